@@ -1,0 +1,19 @@
+"""The errors that reach the user: one sentence each, and the exit code that goes with it."""
+
+
+class SurgViVQAError(Exception):
+    """Base of every error raised on purpose. ``cli.main`` prints its sentence and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class InputError(SurgViVQAError):
+    """Wrong usage or wrong input (a flag, a path, a file): exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(SurgViVQAError):
+    """A check or a run failed although its input was well-formed: exit code 1."""
+
+    exit_code = 1

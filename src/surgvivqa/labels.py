@@ -1,0 +1,25 @@
+"""The 51 answer classes of SSG-QA, in the order every published figure uses."""
+
+LABELS: tuple[str, ...] = tuple(
+    "0 1 10 2 3 4 5 6 7 8 9 False True abdominal_wall_cavity adhesion anatomy aspirate bipolar blood_vessel blue brown "
+    "clip clipper coagulate cut cystic_artery cystic_duct cystic_pedicle cystic_plate dissect fluid gallbladder grasp "
+    "grasper gut hook instrument irrigate irrigator liver omentum pack peritoneum red retract scissors silver "
+    "specimen_bag specimenbag white yellow".split()
+)
+LABEL_INDEX: dict[str, int] = {label: i for i, label in enumerate(LABELS)}
+ALIASES: dict[str, str] = {"yes": "True", "no": "False"}
+
+
+def label_of(answer: str) -> int | None:
+    """Index of ``answer`` among the 51 labels, or None where it is none of them.
+
+    The match is exact after stripping blanks; ``yes`` and ``no`` (any case) and ``true`` and ``false`` (any case) name
+    the two boolean classes. ``specimen_bag`` (a target) and ``specimenbag`` (a tool) are two classes. Nothing is
+    guessed from a part of the answer.
+    """
+    text = answer.strip()
+    if text in LABEL_INDEX:
+        return LABEL_INDEX[text]
+    folded = text.lower()
+    alias = ALIASES.get(folded) or (folded.capitalize() if folded in ("true", "false") else None)
+    return LABEL_INDEX[alias] if alias else None
