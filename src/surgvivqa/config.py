@@ -1,0 +1,259 @@
+"""Every flag of every command, as documented dataclasses.
+
+Precedence, lowest first: the defaults below, the file named by ``--config`` (YAML, the same names with underscores), the
+command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment stand in for the two data folders where neither names
+them. The run folder's ``config.yaml`` holds the outcome and starts the same run again.
+"""
+
+import dataclasses
+import difflib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from surgvivqa.errors import InputError
+from surgvivqa.prompts import PromptMode
+
+Preset = Literal["base", "tiny"]
+MaskMode = Literal["prefix", "causal", "bidirectional"]
+FrameFit = Literal["squash", "pad", "crop"]
+ClipMode = Literal["repeat", "past"]
+ScoreNorm = Literal["sum", "mean"]
+Schedule = Literal["cosine", "constant"]
+TrainVideo = Literal["none", "patch-embed", "full"]
+BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
+
+
+def _root(variable: str) -> Any:
+    return field(default_factory=lambda: Path(os.environ[variable]) if os.environ.get(variable) else None)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the data lies and how a frame becomes a clip."""
+
+    ssgvqa_root: Path | None = _root("SSGVQA_ROOT")
+    """Folder of the questions, <root>/<VIDxx>/<frame>.txt (default: the environment's SSGVQA_ROOT)."""
+    image_root: Path | None = _root("IMAGE_ROOT")
+    """Folder of the frames, <root>/<VIDxx>/<frame padded to 6>.png (default: the environment's IMAGE_ROOT)."""
+    splits_dir: Path | None = None
+    """Folder with train_videos.json, val_videos.json, test_videos.json (default: SSG-VQA-Net's split)."""
+    strict: bool = False
+    """Make an answer outside the 51 labels, or a question file that is no text, an error instead of a count."""
+    workers: int = 2
+    """Processes that decode frames beside the training process; 0 decodes in it."""
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """What the model is made of."""
+
+    preset: Preset = "base"
+    """base: VideoMAE-base, BLIP-base and GPT-2 as published; tiny: a few million random weights, no hub."""
+    video_model: str = "MCG-NJU/videomae-base"
+    """Video encoder of the base preset: a hub name or a local folder."""
+    text_model: str = "Salesforce/blip-vqa-base"
+    """Text encoder of the base preset: a hub name or a local folder."""
+    decoder_model: str = "gpt2"
+    """Decoder and tokenizer of the base preset: a hub name or a local folder."""
+    mask: MaskMode = "prefix"
+    """Who sees whom. bidirectional is the published behaviour, in which the answer leaks into its own prediction."""
+    prompt_mode: PromptMode = "simple"
+    """simple asks the question; choices also lists the 51 candidates (needs --max-length of about 192)."""
+    max_length: int = 128
+    """Longest prompt with its answer, in tokens; a longer one is an error before the run starts."""
+    frame_fit: FrameFit = "squash"
+    """squash keeps the whole frame, pad keeps its shape too, crop cuts the sides off (parity with VideoMAE)."""
+    clip_mode: ClipMode = "repeat"
+    """repeat shows the asked frame T times; past shows the T frames that end at it."""
+    clip_stride: int = 1
+    """Seconds between two frames of a past clip."""
+    num_frames: int = 16
+    """Frames in a clip (an even number; the tiny preset uses 2 unless told otherwise)."""
+    lora_r: int = 8
+    """Rank of the LoRA adapters; 0 for none."""
+    lora_alpha: int = 32
+    """LoRA's alpha: the adapters are scaled by alpha / r."""
+    lora_dropout: float = 0.1
+    """Dropout before the adapters."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig(DataConfig, ModelConfig):
+    """Fine-tunes the model and leaves a run folder."""
+
+    checkpoint_dir: Path = Path("runs/train")
+    """The run folder: config.yaml, train.log, metrics.jsonl, checkpoints/, best/, best_model.pth."""
+    log_file: Path | None = None
+    """Text log (default: train.log in the run folder)."""
+    overwrite: bool = False
+    """Replace a run that the run folder already holds."""
+    pretrained_ckpt: Path | None = None
+    """Start from these weights: a run folder, its best/, or a .pth state dict."""
+
+    max_steps: int | None = None
+    """Optimiser steps; without it, --epochs."""
+    epochs: int = 1
+    """Passes over the training questions, where --max-steps is not given."""
+    batch_size: int = 8
+    """Questions in a forward pass."""
+    questions_per_frame: int = 8
+    """How many of them share a frame: more is faster, fewer gives less correlated gradients."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes for one optimiser step."""
+    lr: float = 5e-4
+    """Highest learning rate, reached after the warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay, on matrices alone."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up (cut to a tenth of the run where it is shorter)."""
+    schedule: Schedule = "cosine"
+    """The rate after the warm-up: cosine to zero, or constant."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    fp16: bool = False
+    """Mixed precision in float16, with loss scaling; needs a GPU."""
+    bf16: bool = False
+    """Mixed precision in bfloat16; far slower than float32 on most CPUs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+
+    full_finetune: bool = False
+    """Train GPT-2 itself and put no LoRA adapters on it."""
+    train_gpt2_full: bool = False
+    """Train GPT-2's own weights (beside the adapters, unless --full-finetune)."""
+    train_blip: bool = False
+    """Train the whole BLIP text encoder."""
+    unfreeze_blip_last_n: int = 0
+    """Train the last N layers of the BLIP text encoder."""
+    train_video: TrainVideo = "none"
+    """Train nothing of VideoMAE, its patch embedding and last LayerNorm (as the paper does), or all of it."""
+
+    eval_every_steps: int = 2000
+    """Validate after this many steps, and at the end; 0 for the end alone."""
+    save_every_steps: int = 5000
+    """Write checkpoints/step-N after this many steps; 0 for none but the best."""
+    keep_checkpoints: int = 2
+    """How many of checkpoints/ to keep."""
+    val_max_samples: int | None = 2000
+    """Validate on at most this many questions, spread over the videos."""
+    best_metric: BestMetric = "acc"
+    """The validation figure that picks best/."""
+    max_train_samples: int | None = None
+    """Train on at most this many questions, drawn by the seed."""
+    log_interval: int = 50
+    """Steps between two lines of the log."""
+    seed: int = 42
+    """Everything random follows from it."""
+    debug: bool = False
+    """Eight frames, ten steps, validation at the end: does it run at all?"""
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """Scores all 51 labels for every question of a split and writes predictions.jsonl and metrics.json."""
+
+    checkpoint: Path
+    """A run folder, its best/, or a .pth state dict."""
+    output: Path | None = None
+    """Folder of the results (default: eval-<split> in the run folder)."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which videos."""
+    ssgvqa_root: Path | None = _root("SSGVQA_ROOT")
+    """Folder of the questions (default: SSGVQA_ROOT, then the checkpoint's own)."""
+    image_root: Path | None = _root("IMAGE_ROOT")
+    """Folder of the frames (default: IMAGE_ROOT, then the checkpoint's own)."""
+    splits_dir: Path | None = None
+    """Folder of the three split files (default: the checkpoint's own)."""
+    prompt_mode: PromptMode | None = None
+    """The prompt (default: the checkpoint's own; another one is warned of)."""
+    mask: MaskMode | None = None
+    """Who sees whom (default: the checkpoint's own)."""
+    score_norm: ScoreNorm = "sum"
+    """sum of a label's token log-probabilities, or their mean (the published way, which favours long labels)."""
+    scores: bool = False
+    """Also write the 51 log-probabilities of every question."""
+    batch_size: int = 40
+    """Questions in a row; one frame's questions share its encoding whatever this is."""
+    max_samples: int | None = None
+    """Score at most this many questions, spread over the videos."""
+    workers: int = 2
+    """Processes that decode frames."""
+    strict: bool = False
+    """Make an unknown answer or an unreadable question file an error."""
+    bf16: bool = False
+    """Run in bfloat16 (a GPU)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What a lone .pth is read as; a run folder brings its own."""
+
+
+@dataclass(kw_only=True)
+class PredictConfig:
+    """Answers one question about one frame, or about a clip of several."""
+
+    checkpoint: Path
+    """A run folder, its best/, or a .pth state dict."""
+    image: list[Path]
+    """The frame; or the frames of a clip, oldest first, for a model trained on past clips."""
+    question: str
+    """The question."""
+    top: int = 5
+    """How many answers to show."""
+    json: bool = False
+    """Print JSON."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What a lone .pth is read as; a run folder brings its own."""
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Looks at everything that can go wrong before a run does. Takes train's flags."""
+
+    json: bool = False
+    """Print the results as JSON."""
+    frames_to_open: int = 200
+    """How many frames to decode, spread over the videos; 0 for all."""
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Writes a config as YAML, by rename; paths become text."""
+    plain = {
+        f.name: str(v) if isinstance(v := getattr(config, f.name), Path) else v for f in dataclasses.fields(config)
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_yaml(path: Path, cls: type) -> dict[str, Any]:
+    """Reads a YAML file of flags for ``cls``.
+
+    Raises:
+        InputError: the file cannot be read, is no mapping, or has a key that is no flag (the nearest one is named).
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"Config file {path} cannot be read ({str(error).splitlines()[0]}).") from None
+    values = {} if loaded is None else loaded
+    if not isinstance(values, dict):
+        raise InputError(f"Config file {path} must map flag names to values.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            raise InputError(f"Config file {path} has the unknown key {key!r}; the nearest one is {near[0]!r}.")
+        if value is not None and "Path" in str(fields[name].type):
+            value = Path(str(value))
+        elif "float" in str(fields[name].type) and isinstance(value, str):
+            try:  # YAML 1.1 reads 5e-4 as text
+                value = float(value)
+            except ValueError:
+                raise InputError(f"Config file {path}: {key} must be a number, not {value!r}.") from None
+        result[name] = value
+    return result
