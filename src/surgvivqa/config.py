@@ -1,8 +1,8 @@
 """Every flag of every command, as documented dataclasses.
 
-Precedence, lowest first: the defaults below, the file named by ``--config`` (YAML, the same names with underscores), the
-command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment stand in for the two data folders where neither names
-them. The run folder's ``config.yaml`` holds the outcome and starts the same run again.
+Precedence, lowest first: the defaults below, the file named by ``--config`` (YAML, the same names with underscores),
+the command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment stand in for the two data folders where neither
+names them. The run folder's ``config.yaml`` holds the outcome and starts the same run again.
 """
 
 import dataclasses
@@ -71,14 +71,19 @@ class ModelConfig:
     """repeat shows the asked frame T times; past shows the T frames that end at it."""
     clip_stride: int = 1
     """Seconds between two frames of a past clip."""
-    num_frames: int = 16
-    """Frames in a clip (an even number; the tiny preset uses 2 unless told otherwise)."""
+    num_frames: int | None = None
+    """Frames in a clip, an even number (default: 16, or 2 in the tiny preset)."""
     lora_r: int = 8
     """Rank of the LoRA adapters; 0 for none."""
     lora_alpha: int = 32
     """LoRA's alpha: the adapters are scaled by alpha / r."""
     lora_dropout: float = 0.1
     """Dropout before the adapters."""
+
+
+def clip_length(config: ModelConfig) -> int:
+    """Frames in a clip: what the flag says, or the preset's own number."""
+    return config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
 
 
 @dataclass(kw_only=True)
@@ -225,7 +230,7 @@ def save_yaml(config: Any, path: Path) -> None:
     }
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""The door: ``surgvivqa COMMAND --flags``. Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal."""
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from surgvivqa import __version__
+from surgvivqa.config import read_yaml
+from surgvivqa.errors import InputError, SurgViVQAError
+
+# command: (its dataclass, the module and function that do it, one line of help)
+COMMANDS: dict[str, tuple[str, str, str, str]] = {
+    "synth": (
+        "surgvivqa.synthetic.write:SynthConfig",
+        "surgvivqa.synthetic.write",
+        "write_synthetic",
+        "make the synthetic set",
+    ),
+    "check": (
+        "surgvivqa.config:CheckConfig",
+        "surgvivqa.checks",
+        "check",
+        "look at data, model and flags before a run",
+    ),
+    "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training", "train", "fine-tune"),
+    "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.evaluation", "evaluate", "score the 51 labels on a split"),
+    "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.evaluation", "predict", "answer one question"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. An expected error is printed as one sentence, without a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    quiet_libraries()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"surgvivqa {__version__}")
+        return 0
+    try:
+        command = arguments[0]
+        if command not in COMMANDS:
+            raise InputError(f"{command!r} is no command; there are {', '.join(COMMANDS)}.")
+        where, module, function, _ = COMMANDS[command]
+        cls_module, cls_name = where.split(":")
+        cls = getattr(importlib.import_module(cls_module), cls_name)
+        parsed = parse(command, cls, arguments[1:])
+        result = getattr(importlib.import_module(module), function)(parsed)
+        return result if isinstance(result, int) else 0
+    except SurgViVQAError as error:
+        print(f"surgvivqa: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("surgvivqa: stopped by hand.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def parse(command: str, cls: Any, arguments: list[str]) -> Any:
+    """Flags into the command's dataclass; ``--config FILE.yaml`` gives defaults that flags override."""
+    values: dict[str, Any] = {}
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--config" or argument.startswith("--config="):
+            path = argument.partition("=")[2] or next(waiting, "")
+            if not path:
+                raise InputError("--config needs a YAML file.")
+            values |= read_yaml(Path(path), cls)
+        else:
+            rest.append(argument)
+    try:
+        default = tyro.MISSING_NONPROP if not values else _with_defaults(cls, values)
+        return tyro.cli(cls, prog=f"surgvivqa {command}", args=rest, default=default, config=FLAT)
+    except SystemExit as stop:
+        if stop.code:
+            raise SystemExit(2) from None
+        raise
+
+
+FLAT = (tyro.conf.OmitArgPrefixes,)
+
+
+def _with_defaults(cls: Any, values: dict[str, Any]) -> Any:
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"The config file leaves out a flag that has no default ({error}).") from None
+
+
+def usage() -> str:
+    """What ``surgvivqa --help`` prints."""
+    lines = ["surgvivqa COMMAND [flags]      SurgViVQA on SSG-QA: fine-tuning and closed-set evaluation", ""]
+    lines += [f"  {name:<9}{text}" for name, (_, _, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [*lines, "", "surgvivqa COMMAND --help lists its flags; --config FILE.yaml reads them from a file."]
+    )
+
+
+def quiet_libraries() -> None:
+    """Our own log on standard error; of the libraries' warnings, only what the user can act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logger = logging.getLogger("surgvivqa")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not any(type(h) is logging.StreamHandler for h in logger.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The order in which questions are seen, and the rows that a step is fed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.packing import Packed, PromptCoder, pack_training
+from surgvivqa.data.ssgqa import Frame
+
+Group = tuple[int, list[int]]  # a frame's index and some of its questions
+MicroBatch = list[Group]
+
+
+def micro_batches(
+    counts: Sequence[int], batch_size: int, questions_per_frame: int, seed: int, epoch: int
+) -> list[MicroBatch]:
+    """All questions of an epoch, once each, in micro-batches of exactly ``batch_size`` (the last may be smaller).
+
+    Args:
+        counts: questions of each frame.
+        batch_size: questions in a micro-batch.
+        questions_per_frame: most questions of one frame that stay together.
+        seed, epoch: the order is a function of these two alone.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    groups: list[Group] = []
+    for frame, count in enumerate(counts):
+        order = rng.permutation(count)
+        pieces = max(1, -(-count // questions_per_frame))
+        groups += [(frame, [int(q) for q in piece]) for piece in np.array_split(order, pieces) if len(piece)]
+    batches: list[MicroBatch] = [[]]
+    room = batch_size
+    for index in rng.permutation(len(groups)):
+        frame, questions = groups[index]
+        while questions:
+            if room == 0:
+                batches.append([])
+                room = batch_size
+            taken, questions = questions[:room], questions[room:]
+            batches[-1].append((frame, taken))
+            room -= len(taken)
+    return [b for b in batches if b]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: ``clips`` ``[F, T or 1, 3, H, W]`` float32 (1 where one frame is repeated), and its rows."""
+
+    clips: Tensor
+    packed: Packed
+
+    def to(self, device: torch.device, num_frames: int) -> tuple[Tensor, Packed]:
+        """Clips of ``num_frames`` and rows on a device."""
+        clips = self.clips.to(device)
+        if clips.shape[1] == 1:
+            clips = clips.expand(-1, num_frames, -1, -1, -1)
+        return clips, self.packed.to(device)
+
+
+class TrainingRows(Dataset[Batch]):
+    """Micro-batches by index, frames decoded and prompts packed where they are asked for (a worker process)."""
+
+    def __init__(
+        self, frames: Sequence[Frame], store: FrameStore, coder: PromptCoder, mask: str, plan: Sequence[MicroBatch]
+    ) -> None:
+        self.frames, self.store, self.coder, self.mask, self.plan = frames, store, coder, mask, plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        clips, prompts, answers = [], [], []
+        for frame_index, chosen in self.plan[index]:
+            frame = self.frames[frame_index]
+            questions = [frame.questions[q] for q in chosen]
+            clip = self.store.clip(frame.video, frame.frame)
+            clips.append(clip[:1] if self.store.clip_mode == "repeat" else clip)
+            prompts.append([self.coder.prompt_ids(q.question) for q in questions])
+            answers.append([self.coder.label_ids[q.label] for q in questions])
+        return Batch(torch.stack(clips), pack_training(prompts, answers, self.mask))
+
+
+def training_loader(rows: TrainingRows, order: Sequence[int], workers: int) -> DataLoader[Any]:
+    """The micro-batches of ``order``, made by ``workers`` processes (0: this one), the same for any number of them."""
+    return DataLoader(
+        rows,
+        batch_size=None,
+        sampler=list(order),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )

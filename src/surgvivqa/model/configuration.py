@@ -1,0 +1,81 @@
+"""The model's configuration: the three parts' own configurations and the adapters."""
+
+from typing import Any
+
+from transformers import BlipTextConfig, GPT2Config, PreTrainedConfig, VideoMAEConfig
+
+
+class SurgViVQAConfig(PreTrainedConfig):
+    """VideoMAE, BLIP text and GPT-2 in one, as ``SurgViVQAModel`` needs them.
+
+    Args:
+        video_config: VideoMAE's configuration (an object, a dictionary or None for the defaults).
+        text_config: BLIP's text configuration; its vocabulary is the decoder's, and ``is_decoder`` is set, since that
+            is what gives it cross-attention.
+        decoder_config: GPT-2's configuration.
+        lora: ``{"r", "alpha", "dropout"}`` of the adapters on GPT-2's ``c_attn`` and ``c_proj``; None for none.
+    """
+
+    model_type = "surgvivqa"
+    sub_configs = {"video_config": VideoMAEConfig, "text_config": BlipTextConfig, "decoder_config": GPT2Config}  # noqa: RUF012
+
+    def __init__(
+        self,
+        video_config: Any = None,
+        text_config: Any = None,
+        decoder_config: Any = None,
+        lora: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.video_config = _as_config(video_config, VideoMAEConfig)
+        self.text_config = _as_config(text_config, BlipTextConfig)
+        self.decoder_config = _as_config(decoder_config, GPT2Config)
+        self.text_config.is_decoder = True
+        self.lora = lora
+        super().__init__(**kwargs)
+
+
+def _as_config(value: Any, cls: Any) -> Any:
+    if value is None:
+        return cls()
+    return cls(**value) if isinstance(value, dict) else value
+
+
+def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> SurgViVQAConfig:
+    """The ``tiny`` preset: 2.9 million parameters at a vocabulary of a few hundred tokens, for two CPU cores."""
+    hidden, layers, heads = 128, 4, 4
+    return SurgViVQAConfig(
+        video_config=VideoMAEConfig(
+            image_size=image_size,
+            patch_size=16,
+            num_frames=num_frames,
+            tubelet_size=2,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * hidden,
+            use_mean_pooling=False,
+        ),
+        text_config=BlipTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden,
+            encoder_hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=512,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.05,
+        ),
+        decoder_config=GPT2Config(
+            vocab_size=vocab_size,
+            n_embd=hidden,
+            n_layer=layers,
+            n_head=heads,
+            n_positions=512,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+        ),
+    )

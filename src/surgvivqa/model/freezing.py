@@ -1,0 +1,105 @@
+"""Which parameters train: the seed's freezing flags, and the table that shows what they come to."""
+
+from typing import Any
+
+from torch import nn
+
+from surgvivqa.config import TrainConfig
+from surgvivqa.errors import InputError
+from surgvivqa.model.modeling import SurgViVQAModel
+
+PARTS = ("visual_encoder", "text_encoder", "llm base", "llm LoRA")
+
+
+def trains_everything(config: TrainConfig) -> bool:
+    """The tiny preset from random weights: a frozen random part would teach nothing, so all of it trains."""
+    return config.preset == "tiny" and config.pretrained_ckpt is None
+
+
+def lora_settings(config: TrainConfig) -> dict[str, float] | None:
+    """The adapters a run asks for, or None."""
+    if config.full_finetune or config.lora_r == 0 or trains_everything(config):
+        return None
+    return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+
+
+def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
+    """Sets ``requires_grad`` of every parameter from the flags.
+
+    Default: the LoRA adapters alone. ``--full-finetune`` and ``--train-gpt2-full`` add GPT-2's own weights,
+    ``--train-blip`` and ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's
+    pooler is never trained, since nothing reads it.
+
+    Raises:
+        InputError: nothing would be trained, or more BLIP layers are asked for than there are.
+    """
+    everything = trains_everything(config)
+    model.requires_grad_(False)
+    if everything or config.train_video == "full":
+        model.visual_encoder.requires_grad_(True)
+    elif config.train_video == "patch-embed":
+        model.visual_encoder.embeddings.patch_embeddings.requires_grad_(True)
+        if model.visual_encoder.layernorm is not None:
+            model.visual_encoder.layernorm.requires_grad_(True)
+    layers = model.text_encoder.encoder.layer
+    if config.unfreeze_blip_last_n > len(layers) or config.unfreeze_blip_last_n < 0:
+        raise InputError(
+            f"--unfreeze-blip-last-n {config.unfreeze_blip_last_n} asks for more layers than the text encoder has "
+            f"(0 to {len(layers)})."
+        )
+    if everything or config.train_blip:
+        model.text_encoder.requires_grad_(True)
+    elif config.unfreeze_blip_last_n:
+        for layer in layers[-config.unfreeze_blip_last_n :]:
+            layer.requires_grad_(True)
+    if model.text_encoder.pooler is not None:
+        model.text_encoder.pooler.requires_grad_(False)
+    if everything or config.full_finetune or config.train_gpt2_full:
+        model.llm.requires_grad_(True)
+        # The text encoder's output enters GPT-2 as inputs_embeds: wte trains only as the tied output layer.
+    for name, parameter in model.llm.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("Nothing would be trained: --lora-r is 0 and no flag unfreezes a part.")
+
+
+def set_modes(model: SurgViVQAModel) -> None:
+    """Training mode for what trains; eval mode for what is frozen, so that its output is an exact function."""
+    model.train()
+    for part in (model.visual_encoder, model.text_encoder):
+        if not any(p.requires_grad for p in part.parameters()):
+            part.eval()
+    if not any(p.requires_grad for n, p in model.llm.named_parameters() if "lora_" not in n):
+        # A frozen base keeps its own dropout off; the adapters' dropout belongs to the adapters and stays on.
+        model.llm.eval()
+        for name, module in model.llm.named_modules():
+            if "lora_dropout" in name:
+                module.train()
+
+
+def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """Rows (part, trainable parameters, all parameters) for the video encoder, the text encoder, GPT-2 and LoRA."""
+    counts: dict[str, list[int]] = {part: [0, 0] for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part = name.split(".", 1)[0]
+        if part == "llm":
+            part = "llm LoRA" if "lora_" in name else "llm base"
+        counts[part][0] += parameter.numel() if parameter.requires_grad else 0
+        counts[part][1] += parameter.numel()
+    return [(part, trained, total) for part, (trained, total) in counts.items()]
+
+
+def trainable_fraction(model: nn.Module) -> float:
+    """Trainable over all parameters."""
+    table = trainable_table(model)
+    return sum(row[1] for row in table) / max(1, sum(row[2] for row in table))
+
+
+def format_table(model: Any) -> str:
+    """The trainable table as text, with exact counts."""
+    lines = [f"{'part':<16}{'trainable':>14}{'all':>14}"]
+    rows = trainable_table(model)
+    for part, trained, total in [*rows, ("in all", sum(r[1] for r in rows), sum(r[2] for r in rows))]:
+        lines.append(f"{part:<16}{trained:>14,}{total:>14,}  {100 * trained / max(1, total):8.4f}%")
+    return "\n".join(lines)

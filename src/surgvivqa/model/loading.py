@@ -1,0 +1,270 @@
+"""From flags or a checkpoint to a model with its tokenizer, and back to a folder.
+
+A checkpoint folder holds::
+
+    config.json          the architecture (SurgViVQAConfig)
+    surgvivqa.json       the settings it was trained with, the run's flags, and whether the weights are whole
+    model.safetensors    the trained tensors (base preset) or all of them (tiny preset)
+    tokenizer.json ...   the tokenizer
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from surgvivqa.config import ModelConfig, TrainConfig, clip_length, read_yaml
+from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.packing import PromptCoder
+from surgvivqa.errors import InputError
+from surgvivqa.labels import LABELS
+from surgvivqa.model.configuration import SurgViVQAConfig, tiny_config
+from surgvivqa.model.freezing import apply_freezing, lora_settings
+from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
+from surgvivqa.prompts import build_prompt, build_target
+
+_SETTINGS = tuple(f.name for f in dataclasses.fields(ModelConfig))
+
+
+@dataclass
+class Bundle:
+    """A model with what belongs to it: its tokenizer, its settings, and the flags of the run that made it."""
+
+    model: SurgViVQAModel
+    tokenizer: Any
+    settings: ModelConfig
+    run: dict[str, Any] = field(default_factory=dict)
+
+
+def frame_store(bundle: Bundle, image_root: Path) -> FrameStore:
+    """The frames as this model wants them."""
+    settings, video = bundle.settings, bundle.model.config.video_config
+    return FrameStore(
+        root=image_root,
+        size=video.image_size,
+        fit=settings.frame_fit,
+        clip_mode=settings.clip_mode,
+        num_frames=video.num_frames,
+        stride=settings.clip_stride,
+    )
+
+
+def coder(bundle: Bundle) -> PromptCoder:
+    """Prompts and labels to token ids, as this model wants them."""
+    return PromptCoder(bundle.tokenizer, bundle.settings.prompt_mode, bundle.settings.max_length)
+
+
+def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for the tiny preset. Each label is one token; no text is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    # Whole words with their underscores, so that "cystic_plate" can become one token in questions and answers alike.
+    pattern = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\s\w]+|\s+"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pattern, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    labels = [build_target(label) for label in LABELS] * 1000
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>"],
+        min_frequency=2,
+        show_progress=False,
+    )
+    texts = [build_prompt(q) for q in sorted(set(questions))]
+    tokenizer.train_from_iterator(texts + labels, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
+    """The model a training run starts from, with its freezing applied.
+
+    Raises:
+        InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
+    """
+    length = clip_length(config)
+    if length < 2 or length % 2:
+        raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
+    settings = ModelConfig(**{name: getattr(config, name) for name in _SETTINGS})
+    torch.manual_seed(config.seed)
+    if config.pretrained_ckpt is not None:
+        start = load_checkpoint(config.pretrained_ckpt, settings)
+        if start.settings.preset == "tiny" or start.settings.preset == settings.preset:
+            settings.preset = start.settings.preset
+        bundle = Bundle(_with_lora(start.model, lora_settings(config)), start.tokenizer, settings)
+    elif config.preset == "tiny":
+        tokenizer = train_tokenizer(questions)
+        bundle = Bundle(SurgViVQAModel(tiny_config(len(tokenizer), length)), tokenizer, settings)
+    else:
+        bundle = _build_base(settings, lora_settings(config))
+    apply_freezing(bundle.model, config)
+    if config.gradient_checkpointing:
+        for part in (bundle.model.visual_encoder, bundle.model.text_encoder, bundle.model.decoder):
+            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return bundle
+
+
+def _build_base(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
+    video = load_video_encoder(settings.video_model, clip_length(settings))
+    text = load_text_encoder(settings.text_model)
+    decoder, tokenizer = load_decoder(settings.decoder_model)
+    resize_words(text, decoder.config.vocab_size)
+    config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora)
+    model = SurgViVQAModel(config, {"visual_encoder": video, "text_encoder": text, "llm": decoder})
+    return Bundle(model, tokenizer, settings)
+
+
+def _with_lora(model: SurgViVQAModel, lora: dict[str, float] | None) -> SurgViVQAModel:
+    """The same weights with adapters added, where the run asks for some and the checkpoint has none."""
+    if model.config.lora or lora is None:
+        return model
+    parts = {"visual_encoder": model.visual_encoder, "text_encoder": model.text_encoder, "llm": model.llm}
+    old = model.config
+    return SurgViVQAModel(SurgViVQAConfig(old.video_config, old.text_config, old.decoder_config, lora=lora), parts)
+
+
+def saved_tensors(bundle: Bundle) -> dict[str, Tensor]:
+    """What a checkpoint must hold: the trained tensors, or all where no published base can give the rest back.
+
+    The output layer is tied to the word embedding and is left out.
+    """
+    model, whole = bundle.model, bundle.settings.preset == "tiny"
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+        if (whole or name in trained) and not name.endswith("lm_head.weight")
+    }
+
+
+def save_checkpoint(bundle: Bundle, folder: Path) -> None:
+    """Writes a checkpoint folder (drawn at the top of this file), whole or not at all."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    bundle.model.config.save_pretrained(temporary)
+    bundle.tokenizer.save_pretrained(temporary)
+    settings = {"settings": dataclasses.asdict(bundle.settings), "run": bundle.run}
+    (temporary / "surgvivqa.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+    save_file({k: v.cpu() for k, v in saved_tensors(bundle).items()}, temporary / "model.safetensors")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    temporary.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def export_pth(bundle: Bundle, path: Path) -> None:
+    """Writes the saved tensors in the published form: a ``torch.save`` of names and tensors, nothing else in it."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save({k: v.cpu() for k, v in saved_tensors(bundle).items()}, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
+    """A model in eval mode from a run folder, its ``best/``, or a ``.pth`` state dict.
+
+    Args:
+        path: the checkpoint.
+        fallback: the settings a lone ``.pth`` is read with; one with a ``config.yaml`` beside it takes those.
+
+    Raises:
+        InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
+    """
+    path = Path(path)
+    if path.suffix in (".pth", ".pt", ".bin"):
+        bundle = _load_pth(path, fallback)
+    else:
+        folders = [path, path / "best"]
+        folder = next((f for f in folders if (f / "surgvivqa.json").is_file()), None)
+        if folder is None:
+            raise InputError(
+                f"--checkpoint {path} holds no checkpoint: expected a run folder with best/, a folder with "
+                f"surgvivqa.json, or a .pth file."
+            )
+        bundle = _load_folder(folder)
+    bundle.model.eval()
+    return bundle
+
+
+def _load_folder(folder: Path) -> Bundle:
+    try:
+        saved = json.loads((folder / "surgvivqa.json").read_text(encoding="utf-8"))
+        settings = ModelConfig(**saved["settings"])
+        config = SurgViVQAConfig.from_pretrained(folder)
+        tensors = load_file(folder / "model.safetensors")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # safetensors, JSON and tokenizers each raise their own kinds
+        raise InputError(
+            f"Checkpoint {folder} is damaged or incomplete ({str(error).splitlines()[0][:200]})."
+        ) from error
+    if settings.preset == "tiny":
+        model = SurgViVQAModel(config)
+    else:
+        model = _build_base(settings, config.lora).model
+    _put(model, tensors, folder, whole=settings.preset == "tiny")
+    return Bundle(model, tokenizer, settings, saved.get("run", {}))
+
+
+def _load_pth(path: Path, fallback: ModelConfig) -> Bundle:
+    if not path.is_file():
+        raise InputError(f"--checkpoint {path} does not exist.")
+    beside = path.parent / "config.yaml"
+    if beside.is_file():
+        run = read_yaml(beside, TrainConfig)
+        fallback = ModelConfig(**{k: v for k, v in run.items() if k in _SETTINGS})
+    else:
+        run = {}
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated zip, foreign pickle: torch raises several kinds
+        raise InputError(
+            f"{path} is no state dict that can be read safely: it is damaged, or holds Python objects beside tensors, "
+            f"which are never executed here."
+        ) from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise InputError(f"{path} is no state dict: it must map parameter names to tensors.")
+    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    if fallback.preset == "tiny":
+        folder = path.parent / "best"
+        if not (folder / "surgvivqa.json").is_file():
+            raise InputError(f"{path} is of the tiny preset, whose tokenizer is in best/ beside it; that is missing.")
+        bundle = _load_folder(folder)
+        _put(bundle.model, tensors, path, whole=True)
+        return Bundle(bundle.model, bundle.tokenizer, bundle.settings, run)
+    has_lora = any("lora_" in k for k in tensors)
+    lora = {"r": fallback.lora_r, "alpha": fallback.lora_alpha, "dropout": fallback.lora_dropout} if has_lora else None
+    bundle = _build_base(fallback, lora)
+    _put(bundle.model, tensors, path, whole=False)
+    return Bundle(bundle.model, bundle.tokenizer, fallback, run)
+
+
+def _put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, whole: bool) -> None:
+    """Copies tensors into the model by name; every name and shape must fit, and ``whole`` wants all of them."""
+    own = model.state_dict()
+    foreign = [
+        k
+        for k in tensors
+        if k not in own and not k.endswith(("position_ids", "position_embeddings", ".attn.bias", "masked_bias"))
+    ]
+    shapes = [k for k, v in tensors.items() if k in own and own[k].shape != v.shape]
+    absent = [k for k in own if k not in tensors and not k.endswith("lm_head.weight")] if whole else []
+    for problem, names in (("does not know", foreign), ("has another shape for", shapes), ("is not given", absent)):
+        if names:
+            raise InputError(
+                f"{where} does not fit the model: the model {problem} {len(names)} of its tensors (first: {names[0]})."
+            )
+    if not tensors:
+        raise InputError(f"{where} holds no tensor.")
+    model.load_state_dict(tensors, strict=False)

@@ -1,0 +1,427 @@
+"""Fine-tuning: data in, rows, loss, step, validate, save; in that order."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from surgvivqa.config import TrainConfig, save_yaml
+from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
+from surgvivqa.data.frames import missing_frames
+from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.errors import InputError, RunError
+from surgvivqa.evaluation import mean_label_loss, predict_frames, spread
+from surgvivqa.labels import LABEL_INDEX
+from surgvivqa.metrics import compute_metrics
+from surgvivqa.model.freezing import format_table, set_modes
+from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
+from surgvivqa.splits import load_splits
+
+CHANCE = math.log(51)
+EXIT_STOPPED = 75
+log = logging.getLogger("surgvivqa")
+
+
+def train(config: TrainConfig) -> int:
+    """Fine-tunes a model as ``config`` says and leaves the run folder.
+
+    Returns:
+        0 when done, 75 when a signal stopped the run after a checkpoint was written.
+
+    Raises:
+        InputError: data, flags or folders that cannot be used; found before the first step.
+        RunError: a non-finite loss; raised before the update, so that saved weights stay good.
+    """
+    config = _debugged(config)
+    accelerator = start_accelerator(config)
+    set_seed(config.seed)
+    folder = prepare_run_folder(config, accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+
+    # Data in.
+    train_frames, val_frames = read_training_data(config)
+    bundle = build_for_training(config, (q.question for f in train_frames for q in f.questions))
+    bundle.run = run_values(config)
+    prompts = coder(bundle)
+    prompts.check_fits([*train_frames, *val_frames])
+    assert config.image_root is not None
+    store = frame_store(bundle, config.image_root)
+    refuse_missing(store, [*train_frames, *val_frames])
+    log.info("\n%s", format_table(bundle.model))
+    if bundle.settings.mask == "bidirectional":
+        log.warning(
+            "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
+        )
+
+    # The model, its optimiser, and the rate of every step.
+    model = bundle.model
+    optimizer = make_optimizer(model, config)
+    counts = [len(f.questions) for f in train_frames]
+    micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
+    per_epoch = math.ceil(
+        len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0)) / micro_per_step
+    )
+    total = config.max_steps if config.max_steps is not None else config.epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, total, config))
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    clip_frames = model.config.video_config.num_frames
+    log.info(
+        "%d questions on %d frames; %d steps of %d questions, %d an epoch",
+        sum(counts),
+        len(counts),
+        total,
+        config.batch_size * micro_per_step,
+        per_epoch,
+    )
+
+    tracker = RunLog(folder / "metrics.jsonl", accelerator.is_main_process)
+    best: float | None = None
+    window, started = LossWindow(), time.monotonic()
+    stop = StopSignals()
+    set_modes(model)
+    with stop, progress_bar(total, accelerator.is_main_process) as advance:
+        step = 0
+        for plan, real, epoch in step_plans(
+            counts, config, accelerator.num_processes, accelerator.process_index, total
+        ):
+            rows = TrainingRows(train_frames, store, prompts, bundle.settings.mask, plan)
+            batches = iter(training_loader(rows, range(len(plan)), config.workers))
+            for questions_in_step in real:
+                # One step: forward and backward for each micro-batch, then the update.
+                step_loss = 0.0
+                for micro in range(config.gradient_accumulation_steps):
+                    weight = questions_in_step[micro]
+                    clips, packed = next(batches).to(accelerator.device, clip_frames)
+                    last = micro == config.gradient_accumulation_steps - 1
+                    with accelerator.autocast(), _sync(accelerator, wrapped, last):
+                        losses = wrapped(packed, pixel_values=clips)
+                        loss = losses.sum() * weight
+                        accelerator.backward(loss)
+                    step_loss += float(loss.detach()) / accelerator.num_processes
+                step_loss = float(accelerator.reduce(torch.tensor(step_loss, device=accelerator.device), "sum"))
+                if not math.isfinite(step_loss):
+                    raise RunError(
+                        f"The loss of step {step + 1} is {step_loss}; no update was made, and the last checkpoint in "
+                        f"{folder} is good. Lower --lr, or leave --fp16."
+                    )
+                norm = None
+                if config.max_grad_norm > 0:
+                    norm = accelerator.clip_grad_norm_(
+                        (p for p in model.parameters() if p.requires_grad), config.max_grad_norm
+                    )
+                rate = schedule.get_last_lr()[0]
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                step += 1
+                window.add(step_loss, config.batch_size * micro_per_step)
+                advance()
+
+                # Log, validate, save.
+                if step % config.log_interval == 0 or step == total:
+                    tracker.write(
+                        step=step,
+                        epoch=epoch,
+                        loss=window.mean(),
+                        chance=CHANCE,
+                        lr=rate,
+                        grad_norm=None if norm is None else float(norm),
+                        questions_per_second=window.rate(),
+                    )
+                    window = LossWindow()
+                if val_frames and (is_due(step, config.eval_every_steps) or step == total):
+                    figures = validate(bundle, val_frames, store, config, accelerator)
+                    tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
+                    score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
+                    if best is None or score > best:
+                        best = score
+                        if accelerator.is_main_process:
+                            save_checkpoint(bundle, folder / "best")
+                            export_pth(bundle, folder / "best_model.pth")
+                    set_modes(model)
+                if is_due(step, config.save_every_steps) or (stop.caught and step < total):
+                    save_step(bundle, folder, step, config.keep_checkpoints, accelerator.is_main_process)
+                if stop.caught:
+                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", stop.caught, step)
+                    return EXIT_STOPPED
+    if best is None and accelerator.is_main_process:  # no validation questions: the last weights are the best known
+        save_checkpoint(bundle, folder / "best")
+        export_pth(bundle, folder / "best_model.pth")
+    log.info("Done: %d steps in %.0f s; %s", step, time.monotonic() - started, folder)
+    return 0
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices and precision.
+
+    Raises:
+        InputError: both precisions are asked for, or fp16 where there is no GPU.
+    """
+    if config.fp16 and config.bf16:
+        raise InputError("--fp16 and --bf16 exclude each other; give one.")
+    if config.fp16 and not torch.cuda.is_available():
+        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    if min(config.batch_size, config.questions_per_frame, config.gradient_accumulation_steps, config.log_interval) < 1:
+        raise InputError(
+            "--batch-size, --questions-per-frame, --gradient-accumulation-steps and --log-interval must be at least 1."
+        )
+    return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
+
+
+def prepare_run_folder(config: TrainConfig, main: bool) -> Path:
+    """Makes the run folder, its log and its ``config.yaml``; a run that is there stays unless ``--overwrite``."""
+    folder = config.checkpoint_dir
+    try:
+        if main:
+            if any((folder / name).exists() for name in ("best", "metrics.jsonl", "checkpoints")):
+                if not config.overwrite:
+                    raise InputError(
+                        f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite."
+                    )
+                for name in ("best", "checkpoints"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                for name in ("metrics.jsonl", "best_model.pth", "train.log"):
+                    (folder / name).unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_yaml(config, folder / "config.yaml")
+        handler: logging.Handler = (
+            logging.FileHandler(config.log_file or folder / "train.log") if main else logging.NullHandler()
+        )
+    except OSError as error:
+        raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
+        log.removeHandler(old)
+        old.close()
+    log.addHandler(handler)
+    return folder
+
+
+def read_training_data(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
+    """The training frames, and validation frames with at most ``val_max_samples`` questions."""
+    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
+        if root is None:
+            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
+        if not root.is_dir():
+            raise InputError(f"{flag} {root} is no folder.")
+    splits = load_splits(config.splits_dir)
+    frames, report = read_split(config.ssgvqa_root, splits.train, strict=config.strict)
+    log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
+    if not frames:
+        raise InputError(f"--ssgvqa-root {config.ssgvqa_root} has no usable question in its training videos.")
+    val, _ = read_split(config.ssgvqa_root, splits.val, strict=config.strict) if splits.val else ([], None)
+    if config.max_train_samples is not None:
+        frames = drawn(frames, config.max_train_samples, config.seed)
+    return frames, spread(val, config.val_max_samples)
+
+
+def drawn(frames: list[Frame], most: int, seed: int) -> list[Frame]:
+    """At most ``most`` questions: whole frames in an order drawn by the seed, the last one cut."""
+    kept, left = [], most
+    for index in np.random.default_rng(seed).permutation(len(frames)):
+        if left <= 0:
+            break
+        frame = frames[index]
+        kept.append(Frame(frame.video, frame.frame, frame.questions[:left]))
+        left -= len(kept[-1].questions)
+    return kept
+
+
+def refuse_missing(store: Any, frames: list[Frame]) -> None:
+    """Raises InputError, with a count and the first few, where a question's frame does not exist."""
+    missing = missing_frames(store, frames)
+    if missing:
+        first = ", ".join(str(p) for p in missing[:3])
+        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {store.root} (first: {first}).")
+
+
+def run_values(config: TrainConfig) -> dict[str, Any]:
+    """The flags of a run, as plain values, kept in its checkpoints."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over what trains; weight decay on matrices alone, not on biases and norms."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+
+
+def rate_factor(step: int, total: int, config: TrainConfig) -> float:
+    """The learning rate of step ``step`` (0 is the first) as a part of ``--lr``: linear warm-up, then the schedule."""
+    warmup = min(config.warmup_steps, total // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something done every ``every`` steps (0: never) is due after ``step``."""
+    return every > 0 and step % every == 0
+
+
+def step_plans(
+    counts: list[int], config: TrainConfig, world: int, rank: int, total: int
+) -> Iterator[tuple[list[MicroBatch], list[list[float]], int]]:
+    """For each epoch until ``total`` steps: this process's micro-batches, and the loss weight of each by step.
+
+    A step takes ``world * accumulation`` micro-batches in order, this process every ``world``-th of them. A weight is
+    ``world / questions in the whole step`` (gradients are averaged over processes), so that a step's loss is the mean
+    over its questions; where an epoch does not divide evenly, empty places repeat its first micro-batch at weight 0.
+    """
+    accumulation, done, epoch = config.gradient_accumulation_steps, 0, 0
+    while done < total:
+        plan = micro_batches(counts, config.batch_size, config.questions_per_frame, config.seed, epoch)
+        mine: list[MicroBatch] = []
+        weights: list[list[float]] = []
+        for start in range(0, len(plan), world * accumulation):
+            if done == total:
+                break
+            part = plan[start : start + world * accumulation]
+            questions = sum(len(chosen) for batch in part for _, chosen in batch)
+            places = [m * world + rank for m in range(accumulation)]
+            mine += [part[place] if place < len(part) else plan[0] for place in places]
+            weights.append([world / questions if place < len(part) else 0.0 for place in places])
+            done += 1
+        yield mine, weights, epoch
+        epoch += 1
+
+
+def validate(
+    bundle: Bundle, frames: list[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
+) -> dict[str, float]:
+    """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
+    bundle.model.eval()
+    mine = frames[accelerator.process_index :: accelerator.num_processes]
+    records = predict_frames(
+        bundle, mine, store, score_norm="sum", rows_of=40, workers=config.workers, keep_scores=True
+    )
+    records = gather_object(records) if accelerator.num_processes > 1 else records
+    figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
+    figures["loss"] = mean_label_loss(records)
+    return figures
+
+
+def save_step(bundle: Bundle, folder: Path, step: int, keep: int, main: bool) -> None:
+    """Writes ``checkpoints/step-N``, then removes all but the newest ``keep``."""
+    if not main:
+        return
+    save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
+    for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+class LossWindow:
+    """Mean loss a question, and questions a second, since it was made."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.questions, self.started = 0, time.monotonic()
+
+    def add(self, loss: float, questions: int) -> None:
+        """Takes one step's mean loss and its number of questions."""
+        self.losses.append(loss)
+        self.questions += questions
+
+    def mean(self) -> float:
+        """Mean over the steps."""
+        return float(np.mean(self.losses))
+
+    def rate(self) -> float:
+        """Questions a second."""
+        return self.questions / max(1e-9, time.monotonic() - self.started)
+
+
+class RunLog:
+    """``metrics.jsonl``: one JSON object a line, flushed as it is written; the same to the log."""
+
+    def __init__(self, path: Path, main: bool) -> None:
+        self.path = path if main else None
+
+    def write(self, **values: Any) -> None:
+        """Appends one line."""
+        if self.path is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
+
+
+class StopSignals:
+    """Within it, SIGTERM, SIGINT and SIGUSR1 are noted in ``caught`` and acted on after the step."""
+
+    def __init__(self) -> None:
+        self.caught: str | None = None
+        self._old: dict[int, Any] = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.caught = signal.Signals(number).name
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+
+class progress_bar:  # noqa: N801  (used as a function)
+    """A bar on a terminal, nothing elsewhere; gives a function to call after each step."""
+
+    def __init__(self, total: int, main: bool) -> None:
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, disable=not main or not os.isatty(2), transient=True)
+        self.total = total
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        task = self.bar.add_task("train", total=self.total)
+        return lambda: self.bar.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def _label(text: str) -> int:
+    return LABEL_INDEX[text]
+
+
+def _debugged(config: TrainConfig) -> TrainConfig:
+    if not config.debug:
+        return config
+    return dataclasses.replace(
+        config,
+        max_steps=min(config.max_steps or 10, 10),
+        max_train_samples=min(config.max_train_samples or 64, 64),
+        val_max_samples=64,
+        log_interval=1,
+        workers=0,
+    )
