@@ -58,7 +58,8 @@ class PromptCoder:
         if length > self.max_length:
             raise InputError(
                 f"The {self.prompt_mode} prompt of {question!r} takes {length} tokens with its answer, but "
-                f"--max-length is {self.max_length}, so its answer would be cut off; use --max-length {-(-length // 32) * 32}."
+                f"--max-length is {self.max_length}, so its answer would be cut off; "
+                f"use --max-length {-(-length // 32) * 32}."
             )
 
 

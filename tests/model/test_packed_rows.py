@@ -1,0 +1,170 @@
+"""Packed loss, gradients and scores equal the plain way; the answer cannot reach its own prediction."""
+
+import pytest
+import torch
+from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
+
+from surgvivqa.data.packing import pack_training
+from surgvivqa.errors import InputError
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.scoring import LabelTrie, normalise, score_rows
+from tests.oracle import plain_log_prob
+
+MASKS = ["prefix", "causal", "bidirectional"]
+# Ragged, multi-token labels with shared beginnings, as GPT-2's tokenizer makes them.
+LABEL_IDS = [[20], [21], [22, 23], [22, 24, 25], [22, 24, 26], [27, 28, 29, 30], [31, 20], [32]]
+
+
+def small_model(lora: bool = False) -> SurgViVQAModel:
+    torch.manual_seed(0)
+    config = SurgViVQAConfig(
+        VideoMAEConfig(
+            image_size=32,
+            patch_size=16,
+            num_frames=4,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            use_mean_pooling=False,
+        ),
+        BlipTextConfig(
+            vocab_size=60,
+            hidden_size=32,
+            encoder_hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.3,
+        ),
+        GPT2Config(
+            vocab_size=60,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=64,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            initializer_range=0.2,
+        ),
+        lora={"r": 4, "alpha": 8, "dropout": 0.0} if lora else None,
+    )
+    model = SurgViVQAModel(config).eval()
+    if lora:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> SurgViVQAModel:
+    return small_model()
+
+
+PROMPTS = [[[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11, 12, 13]], [[3, 3, 3]]]  # two frames: three questions and one
+CHOSEN = [[3, 0, 5], [2]]
+
+
+def clips() -> torch.Tensor:
+    return torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("lora", [False, True])
+def test_packed_losses_and_gradients_equal_the_plain_way(mask: str, lora: bool) -> None:
+    model = small_model(lora)
+    answers = [[LABEL_IDS[c] for c in row] for row in CHOSEN]
+    packed = pack_training(PROMPTS, answers, mask)
+    losses = model(packed, pixel_values=clips())
+    losses.mean().backward()
+    fast = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    plain = []
+    for f, row in enumerate(PROMPTS):
+        for prompt, answer in zip(row, answers[f], strict=True):
+            plain.append(-plain_log_prob(model, prompt, answer, model.encode_video(clips()[f : f + 1]), mask))
+    torch.stack(plain).mean().backward()
+    torch.testing.assert_close(losses, torch.stack(plain), rtol=1e-5, atol=1e-5)
+    slow = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert fast.keys() == slow.keys()
+    for name in slow:
+        torch.testing.assert_close(fast[name], slow[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_trie_scores_equal_one_sequence_a_label(model: SurgViVQAModel, mask: str) -> None:
+    with torch.no_grad():
+        video = model.encode_video(clips())
+        fast = score_rows(model, PROMPTS, video, LabelTrie(LABEL_IDS), mask)
+        plain = torch.stack(
+            [
+                torch.stack([plain_log_prob(model, prompt, ids, video[f : f + 1], mask) for ids in LABEL_IDS])
+                for f, row in enumerate(PROMPTS)
+                for prompt in row
+            ]
+        )
+    assert fast.shape == (4, len(LABEL_IDS))
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_changing_an_answer_changes_prompt_logits_only_under_bidirectional(model: SurgViVQAModel, mask: str) -> None:
+    prompt = PROMPTS[0][0]
+    with torch.no_grad():
+        video = model.encode_video(clips()[:1])
+        logits = [
+            model.prompt_logits(pack_training([[prompt]], [[answer]], mask), video)[0, : len(prompt)]
+            for answer in ([22, 24, 25], [27, 28, 29])
+        ]
+    assert torch.equal(logits[0], logits[1]) == (mask != "bidirectional")
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_another_question_in_the_row_changes_no_loss(model: SurgViVQAModel, mask: str) -> None:
+    video = model.encode_video(clips()[:1])
+    first = [PROMPTS[0][0], PROMPTS[0][1]]
+    other = [PROMPTS[0][0], [40, 41]]
+    a, b = (
+        model.question_losses(pack_training([row], [[LABEL_IDS[3], LABEL_IDS[0]]], mask), video)
+        for row in (first, other)
+    )
+    assert torch.equal(a[0], b[0])
+    assert not torch.equal(a[1], b[1])
+
+
+def test_the_frame_matters(model: SurgViVQAModel) -> None:
+    packed = pack_training([[PROMPTS[0][0]]], [[LABEL_IDS[3]]], "prefix")
+    losses = [model(packed, pixel_values=clips()[f : f + 1]) for f in range(2)]
+    assert not torch.equal(losses[0], losses[1])
+
+
+def test_rows_of_text_and_video_must_match(model: SurgViVQAModel) -> None:
+    packed = pack_training([[PROMPTS[0][0]]], [[LABEL_IDS[3]]], "prefix")
+    with pytest.raises(ValueError, match="1 rows of text but 2 of video"):
+        model(packed, pixel_values=clips())
+
+
+def test_a_question_without_an_answer_token_is_an_error() -> None:
+    with pytest.raises(InputError, match="nothing supervises it"):
+        pack_training([[[1, 2]]], [[[]]], "prefix")
+
+
+def test_a_label_that_begins_another_is_refused() -> None:
+    with pytest.raises(InputError, match="prefix-free"):
+        LabelTrie([[1, 2], [1]])
+
+
+def test_normalised_scores_are_a_distribution_and_mean_divides_by_length() -> None:
+    trie = LabelTrie([[1], [2, 3, 4]])
+    scores = torch.tensor([[-2.0, -3.0]])
+    ranking, probability = normalise(scores, trie, "mean")
+    torch.testing.assert_close(ranking, torch.tensor([[-2.0, -1.0]]))
+    assert normalise(scores, trie, "sum")[1].argmax() == 0
+    assert probability.argmax() == 1
+    torch.testing.assert_close(probability.sum(), torch.tensor(1.0))

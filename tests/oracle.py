@@ -1,0 +1,36 @@
+"""The plain way: one question, one label, one sequence, no packing and no sharing. Fast paths are held against it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from surgvivqa.model.modeling import SurgViVQAModel
+
+
+def plain_log_prob(
+    model: SurgViVQAModel, prompt: Sequence[int], answer: Sequence[int], video_tokens: Tensor, mask: str
+) -> Tensor:
+    """Log-probability (a scalar) of one answer after one prompt; video tokens ``[1, V, H]``.
+
+    The masks are written out from their definition, the decoder is given no mask of ours at all (its own causal one),
+    and every logit is computed.
+    """
+    ids = torch.tensor([[*prompt, *answer]])
+    n, p = ids.shape[1], len(prompt)
+    sees = torch.zeros(n, n, dtype=torch.bool)
+    for query in range(n):
+        for key in range(n):
+            if mask == "bidirectional":
+                sees[query, key] = True
+            elif mask == "causal":
+                sees[query, key] = key <= query
+            else:
+                sees[query, key] = key < p or key <= query
+    bias = torch.where(sees, 0.0, torch.finfo(torch.float32).min)[None, None]
+    text = model.text_encoder(
+        input_ids=ids, attention_mask=bias, encoder_hidden_states=video_tokens, is_decoder=False
+    ).last_hidden_state
+    logits = model.decoder(inputs_embeds=text, use_cache=False).logits[0]
+    steps = logits.log_softmax(-1)
+    return torch.stack([steps[p - 1 + i, token] for i, token in enumerate(answer)]).sum()
