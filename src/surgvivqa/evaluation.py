@@ -1,0 +1,262 @@
+"""Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to single questions."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from surgvivqa.config import EvalConfig, PredictConfig
+from surgvivqa.data.frames import FrameStore, load_image, missing_frames
+from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.errors import InputError
+from surgvivqa.labels import LABELS
+from surgvivqa.metrics import grouped_metrics
+from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
+from surgvivqa.scoring import LabelTrie, normalise, score_rows
+from surgvivqa.splits import load_splits
+
+log = logging.getLogger("surgvivqa")
+_LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
+
+
+class _Clips(Dataset[Tensor]):
+    def __init__(self, frames: Sequence[Frame], store: FrameStore) -> None:
+        self.frames, self.store = frames, store
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        frame = self.frames[index]
+        clip = self.store.clip(frame.video, frame.frame)
+        return (clip[:1] if self.store.clip_mode == "repeat" else clip).contiguous()
+
+
+@torch.inference_mode()
+def predict_frames(
+    bundle: Bundle,
+    frames: Sequence[Frame],
+    store: FrameStore,
+    *,
+    score_norm: str = "sum",
+    rows_of: int = 40,
+    workers: int = 0,
+    keep_scores: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Scores the 51 labels for every question.
+
+    Args:
+        bundle: model in eval mode, tokenizer, settings.
+        frames: frames with their questions.
+        store: where the frames lie.
+        score_norm: ``sum`` or ``mean``; ranks the labels and makes ``probability``.
+        rows_of: most questions in one packed row; rows of one frame share its video tokens.
+        workers: processes that decode frames.
+        keep_scores: adds ``scores``, the 51 summed log-probabilities in label order.
+        progress: shows a bar on a terminal.
+
+    Returns:
+        One record a question, in the order of ``frames``.
+    """
+    prompts, mask = coder(bundle), bundle.settings.mask
+    trie = LabelTrie(prompts.label_ids)
+    device = next(bundle.model.parameters()).device
+    length = bundle.model.config.video_config.num_frames
+    records: list[dict[str, Any]] = []
+    loader = DataLoader(_Clips(frames, store), batch_size=None, num_workers=workers if len(frames) > 1 else 0)
+    shown = track(zip(frames, loader, strict=True), "eval", len(frames), disable=not progress or not os.isatty(2))
+    for frame, loaded in shown:
+        clip = loaded.to(device)
+        if clip.shape[0] == 1:
+            clip = clip.expand(length, -1, -1, -1)
+        video = bundle.model.encode_video(clip.unsqueeze(0))
+        for questions in _rows(frame.questions, rows_of):
+            ids = [[prompts.prompt_ids(q.question) for q in questions]]
+            scores = score_rows(bundle.model, ids, video, trie, mask).float().cpu()
+            ranking, probability = normalise(scores, trie, score_norm)
+            for i, question in enumerate(questions):
+                best = ranking[i].topk(5).indices.tolist()
+                record = {
+                    "video": question.video,
+                    "frame": question.frame,
+                    "question": question.question,
+                    "answer": LABELS[question.label],
+                    "prediction": LABELS[best[0]],
+                    "probability": float(probability[i, best[0]]),
+                    "top5": [[LABELS[c], float(probability[i, c])] for c in best],
+                    "reasoning": question.reasoning,
+                    "type": question.type,
+                }
+                if keep_scores:
+                    record["scores"] = scores[i].tolist()
+                records.append(record)
+    return records
+
+
+def _rows(questions: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(questions), most):
+        yield questions[start : start + most]
+
+
+def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
+    """Mean negative log-likelihood of the true label's tokens in nats, from records that kept their ``scores``."""
+    if not records:
+        return 0.0
+    return float(np.mean([-r["scores"][LABELS.index(r["answer"])] for r in records]))
+
+
+def spread(frames: list[Frame], most: int | None) -> list[Frame]:
+    """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
+    total = sum(len(f.questions) for f in frames)
+    if most is None or total <= most:
+        return frames
+    wanted = max(1, round(len(frames) * most / total))
+    kept, left = [], most
+    for index in np.linspace(0, len(frames) - 1, wanted).round().astype(int):
+        if left <= 0:
+            break
+        frame = frames[index]
+        kept.append(Frame(frame.video, frame.frame, frame.questions[:left]))
+        left -= len(kept[-1].questions)
+    return kept
+
+
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        InputError: a checkpoint, root, split or output folder that cannot be used.
+    """
+    bundle = load_checkpoint(config.checkpoint, config.model)
+    settings, run = bundle.settings, bundle.run
+    for name in ("prompt_mode", "mask"):
+        wanted = getattr(config, name)
+        if wanted is not None and wanted != getattr(settings, name):
+            log.warning("The checkpoint was trained with %s %s, not %s.", name, getattr(settings, name), wanted)
+            setattr(settings, name, wanted)
+    if settings.mask == "bidirectional":
+        log.warning(_LEAK)
+    questions_root = _root(config.ssgvqa_root, run.get("ssgvqa_root"), "--ssgvqa-root")
+    image_root = _root(config.image_root, run.get("image_root"), "--image-root")
+    splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
+    videos = load_splits(splits_dir).videos(config.split)
+    frames, report = read_split(questions_root, videos, strict=config.strict)
+    frames = spread(frames, config.max_samples)
+    coder(bundle).check_fits(frames)
+    store = frame_store(bundle, image_root)
+    missing = missing_frames(store, frames)
+    if missing:
+        first = ", ".join(str(p) for p in missing[:3])
+        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {image_root} (first: {first}).")
+    output = config.output or _default_output(config)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".probe").touch()
+        (output / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
+    if torch.cuda.is_available():
+        bundle.model.to("cuda")
+    with torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
+        records = predict_frames(
+            bundle,
+            frames,
+            store,
+            score_norm=config.score_norm,
+            rows_of=config.batch_size,
+            workers=config.workers,
+            keep_scores=True,
+            progress=True,
+        )
+    figures = grouped_metrics(records)
+    figures |= {
+        "loss": mean_label_loss(records),
+        "skipped": report.to_dict()["skipped"],
+        "checkpoint": str(config.checkpoint),
+        "split": config.split,
+        "mask": settings.mask,
+        "prompt_mode": settings.prompt_mode,
+        "score_norm": config.score_norm,
+    }
+    if not config.scores:
+        for record in records:
+            del record["scores"]
+    _write(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    _write(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    print(format_figures(figures))
+    print(f"written: {output / 'metrics.json'}, {output / 'predictions.jsonl'}")
+    return figures
+
+
+def format_figures(figures: dict[str, Any]) -> str:
+    """The figures as a table: overall, by reasoning, by type."""
+    lines = [f"{'':<18}{'n':>7}{'acc':>8}{'mAP':>8}{'mAR':>8}{'mAF1':>8}{'wF1':>8}"]
+    rows = [("all", figures), *figures["by_reasoning"].items(), *figures["by_type"].items()]
+    for name, row in rows:
+        values = "".join(f"{100 * row[k]:>8.1f}" for k in ("acc", "mAP", "mAR", "mAF1", "wF1"))
+        lines.append(f"{name:<18}{row['n']:>7}{values}")
+    return "\n".join(lines)
+
+
+def predict(config: PredictConfig) -> int:
+    """Prints the likeliest answers to one question about a frame or clip."""
+    bundle = load_checkpoint(config.checkpoint, config.model)
+    if bundle.settings.mask == "bidirectional":
+        log.warning(_LEAK)
+    video = bundle.model.config.video_config
+    images = [load_image(p, video.image_size, bundle.settings.frame_fit) for p in config.image[-video.num_frames :]]
+    # A clip too short is filled with its first frame, as at the start of a video.
+    clip = torch.stack([images[0]] * (video.num_frames - len(images)) + images)
+    prompts = coder(bundle)
+    ids = prompts.prompt_ids(config.question)
+    trie = LabelTrie(prompts.label_ids)
+    if len(ids) + int(trie.lengths.max()) > bundle.settings.max_length:
+        raise InputError(
+            f"The question takes {len(ids)} tokens; with its answer, at most {bundle.settings.max_length}."
+        )
+    with torch.inference_mode():
+        tokens = bundle.model.encode_video(clip.unsqueeze(0))
+        scores = score_rows(bundle.model, [[ids]], tokens, trie, bundle.settings.mask)
+    _, probability = normalise(scores, trie, "sum")
+    best = probability[0].topk(max(1, min(config.top, len(LABELS))))
+    answers = [(LABELS[c], float(p)) for c, p in zip(best.indices.tolist(), best.values, strict=True)]
+    if config.json:
+        print(
+            json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
+        )
+    else:
+        for answer, chance in answers:
+            print(f"{answer:<24}{100 * chance:6.2f} %")
+    return 0
+
+
+def _root(given: Path | None, saved: str | None, flag: str) -> Path:
+    if given is not None:
+        return given
+    if saved:
+        return Path(saved)
+    variable = flag[2:].replace("-", "_").upper()
+    raise InputError(f"{flag} is missing; give it, or set {variable} (the checkpoint does not say where its data was).")
+
+
+def _default_output(config: EvalConfig) -> Path:
+    folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
+    return (folder.parent if folder.name == "best" else folder) / f"eval-{config.split}"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
