@@ -23,6 +23,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "write_synthetic",
         "make the synthetic set",
     ),
+    "build-base": (
+        "surgvivqa.synthetic.lesson:LessonConfig",
+        "surgvivqa.synthetic.lesson",
+        "teach",
+        "teach the tiny preset what a synthetic frame holds",
+    ),
     "check": (
         "surgvivqa.config:CheckConfig",
         "surgvivqa.checks",
@@ -101,7 +107,7 @@ def _with_defaults(cls: Any, values: dict[str, Any]) -> Any:
 def usage() -> str:
     """What ``surgvivqa --help`` prints."""
     lines = ["surgvivqa COMMAND [flags]      SurgViVQA on SSG-QA: fine-tuning and closed-set evaluation", ""]
-    lines += [f"  {name:<9}{text}" for name, (_, _, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<12}{text}" for name, (_, _, _, text) in COMMANDS.items()]
     return "\n".join(
         [*lines, "", "surgvivqa COMMAND --help lists its flags; --config FILE.yaml reads them from a file."]
     )

@@ -23,6 +23,9 @@ class SurgViVQAModel(PreTrainedModel):
     config_class = SurgViVQAConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
+    visual_encoder: Any
+    text_encoder: Any
+    llm: Any
 
     def __init__(self, config: SurgViVQAConfig, parts: dict[str, nn.Module] | None = None) -> None:
         """Random weights, or the given parts (``visual_encoder``, ``text_encoder``, ``llm``) as they are."""
@@ -32,7 +35,7 @@ class SurgViVQAModel(PreTrainedModel):
         # BLIP's text model has an eager attention alone; the others take PyTorch's fused one.
         config.text_config._attn_implementation = "eager"
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
-        llm: nn.Module = parts.get("llm") or GPT2LMHeadModel(config.decoder_config)
+        llm: Any = parts.get("llm") or GPT2LMHeadModel(config.decoder_config)
         if config.lora:
             adapters = LoraConfig(
                 r=int(config.lora["r"]),
@@ -41,13 +44,13 @@ class SurgViVQAModel(PreTrainedModel):
                 target_modules=LORA_TARGETS,
                 fan_in_fan_out=True,
             )
-            llm = get_peft_model(llm, adapters)  # type: ignore[assignment]
+            llm = get_peft_model(llm, adapters)
         self.llm = llm
 
     @property
     def decoder(self) -> Any:
         """The GPT-2 under the adapters, if any: the same modules, adapters in place."""
-        return self.llm.base_model.model if self.config.lora else self.llm  # type: ignore[union-attr]
+        return self.llm.base_model.model if self.config.lora else self.llm
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``."""

@@ -1,0 +1,286 @@
+"""Questions in SSG-QA's phrasing and line format, filled from a scene graph.
+
+As in SSG-QA, a referring expression is used only where it names one object. Answers are balanced against a survey of
+other scenes: a candidate is drawn with a weight that falls with the frequency of its answer among candidates of the same
+wording, so that the wording alone says little.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS
+
+PHRASES = {
+    "left": ("to the left of", "on the left side of", "left of"),
+    "right": ("to the right of", "on the right side of", "right of"),
+    "above": ("above",),
+    "below": ("below",),
+    "within": ("within",),
+}
+KINDS = ("anatomy", "instrument", "thing", "object")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A question that could be asked: its line's fields, and the wording it is balanced under."""
+
+    text: str
+    answer: str
+    reasoning: str
+    type: str
+    relation: str
+    form: str
+
+    def line(self) -> str:
+        """The line as SSG-QA writes it."""
+        return f"{self.text}|{self.answer}|{self.reasoning}.json|{self.type}|{self.relation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A noun phrase such as ``white top-mid hook instrument``; empty parts are not said."""
+
+    color: str = ""
+    place: str = ""
+    component: str = ""
+    kind: str = "thing"
+
+    def __str__(self) -> str:
+        return " ".join(w for w in (self.color, self.place, self.component, self.kind) if w)
+
+    def fits(self, thing: dict[str, Any]) -> bool:
+        """Whether an object of the graph is meant by it."""
+        return (
+            self.color in ("", COLORS[thing["component"]])
+            and self.place in ("", thing["location"])
+            and self.component in ("", thing["component"])
+            and (self.kind in ("thing", "object") or self.kind == thing["type"])
+        )
+
+
+class Scenery:
+    """A scene graph with the look-ups that questions need."""
+
+    def __init__(self, graph: dict[str, Any]) -> None:
+        self.objects: list[dict[str, Any]] = graph["scenes"][0]["objects"]
+        self.relations: dict[str, list[list[int]]] = graph["scenes"][0]["relationships"]
+        self.triplets: list[list[str]] = [t.split(",") for t in graph["info"]["triplet"]]
+
+    def meant(self, phrase: Phrase, among: Sequence[int] | None = None) -> list[int]:
+        """Objects that a phrase names."""
+        pool = range(len(self.objects)) if among is None else among
+        return [i for i in pool if phrase.fits(self.objects[i])]
+
+
+def candidates(scenery: Scenery, rng: np.random.Generator, tries: int = 160) -> list[Candidate]:
+    """Questions that could be asked of a scene; drawn at random, so a few hundred in all."""
+    found = list(_zero_hop(scenery, rng))
+    if scenery.objects:
+        for _ in range(tries):
+            found += _relational(scenery, rng)
+    return list(dict.fromkeys(found))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _zero_hop(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
+    for component in COMPONENTS:
+        kind = "anatomy" if component in ANATOMIES else "instrument"
+        count = len(s.meant(Phrase(component=component)))
+        yield _exist(Phrase(component=component, kind=kind), count, "", "zero_hop", component)
+        yield _count(Phrase(component=component, kind=kind), count, "", "zero_hop", component)
+    for place in LOCATIONS:
+        for kind in ("anatomy", "instrument", "thing"):
+            phrase = Phrase(place=place, kind=kind)
+            here = s.meant(phrase)
+            yield _exist(phrase, len(here), "", "zero_hop", str(phrase))
+            yield _count(phrase, len(here), "", "zero_hop", str(phrase))
+            if len(here) == 1:
+                yield from _queries(s.objects[here[0]], phrase, "", "zero_hop", rng)
+    for kind in ("anatomy", "instrument"):
+        yield _count(Phrase(kind=kind), len(s.meant(Phrase(kind=kind))), "", "zero_hop", kind)
+    for color in sorted(set(COLORS.values())):
+        phrase = Phrase(color=color, kind=_pick(rng, ("thing", "object")))
+        here = s.meant(phrase)
+        yield _exist(phrase, len(here), "", "zero_hop", color)
+        yield _count(phrase, len(here), "", "zero_hop", color)
+        if len(here) == 1:
+            yield from _queries(s.objects[here[0]], phrase, "", "zero_hop", rng)
+
+
+def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
+    """One draw of referents and relations: the questions it gives."""
+    hops = 1 if rng.random() < 0.65 else 2
+    places, names, pool = [], [], set(range(len(s.objects)))
+    relations = [_pick(rng, RELATIONS) for _ in range(hops)]
+    referents: list[int] = []
+    for relation in relations:
+        named = _unique_phrase(s, int(rng.integers(len(s.objects))), rng)
+        if named is None or named[1] in referents:
+            return
+        phrase, index = named
+        referents.append(index)
+        pool &= set(s.relations[relation][index])
+        places.append(f"{_pick(rng, PHRASES[relation])} the {phrase}")
+        names.append(relation)
+    where = " and ".join(places)
+    reasoning = "one_hop" if hops == 1 else "single_and"
+    form = " ".join(names)
+    target = Phrase(
+        place=_pick(rng, LOCATIONS) if rng.random() < 0.25 else "",
+        color=_pick(rng, sorted(set(COLORS.values()))) if rng.random() < 0.25 else "",
+        kind=_pick(rng, KINDS),
+    )
+    among = sorted(pool)
+    matching = s.meant(target, among)
+    yield _count(target, len(matching), where, reasoning, form)
+    yield _exist(target, len(matching), where, reasoning, form)
+    if among:
+        one = s.objects[among[int(rng.integers(len(among)))]]
+        described = Phrase(
+            place=one["location"] if rng.random() < 0.4 else "",
+            color=COLORS[one["component"]] if rng.random() < 0.3 else "",
+            kind=_pick(rng, (one["type"], "thing", "object")),
+        )
+        if len(s.meant(described, among)) == 1:
+            yield from _queries(one, described, where, reasoning, rng)
+
+
+def _unique_phrase(s: Scenery, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
+    """A phrase that names object ``index`` and no other, in a random choice of its parts."""
+    thing = s.objects[index]
+    for _ in range(4):
+        phrase = Phrase(
+            color=COLORS[thing["component"]] if rng.random() < 0.4 else "",
+            place=thing["location"] if rng.random() < 0.4 else "",
+            component=thing["component"] if rng.random() < 0.6 else "",
+            kind=_pick(rng, (thing["type"], "thing", "object")),
+        )
+        if s.meant(phrase) == [index]:
+            return phrase, index
+    return None
+
+
+def _count(phrase: Phrase, count: int, where: str, reasoning: str, form: str) -> Candidate:
+    start = "How many" if len(str(phrase)) % 2 else "What number of"
+    text = f"{start} {phrase}s are {where}?" if where else f"How many {phrase}s are there?"
+    return Candidate(text, str(min(count, 10)), reasoning, "count", _relation(where, reasoning), f"count {form}")
+
+
+def _exist(phrase: Phrase, count: int, where: str, reasoning: str, form: str) -> Candidate:
+    text = f"Are there any {phrase}s {where}?" if where else f"Are there any {phrase}s?"
+    return Candidate(text, str(count > 0), reasoning, "exist", _relation(where, reasoning), f"exist {form}")
+
+
+def _queries(
+    thing: dict[str, Any], phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
+) -> Iterator[Candidate]:
+    """Colour, type and component of the one object meant, where the wording does not give them away."""
+    relation, said = _relation(where, reasoning), f"{phrase.color} {phrase.place} {phrase.kind}"
+    the = f"the {phrase} that is {'both ' if reasoning == 'single_and' else ''}{where}" if where else f"the {phrase}"
+    if not phrase.color and not phrase.component:
+        text = f"The {phrase} {where} is what color?" if where and rng.random() < 0.5 else f"What color is {the}?"
+        yield Candidate(text, COLORS[thing["component"]], reasoning, "query_color", relation, f"color {said}")
+    if phrase.kind in ("thing", "object") and not phrase.component:
+        text = f"The {phrase} {where} is what type?" if where and rng.random() < 0.5 else f"What type is {the}?"
+        yield Candidate(text, thing["type"], reasoning, "query_type", relation, f"type {said}")
+    if not phrase.component:
+        ask = "what name is it?" if reasoning == "single_and" else "what is it?"
+        text = f"There is a {phrase} that is {where}; {ask}" if where else f"What is {the}?"
+        yield Candidate(text, thing["component"], reasoning, "query_component", relation, f"component {said}")
+
+
+def _relation(where: str, reasoning: str) -> str:
+    return "relate_spatial" if where and reasoning == "one_hop" else "NA"
+
+
+class Balance:
+    """How often each answer comes up under each wording in a survey of scenes; turns into sampling weights."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.answers: dict[str, set[str]] = {}
+
+    def survey(self, found: Sequence[Candidate]) -> None:
+        """Counts one scene's candidates."""
+        for c in found:
+            self.counts[c.form, c.answer] += 1
+            self.answers.setdefault(c.form, set()).add(c.answer)
+
+    def weight(self, c: Candidate) -> float:
+        """0 where the wording has one answer only; else falls with the answer's frequency under that wording."""
+        if len(self.answers.get(c.form, ())) < 2:
+            return 0.0
+        return 1.0 / (self.counts[c.form, c.answer] + 3.0)
+
+
+# Questions a frame by (reasoning, type): about the mix of SSG-QA.
+MIX = {
+    ("zero_hop", "exist"): 4,
+    ("zero_hop", "count"): 4,
+    ("zero_hop", "query_color"): 2,
+    ("zero_hop", "query_type"): 1,
+    ("zero_hop", "query_component"): 3,
+    ("one_hop", "exist"): 3,
+    ("one_hop", "count"): 3,
+    ("one_hop", "query_color"): 2,
+    ("one_hop", "query_type"): 1,
+    ("one_hop", "query_component"): 2,
+    ("single_and", "exist"): 1,
+    ("single_and", "count"): 2,
+    ("single_and", "query_color"): 1,
+    ("single_and", "query_component"): 1,
+}
+
+
+def question_lines(graph: dict[str, Any], balance: Balance, rng: np.random.Generator) -> list[str]:
+    """All lines of one frame's file: two summaries, actions, places, template questions."""
+    s = Scenery(graph)
+    anatomy = [o["component"] for o in s.objects if o["type"] == "anatomy"]
+    tools = [o["component"] for o in s.objects if o["type"] == "instrument"]
+    lines = [
+        f"Which anatomical structures are present?|{', '.join(dict.fromkeys(anatomy))}",
+        f"Which tools are present?|{', '.join(dict.fromkeys(tools))}",
+        *_action_lines(s),
+        *_place_lines(s),
+    ]
+    by_kind: dict[tuple[str, str], list[Candidate]] = {}
+    for c in candidates(s, rng):
+        by_kind.setdefault((c.reasoning, c.type), []).append(c)
+    for kind, wanted in MIX.items():
+        pool = by_kind.get(kind, [])
+        weights = np.array([balance.weight(c) for c in pool])
+        wanted = min(wanted, int((weights > 0).sum()))
+        if wanted:
+            chosen = rng.choice(len(pool), size=wanted, replace=False, p=weights / weights.sum())
+            lines += [pool[i].line() for i in chosen]
+    return lines
+
+
+def _action_lines(s: Scenery) -> list[str]:
+    """Questions on the actions; several answers to one question are listed with commas, as in SSG-QA."""
+    asked: dict[str, list[str]] = {}
+    for tool, verb, target in s.triplets:
+        doing = {"cut": "cut", "grasp": "grasped", "clip": "clipped", "pack": "packed"}.get(
+            verb, verb.rstrip("e") + "ed"
+        )
+        asked.setdefault(f"What is the {tool} doing?", []).append(verb)
+        asked.setdefault(f"What is the action being performed on {target}?", []).append(verb)
+        asked.setdefault(f"Which tool is operating on {target}", []).append(tool)
+        asked.setdefault(f"Which target is being {doing} in the scene?", []).append(target)
+    return [f"{q}|{', '.join(dict.fromkeys(answers))}" for q, answers in asked.items()]
+
+
+def _place_lines(s: Scenery) -> list[str]:
+    lines = []
+    for place in LOCATIONS:
+        here = [o for o in s.objects if o["location"] == place and o["type"] == "anatomy"]
+        if len(here) == 1:
+            lines.append(f"What anatomy is at the {place} of the frame ?|{here[0]['component']}|{here[0]['center']}")
+    return lines

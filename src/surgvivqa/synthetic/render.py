@@ -1,0 +1,169 @@
+"""Pictures of scenes: organs with tissue texture and wet highlights, metal tools, an endoscope's round, dark-edged view."""
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from surgvivqa.synthetic.scene import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH, Scene, Thing
+
+Array = np.ndarray[Any, Any]
+_RGB: dict[str, tuple[int, int, int]] = {
+    "abdominal_wall_cavity": (206, 92, 96),
+    "liver": (116, 52, 38),
+    "gut": (222, 170, 128),
+    "omentum": (226, 184, 74),
+    "gallbladder": (196, 206, 186),
+    "cystic_plate": (172, 28, 36),
+    "cystic_duct": (226, 214, 196),
+    "grasper": (168, 172, 178),
+    "hook": (238, 238, 232),
+    "bipolar": (52, 96, 190),
+    "scissors": (150, 152, 156),
+    "clipper": (44, 120, 208),
+    "irrigator": (186, 190, 196),
+    "specimenbag": (232, 236, 240),
+}
+_SEEN = 60  # px from which a thing counts as visible
+_YY, _XX = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+
+
+def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int, int, int] | None]]:
+    """Draws one second.
+
+    Returns:
+        The frame (RGB, 430x240), the mask (mode L, half the size: 0 nothing, else the component's index + 1), and the
+        visible box of each thing (None where less than 60 px of it can be seen).
+    """
+    rng = np.random.default_rng(scene.seed)
+    base = np.array([150, 62, 58], dtype=np.float32)
+    canvas = base + 26 * _noise(rng, 9)[..., None] + 12 * _noise(rng, 40)[..., None]
+    owner = np.full((HEIGHT, WIDTH), -1, dtype=np.int16)
+    for index, thing in enumerate(scene.things):
+        own = np.random.default_rng(thing.seed)
+        tool = thing.component in INSTRUMENTS
+        if tool and thing.component != "specimenbag":
+            canvas = _shaft(canvas, thing)
+        mask = _draw(thing, own)
+        solid = np.asarray(mask) > 127
+        soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.0)), dtype=np.float32)[..., None] / 255
+        # Height of a pillow over the shape: its slope against the light gives shading, its top the wet highlights.
+        swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
+        slope_y, slope_x = np.gradient(swell)
+        shade = np.clip(1.0 - (4.0 if tool else 9.0) * (slope_x + slope_y), 0.45, 1.5)
+        colour = np.array(_RGB[thing.component], dtype=np.float32) * (1 + 0.05 * own.standard_normal(3))
+        grain = _noise(own, 30 if not tool else 60) * (0.04 if tool else 0.13) + _noise(own, 8) * (0 if tool else 0.08)
+        surface = colour * (shade * (1 + grain))[..., None]
+        spots = np.clip(_noise(own, 22) - (1.5 if not tool else 1.9), 0, 1) * (swell > 0.7)
+        surface = surface + 190 * spots[..., None]
+        if not tool:  # a dark rim where tissue meets tissue
+            rim = np.clip(1 - np.abs(swell - 0.5) * 6, 0, 1) * 0.28
+            canvas = canvas * (1 - (rim * (swell < 0.5))[..., None])
+            surface = surface * (1 - (rim * (swell >= 0.5))[..., None])
+        canvas = canvas * (1 - soft) + surface * soft
+        owner[solid] = index
+    light_x, light_y = WIDTH / 2 + rng.uniform(-40, 40), HEIGHT / 2 + rng.uniform(-25, 25)
+    distance = np.hypot((_XX - light_x) / 1.15, _YY - light_y)
+    canvas = canvas * np.clip(1.22 - (distance / 300) ** 2 * 1.5, 0.25, 1.25)[..., None]
+    edge = np.hypot((_XX - WIDTH / 2) / (WIDTH * 0.535), (_YY - HEIGHT / 2) / (HEIGHT * 0.69))
+    canvas = canvas * np.clip((1.0 - edge) * 14, 0.02, 1)[..., None]
+    frame = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.5))
+    owner[edge > 0.99] = -1
+    boxes = [_box(owner == i) for i in range(len(scene.things))]
+    values = np.array([0, *(COMPONENTS.index(t.component) + 1 for t in scene.things)], dtype=np.uint8)
+    return frame, Image.fromarray(values[owner[::2, ::2] + 1]), boxes
+
+
+def _box(solid: Array) -> tuple[int, int, int, int] | None:
+    if int(solid.sum()) < _SEEN:
+        return None
+    ys, xs = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])
+
+
+def _noise(rng: np.random.Generator, cells: int) -> Array:
+    """Smooth noise ``[H, W]`` of about unit deviation with ``cells`` features across."""
+    small = rng.standard_normal((max(2, cells * HEIGHT // WIDTH), cells)).astype(np.float32)
+    return np.asarray(Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
+def _turned(thing: Thing, points: list[tuple[float, float]], turn: float | None = None) -> list[tuple[float, float]]:
+    angle = thing.turn if turn is None else turn
+    c, s = math.cos(angle), math.sin(angle)
+    return [(thing.x + c * px - s * py, thing.y + s * px + c * py) for px, py in points]
+
+
+def _draw(thing: Thing, rng: np.random.Generator) -> Image.Image:
+    """The thing's silhouette, mode L."""
+    mask = Image.new("L", (WIDTH, HEIGHT), 0)
+    draw = ImageDraw.Draw(mask)
+    if thing.component not in INSTRUMENTS:
+        _organ(draw, thing, rng)
+    elif thing.component == "specimenbag":
+        outline = [(math.cos(a) * thing.rx, math.sin(a) * thing.ry * (1 + 0.15 * math.sin(5 * a))) for a in _angles(40)]
+        draw.polygon(_turned(thing, outline), fill=255)
+    else:
+        _tool(draw, thing)
+    return mask
+
+
+def _angles(count: int) -> list[float]:
+    return [2 * math.pi * i / count for i in range(count)]
+
+
+def _organ(draw: ImageDraw.ImageDraw, thing: Thing, rng: np.random.Generator) -> None:
+    lobes = {"omentum": 9, "gut": 7, "liver": 3}.get(thing.component, 2)
+    depth = {"omentum": 0.07, "gut": 0.09, "liver": 0.14, "cystic_plate": 0.16}.get(thing.component, 0.05)
+    phase = rng.uniform(0, 2 * math.pi, 2)
+    outline = []
+    for a in _angles(72):
+        r = 1 + depth * math.sin(lobes * a + phase[0]) + 0.5 * depth * math.sin((lobes + 2) * a + phase[1])
+        x = math.cos(a) * thing.rx * r
+        y = math.sin(a) * thing.ry * r
+        if thing.component == "gallbladder":  # a pear: narrow neck on one side
+            y *= 1 - 0.42 * max(0.0, math.cos(a))
+        if thing.component == "cystic_duct":  # a bent tube
+            y += 0.9 * thing.ry * math.cos(1.6 * x / thing.rx)
+        outline.append((x, y))
+    draw.polygon(_turned(thing, outline), fill=255)
+
+
+def _inward(thing: Thing) -> float:
+    """Direction of a tool, radians: in over the nearer side, from a little below."""
+    side = -1.0 if thing.x < WIDTH / 2 else 1.0
+    return math.atan2(-30 - 60 * abs(math.sin(thing.turn)), -side * 200) + thing.turn * 0.5
+
+
+def _shaft(canvas: Array, thing: Thing) -> Array:
+    """The dark insulated shaft behind the tip, out to the border. It is no part of the object: boxes bound the tip."""
+    mask = Image.new("L", (WIDTH, HEIGHT), 0)
+    w, n = thing.ry * 0.5, thing.rx
+    ends = [(-1.8 * n, -w), (-1.8 * n, w), (-500, 1.6 * w), (-500, -1.6 * w)]
+    ImageDraw.Draw(mask).polygon(_turned(thing, ends, _inward(thing)), fill=255)
+    soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)[..., None] / 255
+    swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32)[..., None] / 255
+    return canvas * (1 - soft) + (np.array([26, 27, 32], dtype=np.float32) + 60 * swell**3) * soft
+
+
+def _tool(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
+    """The working end of a tool: a piece of metal shaft and a tip that tells which it is."""
+    inward = _inward(thing)
+    w, n = thing.ry * 0.62, thing.rx
+    draw.polygon(_turned(thing, [(-2.0 * n, -w), (0, -w), (0, w), (-2.0 * n, w)], inward), fill=255)
+    if thing.component in ("grasper", "bipolar", "clipper"):
+        gap = {"grasper": 0.75, "bipolar": 0.35, "clipper": 0.5}[thing.component]
+        thick = {"grasper": 0.45, "bipolar": 0.35, "clipper": 0.8}[thing.component] * w
+        for sign in (-1, 1):
+            jaw = [(0, 0), (0.5 * n, sign * gap * n * 0.5), (n, sign * gap * n * 0.35)]
+            draw.line(_turned(thing, jaw, inward), fill=255, width=max(3, round(2 * thick)))
+    elif thing.component == "scissors":
+        for sign in (-1, 1):
+            blade = [(0, -sign * w * 0.6), (1.1 * n, sign * 0.55 * n), (0.25 * n, sign * 0.5 * w)]
+            draw.polygon(_turned(thing, blade, inward), fill=255)
+    elif thing.component == "hook":
+        bend = [(0, 0), (0.8 * n, 0), (0.8 * n, 0.65 * n), (0.6 * n, 0.8 * n)]
+        draw.line(_turned(thing, bend, inward), fill=255, width=max(4, round(w * 0.9)))
+    else:  # irrigator: a wide blunt tube
+        tube = [(-n, -1.5 * w), (0.9 * n, -1.5 * w), (0.9 * n, 1.5 * w), (-n, 1.5 * w)]
+        draw.polygon(_turned(thing, tube, inward), fill=255)
