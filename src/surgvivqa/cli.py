@@ -87,14 +87,11 @@ def parse(command: str, cls: Any, arguments: list[str]) -> Any:
             rest.append(argument)
     try:
         default = tyro.MISSING_NONPROP if not values else _with_defaults(cls, values)
-        return tyro.cli(cls, prog=f"surgvivqa {command}", args=rest, default=default, config=FLAT)
+        return tyro.cli(cls, prog=f"surgvivqa {command}", args=rest, default=default)
     except SystemExit as stop:
         if stop.code:
             raise SystemExit(2) from None
         raise
-
-
-FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
 def _with_defaults(cls: Any, values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to single questions."""
+"""Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to one question."""
 
 import json
 import logging

@@ -220,6 +220,7 @@ def read_training_data(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
             raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
         if not root.is_dir():
             raise InputError(f"{flag} {root} is no folder.")
+    assert config.ssgvqa_root is not None
     splits = load_splits(config.splits_dir)
     frames, report = read_split(config.ssgvqa_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))

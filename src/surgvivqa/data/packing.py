@@ -85,7 +85,7 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same rows on another device."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        moved: Any = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
         return dataclasses.replace(self, **moved)
 
 

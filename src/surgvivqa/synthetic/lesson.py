@@ -35,7 +35,7 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass(kw_only=True)
 class LessonConfig:
-    """Teaches the tiny preset's video encoder from the masks of a synthetic set and leaves a checkpoint to start from."""
+    """Teaches the tiny preset's video encoder from the masks of a synthetic set and leaves a base to start from."""
 
     synth_root: Path
     """A folder made by `surgvivqa synth` with masks."""
@@ -82,7 +82,7 @@ def teach(config: LessonConfig) -> int:
 
 
 def load_lesson(frames: Sequence[Frame], masks: Path, store: FrameStore, patch: int) -> tuple[Tensor, Tensor]:
-    """All frames as ``[N, 3, H, W]`` and the label of each patch ``[N, patches]`` int64: 0 nothing, else component + 1."""
+    """Frames ``[N, 3, H, W]`` and the label of each patch ``[N, patches]`` int64: 0 nothing, else component + 1."""
     images = torch.stack([store.image(f.video, f.frame) for f in frames])
     grid = store.size // patch
     labels = [patch_labels(masks / f.video / f"{f.frame:06d}.png", grid) for f in frames]

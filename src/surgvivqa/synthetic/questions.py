@@ -1,8 +1,8 @@
 """Questions in SSG-QA's phrasing and line format, filled from a scene graph.
 
 As in SSG-QA, a referring expression is used only where it names one object. Answers are balanced against a survey of
-other scenes: a candidate is drawn with a weight that falls with the frequency of its answer among candidates of the same
-wording, so that the wording alone says little.
+other scenes: a candidate is drawn with a weight that falls with the frequency of its answer among candidates of the
+same wording, so that the wording alone says little.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Pictures of scenes: organs with tissue texture and wet highlights, metal tools, an endoscope's round, dark-edged view."""
+"""Pictures of scenes: organs with texture and wet highlights, metal tools, an endoscope's round, dark-edged view."""
 
 import math
 from typing import Any

@@ -1,0 +1,33 @@
+"""One small synthetic set for all tests that need data, and the split files that go with it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos (one a split, VID04, VID01, VID02) of four frames, with a ``splits`` folder."""
+    from surgvivqa.synthetic.write import SynthConfig, write_synthetic
+
+    root = tmp_path_factory.mktemp("synthetic")
+    write_synthetic(SynthConfig(out=root, videos=3, frames_per_video=4, workers=1))
+    (root / "splits").mkdir()
+    for split, video in (("train", "VID04"), ("val", "VID01"), ("test", "VID02")):
+        (root / "splits" / f"{split}_videos.json").write_text(json.dumps([video]))
+    return root
+
+
+@pytest.fixture
+def data_flags(synthetic_set: Path) -> list[str]:
+    """The flags that name the synthetic set."""
+    return [
+        f"--ssgvqa-root={synthetic_set / 'ssg-qa'}",
+        f"--image-root={synthetic_set / 'frames'}",
+        f"--splits-dir={synthetic_set / 'splits'}",
+    ]

@@ -1,0 +1,81 @@
+"""The real commands on a small set, and what they leave."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from surgvivqa.cli import main
+
+TINY = ["--preset=tiny", "--workers=0"]
+
+
+@pytest.fixture(scope="module")
+def run_folder(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "ckpt"
+    flags = [f"--ssgvqa-root={synthetic_set / 'ssg-qa'}", f"--image-root={synthetic_set / 'frames'}"]
+    flags += [f"--splits-dir={synthetic_set / 'splits'}", f"--checkpoint-dir={folder}"]
+    steps = [
+        "--max-steps=4",
+        "--save-every-steps=2",
+        "--eval-every-steps=2",
+        "--log-interval=1",
+        "--val-max-samples=20",
+    ]
+    assert main(["train", *TINY, *flags, *steps]) == 0
+    return folder
+
+
+def test_train_leaves_a_run_folder(run_folder: Path) -> None:
+    for name in ("config.yaml", "train.log", "best/model.safetensors", "best/config.json", "best_model.pth"):
+        assert (run_folder / name).is_file(), name
+    assert sorted(p.name for p in (run_folder / "checkpoints").iterdir()) == ["step-0000002", "step-0000004"]
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in lines if "loss" in r] == [1, 2, 3, 4]
+    assert [r["step"] for r in lines if "val_acc" in r] == [2, 4]
+
+
+@pytest.mark.parametrize("which", ["", "best", "best_model.pth"])
+def test_eval_reads_every_form_of_checkpoint_and_gives_the_same_scores(
+    run_folder: Path, which: str, tmp_path: Path
+) -> None:
+    checkpoint = run_folder / which
+    assert main(["eval", f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--workers=0", "--scores"]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    records = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert metrics["n"] == len(records) > 50
+    assert set(metrics["by_video"]) == {"VID02"}
+    assert all(len(r["scores"]) == 51 for r in records)
+    reference = run_folder.parent / "reference.json"
+    scores = [r["scores"] for r in records]
+    if reference.exists():
+        assert json.loads(reference.read_text()) == scores
+    else:
+        reference.write_text(json.dumps(scores))
+
+
+def test_predict_prints_answers(run_folder: Path, synthetic_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = synthetic_set / "frames" / "VID02" / "000000.png"
+    question = "How many instruments are there?"
+    command = ["predict", "--checkpoint", str(run_folder), "--image", str(image), "--question", question, "--json"]
+    assert main(command) == 0
+    answers = json.loads(capsys.readouterr().out)["answers"]
+    assert len(answers) == 5
+    assert answers[0]["probability"] >= answers[1]["probability"]
+
+
+def test_the_saved_config_starts_the_same_run(run_folder: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(run_folder / "config.yaml"), f"--checkpoint-dir={again}"]) == 0
+    first, second = ((f / "metrics.jsonl").read_text().splitlines() for f in (run_folder, again))
+    losses = [[r["loss"] for r in map(json.loads, lines) if "loss" in r] for lines in (first, second)]
+    assert losses[0] == losses[1]
+
+
+def test_an_existing_run_is_not_overwritten(
+    run_folder: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run_folder / "best" / "model.safetensors").read_bytes()
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={run_folder}", "--max-steps=1"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (run_folder / "best" / "model.safetensors").read_bytes() == before
