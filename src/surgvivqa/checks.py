@@ -1,0 +1,220 @@
+"""Pre-flight: everything that can go wrong in a run, looked at before it starts."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from surgvivqa.config import CheckConfig
+from surgvivqa.data.batches import TrainingRows, micro_batches
+from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
+from surgvivqa.data.packing import pack_training
+from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.errors import InputError, SurgViVQAError
+from surgvivqa.labels import LABELS, label_of
+from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
+from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.scoring import LabelTrie
+from surgvivqa.splits import SPLIT_NAMES, Splits, load_splits
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check: its name, PASS, WARN or FAIL, and a sentence."""
+
+    name: str
+    status: str
+    message: str
+
+
+def check(config: CheckConfig) -> int:
+    """Runs all checks and prints a line for each.
+
+    Returns:
+        0 if none failed, else 1.
+    """
+    results: list[Result] = []
+    for result in run_checks(config):
+        results.append(result)
+        if not config.json:
+            print(f"{result.status:<5} {result.name:<12} {result.message}", flush=True)
+    failed = sum(r.status == "FAIL" for r in results)
+    if config.json:
+        print(json.dumps([vars(r) for r in results], indent=2))
+    else:
+        print(f"{len(results)} checks, {failed} failed.")
+    return 1 if failed else 0
+
+
+def run_checks(config: CheckConfig) -> Iterator[Result]:
+    """The checks in order. One that needs what an earlier one could not get says so and fails."""
+    yield _labels()
+    try:
+        splits = load_splits(config.splits_dir)
+    except SurgViVQAError as error:
+        yield Result("splits", "FAIL", str(error))
+        return
+    sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
+    yield Result("splits", "PASS", f"{sizes} videos; no overlap, no test video in train or val.")
+    if config.ssgvqa_root is None or config.image_root is None:
+        yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
+        return
+    frames: list[Frame] = []
+    for result, found in _questions(config, splits):
+        yield result
+        frames += found
+    if not frames:
+        return
+    store = FrameStore(Path(config.image_root), fit=config.frame_fit)
+    yield from _frames(store, frames, config.frames_to_open)
+    train = [f for f in frames if f.video in splits.train]
+    try:
+        bundle = build_for_training(config, (q.question for f in train for q in f.questions))
+    except SurgViVQAError as error:
+        yield Result("model", "FAIL", f"{error} (prompt, leak, loss and gradient checks were not run)")
+        return
+    yield Result(
+        "model",
+        "PASS",
+        f"built; {100 * trainable_fraction(bundle.model):.4f}% trainable:\n{format_table(bundle.model)}",
+    )
+    for name, part in (
+        ("tokens", lambda: _tokens(bundle)),
+        ("prompts", lambda: _prompts(bundle, frames)),
+        ("leak", lambda: _leak(bundle, train, config)),
+    ):
+        yield _guarded(name, part)
+    yield from _loss_and_gradients(bundle, train, config)
+
+
+def _guarded(name: str, part: Callable[[], Result]) -> Result:
+    try:
+        return part()
+    except SurgViVQAError as error:
+        return Result(name, "FAIL", str(error))
+
+
+def _labels() -> Result:
+    good = len(LABELS) == len(set(LABELS)) == 51 and all(label_of(x) == i for i, x in enumerate(LABELS))
+    return Result("labels", "PASS" if good else "FAIL", f"{len(LABELS)} labels, each found again at its own index.")
+
+
+def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, list[Frame]]]:
+    assert config.ssgvqa_root is not None
+    for name in SPLIT_NAMES:
+        if not splits.videos(name):
+            yield Result(name, "WARN", "no video in this split."), []
+            continue
+        try:
+            frames, report = read_split(config.ssgvqa_root, splits.videos(name), strict=config.strict)
+        except SurgViVQAError as error:
+            yield Result(name, "FAIL", str(error)), []
+            continue
+        left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
+        message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
+        odd = [k for k in ("unknown_answer", "no_pipe", "malformed", "not_text", "empty_file") if report.skipped[k]]
+        if odd:
+            message += f" First: {report.examples[odd[0]][0]}"
+        status = "FAIL" if not frames else "WARN" if odd else "PASS"
+        yield Result(name, status, message), frames
+
+
+def _frames(store: FrameStore, frames: list[Frame], most: int) -> Iterator[Result]:
+    missing = missing_frames(store, frames)
+    if missing:
+        first = ", ".join(str(p) for p in missing[:3])
+        yield Result("frames", "FAIL", f"{len(missing)} of {len(frames)} frames are missing (first: {first}).")
+    else:
+        yield Result("frames", "PASS", f"all {len(frames)} frames are there.")
+    gone = set(missing)
+    there = [f for f in frames if store.path(f.video, f.frame) not in gone]
+    step = max(1, len(there) // most) if most else 1
+    opened = there[::step]
+    bad = unreadable_frames(store, opened)
+    if bad:
+        yield Result("images", "FAIL", f"{len(bad)} of {len(opened)} frames opened cannot be read: {bad[0][1]}")
+    else:
+        yield Result("images", "PASS", f"{len(opened)} frames opened.")
+
+
+def _tokens(bundle: Bundle) -> Result:
+    trie = LabelTrie(coder(bundle).label_ids)
+    longest = int(trie.lengths.max())
+    return Result(
+        "tokens",
+        "PASS",
+        f"labels are 1 to {longest} tokens, none the beginning of another; {len(trie.tokens)} inner nodes.",
+    )
+
+
+def _prompts(bundle: Bundle, frames: list[Frame]) -> Result:
+    prompts = coder(bundle)
+    prompts.check_fits(frames)
+    return Result(
+        "prompts", "PASS", f"longest prompt with answer: {prompts.longest(frames)[0]} of {prompts.max_length} tokens."
+    )
+
+
+def _leak(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Result:
+    """Two answers of equal length after one prompt: the prompt's logits must be the same, bit for bit."""
+    question, prompts = train[0].questions[0], coder(bundle)
+    ids, model = prompts.prompt_ids(question.question), bundle.model.eval()
+    video = model.config.video_config
+    clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
+    # Three tokens each, so that also a mode that feeds all but the last has something to leak.
+    answers = [(prompts.label_ids[i] * 3)[:3] for i in (0, 11)]
+    with torch.inference_mode():
+        tokens = model.encode_video(clip)
+        logits = [
+            model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[0, : len(ids)]
+            for a in answers
+        ]
+    moved = float((logits[0] - logits[1]).abs().max())
+    if moved == 0:
+        return Result("leak", "PASS", f"changing the answer moves no prompt logit ({bundle.settings.mask} mask).")
+    return Result(
+        "leak",
+        "FAIL",
+        f"changing the answer moves the prompt's logits by {moved:.3g}: it leaks into its own prediction. "
+        f"--mask {bundle.settings.mask} is for reproducing published checkpoints; train with --mask prefix.",
+    )
+
+
+def _loss_and_gradients(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Iterator[Result]:
+    try:
+        assert config.image_root is not None
+        store, prompts, model = frame_store(bundle, config.image_root), coder(bundle), bundle.model
+        few = train[:4]
+        plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
+        clips, packed = TrainingRows(few, store, prompts, bundle.settings.mask, plan)[0].to(
+            torch.device("cpu"), model.config.video_config.num_frames
+        )
+        set_modes(model)
+        losses = model(packed, pixel_values=clips)
+    except InputError as error:
+        yield Result("loss", "FAIL", str(error))
+        return
+    loss, tokens = float(losses.detach().mean()), len(packed.target_ids) / packed.num_questions
+    level = tokens * math.log(model.config.decoder_config.vocab_size)
+    message = f"{loss:.2f} nats a label on {packed.num_questions} questions (all of the vocabulary alike: {level:.2f})."
+    if not math.isfinite(loss):
+        yield Result("loss", "FAIL", f"the loss is {loss}.")
+        return
+    yield Result("loss", "WARN" if loss > 3 * level else "PASS", message)
+    losses.mean().backward()
+    wrong = [n for n, p in model.named_parameters() if (p.grad is not None) and not p.requires_grad]
+    # Where nothing reads a tensor it has no gradient: GPT-2's output of the last prompt tokens always reads LoRA.
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    model.zero_grad()
+    if wrong or silent:
+        yield Result(
+            "gradients",
+            "FAIL",
+            f"{len(silent)} trained tensors without a gradient, {len(wrong)} frozen ones "
+            f"with one (first: {(silent + wrong)[0]}).",
+        )
+    else:
+        yield Result("gradients", "PASS", "every trained tensor has a gradient, no frozen one has.")
