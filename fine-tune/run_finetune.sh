@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=surgvivqa
+#SBATCH --time=12:00:00
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --output=surgvivqa-%j.log
+#
+# Fine-tunes with the recipe's settings; runs with or without SLURM, from the project's root:
+#   SSGVQA_ROOT=/data/ssg-qa IMAGE_ROOT=/data/CholecT45/data sbatch fine-tune/run_finetune.sh [more flags of train]
+# Also read: MAX_STEPS BATCH_SIZE LR PRECISION (fp16, bf16, fp32) PROMPT_MODE CKPT_DIR SPLITS_DIR PYTHON
+set -euo pipefail
+
+# SLURM runs a copy of this file, so the project is where sbatch was called.
+if [[ -n "${SLURM_SUBMIT_DIR:-}" ]]; then
+  root=$SLURM_SUBMIT_DIR
+else
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+fi
+if [[ ! -f "$root/fine-tune/train_ssgvqa.py" ]]; then
+  echo "run_finetune.sh: $root is not the project's root; call sbatch from there." >&2
+  exit 2
+fi
+for name in SSGVQA_ROOT IMAGE_ROOT; do
+  if [[ -z "${!name:-}" ]]; then
+    echo "run_finetune.sh: $name is not set; set it to the folder of the data." >&2
+    exit 2
+  fi
+done
+python=${PYTHON:-python3}
+if [[ -z "${PYTHON:-}" && -x "$root/.venv/bin/python" ]]; then
+  python=$root/.venv/bin/python
+fi
+precision=${PRECISION:-fp16}
+flags=(
+  --ssgvqa-root "$SSGVQA_ROOT"
+  --image-root "$IMAGE_ROOT"
+  --max-steps "${MAX_STEPS:-30000}"
+  --batch-size "${BATCH_SIZE:-8}"
+  --lr "${LR:-5e-4}"
+  --prompt-mode "${PROMPT_MODE:-simple}"
+  --checkpoint-dir "${CKPT_DIR:-$root/fine-tune/ckpt}"
+)
+if [[ "$precision" != fp32 ]]; then flags+=("--$precision"); fi
+if [[ -n "${SPLITS_DIR:-}" ]]; then flags+=(--splits-dir "$SPLITS_DIR"); fi
+exec "$python" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@"
