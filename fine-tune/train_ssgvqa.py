@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from surgvivqa.cli import main  # noqa: E402
+from surgvivqa.cli import main
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

@@ -1,0 +1,95 @@
+"""The parser: what counts, what is left out, and that every line is accounted for."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
+from surgvivqa.errors import InputError
+from tests.conftest import SHARED
+
+LINES = ("Which tools?|hook, grasper", "Which organs?|liver")
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "7.txt"
+    path.write_text("\n".join([*LINES, *lines]), encoding="utf-8")
+    return path
+
+
+def test_the_three_kinds_of_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "Which tool is operating on gallbladder|grasper",
+        "What anatomy is at the top-mid of the frame ?|cystic_plate|[157.0, 60.0]",
+        "There is a thing?; what is it?|omentum|single_and.json|query_component|NA",
+    )
+    report = ReadReport()
+    frame = read_file(path, "VID04", 7, report)
+    assert frame is not None
+    assert [(q.answer, q.reasoning, q.type, q.line) for q in frame.questions] == [
+        ("grasper", None, None, 3),
+        ("cystic_plate", None, None, 4),
+        ("omentum", "single_and", "query_component", 5),
+    ]
+    assert report.skipped == {"summary": 2}
+
+
+def test_what_is_no_single_label_is_counted_and_never_guessed(tmp_path: Path) -> None:
+    path = write(tmp_path, "a?|retract, grasp", "b?|big liver", "no pipe here", "c?|liver|x|y", "d?|yes", "", "e?|1")
+    report = ReadReport()
+    frame = read_file(path, "VID04", 7, report)
+    assert frame is not None
+    assert [q.answer for q in frame.questions] == ["yes", "1"]
+    assert report.skipped == {"summary": 2, "comma_answer": 1, "unknown_answer": 1, "no_pipe": 1, "malformed": 1}
+    with pytest.raises(InputError, match=r"7\.txt:4 has the answer 'big liver'"):
+        read_file(path, "VID04", 7, ReadReport(), strict=True)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=400))
+def test_no_bytes_break_it_and_every_line_is_accounted_for(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("raw") / "1.txt"
+    path.write_bytes(raw)
+    report = ReadReport()
+    read_file(path, "VID04", 1, report)
+    left_out = sum(n for reason, n in report.skipped.items() if reason not in ("not_text", "empty_file"))
+    assert report.lines == report.questions + left_out
+
+
+def test_only_plain_folders_and_numbered_files_are_taken(tmp_path: Path) -> None:
+    for folder in ("VID04", "VID04_clean"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "a?|liver")
+    (tmp_path / "VID04" / "notes.txt").write_text("x")
+    (tmp_path / "VID04" / "007.txt").write_text("x")
+    frames, report = read_split(tmp_path, ["VID04"])
+    assert report.files == 1
+    assert [f.frame for f in frames] == [7]
+
+
+def test_a_binary_file_is_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    (tmp_path / "VID04" / "1.txt").write_bytes(b"\x89PNG\0\0\xff")
+    _, report = read_split(tmp_path, ["VID04"])
+    assert report.skipped == {"not_text": 1}
+
+
+def test_an_empty_root_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of the 1 videos"):
+        read_split(tmp_path, ["VID04"])
+    (tmp_path / "VID04").mkdir()
+    with pytest.raises(InputError, match="holds no question file"):
+        read_split(tmp_path, ["VID04"])
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
+def test_the_real_files_lose_no_line() -> None:
+    _, report = read_split(SHARED / "ssg-qa", ["VID01"])
+    assert (report.lines, report.questions, dict(report.skipped)) == (27, 23, {"summary": 4})
+    _, report = read_split(SHARED / "real" / "ssg-qa", ["VID68", "VID70", "VID73", "VID75"])
+    assert (report.files, report.lines, report.questions) == (440, 6595, 5715)

@@ -1,0 +1,89 @@
+"""Bad input at the door: one sentence, exit code 2, nothing lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from surgvivqa.cli import main
+
+TINY = ["--preset=tiny", "--workers=0", "--max-steps=1"]
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("surgvivqa: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_no_root(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSGVQA_ROOT", raising=False)
+    assert main(["train", *TINY, f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "--ssgvqa-root is missing" in sentence(capsys)
+
+
+def test_a_missing_frame(synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "frames"
+    shutil.copytree(synthetic_set / "frames", images)
+    (images / "VID04" / "000002.png").unlink()
+    flags = [f"--ssgvqa-root={synthetic_set}/ssg-qa", f"--image-root={images}", f"--splits-dir={synthetic_set}/splits"]
+    assert main(["train", *TINY, *flags, f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "1 of 8 frames are missing" in sentence(capsys)
+    assert main(["check", *TINY, *flags, f"--checkpoint-dir={tmp_path}/r", "--json"]) == 1
+    results = {r["name"]: r["status"] for r in json.loads(capsys.readouterr().out)}
+    assert results["frames"] == "FAIL"
+
+
+def test_an_unwritable_run_folder(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/file/run"]) == 2
+    assert "cannot be written" in sentence(capsys)
+
+
+def test_fp16_without_a_gpu(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *TINY, *data_flags, "--fp16", f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "--fp16 needs a GPU" in sentence(capsys)
+
+
+def test_a_prompt_that_does_not_fit(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *TINY, *data_flags, "--max-length=12", f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "its answer would be cut off" in sentence(capsys)
+
+
+def test_a_missing_hub_model(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    flags = [*data_flags, f"--video-model={tmp_path}/empty", f"--checkpoint-dir={tmp_path}/r", "--max-steps=1"]
+    assert main(["train", *flags]) == 2
+    assert "--video-model" in sentence(capsys)
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text("batch_sise: 4\n")
+    assert main(["train", "--config", f"{tmp_path}/c.yaml"]) == 2
+    assert "'batch_size'" in sentence(capsys)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (Path(tmp_path / "owned"),))  # type: ignore[return-value]
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Bomb()))
+    assert main(["eval", f"--checkpoint={tmp_path}/evil.pth"]) == 2
+    assert "never executed" in sentence(capsys)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_leak_check_fails_under_bidirectional(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"--checkpoint-dir={tmp_path}/r"
+    for mask, status in (("prefix", "PASS"), ("causal", "PASS"), ("bidirectional", "FAIL")):
+        code = main(["check", *TINY, *data_flags, folder, f"--mask={mask}", "--json"])
+        results = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+        assert results["leak"]["status"] == status
+        assert code == (1 if mask == "bidirectional" else 0), results
+    assert "reproducing" in results["leak"]["message"]

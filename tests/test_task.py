@@ -1,0 +1,48 @@
+"""Labels, prompts and splits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from surgvivqa.errors import InputError
+from surgvivqa.labels import LABELS, label_of
+from surgvivqa.prompts import build_prompt
+from surgvivqa.splits import load_splits
+
+
+def test_there_are_51_labels_and_no_guessing() -> None:
+    assert len(LABELS) == len(set(LABELS)) == 51
+    assert [label_of(x) for x in LABELS] == list(range(51))
+    assert label_of("yes") == LABELS.index("True")
+    assert label_of("specimen_bag") != label_of("specimenbag")
+    assert label_of("the liver") is None
+
+
+def test_prompts_are_the_published_ones() -> None:
+    assert build_prompt("What is it?") == "Question: What is it?\nAnswer:"
+    assert build_prompt("What is it?", "choices").startswith("Question: What is it?\nCandidates: 0, 1, 10, 2,")
+    assert build_prompt("What is it?", "choices").endswith("white, yellow\nAnswer:")
+
+
+def test_the_shipped_split_is_ssg_vqa_nets() -> None:
+    splits = load_splits()
+    assert [len(splits.videos(s)) for s in ("train", "val", "test")] == [35, 5, 5]
+    assert splits.test == ("VID02", "VID22", "VID43", "VID60", "VID74")
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (["VID04"], ["VID04"], "share VID04"),
+        (["VID02"], ["VID01"], "must never be trained on"),
+        (["VID04"], ["VID22"], "must never be trained on"),
+        (["../VID04"], ["VID01"], "list of video names"),
+        (["VID04", "VID04"], ["VID01"], "more than once"),
+    ],
+)
+def test_unsound_splits_are_refused(tmp_path: Path, train: list[str], val: list[str], message: str) -> None:
+    for name, videos in (("train", train), ("val", val), ("test", ["VID75"])):
+        (tmp_path / f"{name}_videos.json").write_text(json.dumps(videos))
+    with pytest.raises(InputError, match=message):
+        load_splits(tmp_path)
