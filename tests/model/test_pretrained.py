@@ -1,0 +1,118 @@
+"""The published parts: loaded from folders of random weights in small, whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BlipConfig,
+    BlipForQuestionAnswering,
+    BlipTextConfig,
+    BlipVisionConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+)
+
+from surgvivqa.config import ModelConfig, TrainConfig
+from surgvivqa.errors import InputError
+from surgvivqa.model.freezing import trainable_table
+from surgvivqa.model.loading import build_for_training, export_pth, load_checkpoint, save_checkpoint, train_tokenizer
+from surgvivqa.model.pretrained import load_text_encoder
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``video``, ``text`` (in the layout of blip-vqa-base) and ``gpt2`` with small random weights."""
+    root = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    video = VideoMAEConfig(**SIZES, image_size=32, num_frames=4, use_mean_pooling=False,
+                           decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+                           decoder_intermediate_size=32)  # fmt: skip
+    VideoMAEForPreTraining(video).save_pretrained(root / "video")
+    blip = BlipConfig(
+        text_config=BlipTextConfig(**SIZES, vocab_size=300, encoder_hidden_size=32, projection_dim=32).to_dict(),
+        vision_config=BlipVisionConfig(**SIZES, image_size=32).to_dict(),
+    )
+    BlipForQuestionAnswering(blip).save_pretrained(root / "text")
+    tokenizer = train_tokenizer(["How many tools are there?"], vocab_size=400)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2)).save_pretrained(
+        root / "gpt2"
+    )
+    tokenizer.save_pretrained(root / "gpt2")
+    return root
+
+
+def config(parts: Path, **flags: object) -> TrainConfig:
+    names = {
+        "video_model": str(parts / "video"),
+        "text_model": str(parts / "text"),
+        "decoder_model": str(parts / "gpt2"),
+    }
+    return TrainConfig(**names, num_frames=4, **flags)  # type: ignore[arg-type]
+
+
+def test_the_question_answering_layout_of_blip_is_loaded_tensor_for_tensor(parts: Path) -> None:
+    saved = load_file(parts / "text" / "model.safetensors")
+    loaded = load_text_encoder(str(parts / "text")).state_dict()
+    named = [k for k in saved if k.startswith("text_encoder.")]
+    assert len(named) > 20
+    for name in named:
+        assert torch.equal(saved[name], loaded[name.removeprefix("text_encoder.")]), name
+
+
+@pytest.mark.parametrize(
+    ("part", "prefix"), [("text", "text_encoder."), ("video", "videomae."), ("gpt2", "transformer.h.0")]
+)
+def test_a_part_left_at_random_is_an_error_that_names_it(parts: Path, part: str, prefix: str, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(parts, tmp_path / "p")
+    file = tmp_path / "p" / part / "model.safetensors"
+    tensors = load_file(file)
+    save_file({k: v for k, v in tensors.items() if not k.startswith(prefix)}, file, {"format": "pt"})
+    with pytest.raises(InputError, match="would stay partly random"):
+        build_for_training(config(tmp_path / "p"), [])
+
+
+def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: Path, tmp_path: Path) -> None:
+    bundle = build_for_training(config(parts), [])
+    table = {name: (trained, total) for name, trained, total in trainable_table(bundle.model)}
+    assert [name for name, (trained, _) in table.items() if trained] == ["llm LoRA"]
+    for name, parameter in bundle.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    save_checkpoint(bundle, tmp_path / "best")
+    export_pth(bundle, tmp_path / "lone.pth")
+    assert all("lora_" in k for k in load_file(tmp_path / "best" / "model.safetensors"))
+    fallback = ModelConfig(**{k: getattr(config(parts), k) for k in vars(ModelConfig())})
+    for path in (tmp_path / "best", tmp_path / "lone.pth"):
+        again = load_checkpoint(path, fallback).model.state_dict()
+        for name, tensor in bundle.model.state_dict().items():
+            assert torch.equal(tensor, again[name]), (path.name, name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained"),
+    [
+        ({}, {"llm LoRA"}),
+        ({"train_blip": True}, {"text_encoder", "llm LoRA"}),
+        ({"unfreeze_blip_last_n": 1}, {"text_encoder", "llm LoRA"}),
+        ({"train_gpt2_full": True}, {"llm base", "llm LoRA"}),
+        ({"full_finetune": True}, {"llm base"}),
+        ({"train_video": "patch-embed"}, {"visual_encoder", "llm LoRA"}),
+        ({"train_video": "full"}, {"visual_encoder", "llm LoRA"}),
+    ],
+)
+def test_each_flag_trains_its_part(parts: Path, flags: dict[str, object], trained: set[str]) -> None:
+    model = build_for_training(config(parts, **flags), []).model
+    assert {name for name, count, _ in trainable_table(model) if count} == trained
+
+
+def test_nothing_to_train_is_an_error(parts: Path) -> None:
+    with pytest.raises(InputError, match="Nothing would be trained"):
+        build_for_training(config(parts, lora_r=0), [])
