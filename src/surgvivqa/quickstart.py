@@ -34,7 +34,7 @@ class QuickstartConfig:
     """Folder of everything it makes."""
     lesson_steps: int = 400
     """Steps of build-base."""
-    steps: int = 1200
+    steps: int = 1000
     """Steps of fine-tuning."""
     frames_per_video: int = 24
     """Frames of each of the 45 synthetic videos."""
