@@ -67,6 +67,9 @@ def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> 
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             initializer_range=0.05,
+            bos_token_id=0,
+            eos_token_id=0,
+            sep_token_id=0,
         ),
         decoder_config=GPT2Config(
             vocab_size=vocab_size,
@@ -77,5 +80,7 @@ def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> 
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
         ),
     )
