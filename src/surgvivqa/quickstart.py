@@ -34,7 +34,7 @@ class QuickstartConfig:
     """Folder of everything it makes."""
     lesson_steps: int = 400
     """Steps of build-base."""
-    steps: int = 1000
+    steps: int = 1300
     """Steps of fine-tuning."""
     frames_per_video: int = 24
     """Frames of each of the 45 synthetic videos."""
@@ -56,7 +56,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     _run("build-base", "--synth-root", str(data), "--out", str(base), "--steps", str(config.lesson_steps))
     tune = [
         *("--preset", "tiny", "--pretrained-ckpt", str(base), "--train-blip", "--full-finetune"),
-        *("--batch-size", "52", "--questions-per-frame", "26", "--lr", "5e-4", "--max-steps", str(config.steps)),
+        *("--batch-size", "52", "--questions-per-frame", "13", "--lr", "5e-4", "--max-steps", str(config.steps)),
         *("--eval-every-steps", str(max(1, config.steps // 3)), "--save-every-steps", "0", "--val-max-samples", "800"),
         *("--checkpoint-dir", str(ckpt)),
     ]
