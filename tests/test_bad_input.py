@@ -35,6 +35,28 @@ def test_a_missing_frame(synthetic_set: Path, tmp_path: Path, capsys: pytest.Cap
     assert results["frames"] == "FAIL"
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_frame_met_in_training(
+    synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    images = tmp_path / "frames"
+    shutil.copytree(synthetic_set / "frames", images)
+    for frame in (images / "VID04").iterdir():
+        frame.write_bytes(frame.read_bytes()[:3000])
+    flags = [f"--ssgvqa-root={synthetic_set}/ssg-qa", f"--image-root={images}", f"--splits-dir={synthetic_set}/splits"]
+    command = ["train", "--preset=tiny", f"--workers={workers}", "--max-steps=1", *flags]
+    assert main([*command, f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "cannot be read as an image" in sentence(capsys)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset=tiny", "--workers=0", "--max-steps=9", "--lr=1e30", "--max-grad-norm=0", "--eval-every-steps=1"]
+    assert main(["train", *flags, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 1
+    assert "no update was made" in sentence(capsys)
+
+
 def test_an_unwritable_run_folder(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/file/run"]) == 2

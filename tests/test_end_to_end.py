@@ -1,6 +1,10 @@
 """The real commands on a small set, and what they leave."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +83,18 @@ def test_an_existing_run_is_not_overwritten(
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={run_folder}", "--max-steps=1"]) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert (run_folder / "best" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_exits_75(data_flags: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = [*TINY, *data_flags, f"--checkpoint-dir={folder}", "--max-steps=100000", "--log-interval=1"]
+    process = subprocess.Popen([sys.executable, "-m", "surgvivqa", "train", *flags], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    saved = list((folder / "checkpoints").iterdir())
+    assert len(saved) == 1
+    assert (saved[0] / "model.safetensors").is_file()

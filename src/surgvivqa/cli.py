@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = getattr(importlib.import_module(module), function)(parsed)
         return result if isinstance(result, int) else 0
     except SurgViVQAError as error:
-        print(f"surgvivqa: {error}", file=sys.stderr)
+        print(f"surgvivqa: {error.sentence}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("surgvivqa: stopped by hand.", file=sys.stderr)
@@ -116,6 +116,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     logger = logging.getLogger("surgvivqa")
     logger.setLevel(logging.INFO)

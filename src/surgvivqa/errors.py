@@ -6,6 +6,14 @@ class SurgViVQAError(Exception):
 
     exit_code = 1
 
+    @property
+    def sentence(self) -> str:
+        """The message alone: PyTorch hands on an error of a worker process with that process's traceback in it."""
+        text = str(self).strip()
+        if text.startswith("Caught "):
+            return text.splitlines()[-1].partition(": ")[2]
+        return text
+
 
 class InputError(SurgViVQAError):
     """Wrong usage or wrong input (a flag, a path, a file): exit code 2."""

@@ -18,8 +18,10 @@ from transformers import (
 
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.errors import InputError
-from surgvivqa.model.freezing import trainable_table
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.loading import build_for_training, export_pth, load_checkpoint, save_checkpoint, train_tokenizer
+from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_text_encoder
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -111,6 +113,17 @@ def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: 
 def test_each_flag_trains_its_part(parts: Path, flags: dict[str, object], trained: set[str]) -> None:
     model = build_for_training(config(parts, **flags), []).model
     assert {name for name, count, _ in trainable_table(model) if count} == trained
+
+
+def test_at_full_size_lora_is_811008_of_364480512_parameters() -> None:
+    with torch.device("meta"):
+        blip = BlipTextConfig(vocab_size=50257, encoder_hidden_size=768, num_attention_heads=12)
+        sizes = SurgViVQAConfig(VideoMAEConfig(), blip, GPT2Config(), lora={"r": 8, "alpha": 32, "dropout": 0.1})
+        model = SurgViVQAModel(sizes)
+    apply_freezing(model, TrainConfig())
+    table = trainable_table(model)
+    assert sum(row[1] for row in table) == 811_008
+    assert sum(row[2] for row in table) == 364_480_512
 
 
 def test_nothing_to_train_is_an_error(parts: Path) -> None:
