@@ -63,6 +63,28 @@ def test_the_launchers_run_a_recipe(synthetic_set: Path, tmp_path: Path) -> None
     folder = ["--checkpoint-dir", str(tmp_path / "ckpt")]
     done = run(sys.executable, "fine-tune/train_ssgvqa.py", *data, *splits, *tiny, *recipe, *folder)
     assert done.returncode == 0, done.stderr
-    done = run("bash", SCRIPTS[1], str(tmp_path / "ckpt" / "best_model.pth"), "simple", PYTHON=sys.executable)
+    checkpoint = str(tmp_path / "ckpt" / "best_model.pth")
+    done = run(sys.executable, "fine-tune/eval_finetuned.py", "--checkpoint", checkpoint, "--prompt-mode", "simple")
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(tmp_path / "ckpt" / "eval-test")
+    done = run("bash", SCRIPTS[1], checkpoint, "simple", PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ckpt" / "eval-test" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_and_the_slurm_script_run(synthetic_set: Path, tmp_path: Path) -> None:
+    roots = {"SSGVQA_ROOT": f"{synthetic_set}/ssg-qa/", "IMAGE_ROOT": f"{synthetic_set}/frames"}
+    more = ["--splits-dir", f"{synthetic_set}/splits", "--preset", "tiny", "--workers", "0"]
+    recipe = ["--full-finetune", "--train-gpt2-full", "--max-steps", "2", "--batch-size", "2", "--lr", "1e-6"]
+    recipe += ["--prompt-mode", "simple", "--checkpoint-dir", str(tmp_path / "full")]
+    done = run(sys.executable, "fine-tune/train_ssgvqa.py", *recipe, *more, **roots)
+    assert done.returncode == 0, done.stderr
+    # As SLURM does: a copy of the script, started elsewhere, told where it was submitted.
+    copy = tmp_path / "slurm_script"
+    shutil.copy(ROOT / SCRIPTS[0], copy)
+    slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "PYTHON": sys.executable, "PRECISION": "fp32", "MAX_STEPS": "2"}
+    slurm |= {"CKPT_DIR": str(tmp_path / "job"), "SPLITS_DIR": f"{synthetic_set}/splits"}
+    done = run("bash", str(copy), *more[2:], **roots, **slurm)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "job" / "best_model.pth").is_file()

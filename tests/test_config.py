@@ -1,0 +1,36 @@
+"""Flags: the recipe's names are all there, files read the same names, the command line wins."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from surgvivqa.cli import parse
+from surgvivqa.config import TrainConfig, read_yaml, save_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE_FLAGS = """ssgvqa_root image_root max_steps epochs batch_size lr fp16 bf16 prompt_mode eval_every_steps
+    save_every_steps val_max_samples gradient_accumulation_steps max_grad_norm warmup_steps lora_r lora_alpha lora_dropout
+    num_frames max_length full_finetune train_blip train_gpt2_full unfreeze_blip_last_n pretrained_ckpt workers seed
+    log_interval debug max_train_samples checkpoint_dir log_file splits_dir""".split()
+
+
+def test_every_flag_of_the_recipe_is_there() -> None:
+    assert not set(RECIPE_FLAGS) - {f.name for f in dataclasses.fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "paper", "tiny"])
+def test_the_shipped_configs_are_read(name: str) -> None:
+    assert TrainConfig(**read_yaml(ROOT / "configs" / f"{name}.yaml", TrainConfig)).batch_size > 0
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("lr: 1e-3\nbatch_size: 4\nfp16: true\n")
+    config = parse("train", TrainConfig, ["--config", f"{tmp_path}/c.yaml", "--batch-size", "2"])
+    assert (config.lr, config.batch_size, config.fp16) == (1e-3, 2, True)
+
+
+def test_a_saved_config_is_read_back_as_it_was(tmp_path: Path) -> None:
+    config = TrainConfig(ssgvqa_root=Path("/q"), lr=3e-7, max_steps=5, mask="causal")
+    save_yaml(config, tmp_path / "c.yaml")
+    assert TrainConfig(**read_yaml(tmp_path / "c.yaml", TrainConfig)) == config
