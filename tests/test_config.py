@@ -10,8 +10,9 @@ from surgvivqa.config import TrainConfig, read_yaml, save_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE_FLAGS = """ssgvqa_root image_root max_steps epochs batch_size lr fp16 bf16 prompt_mode eval_every_steps
-    save_every_steps val_max_samples gradient_accumulation_steps max_grad_norm warmup_steps lora_r lora_alpha lora_dropout
-    num_frames max_length full_finetune train_blip train_gpt2_full unfreeze_blip_last_n pretrained_ckpt workers seed
+    save_every_steps val_max_samples gradient_accumulation_steps max_grad_norm warmup_steps lora_r lora_alpha
+    lora_dropout num_frames max_length full_finetune train_blip train_gpt2_full unfreeze_blip_last_n pretrained_ckpt
+    workers seed
     log_interval debug max_train_samples checkpoint_dir log_file splits_dir""".split()
 
 

@@ -1,5 +1,7 @@
 """The order of questions: each once an epoch, batches of an exact size, a function of seed and epoch alone."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,5 +51,5 @@ def test_the_rate_warms_up_from_the_first_step_and_falls_to_zero() -> None:
     rates = [rate_factor(step, 200, config) for step in range(200)]
     assert rates[0] == 0.1
     assert rates[9] == 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] < 0.001
