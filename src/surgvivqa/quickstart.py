@@ -57,7 +57,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     tune = [
         *("--preset", "tiny", "--pretrained-ckpt", str(base), "--train-blip", "--full-finetune"),
         *("--batch-size", "52", "--questions-per-frame", "13", "--lr", "5e-4", "--max-steps", str(config.steps)),
-        *("--eval-every-steps", str(max(1, config.steps // 3)), "--save-every-steps", "0", "--val-max-samples", "800"),
+        *("--eval-every-steps", str(max(1, config.steps // 2)), "--save-every-steps", "0", "--val-max-samples", "800"),
         *("--checkpoint-dir", str(ckpt)),
     ]
     _run("check", *roots, *tune)
