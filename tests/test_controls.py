@@ -16,14 +16,15 @@ ROW = 34
 
 
 def train(mask: str, labels: torch.Tensor, steps: int) -> tuple[float, float]:
-    """Trains on ``labels[step, question]`` and gives loss a label and closed-set accuracy on the last, unseen row."""
+    """Trains on the first ``labels[step, question]``; loss a label and closed-set accuracy on the rest, never seen."""
     model = small_model()
     for parameter in model.parameters():
         parameter.data.mul_(0.5) if parameter.ndim > 1 else None
     model.visual_encoder.requires_grad_(False)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
     video = model.encode_video(torch.zeros(1, 4, 3, 32, 32))
-    asked = torch.randint(len(QUESTIONS), (steps + 1, ROW), generator=torch.Generator().manual_seed(5))
+    held_out = len(labels) - steps
+    asked = torch.randint(len(QUESTIONS), (len(labels), ROW), generator=torch.Generator().manual_seed(5))
 
     def row(step: int) -> tuple[list[list[int]], list[int]]:
         chosen = asked[step].tolist()
@@ -38,29 +39,33 @@ def train(mask: str, labels: torch.Tensor, steps: int) -> tuple[float, float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
-        prompts, truth = row(steps)
-        held = model.question_losses(pack_training([prompts], [[LABEL_IDS[t] for t in truth]], mask), video).mean()
-        scores = score_rows(model, [prompts], video, LabelTrie(LABEL_IDS), mask)
-    return float(held), float((scores.argmax(1) == torch.tensor(truth)).float().mean())
+        losses, right = 0.0, 0
+        for step in range(steps, steps + held_out):
+            prompts, truth = row(step)
+            packed = pack_training([prompts], [[LABEL_IDS[t] for t in truth]], mask)
+            losses += float(model.question_losses(packed, video).mean())
+            scores = score_rows(model, [prompts], video, LabelTrie(LABEL_IDS), mask)
+            right += int((scores.argmax(1) == torch.tensor(truth)).sum())
+    return losses / held_out, right / (held_out * ROW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", ["prefix", "causal", "bidirectional"])
 def test_random_labels_stay_at_chance_unless_they_leak(mask: str) -> None:
     steps = 400
-    labels = torch.randint(51, (steps + 1, len(QUESTIONS)), generator=torch.Generator().manual_seed(3))
+    labels = torch.randint(51, (steps + 12, len(QUESTIONS)), generator=torch.Generator().manual_seed(3))
     loss, accuracy = train(mask, labels, steps)
-    assert accuracy < 0.2
+    assert accuracy < 0.06  # chance is 0.02, of 408 questions
     if mask == "bidirectional":
         assert loss < 0.5 * math.log(51)
     else:
-        assert loss > math.log(51) - 0.05
+        assert loss >= math.log(51)
 
 
 @pytest.mark.slow
 def test_labels_that_follow_the_question_are_learned() -> None:
     steps = 500
-    labels = torch.randperm(51, generator=torch.Generator().manual_seed(4)).expand(steps + 1, -1)
+    labels = torch.randperm(51, generator=torch.Generator().manual_seed(4)).expand(steps + 2, -1)
     loss, accuracy = train("prefix", labels, steps)
     assert accuracy == 1.0
     assert loss < 0.5

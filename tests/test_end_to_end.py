@@ -98,3 +98,42 @@ def test_a_signal_saves_and_exits_75(data_flags: list[str], tmp_path: Path) -> N
     saved = list((folder / "checkpoints").iterdir())
     assert len(saved) == 1
     assert (saved[0] / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--gradient-checkpointing"],
+        ["--debug"],
+        ["--bf16"],
+        ["--mask=bidirectional", "--questions-per-frame=2"],
+        ["--mask=causal", "--gradient-accumulation-steps=3"],
+        ["--clip-mode=past", "--num-frames=4", "--frame-fit=crop"],
+        ["--prompt-mode=choices", "--max-length=192", "--frame-fit=pad"],
+        ["--schedule=constant", "--max-grad-norm=0", "--best-metric=loss", "--max-train-samples=20"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_each_way_of_training_runs_and_its_checkpoint_evaluates(
+    data_flags: list[str], tmp_path: Path, flags: list[str]
+) -> None:
+    steps = ["--max-steps=2", "--val-max-samples=6", "--log-interval=1"]
+    assert main(["train", *TINY, *data_flags, *steps, *flags, f"--checkpoint-dir={tmp_path}/run"]) == 0
+    evaluate = ["eval", f"--checkpoint={tmp_path}/run", "--max-samples=6", "--workers=0"]
+    assert main([*evaluate, f"--output={tmp_path}/eval"]) == 0
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["n"] > 0
+
+
+@pytest.mark.slow
+def test_a_base_from_the_lesson_can_be_tuned_with_lora_alone(
+    synthetic_set: Path, data_flags: list[str], tmp_path: Path
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    lesson = [f"--synth-root={synthetic_set}", f"--out={base}", f"--splits-dir={synthetic_set / 'splits'}"]
+    assert main(["build-base", *lesson, "--steps=20", "--batch-size=4"]) == 0
+    steps = ["--max-steps=2", "--val-max-samples=6"]
+    tuned = ["train", *TINY, *data_flags, *steps, f"--pretrained-ckpt={base}", f"--checkpoint-dir={run}"]
+    assert main(tuned) == 0
+    assert "llm LoRA              45,056        45,056" in (run / "train.log").read_text()
+    assert main(["eval", f"--checkpoint={run}", "--max-samples=6", "--workers=0"]) == 0

@@ -41,6 +41,8 @@ class LessonConfig:
     """A folder made by `surgvivqa synth` with masks."""
     out: Path
     """The checkpoint folder to write; give it to train with --pretrained-ckpt."""
+    splits_dir: Path | None = None
+    """Folder of the split files; only training videos are used (default: SSG-VQA-Net's split)."""
     steps: int = 500
     """Optimiser steps."""
     batch_size: int = 32
@@ -63,7 +65,7 @@ def teach(config: LessonConfig) -> int:
     if not (root / "masks").is_dir():
         raise InputError(f"--synth-root {root} has no masks/; make it with `surgvivqa synth --out {root}`.")
     torch.manual_seed(config.seed)
-    frames, _ = read_split(root / "ssg-qa", load_splits().train)
+    frames, _ = read_split(root / "ssg-qa", load_splits(config.splits_dir).train)
     tokenizer = train_tokenizer(q.question for f in frames for q in f.questions)
     model = SurgViVQAModel(tiny_config(len(tokenizer)))
     bundle = Bundle(model, tokenizer, ModelConfig(preset="tiny"), {"lesson": str(root)})
