@@ -26,6 +26,7 @@ _RGB: dict[str, tuple[int, int, int]] = {
     "specimenbag": (232, 236, 240),
 }
 _SEEN = 60  # px from which a thing counts as visible
+_VIEW = 208.0  # px, radius of the round view
 _YY, _XX = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
 
 
@@ -37,42 +38,59 @@ def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int,
         visible box of each thing (None where less than 60 px of it can be seen).
     """
     rng = np.random.default_rng(scene.seed)
-    base = np.array([150, 62, 58], dtype=np.float32)
-    canvas = base + 26 * _noise(rng, 9)[..., None] + 12 * _noise(rng, 40)[..., None]
+    base = np.array([132, 54, 50], dtype=np.float32)
+    canvas = base + 18 * _noise(rng, 9)[..., None] + 9 * _noise(rng, 40)[..., None]
     owner = np.full((HEIGHT, WIDTH), -1, dtype=np.int16)
     for index, thing in enumerate(scene.things):
-        own = np.random.default_rng(thing.seed)
         tool = thing.component in INSTRUMENTS
         if tool and thing.component != "specimenbag":
             canvas = _shaft(canvas, thing)
+        own = np.random.default_rng(thing.seed)
         mask = _draw(thing, own)
-        solid = np.asarray(mask) > 127
-        soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.0)), dtype=np.float32)[..., None] / 255
-        # Height of a pillow over the shape: its slope against the light gives shading, its top the wet highlights.
-        swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
-        slope_y, slope_x = np.gradient(swell)
-        shade = np.clip(1.0 - (4.0 if tool else 9.0) * (slope_x + slope_y), 0.45, 1.5)
-        colour = np.array(_RGB[thing.component], dtype=np.float32) * (1 + 0.05 * own.standard_normal(3))
-        grain = _noise(own, 30 if not tool else 60) * (0.04 if tool else 0.13) + _noise(own, 8) * (0 if tool else 0.08)
-        surface = colour * (shade * (1 + grain))[..., None]
-        spots = np.clip(_noise(own, 22) - (1.5 if not tool else 1.9), 0, 1) * (swell > 0.7)
-        surface = surface + 190 * spots[..., None]
-        if not tool:  # a dark rim where tissue meets tissue
-            rim = np.clip(1 - np.abs(swell - 0.5) * 6, 0, 1) * 0.28
-            canvas = canvas * (1 - (rim * (swell < 0.5))[..., None])
-            surface = surface * (1 - (rim * (swell >= 0.5))[..., None])
-        canvas = canvas * (1 - soft) + surface * soft
-        owner[solid] = index
+        box = mask.getbbox()
+        if box is None:
+            continue
+        # Only the thing's surroundings are worked on.
+        x1, y1, x2, y2 = max(0, box[0] - 20), max(0, box[1] - 20), min(WIDTH, box[2] + 20), min(HEIGHT, box[3] + 20)
+        region = (slice(y1, y2), slice(x1, x2))
+        part = mask.crop((x1, y1, x2, y2))
+        canvas[region] = _paint(canvas[region], part, thing, tool, own)
+        owner[region][np.asarray(part) > 127] = index
     light_x, light_y = WIDTH / 2 + rng.uniform(-40, 40), HEIGHT / 2 + rng.uniform(-25, 25)
     distance = np.hypot((_XX - light_x) / 1.15, _YY - light_y)
-    canvas = canvas * np.clip(1.22 - (distance / 300) ** 2 * 1.5, 0.25, 1.25)[..., None]
-    edge = np.hypot((_XX - WIDTH / 2) / (WIDTH * 0.535), (_YY - HEIGHT / 2) / (HEIGHT * 0.69))
-    canvas = canvas * np.clip((1.0 - edge) * 14, 0.02, 1)[..., None]
-    frame = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.5))
+    canvas *= np.clip(1.25 - (distance / 300) ** 2 * 1.5, 0.3, 1.3)[..., None]
+    # The endoscope's round view, cut at the top and the bottom of the picture.
+    edge = np.hypot(_XX - WIDTH / 2, _YY - HEIGHT / 2) / _VIEW
+    canvas *= np.clip((1.0 - edge) * 30, 0.02, 1)[..., None]
+    frame = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     owner[edge > 0.99] = -1
     boxes = [_box(owner == i) for i in range(len(scene.things))]
     values = np.array([0, *(COMPONENTS.index(t.component) + 1 for t in scene.things)], dtype=np.uint8)
     return frame, Image.fromarray(values[owner[::2, ::2] + 1]), boxes
+
+
+def _paint(below: Array, mask: Image.Image, thing: Thing, tool: bool, rng: np.random.Generator) -> Array:
+    """One thing over what lies below it; ``below`` ``[h, w, 3]`` and ``mask`` are cut to its surroundings."""
+    height, width = below.shape[:2]
+    soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.0)), dtype=np.float32)[..., None] / 255
+    # Height of a pillow over the shape: its slope against the light gives shading, its top the wet highlights.
+    swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
+    slope_y, slope_x = np.gradient(swell)
+    shade = np.clip(1.0 - (4.0 if tool else 9.0) * (slope_x + slope_y), 0.45, 1.5)
+    colour = np.array(_RGB[thing.component], dtype=np.float32) * (1 + 0.05 * rng.standard_normal(3))
+    if tool:
+        grain = 0.04 * _noise(rng, 60, width, height)
+    else:
+        grain = 0.09 * _noise(rng, 70, width, height) + 0.09 * _noise(rng, 14, width, height)
+    surface = colour * (shade * (1 + grain))[..., None]
+    spots = np.clip((_noise(rng, 55, width, height) - (1.9 if tool else 1.5)) * 1.6, 0, 1) * (swell > 0.75)
+    surface = surface + 200 * spots[..., None]
+    if not tool:  # a dark rim where tissue meets tissue
+        rim = np.clip(1 - np.abs(swell - 0.5) * 6, 0, 1) * 0.28
+        below = below * (1 - (rim * (swell < 0.5))[..., None])
+        surface = surface * (1 - (rim * (swell >= 0.5))[..., None])
+    painted: Array = below * (1 - soft) + surface * soft
+    return painted
 
 
 def _box(solid: Array) -> tuple[int, int, int, int] | None:
@@ -82,10 +100,11 @@ def _box(solid: Array) -> tuple[int, int, int, int] | None:
     return int(xs[0]), int(ys[0]), int(xs[-1]), int(ys[-1])
 
 
-def _noise(rng: np.random.Generator, cells: int) -> Array:
-    """Smooth noise ``[H, W]`` of about unit deviation with ``cells`` features across."""
-    small = rng.standard_normal((max(2, cells * HEIGHT // WIDTH), cells)).astype(np.float32)
-    return np.asarray(Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
+def _noise(rng: np.random.Generator, cells: int, width: int = WIDTH, height: int = HEIGHT) -> Array:
+    """Smooth noise ``[height, width]`` of about unit deviation, with ``cells`` features across a whole frame."""
+    shape = (max(2, cells * height // WIDTH), max(2, cells * width // WIDTH))
+    small = Image.fromarray(rng.standard_normal(shape).astype(np.float32))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def _turned(thing: Thing, points: list[tuple[float, float]], turn: float | None = None) -> list[tuple[float, float]]:

@@ -91,13 +91,14 @@ def make_scene(seed: int, video: int, second: int, burst: int = 4) -> Scene:
     for name in [*names, *tools]:
         tool = name in INSTRUMENTS
         if tool:
-            x, y = rng.uniform(60, 370), rng.uniform(45, 195)
-            rx, ry = rng.uniform(24, 32), rng.uniform(9, 12)
+            x, y = rng.uniform(75, 355), rng.uniform(45, 195)
+            rx, ry = rng.uniform(27, 35), rng.uniform(11, 14)
             if name == "specimenbag":
                 rx, ry = rng.uniform(34, 46), rng.uniform(24, 32)
         else:
             _, xs, ys, ws, hs = layout[name]
-            x, y, rx, ry = rng.uniform(*xs), rng.uniform(*ys), rng.uniform(*ws), rng.uniform(*hs)
+            x, y = rng.uniform(*xs), rng.uniform(*ys)
+            rx, ry = 1.15 * rng.uniform(*ws), 1.15 * rng.uniform(*hs)
         reach = 14.0 if tool else 4.0
         phase, speed = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.4, 0.9, 3)
         things.append(
