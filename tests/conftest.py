@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -21,6 +22,12 @@ def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, video in (("train", "VID04"), ("val", "VID01"), ("test", "VID02")):
         (root / "splits" / f"{split}_videos.json").write_text(json.dumps([video]))
     return root
+
+
+@pytest.fixture(autouse=True)
+def _a_process_of_its_own() -> None:
+    """Accelerate keeps devices and precision for the life of a process; each test is like a new one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Which parameters train: the seed's freezing flags, and the table that shows what they come to."""
 
+import functools
 from typing import Any
 
+import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from surgvivqa.config import TrainConfig
@@ -77,6 +80,24 @@ def set_modes(model: SurgViVQAModel) -> None:
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
+        for block in model.decoder.transformer.h:
+            # The block alone, not what is in it: a layer recomputes its activations only in training mode.
+            block.training = block.gradient_checkpointing
+
+
+def checkpoint_activations(model: SurgViVQAModel) -> None:
+    """Makes every layer of the three parts recompute its activations in the backward pass.
+
+    Transformers offers no switch for BLIP's text model, though its layers can do it; so the layers are set one by one.
+    """
+    recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+    for layer in _layers(model):
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = recompute
+
+
+def _layers(model: SurgViVQAModel) -> list[Any]:
+    return [*model.visual_encoder.encoder.layer, *model.text_encoder.encoder.layer, *model.decoder.transformer.h]
 
 
 def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:

@@ -28,7 +28,7 @@ from surgvivqa.data.packing import PromptCoder
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.configuration import SurgViVQAConfig, tiny_config
-from surgvivqa.model.freezing import apply_freezing, lora_settings
+from surgvivqa.model.freezing import apply_freezing, checkpoint_activations, lora_settings
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
 from surgvivqa.prompts import build_prompt, build_target
@@ -107,8 +107,7 @@ def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
         bundle = _build_base(settings, lora_settings(config))
     apply_freezing(bundle.model, config)
     if config.gradient_checkpointing:
-        for part in (bundle.model.visual_encoder, bundle.model.text_encoder, bundle.model.decoder):
-            part.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(bundle.model)
     return bundle
 
 
