@@ -154,6 +154,7 @@ def save_checkpoint(bundle: Bundle, folder: Path) -> None:
     settings = {"settings": dataclasses.asdict(bundle.settings), "run": bundle.run}
     (temporary / "surgvivqa.json").write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
     save_file({k: v.cpu() for k, v in saved_tensors(bundle).items()}, temporary / "model.safetensors")
+    (temporary / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
