@@ -54,7 +54,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
 ) -> None:
     flags = ["--preset=tiny", "--workers=0", "--max-steps=9", "--lr=1e30", "--max-grad-norm=0", "--eval-every-steps=1"]
     assert main(["train", *flags, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 1
-    assert "no update was made" in sentence(capsys)
+    message = sentence(capsys)
+    assert "no update was made" in message
+    assert "(VID" in message and ".txt:" in message  # which question
 
 
 def test_an_unwritable_run_folder(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,3 +111,19 @@ def test_the_leak_check_fails_under_bidirectional(
         assert results["leak"]["status"] == status
         assert code == (1 if mask == "bidirectional" else 0), results
     assert "reproducing" in results["leak"]["message"]
+
+
+def test_a_synthetic_set_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["synth", f"--out={tmp_path}/file/set", "--videos=3", "--frames-per-video=1"]) == 2
+    assert "cannot be written" in sentence(capsys)
+
+
+def test_an_output_that_cannot_be_written(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0
+    capsys.readouterr()
+    (tmp_path / "file").write_text("x")
+    assert main(["eval", f"--checkpoint={tmp_path}/r", f"--output={tmp_path}/file/out"]) == 2
+    assert "cannot be written" in sentence(capsys)

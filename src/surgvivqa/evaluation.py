@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.config import EvalConfig, PredictConfig
-from surgvivqa.data.frames import FrameStore, load_image, missing_frames
+from surgvivqa.data.frames import FrameStore, load_image, refuse_missing
 from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
@@ -156,10 +156,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     frames = spread(frames, config.max_samples)
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
-    missing = missing_frames(store, frames)
-    if missing:
-        first = ", ".join(str(p) for p in missing[:3])
-        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {image_root} (first: {first}).")
+    refuse_missing(store, frames)
     output = config.output or _default_output(config)
     try:
         output.mkdir(parents=True, exist_ok=True)

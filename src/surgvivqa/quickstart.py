@@ -103,7 +103,6 @@ def compare(config: QuickstartConfig, seconds: float) -> dict[str, Any]:
 
 
 def _trained(ckpt: Path) -> float:
-
     bundle = load_checkpoint(ckpt, ModelConfig())
     apply_freezing(bundle.model, TrainConfig(**read_yaml(ckpt / "config.yaml", TrainConfig)))
     return trainable_fraction(bundle.model)

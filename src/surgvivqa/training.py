@@ -5,25 +5,21 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from surgvivqa.config import TrainConfig, save_yaml
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
-from surgvivqa.data.frames import missing_frames
+from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, predict_frames, spread
@@ -31,6 +27,7 @@ from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
+from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.splits import load_splits
 
 CHANCE = math.log(51)
@@ -101,24 +98,27 @@ def train(config: TrainConfig) -> int:
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
             rows = TrainingRows(train_frames, store, prompts, bundle.settings.mask, plan)
-            batches = iter(training_loader(rows, range(len(plan)), config.workers))
+            batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
-                step_loss = 0.0
+                step_loss, culprit = 0.0, "in another process"
                 for micro in range(config.gradient_accumulation_steps):
                     weight = questions_in_step[micro]
-                    clips, packed = next(batches).to(accelerator.device, clip_frames)
+                    index, batch = next(batches)
+                    clips, packed = batch.to(accelerator.device, clip_frames)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
                         losses = wrapped(packed, pixel_values=clips)
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes
+                    if not losses.detach().isfinite().all():
+                        culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()))
                 step_loss = float(accelerator.reduce(torch.tensor(step_loss, device=accelerator.device), "sum"))
                 if not math.isfinite(step_loss):
                     raise RunError(
-                        f"The loss of step {step + 1} is {step_loss}; no update was made, and the last checkpoint in "
-                        f"{folder} is good. Lower --lr, or leave --fp16."
+                        f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
+                        f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
                     )
                 norm = None
                 if config.max_grad_norm > 0:
@@ -244,14 +244,6 @@ def drawn(frames: list[Frame], most: int, seed: int) -> list[Frame]:
     return kept
 
 
-def refuse_missing(store: Any, frames: list[Frame]) -> None:
-    """Raises InputError, with a count and the first few, where a question's frame does not exist."""
-    missing = missing_frames(store, frames)
-    if missing:
-        first = ", ".join(str(p) for p in missing[:3])
-        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {store.root} (first: {first}).")
-
-
 def run_values(config: TrainConfig) -> dict[str, Any]:
     """The flags of a run, as plain values, kept in its checkpoints."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
@@ -332,79 +324,6 @@ def save_step(bundle: Bundle, folder: Path, step: int, keep: int, main: bool) ->
     save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
     for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-class LossWindow:
-    """Mean loss a question, and questions a second, since it was made."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.questions, self.started = 0, time.monotonic()
-
-    def add(self, loss: float, questions: int) -> None:
-        """Takes one step's mean loss and its number of questions."""
-        self.losses.append(loss)
-        self.questions += questions
-
-    def mean(self) -> float:
-        """Mean over the steps."""
-        return float(np.mean(self.losses))
-
-    def rate(self) -> float:
-        """Questions a second."""
-        return self.questions / max(1e-9, time.monotonic() - self.started)
-
-
-class RunLog:
-    """``metrics.jsonl``: one JSON object a line, flushed as it is written; the same to the log."""
-
-    def __init__(self, path: Path, main: bool) -> None:
-        self.path = path if main else None
-
-    def write(self, **values: Any) -> None:
-        """Appends one line."""
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
-
-
-class StopSignals:
-    """Within it, SIGTERM, SIGINT and SIGUSR1 are noted in ``caught`` and acted on after the step."""
-
-    def __init__(self) -> None:
-        self.caught: str | None = None
-        self._old: dict[int, Any] = {}
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.caught = signal.Signals(number).name
-
-    def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
-
-
-class progress_bar:  # noqa: N801  (used as a function)
-    """A bar on a terminal, nothing elsewhere; gives a function to call after each step."""
-
-    def __init__(self, total: int, main: bool) -> None:
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not main or not os.isatty(2), transient=True)
-        self.total = total
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        task = self.bar.add_task("train", total=self.total)
-        return lambda: self.bar.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:

@@ -85,6 +85,11 @@ class TrainingRows(Dataset[Batch]):
             answers.append([self.coder.label_ids[q.label] for q in questions])
         return Batch(torch.stack(clips), pack_training(prompts, answers, self.mask))
 
+    def describe(self, index: int, question: int) -> str:
+        """Names question ``question`` of micro-batch ``index`` for an error."""
+        asked = [self.frames[f].questions[q] for f, chosen in self.plan[index] for q in chosen][question]
+        return f"{asked.video}/{asked.frame}.txt:{asked.line}: {asked.question!r}"
+
 
 def training_loader(rows: TrainingRows, order: Sequence[int], workers: int) -> DataLoader[Any]:
     """The micro-batches of ``order``, made by ``workers`` processes (0: this one), the same for any number of them."""

@@ -132,6 +132,14 @@ def missing_frames(store: FrameStore, frames: Sequence[Frame]) -> list[Path]:
     ]
 
 
+def refuse_missing(store: FrameStore, frames: Sequence[Frame]) -> None:
+    """Raises InputError, with a count and the first few, where a question's frame does not exist."""
+    missing = missing_frames(store, frames)
+    if missing:
+        first = ", ".join(str(p) for p in missing[:3])
+        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {store.root} (first: {first}).")
+
+
 def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:
     """Frames that cannot be decoded, each with the reason."""
     bad = []

@@ -1,0 +1,88 @@
+"""What a run tells while it goes and how it is told to stop: the log lines, the bar, the signals."""
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("surgvivqa")
+
+
+class LossWindow:
+    """Mean loss a question, and questions a second, since it was made."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.questions, self.started = 0, time.monotonic()
+
+    def add(self, loss: float, questions: int) -> None:
+        """Takes one step's mean loss and its number of questions."""
+        self.losses.append(loss)
+        self.questions += questions
+
+    def mean(self) -> float:
+        """Mean over the steps."""
+        return float(np.mean(self.losses))
+
+    def rate(self) -> float:
+        """Questions a second."""
+        return self.questions / max(1e-9, time.monotonic() - self.started)
+
+
+class RunLog:
+    """``metrics.jsonl``: one JSON object a line, flushed as it is written; the same to the log."""
+
+    def __init__(self, path: Path, main: bool) -> None:
+        self.path = path if main else None
+
+    def write(self, **values: Any) -> None:
+        """Appends one line."""
+        if self.path is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
+
+
+class StopSignals:
+    """Within it, SIGTERM, SIGINT and SIGUSR1 are noted in ``caught`` and acted on after the step."""
+
+    def __init__(self) -> None:
+        self.caught: str | None = None
+        self._old: dict[int, Any] = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.caught = signal.Signals(number).name
+
+    def __enter__(self) -> "StopSignals":
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+
+class progress_bar:  # noqa: N801  (used as a function)
+    """A bar on a terminal, nothing elsewhere; gives a function to call after each step."""
+
+    def __init__(self, total: int, main: bool) -> None:
+        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, disable=not main or not os.isatty(2), transient=True)
+        self.total = total
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        task = self.bar.add_task("train", total=self.total)
+        return lambda: self.bar.advance(task)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
