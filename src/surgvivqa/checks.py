@@ -169,7 +169,7 @@ def _leak(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Result:
     with torch.inference_mode():
         tokens = model.encode_video(clip)
         logits = [
-            model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[0, : len(ids)]
+            model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
             for a in answers
         ]
     moved = float((logits[0] - logits[1]).abs().max())

@@ -119,7 +119,7 @@ def test_changing_an_answer_changes_prompt_logits_only_under_bidirectional(model
     with torch.no_grad():
         video = model.encode_video(clips()[:1])
         logits = [
-            model.prompt_logits(pack_training([[prompt]], [[answer]], mask), video)[0, : len(prompt)]
+            model.prompt_logits(pack_training([[prompt]], [[answer]], mask), video)[: len(prompt)]
             for answer in ([22, 24, 25], [27, 28, 29])
         ]
     assert torch.equal(logits[0], logits[1]) == (mask != "bidirectional")

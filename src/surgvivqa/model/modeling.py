@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from transformers import BlipTextModel, GPT2LMHeadModel, PreTrainedModel, VideoMAEModel
 
 from surgvivqa.data.packing import Packed
+from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
 
+LOGIT_ROWS = 256
 LORA_TARGETS = ["c_attn", "c_proj"]
 
 
@@ -46,6 +48,7 @@ class SurgViVQAModel(PreTrainedModel):
             )
             llm = get_peft_model(llm, adapters)
         self.llm = llm
+        install(self.text_encoder, self.decoder)
 
     @property
     def decoder(self) -> Any:
@@ -59,48 +62,72 @@ class SurgViVQAModel(PreTrainedModel):
             tokens: Tensor = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
         return tokens
 
-    def hidden_states(self, packed: Packed, video_tokens: Tensor) -> Tensor:
-        """The decoder's last hidden states ``[F, S, hidden]`` of packed rows, row f looking at ``video_tokens[f]``.
+    def text_states(self, packed: Packed, video: VideoMemory, layout: Layout) -> Tensor:
+        """The text encoder's last hidden states ``[N, hidden]`` of a stream whose frames look at ``video``.
 
         Raises:
-            ValueError: the rows of text and video differ in number (Transformers' BLIP would spread them in silence).
+            ValueError: the stream has another number of frames than ``video``.
         """
-        if packed.input_ids.shape[0] != video_tokens.shape[0]:
-            raise ValueError(f"{packed.input_ids.shape[0]} rows of text but {video_tokens.shape[0]} of video tokens")
-        text = self.text_encoder(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=_additive(packed.text_mask, video_tokens.dtype),
-            encoder_hidden_states=video_tokens,
-            is_decoder=False,
-        ).last_hidden_state
-        hidden: Tensor = self.decoder.transformer(
-            inputs_embeds=text,
-            position_ids=packed.position_ids,
-            attention_mask=_additive(packed.decoder_mask, text.dtype),
+        embedded = self.text_encoder.embeddings(
+            input_ids=packed.input_ids.unsqueeze(0), position_ids=packed.position_ids.unsqueeze(0)
+        )
+        encoded = self.text_encoder.encoder(
+            embedded,
+            attention_mask=layout,
+            encoder_hidden_states=video.looked_at_by(packed.frames),
+            encoder_attention_mask=layout,
+        )
+        states: Tensor = encoded.last_hidden_state[0]
+        return states
+
+    def decoder_states(self, packed: Packed, text: Tensor, layout: Layout) -> Tensor:
+        """The decoder's last hidden states ``[N, hidden]`` of a stream of text states ``[N, hidden]``."""
+        states: Tensor = self.decoder.transformer(
+            inputs_embeds=text.unsqueeze(0),
+            position_ids=packed.position_ids.unsqueeze(0),
+            attention_mask=text.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
+            layout=layout,
             use_cache=False,
-        ).last_hidden_state
-        return hidden
+        ).last_hidden_state[0]
+        return states
 
-    def target_log_probs(self, packed: Packed, video_tokens: Tensor) -> Tensor:
-        """Log-probability ``[N]`` (float32) of each target token, over the whole vocabulary.
+    def hidden_states(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+        """The decoder's last hidden states ``[N, hidden]``; ``video`` may be video tokens ``[F, V, hidden]``."""
+        memory = video if isinstance(video, VideoMemory) else VideoMemory(video)
+        for_text, for_decoder = layouts(packed, memory.tokens.dtype)
+        return self.decoder_states(packed, self.text_states(packed, memory, for_text), for_decoder)
 
-        The output layer runs at the distinct positions that predict something, and nowhere else.
+    def log_probs_at(self, packed: Packed, hidden: Tensor) -> Tensor:
+        """Log-probability ``[T]`` (float32) of each target token over the whole vocabulary, from hidden states.
+
+        The output layer runs at the distinct positions that predict something, and nowhere else; without gradients, a
+        few positions at a time, which keeps the logits in the processor's cache.
         """
-        hidden = self.hidden_states(packed, video_tokens)
-        flat = packed.target_rows * packed.input_ids.shape[1] + packed.target_positions
-        places, which = torch.unique(flat, return_inverse=True)
-        logits = self.decoder.lm_head(hidden.flatten(0, 1)[places]).float()
-        return logits[which, packed.target_ids] - logits.logsumexp(dim=-1)[which]
+        places, which = torch.unique(packed.target_positions, return_inverse=True)
+        if torch.is_grad_enabled():
+            logits = self.decoder.lm_head(hidden[places]).float()
+            return logits[which, packed.target_ids] - logits.logsumexp(dim=-1)[which]
+        result = torch.empty(len(which), device=hidden.device)
+        order = torch.argsort(which)
+        bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + LOGIT_ROWS, LOGIT_ROWS).to(which))
+        for n, start in enumerate(range(0, len(places), LOGIT_ROWS)):
+            logits = self.decoder.lm_head(hidden[places[start : start + LOGIT_ROWS]]).float()
+            mine = order[int(bounds[n]) : int(bounds[n + 1])]
+            rows = which[mine] - start
+            result[mine] = logits[rows, packed.target_ids[mine]] - logits.logsumexp(dim=-1)[rows]
+        return result
 
-    def question_losses(self, packed: Packed, video_tokens: Tensor) -> Tensor:
+    def target_log_probs(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+        """Log-probability ``[T]`` (float32) of each target token, over the whole vocabulary."""
+        return self.log_probs_at(packed, self.hidden_states(packed, video))
+
+    def question_losses(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
         """Negative log-likelihood ``[Q]`` of each question's answer in nats, summed over its tokens."""
-        losses = -self.target_log_probs(packed, video_tokens)
-        return torch.zeros(packed.num_questions).to(losses).index_add(0, packed.target_question, losses)
+        return answer_losses(packed, self.target_log_probs(packed, video))
 
-    def prompt_logits(self, packed: Packed, video_tokens: Tensor) -> Tensor:
-        """Logits ``[F, S, vocabulary]`` at every position, for the leak check."""
-        logits: Tensor = self.decoder.lm_head(self.hidden_states(packed, video_tokens))
+    def prompt_logits(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+        """Logits ``[N, vocabulary]`` at every position, for the leak check."""
+        logits: Tensor = self.decoder.lm_head(self.hidden_states(packed, video))
         return logits
 
     def forward(self, packed: Packed, pixel_values: Tensor | None = None, video_tokens: Tensor | None = None) -> Tensor:
@@ -112,7 +139,6 @@ class SurgViVQAModel(PreTrainedModel):
         return self.question_losses(packed, video_tokens)
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[F, S, S]`` bool to the ``[F, 1, S, S]`` additive mask that Transformers passes on as it is."""
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return bias.masked_fill(~mask, torch.finfo(dtype).min).unsqueeze(1)
+def answer_losses(packed: Packed, log_probs: Tensor) -> Tensor:
+    """Log-probabilities ``[T]`` of target tokens to negative log-likelihoods ``[Q]`` of whole answers."""
+    return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)

@@ -1,0 +1,235 @@
+"""Attention over packed streams, put under Transformers' own BLIP and decoder layers.
+
+Every linear layer of a model runs on the stream ``[1, N, hidden]`` of all tokens, without padding. Attention alone has
+to know which tokens belong together: it lays the stream out as a grid of blocks ``[B, L]``, so that its cost grows with
+the number of questions and not with its square, and puts the result back.
+
+Without a ``Layout`` both hooks do what Transformers does, so that the stock way stays at hand (the tests' oracle).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, BlipTextModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
+
+from surgvivqa.data.packing import Grid, Packed
+
+ATTENTION = "surgvivqa_blocks"
+KeysValues = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Memory:
+    """Keys and values of each self-attention ``[B, heads, L, head]``, kept so that later tokens can look back."""
+
+    kept: dict[nn.Module, KeysValues] = field(default_factory=dict)
+
+
+@dataclass
+class Layout:
+    """How one model lays a stream out: the grid of blocks, and the additive mask ``[B, 1, L, past + L]``.
+
+    ``keep`` is filled with this pass's keys and values; ``past``, of an earlier pass, comes before this pass's own, row
+    ``past_rows[b]`` of it for block b.
+    """
+
+    grid: Grid
+    mask: Tensor
+    keep: Memory | None = None
+    past: Memory | None = None
+    past_rows: Tensor | None = None
+
+
+class VideoMemory:
+    """Video tokens ``[F, V, hidden]`` and, with ``reuse``, each cross-attention's keys and values of them, made once.
+
+    ``frames`` says which tokens of the stream look at which frame.
+    """
+
+    def __init__(self, tokens: Tensor, *, reuse: bool = False) -> None:
+        self.tokens, self.reuse = tokens, reuse
+        self.kept: dict[nn.Module, KeysValues] = {}
+        self.frames: Grid | None = None
+
+    def looked_at_by(self, frames: Grid) -> "VideoMemory":
+        """The same memory for another stream.
+
+        Raises:
+            ValueError: stream and video tokens differ in their number of frames (Transformers' BLIP would spread one
+                row's video tokens over the others in silence).
+        """
+        if frames.groups != self.tokens.shape[0]:
+            raise ValueError(f"{frames.groups} rows of text but {self.tokens.shape[0]} of video tokens")
+        self.frames = frames
+        return self
+
+    def keys_values(self, attention: BlipTextSelfAttention) -> KeysValues:
+        """Keys and values ``[F, heads, V, head]`` of one layer."""
+        if attention in self.kept:
+            return self.kept[attention]
+        heads = attention.num_attention_heads
+        made = (_heads(attention.key(self.tokens), heads), _heads(attention.value(self.tokens), heads))
+        if self.reuse:
+            self.kept[attention] = made
+        return made
+
+
+class BlockSelfAttention(BlipTextSelfAttention):
+    """BLIP's attention, which in Transformers is eager alone, for packed streams and through PyTorch's fused kernel.
+
+    It is the same module with the same parameters; only what a ``Layout`` (or a ``VideoMemory``) means is added.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        encoder_hidden_states: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``[1, N, hidden]`` to ``[1, N, hidden]``; with plain tensors as masks, Transformers' own forward."""
+        if not isinstance(attention_mask, Layout):
+            stock: tuple[Tensor, Tensor] = super().forward(
+                hidden_states, attention_mask, encoder_hidden_states, *args, **kwargs
+            )
+            return stock
+        heads = self.num_attention_heads
+        query = self.query(hidden_states)
+        dropout = self.dropout.p if self.training else 0.0
+        if isinstance(encoder_hidden_states, VideoMemory):
+            key, value = encoder_hidden_states.keys_values(self)
+            grid = encoder_hidden_states.frames
+            assert grid is not None
+            seen = scaled_dot_product_attention(_heads(spread(query[0], grid), heads), key, value, dropout_p=dropout)
+            return collect(_merged(seen), grid).unsqueeze(0), None
+        key, value = self.key(hidden_states), self.value(hidden_states)
+        query, key, value = (_heads(spread(x[0], attention_mask.grid), heads) for x in (query, key, value))
+        seen = _attend(self, query, key, value, attention_mask, dropout, None)
+        return collect(_merged(seen), attention_mask.grid).unsqueeze(0), None
+
+
+def install(text_encoder: BlipTextModel, decoder: Any) -> None:
+    """Puts both hooks under a text encoder and a decoder; their parameters and names stay as they are."""
+    for layer in text_encoder.encoder.layer:
+        for attention in (layer.attention, layer.crossattention):
+            attention.self.__class__ = BlockSelfAttention
+    decoder.set_attn_implementation(ATTENTION)
+
+
+def layouts(packed: Packed, dtype: torch.dtype) -> tuple[Layout, Layout]:
+    """The text encoder's and the decoder's layout of a stream."""
+    text, decoder = (_additive(mask, dtype) for mask in (packed.text_mask, packed.decoder_mask))
+    return Layout(packed.blocks, text), Layout(packed.blocks, decoder)
+
+
+def spread(stream: Tensor, grid: Grid) -> Tensor:
+    """``[N, hidden]`` to ``[G, L, hidden]``; empty places repeat some token."""
+    laid = stream if grid.full else _Take.apply(stream, grid.source, grid.slots)
+    return laid.view(grid.groups, -1, stream.shape[-1])
+
+
+def collect(laid: Tensor, grid: Grid) -> Tensor:
+    """``[G, L, hidden]`` to ``[N, hidden]``: what ``spread`` did, undone."""
+    flat = laid.flatten(0, 1)
+    return flat if grid.full else _Collect.apply(flat, grid.slots)
+
+
+class _Take(torch.autograd.Function):
+    """Rows by index, where the gradient of the empty places is known to be nothing: their keys and values are hidden,
+    their queries' results dropped. So the gradient is rows by index again, and not a slow sum over indices."""
+
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, source: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        return stream.index_select(0, source)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slots,) = ctx.saved_tensors
+        return grads[0].index_select(0, slots), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Rows by distinct indices; the gradient of the rows left out is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.rows = flat.shape[0]
+        return flat.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slots,) = ctx.saved_tensors
+        whole = grads[0].new_zeros(ctx.rows, grads[0].shape[1])
+        return whole.index_copy_(0, slots, grads[0]), None
+
+
+def _decoder_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention interface: ``[1, heads, N, head]`` in, ``[1, N, heads, head]`` out."""
+    if layout is None:
+        stock: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return stock
+    laid = [
+        _heads(spread(x.transpose(1, 2).flatten(2)[0], layout.grid), x.shape[1]) for x in (query, key, value)
+    ]  # fewer key than query heads (grouped queries) stay as they are
+    seen = _attend(module, laid[0], laid[1], laid[2], layout, dropout, scaling)
+    return collect(_merged(seen), layout.grid).view(1, -1, query.shape[1], query.shape[3]), None
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float, scaling: float | None
+) -> Tensor:
+    if layout.keep is not None:
+        layout.keep.kept[module] = (key, value)
+    if layout.past is not None:
+        old_key, old_value = layout.past.kept[module]
+        key = torch.cat([old_key[layout.past_rows], key], dim=2)
+        value = torch.cat([old_value[layout.past_rows], value], dim=2)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=layout.mask.to(query.dtype),
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _heads(laid: Tensor, heads: int) -> Tensor:
+    """``[G, L, hidden]`` to ``[G, heads, L, head]``."""
+    return laid.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _merged(laid: Tensor) -> Tensor:
+    """``[G, heads, L, head]`` to ``[G, L, hidden]``."""
+    return laid.transpose(1, 2).flatten(2)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[B, L, K]`` bool to an additive ``[B, 1, L, K]``."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf).unsqueeze(1)
+
+
+AttentionInterface.register(ATTENTION, _decoder_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
