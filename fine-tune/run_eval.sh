@@ -22,13 +22,13 @@ if [[ $# -lt 1 ]]; then
 fi
 checkpoint=$1
 shift
-mode=simple
+mode=()  # without one, the prompt that the checkpoint was trained with
 if [[ $# -gt 0 && "$1" != --* ]]; then
-  mode=$1
+  mode=(--prompt-mode "$1")
   shift
 fi
 python=${PYTHON:-python3}
 if [[ -z "${PYTHON:-}" && -x "$root/.venv/bin/python" ]]; then
   python=$root/.venv/bin/python
 fi
-exec "$python" "$root/fine-tune/eval_finetuned.py" --checkpoint "$checkpoint" --prompt-mode "$mode" "$@"
+exec "$python" "$root/fine-tune/eval_finetuned.py" --checkpoint "$checkpoint" "${mode[@]}" "$@"

@@ -52,11 +52,62 @@ def test_a_truncated_frame_met_in_training(
 def test_a_loss_that_is_not_finite_stops_before_the_update(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--preset=tiny", "--workers=0", "--max-steps=9", "--lr=1e30", "--max-grad-norm=0", "--eval-every-steps=1"]
+    flags = ["--preset=tiny", "--workers=0", "--max-steps=9", "--lr=1e30", "--max-grad-norm=0", "--eval-every-steps=0"]
     assert main(["train", *flags, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 1
     message = sentence(capsys)
     assert "no update was made" in message
     assert "(VID" in message and ".txt:" in message  # which question
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset=tiny", "--workers=0", "--max-steps=9", "--lr=1e30", "--max-grad-norm=0", "--eval-every-steps=1"]
+    assert main(["train", *flags, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 1
+    assert "were not saved" in sentence(capsys)
+    assert not (tmp_path / "r" / "best").exists()
+
+
+def test_gradients_that_are_not_finite_stop_before_the_update(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.clip_grad_norm_", lambda *_: float("inf"))
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r"]) == 1
+    assert "gradients of step 1 are not finite; no update was made" in sentence(capsys)
+
+
+def test_a_refused_run_leaves_the_old_one(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "best_model.pth").write_text("precious")
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "already holds a run" in sentence(capsys)
+    overwrite = [f"--checkpoint-dir={tmp_path}/r", "--overwrite"]
+    assert main(["train", *TINY, *data_flags, *overwrite, "--image-root=/nowhere"]) == 2
+    assert main(["train", *TINY, *data_flags, *overwrite, f"--pretrained-ckpt={tmp_path}/r/best_model.pth"]) == 2
+    assert "which the run starts from" in capsys.readouterr().err
+    assert (tmp_path / "r" / "best_model.pth").read_text() == "precious"
+
+
+@pytest.mark.parametrize("flag", ["--max-steps=-3", "--max-train-samples=0", "--lr=-1", "--clip-stride=-1"])
+def test_an_impossible_number(
+    flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--preset=tiny", *data_flags, flag, f"--checkpoint-dir={tmp_path}/r"]) == 2
+    assert "must be at least" in sentence(capsys)
+
+
+def test_an_evaluation_on_training_videos(
+    synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0
+    capsys.readouterr()
+    shutil.copytree(synthetic_set / "splits", tmp_path / "splits")
+    (tmp_path / "splits" / "train_videos.json").write_text("[]")
+    (tmp_path / "splits" / "test_videos.json").write_text('["VID04"]')
+    assert main(["eval", f"--checkpoint={tmp_path}/r", f"--splits-dir={tmp_path}/splits"]) == 2
+    assert "was trained on" in sentence(capsys)
 
 
 def test_an_unwritable_run_folder(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

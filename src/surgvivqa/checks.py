@@ -71,6 +71,9 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     store = FrameStore(Path(config.image_root), fit=config.frame_fit)
     yield from _frames(store, frames, config.frames_to_open)
     train = [f for f in frames if f.video in splits.train]
+    if not train:
+        yield Result("model", "FAIL", "without training questions the model, prompt, leak and loss checks cannot run.")
+        return
     try:
         bundle = build_for_training(config, (q.question for f in train for q in f.questions))
     except SurgViVQAError as error:

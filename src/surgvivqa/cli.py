@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from surgvivqa import __version__
-from surgvivqa.config import read_yaml
+from surgvivqa.config import yaml_arguments
 from surgvivqa.errors import InputError, SurgViVQAError
 
 # command: (its dataclass, the module and function that do it, one line of help)
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(command: str, cls: Any, arguments: list[str]) -> Any:
     """Flags into the command's dataclass; ``--config FILE.yaml`` gives defaults that flags override."""
-    values: dict[str, Any] = {}
+    given: list[str] = []
     rest: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -82,23 +82,15 @@ def parse(command: str, cls: Any, arguments: list[str]) -> Any:
             path = argument.partition("=")[2] or next(waiting, "")
             if not path:
                 raise InputError("--config needs a YAML file.")
-            values |= read_yaml(Path(path), cls)
+            given += yaml_arguments(Path(path), cls)
         else:
             rest.append(argument)
     try:
-        default = tyro.MISSING_NONPROP if not values else _with_defaults(cls, values)
-        return tyro.cli(cls, prog=f"surgvivqa {command}", args=rest, default=default)
+        return tyro.cli(cls, prog=f"surgvivqa {command}", args=[*given, *rest])
     except SystemExit as stop:
         if stop.code:
             raise SystemExit(2) from None
         raise
-
-
-def _with_defaults(cls: Any, values: dict[str, Any]) -> Any:
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise InputError(f"The config file leaves out a flag that has no default ({error}).") from None
 
 
 def usage() -> str:

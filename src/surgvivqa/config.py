@@ -177,6 +177,8 @@ class EvalConfig:
     """The prompt (default: the checkpoint's own; another one is warned of)."""
     mask: MaskMode | None = None
     """Who sees whom (default: the checkpoint's own)."""
+    max_length: int | None = None
+    """Longest prompt with its answer, in tokens (default: the checkpoint's own)."""
     score_norm: ScoreNorm = "sum"
     """sum of a label's token log-probabilities, or their mean (the published way, which favours long labels)."""
     scores: bool = False
@@ -223,6 +225,42 @@ class CheckConfig(TrainConfig):
     """How many frames to decode, spread over the videos; 0 for all."""
 
 
+_LEAST = {
+    "batch_size": 1,
+    "questions_per_frame": 1,
+    "gradient_accumulation_steps": 1,
+    "log_interval": 1,
+    "max_steps": 1,
+    "epochs": 1,
+    "max_train_samples": 1,
+    "max_samples": 1,
+    "clip_stride": 1,
+    "max_length": 1,
+    "keep_checkpoints": 1,
+    "lr": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "workers": 0,
+    "lora_r": 0,
+    "lora_dropout": 0,
+    "eval_every_steps": 0,
+    "save_every_steps": 0,
+    "val_max_samples": 0,
+    "frames_to_open": 0,
+}
+
+
+def refuse_numbers(config: Any) -> None:
+    """Raises InputError where a flag's number lies outside its range."""
+    for name, least in _LEAST.items():
+        value = getattr(config, name, None)
+        if value is not None and not value >= least:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    if getattr(config, "lora_dropout", 0) >= 1:
+        raise InputError(f"--lora-dropout must be below 1, not {config.lora_dropout}.")
+
+
 def save_yaml(config: Any, path: Path) -> None:
     """Writes a config as YAML, by rename; paths become text."""
     plain = {
@@ -231,6 +269,32 @@ def save_yaml(config: Any, path: Path) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def yaml_arguments(path: Path, cls: type) -> list[str]:
+    """A YAML file of flags as command-line arguments, so that the command line's own rules type and check them.
+
+    Raises:
+        InputError: as ``read_yaml``.
+    """
+    arguments: list[str] = []
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name, value in read_yaml(path, cls).items():
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                arguments += _argument(f"{name}.{key}", inner)
+        elif value is not None or fields[name].default is not None:
+            # A root left empty stands for the environment's.
+            arguments += [] if name.endswith("_root") and value is None else _argument(name, value)
+    return arguments
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        head, _, tail = flag[2:].rpartition(".")
+        return [flag if value else f"--{head}{'.' if head else ''}no-{tail}"]
+    return [flag, *(str(v) for v in value)] if isinstance(value, list) else [flag, str(value)]
 
 
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.config import EvalConfig, PredictConfig
+from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import FrameStore, load_image, refuse_missing
 from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import InputError
@@ -21,7 +21,7 @@ from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
 from surgvivqa.scoring import LabelTrie, normalise, score_rows
-from surgvivqa.splits import load_splits
+from surgvivqa.splits import load_splits, overlap
 
 log = logging.getLogger("surgvivqa")
 _LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
@@ -139,8 +139,11 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     Raises:
         InputError: a checkpoint, root, split or output folder that cannot be used.
     """
+    refuse_numbers(config)
     bundle = load_checkpoint(config.checkpoint, config.model)
     settings, run = bundle.settings, bundle.run
+    if config.max_length is not None:
+        settings.max_length = config.max_length
     for name in ("prompt_mode", "mask"):
         wanted = getattr(config, name)
         if wanted is not None and wanted != getattr(settings, name):
@@ -152,8 +155,16 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     image_root = _root(config.image_root, run.get("image_root"), "--image-root")
     splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
     videos = load_splits(splits_dir).videos(config.split)
+    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    if seen:
+        raise InputError(
+            f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on; its figures "
+            f"would say nothing. Take such videos out (--splits-dir), or look at them with --split train."
+        )
     frames, report = read_split(questions_root, videos, strict=config.strict)
     frames = spread(frames, config.max_samples)
+    if not frames:
+        raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
     refuse_missing(store, frames)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -46,8 +47,10 @@ class RunLog:
         """Appends one line."""
         if self.path is None:
             return
+        # JSON knows no infinity: a gradient norm that the loss scaler skipped is null.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(plain, allow_nan=False) + "\n")
         log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 
-from surgvivqa.config import TrainConfig, save_yaml
+from surgvivqa.config import TrainConfig, refuse_numbers, save_yaml
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.ssgqa import Frame, read_split
@@ -28,6 +28,7 @@ from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
+from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import load_splits
 
 CHANCE = math.log(51)
@@ -46,16 +47,18 @@ def train(config: TrainConfig) -> int:
         RunError: a non-finite loss; raised before the update, so that saved weights stay good.
     """
     config = _debugged(config)
+    refuse_numbers(config)
     accelerator = start_accelerator(config)
     set_seed(config.seed)
-    folder = prepare_run_folder(config, accelerator.is_main_process)
+    folder = open_run_folder(config, accelerator.is_main_process)
     accelerator.wait_for_everyone()
 
     # Data in.
     train_frames, val_frames = read_training_data(config)
     bundle = build_for_training(config, (q.question for f in train_frames for q in f.questions))
-    bundle.run = run_values(config)
+    bundle.run = run_values(config) | {"train_videos": sorted({f.video for f in train_frames})}
     prompts = coder(bundle)
+    LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
     prompts.check_fits([*train_frames, *val_frames])
     assert config.image_root is not None
     store = frame_store(bundle, config.image_root)
@@ -77,6 +80,7 @@ def train(config: TrainConfig) -> int:
     total = config.max_steps if config.max_steps is not None else config.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, total, config))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    trained = [p for p in model.parameters() if p.requires_grad]
     clip_frames = model.config.video_config.num_frames
     log.info(
         "%d questions on %d frames; %d steps of %d questions, %d an epoch",
@@ -87,6 +91,7 @@ def train(config: TrainConfig) -> int:
         per_epoch,
     )
 
+    clear_run_folder(config, accelerator.is_main_process)
     tracker = RunLog(folder / "metrics.jsonl", accelerator.is_main_process)
     best: float | None = None
     window, started = LossWindow(), time.monotonic()
@@ -120,10 +125,11 @@ def train(config: TrainConfig) -> int:
                         f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
                         f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
                     )
-                norm = None
-                if config.max_grad_norm > 0:
-                    norm = accelerator.clip_grad_norm_(
-                        (p for p in model.parameters() if p.requires_grad), config.max_grad_norm
+                norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
+                if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
+                    raise RunError(
+                        f"The gradients of step {step + 1} are not finite; no update was made, and the last checkpoint "
+                        f"in {folder} is good. Lower --lr or --max-grad-norm."
                     )
                 rate = schedule.get_last_lr()[0]
                 optimizer.step()
@@ -141,12 +147,17 @@ def train(config: TrainConfig) -> int:
                         loss=window.mean(),
                         chance=CHANCE,
                         lr=rate,
-                        grad_norm=None if norm is None else float(norm),
+                        grad_norm=norm,
                         questions_per_second=window.rate(),
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
                     figures = validate(bundle, val_frames, store, config, accelerator)
+                    if not math.isfinite(figures["loss"]):
+                        raise RunError(
+                            f"The validation loss after step {step} is {figures['loss']}: the weights are no longer "
+                            f"usable and were not saved; the last checkpoint in {folder} is good. Lower --lr."
+                        )
                     tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
                     score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
                     if best is None or score > best:
@@ -177,29 +188,30 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise InputError("--fp16 and --bf16 exclude each other; give one.")
     if config.fp16 and not torch.cuda.is_available():
         raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
-    if min(config.batch_size, config.questions_per_frame, config.gradient_accumulation_steps, config.log_interval) < 1:
-        raise InputError(
-            "--batch-size, --questions-per-frame, --gradient-accumulation-steps and --log-interval must be at least 1."
-        )
     return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
 
 
-def prepare_run_folder(config: TrainConfig, main: bool) -> Path:
-    """Makes the run folder, its log and its ``config.yaml``; a run that is there stays unless ``--overwrite``."""
+RUN_FILES = ("best", "checkpoints", "metrics.jsonl", "best_model.pth")
+
+
+def open_run_folder(config: TrainConfig, main: bool) -> Path:
+    """Makes the run folder and opens its log; a run that is there is refused unless ``--overwrite``.
+
+    Raises:
+        InputError: the folder holds a run, or the run's own start, or cannot be written.
+    """
     folder = config.checkpoint_dir
+    if main and any((folder / name).exists() for name in RUN_FILES):
+        if not config.overwrite:
+            raise InputError(f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite.")
+        if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
+                f"--checkpoint-dir."
+            )
     try:
         if main:
-            if any((folder / name).exists() for name in ("best", "metrics.jsonl", "checkpoints")):
-                if not config.overwrite:
-                    raise InputError(
-                        f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite."
-                    )
-                for name in ("best", "checkpoints"):
-                    shutil.rmtree(folder / name, ignore_errors=True)
-                for name in ("metrics.jsonl", "best_model.pth", "train.log"):
-                    (folder / name).unlink(missing_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
-            save_yaml(config, folder / "config.yaml")
         handler: logging.Handler = (
             logging.FileHandler(config.log_file or folder / "train.log") if main else logging.NullHandler()
         )
@@ -211,6 +223,19 @@ def prepare_run_folder(config: TrainConfig, main: bool) -> Path:
         old.close()
     log.addHandler(handler)
     return folder
+
+
+def clear_run_folder(config: TrainConfig, main: bool) -> None:
+    """Writes ``config.yaml`` and removes what an older run left, once nothing can refuse this one any more."""
+    if not main:
+        return
+    folder = config.checkpoint_dir
+    for path in [*(folder / name for name in RUN_FILES), *folder.glob("eval-*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    save_yaml(config, folder / "config.yaml")
 
 
 def read_training_data(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:

@@ -42,7 +42,7 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
         model.visual_encoder.requires_grad_(True)
     elif config.train_video == "patch-embed":
         model.visual_encoder.embeddings.patch_embeddings.requires_grad_(True)
-        # videomae-base is configured for mean pooling and so has no LayerNorm after its last layer.
+        # A VideoMAE configured for mean pooling (Transformers' default) has no LayerNorm after its last layer.
         last = model.visual_encoder.layernorm or model.visual_encoder.encoder.layer[-1].layernorm_after
         last.requires_grad_(True)
     layers = model.text_encoder.encoder.layer

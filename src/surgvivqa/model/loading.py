@@ -3,13 +3,14 @@
 A checkpoint folder holds::
 
     config.json          the architecture (SurgViVQAConfig)
-    surgvivqa.json       the settings it was trained with, the run's flags, and whether the weights are whole
-    model.safetensors    the trained tensors (base preset) or all of them (tiny preset)
+    surgvivqa.json       the settings it was trained with, and the run's flags
+    model.safetensors    the tensors that the published parts do not give back (base preset), or all (tiny preset)
     tokenizer.json ...   the tokenizer
 """
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -38,12 +39,16 @@ _SETTINGS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 @dataclass
 class Bundle:
-    """A model with what belongs to it: its tokenizer, its settings, and the flags of the run that made it."""
+    """A model with what belongs to it: its tokenizer, its settings, and the flags of the run that made it.
+
+    ``own`` names the tensors that came from a checkpoint and not from the published parts.
+    """
 
     model: SurgViVQAModel
     tokenizer: Any
     settings: ModelConfig
     run: dict[str, Any] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
 
 
 def frame_store(bundle: Bundle, image_root: Path) -> FrameStore:
@@ -97,9 +102,7 @@ def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
         start = load_checkpoint(config.pretrained_ckpt, settings)
-        if start.settings.preset == "tiny" or start.settings.preset == settings.preset:
-            settings.preset = start.settings.preset
-        bundle = Bundle(_with_lora(start.model, lora_settings(config)), start.tokenizer, settings)
+        bundle = _go_on_from(start, settings, lora_settings(config), config.pretrained_ckpt)
     elif config.preset == "tiny":
         tokenizer = train_tokenizer(questions)
         bundle = Bundle(SurgViVQAModel(tiny_config(len(tokenizer), length)), tokenizer, settings)
@@ -115,28 +118,75 @@ def _build_base(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
     video = load_video_encoder(settings.video_model, clip_length(settings))
     text = load_text_encoder(settings.text_model)
     decoder, tokenizer = load_decoder(settings.decoder_model)
+    widths = (video.config.hidden_size, text.config.encoder_hidden_size)
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"--video-model {settings.video_model} gives tokens of {widths[0]} numbers, but the text encoder "
+            f"{settings.text_model} looks at tokens of {widths[1]}; take parts of one width."
+        )
+    if text.config.hidden_size != decoder.config.hidden_size:
+        raise InputError(
+            f"--text-model {settings.text_model} gives states of {text.config.hidden_size} numbers, but the decoder "
+            f"{settings.decoder_model} takes {decoder.config.hidden_size}; take parts of one width."
+        )
     resize_words(text, decoder.config.vocab_size)
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora)
     model = SurgViVQAModel(config, {"visual_encoder": video, "text_encoder": text, "llm": decoder})
     return Bundle(model, tokenizer, settings)
 
 
-def _with_lora(model: SurgViVQAModel, lora: dict[str, float] | None) -> SurgViVQAModel:
-    """The same weights with adapters added, where the run asks for some and the checkpoint has none."""
-    if model.config.lora or lora is None:
-        return model
+_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "num_frames")
+_OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
+
+
+def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | None, path: Path) -> Bundle:
+    """A checkpoint's weights under this run's settings; what the weights decide comes from the checkpoint.
+
+    Adapters are added where the run asks for some and the checkpoint has none, and merged where it has some and the run
+    asks for none (``--full-finetune``).
+
+    Raises:
+        InputError: a flag asks for another model than the checkpoint's.
+    """
+    model, merge = start.model, bool(start.model.config.lora) and lora is None
+    start.settings.num_frames = model.config.video_config.num_frames
+    fixed = [*_OF_THE_CHECKPOINT, *(_OF_THE_ADAPTERS if model.config.lora and not merge else ())]
+    usual = ModelConfig()
+    for name in fixed:
+        asked, has = getattr(settings, name), getattr(start.settings, name)
+        if asked not in (has, getattr(usual, name)):
+            raise InputError(
+                f"--{name.replace('_', '-')} {asked} contradicts --pretrained-ckpt {path}, which has {has}; "
+                f"leave the flag out."
+            )
+        setattr(settings, name, has)
     parts = {"visual_encoder": model.visual_encoder, "text_encoder": model.text_encoder, "llm": model.llm}
+    own = set(start.own)
+    if merge:
+        parts["llm"] = model.llm.merge_and_unload()
+        plain = (n.replace("llm.base_model.model.", "llm.").replace(".base_layer.", ".") for n in own)
+        own = {re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", n) for n in plain}
     old = model.config
-    return SurgViVQAModel(SurgViVQAConfig(old.video_config, old.text_config, old.decoder_config, lora=lora), parts)
+    if merge or (lora and not old.lora):
+        config = SurgViVQAConfig(old.video_config, old.text_config, old.decoder_config, lora=lora)
+        model = SurgViVQAModel(config, parts)
+        if lora:  # PEFT puts what it wraps under other names
+            own = {_WRAPPED.sub(r"llm.base_model.model.\1.base_layer.\2", n) for n in own}
+            own = {re.sub(r"^llm\.(?!base_model\.)", "llm.base_model.model.", n) for n in own}
+    return Bundle(model, start.tokenizer, settings, own=own & set(model.state_dict()))
+
+
+_WRAPPED = re.compile(r"^llm\.(transformer\.h\.\d+\.(?:attn|mlp)\.(?:c_attn|c_proj))\.(weight|bias)$")
 
 
 def saved_tensors(bundle: Bundle) -> dict[str, Tensor]:
-    """What a checkpoint must hold: the trained tensors, or all where no published base can give the rest back.
+    """What a checkpoint must hold: the tensors trained, now or in a checkpoint that the run started from, or all where
+    no published part can give the rest back.
 
     The output layer is tied to the word embedding and is left out.
     """
     model, whole = bundle.model, bundle.settings.preset == "tiny"
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad} | bundle.own
     return {
         name: tensor.detach().contiguous()
         for name, tensor in model.state_dict().items()
@@ -166,8 +216,31 @@ def save_checkpoint(bundle: Bundle, folder: Path) -> None:
 def export_pth(bundle: Bundle, path: Path) -> None:
     """Writes the saved tensors in the published form: a ``torch.save`` of names and tensors, nothing else in it."""
     temporary = path.with_name(path.name + ".tmp")
-    torch.save({k: v.cpu() for k, v in saved_tensors(bundle).items()}, temporary)
+    torch.save({_published(k): v.cpu() for k, v in saved_tensors(bundle).items()}, temporary)
     temporary.replace(path)
+
+
+# VideoMAE's query and value biases: (the name in published files, the name in Transformers 5).
+_RENAMED = (
+    ("attention.attention.q_bias", "attention.attention.query.bias"),
+    ("attention.attention.v_bias", "attention.attention.value.bias"),
+)
+
+
+def _published(name: str) -> str:
+    """A tensor's name as published files have it."""
+    for old, new in _RENAMED:
+        if name.startswith("visual_encoder.") and name.endswith(new):
+            return name.removesuffix(new) + old
+    return name
+
+
+def _present(name: str) -> str:
+    """A tensor's name as this model has it."""
+    for old, new in _RENAMED:
+        if name.startswith("visual_encoder.") and name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
@@ -212,7 +285,7 @@ def _load_folder(folder: Path) -> Bundle:
     else:
         model = _build_base(settings, config.lora).model
     _put(model, tensors, folder, whole=settings.preset == "tiny")
-    return Bundle(model, tokenizer, settings, saved.get("run", {}))
+    return Bundle(model, tokenizer, settings, saved.get("run", {}), set(tensors))
 
 
 def _load_pth(path: Path, fallback: ModelConfig) -> Bundle:
@@ -235,7 +308,7 @@ def _load_pth(path: Path, fallback: ModelConfig) -> Bundle:
         tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise InputError(f"{path} is no state dict: it must map parameter names to tensors.")
-    tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+    tensors = {_present(k.removeprefix("module.")): v for k, v in tensors.items()}
     if fallback.preset == "tiny":
         folder = path.parent / "best"
         if not (folder / "surgvivqa.json").is_file():
@@ -247,7 +320,7 @@ def _load_pth(path: Path, fallback: ModelConfig) -> Bundle:
     lora = {"r": fallback.lora_r, "alpha": fallback.lora_alpha, "dropout": fallback.lora_dropout} if has_lora else None
     bundle = _build_base(fallback, lora)
     _put(bundle.model, tensors, path, whole=False)
-    return Bundle(bundle.model, bundle.tokenizer, fallback, run)
+    return Bundle(bundle.model, bundle.tokenizer, fallback, run, set(tensors))
 
 
 def _put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, whole: bool) -> None:

@@ -25,6 +25,7 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
     """VideoMAE from a hub name or folder, for clips of ``num_frames`` (its positions are fixed sinusoids)."""
     with _clear_errors("--video-model", name):
         config = AutoConfig.from_pretrained(name)
+        _refuse_kind("--video-model", name, config, "videomae")
         config.num_frames = num_frames
         model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True)
     _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
@@ -40,6 +41,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
     """
     with _clear_errors("--text-model", name):
         config = AutoConfig.from_pretrained(name)
+        _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
             whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True)
             missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
@@ -66,6 +68,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
 def load_decoder(name: str) -> tuple[GPT2LMHeadModel, Any]:
     """GPT-2 and its tokenizer."""
     with _clear_errors("--decoder-model", name):
+        _refuse_kind("--decoder-model", name, AutoConfig.from_pretrained(name), "gpt2")
         tokenizer = AutoTokenizer.from_pretrained(name)
         model, info = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True)
     missing = [k for k in info["missing_keys"] if k != "lm_head.weight"]  # tied to wte
@@ -103,8 +106,14 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
             raise InputError(f"{flag} {name} is a folder that cannot be loaded ({reason[:200]}).") from error
         raise InputError(
             f"{flag} {name} is no local folder, and the model hub cannot be reached or does not have it; download the "
-            f"model where there is a network and give its folder with {flag} (or use --preset tiny, which needs none)."
+            f"model where there is a network and give its folder with {flag} (in eval and predict "
+            f"--model.{flag[2:]}), or use --preset tiny, which needs none."
         ) from error
+
+
+def _refuse_kind(flag: str, name: str, config: Any, *kinds: str) -> None:
+    if config.model_type not in kinds:
+        raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
 
 
 def _refuse_random(part: str, flag: str, name: str, missing: Any) -> None:
