@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.config import EvalConfig, PredictConfig
 from surgvivqa.data.frames import FrameStore, load_image, refuse_missing
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
@@ -114,9 +115,9 @@ def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([-r["scores"][LABELS.index(r["answer"])] for r in records]))
 
 
-def spread(frames: list[Frame], most: int | None) -> list[Frame]:
+def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
     """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
-    total = sum(len(f.questions) for f in frames)
+    total = sum(question_counts(frames))
     if most is None or total <= most:
         return frames
     wanted = max(1, round(len(frames) * most / total))
@@ -152,8 +153,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     image_root = _root(config.image_root, run.get("image_root"), "--image-root")
     splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
     videos = load_splits(splits_dir).videos(config.split)
-    frames, report = read_split(questions_root, videos, strict=config.strict)
-    frames = spread(frames, config.max_samples)
+    asked, report = open_questions(questions_root, videos, strict=config.strict)
+    frames = spread(asked, config.max_samples)
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
     refuse_missing(store, frames)
