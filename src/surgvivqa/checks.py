@@ -11,8 +11,8 @@ import torch
 from surgvivqa.config import CheckConfig
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
-from surgvivqa.data.packing import pack_training
 from surgvivqa.data.index import Frames, distinct_questions, open_questions
+from surgvivqa.data.packing import pack_training
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
@@ -64,9 +64,9 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
         return
     found: dict[str, Frames] = {}
-    for result, part in _questions(config, splits):
+    for result, asked in _questions(config, splits):
         yield result
-        found[result.name] = part
+        found[result.name] = asked
     frames = Frames.joined(found.values())
     if not frames:
         return

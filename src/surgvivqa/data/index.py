@@ -1,28 +1,21 @@
 """The question index: the text tree parsed once into one Arrow file, mapped into memory from then on.
 
-The file is Arrow IPC without compression, not Parquet: its columns are used where they lie in the page cache, so opening
-decodes nothing and DataLoader workers share the same pages, where Parquet would be decoded into each process's own
-memory. There is one file a root with one record batch a video, so the splits share it, a changed video is parsed
-alone, and the questions of a split that is not asked for are never looked at.
-
-A batch has one row: ``about`` (JSON: the video, the fingerprint of its files, its frame numbers, its report), ``counts``
-(questions of each frame), ``code``, ``answer``, ``label``, ``reasoning``, ``type``, ``line`` (one value a question, in
-file order), ``questions`` (the distinct question strings that ``code`` indexes) and ``crc`` over all the others.
+The file is an Arrow IPC stream without compression, not Parquet: its columns are used where they lie in the page cache,
+so opening decodes nothing and DataLoader workers share the same pages, where Parquet would be decoded into each
+process's own memory. There is one file a root with one record batch a video (``columns``), so the splits share it and
+a changed video is parsed alone. A check sum follows the stream's end, where Arrow's readers do not look.
 """
 
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any, overload
@@ -32,92 +25,15 @@ import pyarrow as pa
 from rich.console import Console
 from rich.progress import track
 
-from surgvivqa import labels
 from surgvivqa.data import ssgqa
-from surgvivqa.data.ssgqa import REASONINGS, TYPES, Frame, Question, ReadReport
+from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
+from surgvivqa.data.ssgqa import Frame, ReadReport
 from surgvivqa.errors import InputError
 
-_FORMAT = 1
 _MANY_FILES = 2000  # from here on several processes parse
+_DIGEST = 16  # bytes of the check sum at a file's end
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT, some network ones)
-_VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}
-_COLUMNS = {
-    "about": pa.string(),
-    "counts": pa.large_list(pa.int32()),
-    **{name: pa.large_list(getattr(pa, kind)()) for name, kind in _VALUES.items()},
-    "questions": pa.large_list(pa.large_string()),
-    "crc": pa.uint32(),
-}
 log = logging.getLogger("surgvivqa")
-
-
-@dataclass(frozen=True)
-class _Files:
-    """A video's question files as they lie on disk. ``settled``: none was touched in the last two seconds."""
-
-    numbers: tuple[int, ...]
-    fingerprint: str
-    settled: bool
-
-
-class _Video:
-    """One video's record batch: views of its columns, nothing copied."""
-
-    def __init__(self, batch: pa.RecordBatch, path: Path | None = None) -> None:
-        self.batch, self.path = batch, path
-        self.about: dict[str, Any] = json.loads(batch.column("about")[0].as_py())
-        self.video: str = self.about["video"]
-        self.numbers: list[int] = self.about["frames"]
-        self.values = {name: batch.column(name).values.to_numpy() for name in _VALUES}
-        self.counts: np.ndarray = batch.column("counts").values.to_numpy()
-        self.starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
-        # A question is cut from the mapped bytes when it is asked for: no table of Python strings is held.
-        _, offsets, text = batch.column("questions").values.buffers()
-        self._offsets = np.frombuffer(offsets, np.int64) if offsets is not None else np.zeros(1, np.int64)
-        self._text = memoryview(text) if text is not None else memoryview(b"")
-        self.distinct = len(batch.column("questions").values)
-
-    def text(self, code: int) -> str:
-        """The question string of a code."""
-        return str(self._text[self._offsets[code] : self._offsets[code + 1]], "utf-8")
-
-    def frame(self, row: int) -> Frame:
-        """One frame with its questions."""
-        number, answers = self.numbers[row], self.about["answers"]
-        part = slice(self.starts[row], self.starts[row + 1])
-        columns = (self.values[name][part].tolist() for name in _VALUES)
-        return Frame(
-            self.video,
-            number,
-            tuple(
-                Question(
-                    self.video,
-                    number,
-                    self.text(code),
-                    answers[answer],
-                    label,
-                    REASONINGS[reasoning] if reasoning >= 0 else None,
-                    TYPES[kind] if kind >= 0 else None,
-                    line,
-                )
-                for code, answer, label, reasoning, kind, line in zip(*columns, strict=True)
-            ),
-        )
-
-    def report(self) -> ReadReport:
-        """What was read and left out in this video."""
-        kept = self.about["report"]
-        report = ReadReport(examples={k: list(v) for k, v in kept["examples"].items()})
-        report.files, report.lines, report.questions = kept["files"], kept["lines"], kept["questions"]
-        report.skipped.update(kept["skipped"])
-        return report
-
-    def crc(self) -> int:
-        """CRC-32 over the batch's content."""
-        used = self._offsets[: self.distinct + 1]
-        parts = [np.frombuffer(self.batch.column("about")[0].as_py().encode(), np.uint8), self.counts, used]
-        parts += [*self.values.values(), np.frombuffer(self._text[: used[-1]], np.uint8)]
-        return functools.reduce(lambda crc, part: zlib.crc32(np.ascontiguousarray(part).view(np.uint8), crc), parts, 0)
 
 
 class Frames(Sequence[Frame]):
@@ -127,17 +43,18 @@ class Frames(Sequence[Frame]):
     the file again. Where there is no file (no folder could be written) it holds the columns themselves.
     """
 
-    def __init__(self, root: Path = Path(), videos: Iterable[_Video] = ()) -> None:
-        self._root, self._videos = root, list(videos)
-        self._video = np.repeat(np.arange(len(self._videos)), [len(v.numbers) for v in self._videos])
-        self._row = np.concatenate([np.arange(len(v.numbers)) for v in self._videos] or [np.zeros(0, np.int64)])
+    def __init__(self, videos: Iterable[VideoColumns] = ()) -> None:
+        self._videos = list(videos)
+        lengths = [len(v.numbers) for v in self._videos]
+        # Frame i is row _row[i] of video _video[i].
+        self._video = np.repeat(np.arange(len(lengths)), np.array(lengths, np.int64))
+        self._row = np.concatenate([np.zeros(0, np.int64), *map(np.arange, lengths)])
 
     @classmethod
     def joined(cls, pieces: Iterable["Frames"]) -> "Frames":
         """The frames of all pieces, one after the other."""
         whole = cls()
         for piece in pieces:
-            whole._root = piece._root if piece._videos else whole._root
             whole._video = np.concatenate([whole._video, piece._video + len(whole._videos)])
             whole._row = np.concatenate([whole._row, piece._row])
             whole._videos += piece._videos
@@ -153,7 +70,7 @@ class Frames(Sequence[Frame]):
     def __getitem__(self, index: int | slice) -> "Frame | Frames":
         if not isinstance(index, slice):
             return self._videos[self._video[index]].frame(self._row[index])
-        some = Frames(self._root)
+        some = Frames()
         some._videos, some._video, some._row = self._videos, self._video[index], self._row[index]
         return some
 
@@ -179,40 +96,33 @@ class Frames(Sequence[Frame]):
         seen: dict[str, None] = {}
         for index, video in enumerate(self._videos):
             rows = self._row[self._video == index]
-            used = np.zeros(video.distinct, bool)
-            if len(rows) == len(video.numbers) and len(np.unique(rows)) == len(rows):
-                used[:] = True  # whole videos are the rule, and each of their strings occurs in some frame
-            else:
-                for row in rows:
-                    used[video.values["code"][video.starts[row] : video.starts[row + 1]]] = True
-            seen.update(dict.fromkeys(video.text(code) for code in np.flatnonzero(used)))
+            chosen = np.zeros(len(video.numbers), bool)
+            chosen[rows] = True
+            codes = np.unique(video.values["code"][np.repeat(chosen, video.counts)])
+            seen.update(dict.fromkeys(map(video.text, codes.tolist())))
         return list(seen)
 
     def __getstate__(self) -> dict[str, Any]:
-        sources = [
-            v.batch if v.path is None else (v.path, v.video, v.about["fingerprint"], v.about["settled"])
-            for v in self._videos
-        ]
-        return {"root": self._root, "sources": sources, "video": self._video, "row": self._row}
+        sources = [v.batch if v.path is None else (v.path, v.root, v.video, v.files) for v in self._videos]
+        return {"sources": sources, "roots": [v.root for v in self._videos], "video": self._video, "row": self._row}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._root, self._video, self._row = state["root"], state["video"], state["row"]
-        self._videos = []
-        wanted: dict[Path, dict[str, _Files]] = {}
-        for source in state["sources"]:
-            if isinstance(source, tuple):
-                wanted.setdefault(source[0], {})[source[1]] = _Files((), *source[2:])
-        mapped = {path: _mapped(path, files) for path, files in wanted.items()}
-        for source in state["sources"]:
+        self._video, self._row, self._videos = state["video"], state["row"], []
+        mapped: dict[Path, dict[str, VideoColumns]] = {}
+        for path in {s[0]: None for s in state["sources"] if isinstance(s, tuple)}:
+            parts = [s[1:] for s in state["sources"] if isinstance(s, tuple) and s[0] == path]
+            mapped[path] = _mapped(path, parts[0][0], {video: files for _, video, files in parts})
+        for root, source in zip(state["roots"], state["sources"], strict=True):
             if not isinstance(source, tuple):
-                self._videos.append(_Video(source))
+                self._videos.append(VideoColumns(source, root))
                 continue
-            path, video, fingerprint, _ = source
+            path, _, video, files = source
             if video not in mapped[path]:
-                # Another process has replaced or removed the file: the text gives the same columns again.
-                mapped[path][video] = _Video(_parsed(self._root, video, _scanned(self._root / video)))
-            if mapped[path][video].about["fingerprint"] != fingerprint:
-                raise InputError(f"The question files in {self._root / video} changed during the run; start it again.")
+                # Another process has replaced or removed the file: unchanged text gives the same columns again.
+                again = VideoColumns(parse_video(root, video, _scanned(root / video)), root)
+                if again.files.fingerprint != files.fingerprint:
+                    raise InputError(f"The question files in {root / video} changed during the run; start it again.")
+                mapped[path][video] = again
             self._videos.append(mapped[path][video])
 
 
@@ -256,15 +166,14 @@ def open_questions(
     names = ssgqa.present_videos(root, videos)
     path = _index_path(root, index_dir)
     files = {name: _scanned(root / name) for name in names}
-    found = _mapped(path, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
+    found = _mapped(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
     stale = {name: f for name, f in files.items() if name not in found}
     if stale:
-        parsed = {video.video: video for video in map(_Video, _parse_all(root, stale))}
-        if path is None or not _written(path, parsed):
-            found |= parsed
-        else:
-            # The file rather than the parser's own columns, so that the memory is shared with the workers.
-            found |= parsed | _mapped(path, {n: f for n, f in stale.items() if f is not None})
+        parsed = {video.video: video for video in (VideoColumns(b, root) for b in _parse_all(root, stale))}
+        found |= parsed
+        if path and _written(path, parsed):
+            # The file's columns rather than the parser's own, so that their memory is shared with the workers.
+            found |= _mapped(path, root, {name: f for name, f in stale.items() if f is not None})
     report = ReadReport()
     for name in names:
         report.add(found[name].report())
@@ -272,20 +181,21 @@ def open_questions(
     if strict and (report.skipped["not_text"] or report.skipped["unknown_answer"]):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
-    return Frames(root, [found[name] for name in names]), report
+    return Frames(found[name] for name in names), report
 
 
 def _index_path(root: Path, index_dir: Path | None) -> Path | None:
     """The root's index file. The root as it was spelled counts as well: the report's examples show it."""
     try:
         folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or Path.home() / ".cache" / "surgvivqa") / "index"
-    except RuntimeError:  # no home folder
+    except RuntimeError:
+        _say_once("There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text.")
         return None
     spelled = os.fsencode(root.resolve()) + b"\0" + os.fsencode(root)
     return folder / f"{hashlib.blake2b(spelled, digest_size=16).hexdigest()}.arrow"
 
 
-def _scanned(folder: Path) -> _Files | None:
+def _scanned(folder: Path) -> QuestionFiles | None:
     """The state of a video's question files, or None where it cannot be had: then the parser says what is wrong."""
     now, newest = time.time_ns(), 0
     entries = []
@@ -295,69 +205,63 @@ def _scanned(folder: Path) -> _Files | None:
                 number = ssgqa.frame_number(entry.name)
                 if number is not None:
                     stat = entry.stat()
-                    newest = max(newest, stat.st_ctime_ns, stat.st_mtime_ns)
+                    newest = max(newest, stat.st_ctime_ns)
                     entries.append((number, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     except OSError:
         return None
     entries.sort()
     digest = hashlib.blake2b(repr(entries).encode(), digest_size=16).hexdigest()
-    return _Files(tuple(e[0] for e in entries), digest, newest + _SETTLED_NS < now)
+    return QuestionFiles(tuple(e[0] for e in entries), digest, newest + _SETTLED_NS < now)
 
 
-@functools.cache
-def _parser_key() -> bytes:
-    """Names this file format and the parser whose results are kept, by its source: nobody has to bump a number."""
-    digest = hashlib.blake2b(f"{_FORMAT} {labels.LABELS} {labels.ALIASES}".encode(), digest_size=16)
-    for module in (ssgqa, labels):
-        with contextlib.suppress(OSError):
-            digest.update(Path(module.__file__ or "").read_bytes())
-    return digest.hexdigest().encode()
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    """The record batches of an index file, mapped; none where it is missing, damaged or another parser's."""
+    # Arrow trusts what it maps: it would follow a flipped bit out of the file. So nothing is shown to it unchecked.
+    with contextlib.suppress(OSError, pa.ArrowException):
+        raw = pa.memory_map(str(path)).read_buffer()
+        if raw.size > _DIGEST and _digest(raw[:-_DIGEST]) == raw[-_DIGEST:].to_pybytes():
+            reader = pa.ipc.open_stream(raw[:-_DIGEST])
+            if reader.schema.equals(schema(), check_metadata=True):
+                return list(reader)
+    return []
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The record batches of an index file; none where it is missing, damaged or another parser's."""
-    # Several kinds of error, for the bytes of a damaged file may say anything; the text tree is the truth.
-    with contextlib.suppress(OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError, MemoryError):
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        if reader.schema.equals(_schema(), check_metadata=True):
-            for index in range(reader.num_record_batches):
-                batch = reader.get_batch(index)
-                batch.validate(full=True)
-                yield batch
+def _digest(content: Any) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
 
 
-def _mapped(path: Path, wanted: Mapping[str, _Files]) -> dict[str, _Video]:
-    """The wanted videos that an index file holds whole and in the wanted state."""
+def _mapped(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
+    """The wanted videos that an index file holds in the wanted state."""
     found = {}
-    for batch in _batches(path):
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, AttributeError):
-            video = _Video(batch, path)
-            files = wanted.get(video.video)
-            same = files is not None and video.about["fingerprint"] == files.fingerprint
-            # What was read too soon after a write serves the run that read it (settled False) and no later one.
-            if same and files and video.about["settled"] >= files.settled and video.crc() == batch["crc"][0].as_py():
-                found[video.video] = video
+    for video in (VideoColumns(batch, root, path) for batch in _batches(path)):
+        files = wanted.get(video.video)
+        # What was read too soon after a write serves the run that read it (settled False) and no later one.
+        if files and video.files.fingerprint == files.fingerprint and video.files.settled >= files.settled:
+            found[video.video] = video
     return found
 
 
-def _written(path: Path, parsed: Mapping[str, _Video]) -> bool:
+def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     """Puts videos into an index file beside what it holds, by rename; False, and one line in the log, if it cannot."""
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _schema()) as writer:
-                for batch in _batches(path):
-                    with contextlib.suppress(ValueError, KeyError, TypeError):
-                        if json.loads(batch["about"][0].as_py())["video"] not in parsed:
-                            writer.write_batch(batch)
-                for video in parsed.values():
-                    writer.write_batch(video.batch)
+            others = [b for b in _batches(path) if VideoColumns(b, Path()).video not in parsed]
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
+                for batch in [*others, *(video.batch for video in parsed.values())]:
+                    writer.write_batch(batch)
+            digest = _digest(pa.memory_map(str(temporary)).read_buffer())
+            with temporary.open("ab") as file:
+                file.write(digest)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        _say_once(f"The question index cannot be written in {path.parent} ({error}); set SURGVIVQA_CACHE to a folder.")
+        _say_once(
+            f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "
+            f"to a folder, or each start parses the text."
+        )
         return False
     return True
 
@@ -367,11 +271,7 @@ def _say_once(message: str) -> None:
     log.warning(message)
 
 
-def _schema() -> pa.Schema:
-    return pa.schema(_COLUMNS, metadata={b"surgvivqa": _parser_key()})
-
-
-def _parse_all(root: Path, stale: Mapping[str, _Files | None]) -> list[pa.RecordBatch]:
+def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
     """The record batch of each video, in order; several processes where there are many files, the same result."""
     arguments = [root] * len(stale), list(stale), list(stale.values())
     many = sum(len(f.numbers) for f in stale.values() if f) >= _MANY_FILES
@@ -382,49 +282,5 @@ def _parse_all(root: Path, stale: Mapping[str, _Files | None]) -> list[pa.Record
     workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(stale))
     if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader's worker) has no children
         with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(workers) as pool:
-            return list(shown(pool.map(_parsed, *arguments)))
-    return list(shown(map(_parsed, *arguments)))
-
-
-def _parsed(root: Path, video: str, files: _Files | None) -> pa.RecordBatch:
-    """Parses one video."""
-    numbers = files.numbers if files else ssgqa.question_files(root / video)
-    report = ReadReport()
-    codes: dict[str, int] = {}
-    answers: dict[str, int] = {}
-    kept: list[Frame] = []
-    rows: list[tuple[int, ...]] = []
-    for number in numbers:
-        frame = ssgqa.read_file(root / video / f"{number}.txt", video, number, report)
-        if frame is not None:
-            rows += [
-                (
-                    codes.setdefault(q.question, len(codes)),
-                    answers.setdefault(q.answer, len(answers)),
-                    q.label,
-                    -1 if q.reasoning is None else REASONINGS.index(q.reasoning),
-                    -1 if q.type is None else TYPES.index(q.type),
-                    q.line,
-                )
-                for q in frame.questions
-            ]
-            kept.append(frame)
-    about = {
-        "video": video,
-        "fingerprint": files.fingerprint if files else "",
-        "settled": files is not None and files.settled,
-        "frames": [f.frame for f in kept],
-        "answers": list(answers),
-        "report": asdict(report),
-    }
-    columns: dict[str, Any] = {"about": json.dumps(about), "counts": [len(f.questions) for f in kept]}
-    table = np.array(rows, np.int32).reshape(-1, len(_VALUES))
-    columns |= {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(_VALUES.items())}
-    columns |= {"questions": list(codes), "crc": 0}
-    arrays = {name: pa.array([columns[name]], kind) for name, kind in _COLUMNS.items()}
-    arrays["crc"] = pa.array([_Video(_batch(arrays)).crc()], pa.uint32())
-    return _batch(arrays)
-
-
-def _batch(arrays: Mapping[str, pa.Array]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(list(arrays.values()), schema=_schema())
+            return list(shown(pool.map(parse_video, *arguments)))
+    return list(shown(map(parse_video, *arguments)))

@@ -1,6 +1,5 @@
 """SSG-QA's question files: one text file a frame, fields separated by a bare pipe, two summary lines first."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -211,7 +210,7 @@ def question_files(folder: Path) -> list[int]:
         InputError: the folder cannot be read.
     """
     try:
-        return sorted(number for name in os.listdir(folder) if (number := frame_number(name)) is not None)
+        return sorted(number for path in folder.iterdir() if (number := frame_number(path.name)) is not None)
     except OSError as error:
         raise InputError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
