@@ -64,15 +64,16 @@ class VideoColumns:
         )
         self._text = memoryview(text if self.distinct else b"")[: self._offsets[-1]]
 
-    def text(self, code: int) -> str:
-        """The question string of a code."""
-        return str(self._text[self._offsets[code] : self._offsets[code + 1]], "utf-8")
+    def texts(self, codes: np.ndarray) -> list[str]:
+        """The question strings of some codes."""
+        starts, ends = self._offsets[codes].tolist(), self._offsets[codes + 1].tolist()
+        return [str(self._text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
     def frame(self, row: int) -> Frame:
         """One frame with its questions."""
         number, answers = self.numbers[row], self.about["answers"]
         part = slice(self.starts[row], self.starts[row + 1])
-        columns = (self.values[name][part].tolist() for name in _VALUES)
+        code, *others = (self.values[name][part] for name in _VALUES)
         return Frame(
             self.video,
             number,
@@ -80,14 +81,16 @@ class VideoColumns:
                 Question(
                     self.video,
                     number,
-                    self.text(code),
+                    text,
                     answers[answer],
                     label,
                     REASONINGS[reasoning] if reasoning >= 0 else None,
                     TYPES[kind] if kind >= 0 else None,
                     line,
                 )
-                for code, answer, label, reasoning, kind, line in zip(*columns, strict=True)
+                for text, answer, label, reasoning, kind, line in zip(
+                    self.texts(code), *(column.tolist() for column in others), strict=True
+                )
             ),
         )
 

@@ -99,7 +99,7 @@ class Frames(Sequence[Frame]):
             chosen = np.zeros(len(video.numbers), bool)
             chosen[rows] = True
             codes = np.unique(video.values["code"][np.repeat(chosen, video.counts)])
-            seen.update(dict.fromkeys(map(video.text, codes.tolist())))
+            seen.update(dict.fromkeys(video.texts(codes)))
         return list(seen)
 
     def __getstate__(self) -> dict[str, Any]:
