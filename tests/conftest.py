@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,14 @@ def synthetic_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, video in (("train", "VID04"), ("val", "VID01"), ("test", "VID02")):
         (root / "splits" / f"{split}_videos.json").write_text(json.dumps([video]))
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test leaves an index in the home folder, and the commands that tests start inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SURGVIVQA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

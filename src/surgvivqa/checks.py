@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import torch
 from surgvivqa.config import CheckConfig
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
+from surgvivqa.data.index import Frames, distinct_questions, open_questions
 from surgvivqa.data.packing import pack_training
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction, trains_everything
@@ -62,20 +63,21 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     if config.ssgvqa_root is None or config.image_root is None:
         yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
         return
-    frames: list[Frame] = []
-    for result, found in _questions(config, splits):
+    found: dict[str, Frames] = {}
+    for result, asked in _questions(config, splits):
         yield result
-        frames += found
+        found[result.name] = asked
+    frames = Frames.joined(found.values())
     if not frames:
         return
     store = FrameStore(Path(config.image_root), fit=config.frame_fit)
     yield from _frames(store, frames, config.frames_to_open)
-    train = [f for f in frames if f.video in splits.train]
+    train = found["train"]
     if not train:
         yield Result("model", "FAIL", "without training questions the model, prompt, leak and loss checks cannot run.")
         return
     try:
-        bundle = build_for_training(config, (q.question for f in train for q in f.questions))
+        bundle = build_for_training(config, distinct_questions(train))
     except SurgViVQAError as error:
         yield Result("model", "FAIL", f"{error} (prompt, leak, loss and gradient checks were not run)")
         return
@@ -105,16 +107,16 @@ def _labels() -> Result:
     return Result("labels", "PASS" if good else "FAIL", f"{len(LABELS)} labels, each found again at its own index.")
 
 
-def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, list[Frame]]]:
+def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Frames]]:
     assert config.ssgvqa_root is not None
     for name in SPLIT_NAMES:
         if not splits.videos(name):
-            yield Result(name, "WARN", "no video in this split."), []
+            yield Result(name, "WARN", "no video in this split."), Frames()
             continue
         try:
-            frames, report = read_split(config.ssgvqa_root, splits.videos(name), strict=config.strict)
+            frames, report = open_questions(config.ssgvqa_root, splits.videos(name), strict=config.strict)
         except SurgViVQAError as error:
-            yield Result(name, "FAIL", str(error)), []
+            yield Result(name, "FAIL", str(error)), Frames()
             continue
         left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
         message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
@@ -125,7 +127,7 @@ def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, li
         yield Result(name, status, message), frames
 
 
-def _frames(store: FrameStore, frames: list[Frame], most: int) -> Iterator[Result]:
+def _frames(store: FrameStore, frames: Sequence[Frame], most: int) -> Iterator[Result]:
     missing = missing_frames(store, frames)
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
@@ -153,7 +155,7 @@ def _tokens(bundle: Bundle) -> Result:
     )
 
 
-def _prompts(bundle: Bundle, frames: list[Frame]) -> Result:
+def _prompts(bundle: Bundle, frames: Sequence[Frame]) -> Result:
     prompts = coder(bundle)
     prompts.check_fits(frames)
     return Result(
@@ -161,7 +163,7 @@ def _prompts(bundle: Bundle, frames: list[Frame]) -> Result:
     )
 
 
-def _leak(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Result:
+def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result:
     """Two answers of equal length after one prompt: the prompt's logits must be the same, bit for bit."""
     question, prompts = train[0].questions[0], coder(bundle)
     ids, model = prompts.prompt_ids(question.question), bundle.model.eval()
@@ -186,7 +188,7 @@ def _leak(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Result:
     )
 
 
-def _loss_and_gradients(bundle: Bundle, train: list[Frame], config: CheckConfig) -> Iterator[Result]:
+def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
     try:
         assert config.image_root is not None
         store, prompts, model = frame_store(bundle, config.image_root), coder(bundle), bundle.model

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import FrameStore, load_image, refuse_missing
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
@@ -114,9 +115,9 @@ def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([-r["scores"][LABELS.index(r["answer"])] for r in records]))
 
 
-def spread(frames: list[Frame], most: int | None) -> list[Frame]:
+def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
     """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
-    total = sum(len(f.questions) for f in frames)
+    total = sum(question_counts(frames))
     if most is None or total <= most:
         return frames
     wanted = max(1, round(len(frames) * most / total))
@@ -161,9 +162,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on; its figures "
             f"would say nothing. Take such videos out (--splits-dir), or look at them with --split train."
         )
-    frames, report = read_split(questions_root, videos, strict=config.strict)
-    frames = spread(frames, config.max_samples)
-    if not frames:
+    asked, report = open_questions(questions_root, videos, strict=config.strict)
+    frames = spread(asked, config.max_samples)
+    if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import nn
 from surgvivqa.config import TrainConfig, refuse_numbers, save_yaml
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.index import distinct_questions, open_questions, question_counts
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, predict_frames, spread
 from surgvivqa.labels import LABEL_INDEX
@@ -55,14 +56,14 @@ def train(config: TrainConfig) -> int:
 
     # Data in.
     train_frames, val_frames = read_training_data(config)
-    bundle = build_for_training(config, (q.question for f in train_frames for q in f.questions))
-    bundle.run = run_values(config) | {"train_videos": sorted({f.video for f in train_frames})}
+    bundle = build_for_training(config, distinct_questions(train_frames))
+    bundle.run = run_values(config) | {"train_videos": list(load_splits(config.splits_dir).train)}
     prompts = coder(bundle)
     LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
-    prompts.check_fits([*train_frames, *val_frames])
+    prompts.check_fits(train_frames, val_frames)
     assert config.image_root is not None
     store = frame_store(bundle, config.image_root)
-    refuse_missing(store, [*train_frames, *val_frames])
+    refuse_missing(store, train_frames, val_frames)
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -72,7 +73,7 @@ def train(config: TrainConfig) -> int:
     # The model, its optimiser, and the rate of every step.
     model = bundle.model
     optimizer = make_optimizer(model, config)
-    counts = [len(f.questions) for f in train_frames]
+    counts = question_counts(train_frames)
     micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
     per_epoch = math.ceil(
         len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0)) / micro_per_step
@@ -238,7 +239,7 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
     save_yaml(config, folder / "config.yaml")
 
 
-def read_training_data(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
+def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
     """The training frames, and validation frames with at most ``val_max_samples`` questions."""
     for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
         if root is None:
@@ -247,17 +248,18 @@ def read_training_data(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
             raise InputError(f"{flag} {root} is no folder.")
     assert config.ssgvqa_root is not None
     splits = load_splits(config.splits_dir)
-    frames, report = read_split(config.ssgvqa_root, splits.train, strict=config.strict)
+    frames: Sequence[Frame]
+    frames, report = open_questions(config.ssgvqa_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
     if not frames:
         raise InputError(f"--ssgvqa-root {config.ssgvqa_root} has no usable question in its training videos.")
-    val, _ = read_split(config.ssgvqa_root, splits.val, strict=config.strict) if splits.val else ([], None)
+    val = open_questions(config.ssgvqa_root, splits.val, strict=config.strict)[0] if splits.val else []
     if config.max_train_samples is not None:
         frames = drawn(frames, config.max_train_samples, config.seed)
     return frames, spread(val, config.val_max_samples)
 
 
-def drawn(frames: list[Frame], most: int, seed: int) -> list[Frame]:
+def drawn(frames: Sequence[Frame], most: int, seed: int) -> list[Frame]:
     """At most ``most`` questions: whole frames in an order drawn by the seed, the last one cut."""
     kept, left = [], most
     for index in np.random.default_rng(seed).permutation(len(frames)):
@@ -328,7 +330,7 @@ def step_plans(
 
 
 def validate(
-    bundle: Bundle, frames: list[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
+    bundle: Bundle, frames: Sequence[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
 ) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()

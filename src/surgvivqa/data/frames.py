@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 
@@ -122,22 +123,25 @@ def _listing(folder: str) -> frozenset[str]:
         return frozenset()
 
 
-def missing_frames(store: FrameStore, frames: Sequence[Frame]) -> list[Path]:
+def missing_frames(store: FrameStore, *frames: Sequence[Frame]) -> list[Path]:
     """Paths of the frames that do not exist; one directory listing a video."""
     _listing.cache_clear()
     return [
         path
-        for f in frames
-        if (path := store.path(f.video, f.frame)).name not in _listing(str(Path(store.root) / f.video))
+        for group in frames
+        for video, frame in frame_names(group)
+        if (path := store.path(video, frame)).name not in _listing(str(Path(store.root) / video))
     ]
 
 
-def refuse_missing(store: FrameStore, frames: Sequence[Frame]) -> None:
+def refuse_missing(store: FrameStore, *frames: Sequence[Frame]) -> None:
     """Raises InputError, with a count and the first few, where a question's frame does not exist."""
-    missing = missing_frames(store, frames)
+    missing = missing_frames(store, *frames)
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
-        raise InputError(f"{len(missing)} of {len(frames)} frames are missing under {store.root} (first: {first}).")
+        raise InputError(
+            f"{len(missing)} of {sum(map(len, frames))} frames are missing under {store.root} (first: {first})."
+        )
 
 
 def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:

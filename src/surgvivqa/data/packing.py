@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surgvivqa.data.index import distinct_questions
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
@@ -42,9 +43,9 @@ class PromptCoder:
         """Token ids of the prompt of one question."""
         return self._ids(build_prompt(question, self.prompt_mode))
 
-    def longest(self, frames: Iterable[Frame]) -> tuple[int, str]:
+    def longest(self, *frames: Iterable[Frame]) -> tuple[int, str]:
         """Tokens of the longest prompt with the longest label after it, and its question."""
-        questions = sorted({q.question for frame in frames for q in frame.questions})
+        questions = sorted({question for group in frames for question in distinct_questions(group)})
         tail = max(len(ids) for ids in self.label_ids)
         best = (0, "")
         for start in range(0, len(questions), 4096):
@@ -53,9 +54,9 @@ class PromptCoder:
             best = max([best, *((len(ids) + tail, q) for ids, q in zip(encoded["input_ids"], batch, strict=True))])
         return best
 
-    def check_fits(self, frames: Iterable[Frame]) -> None:
+    def check_fits(self, *frames: Iterable[Frame]) -> None:
         """Raises InputError, naming the question, where a prompt and a label do not fit in ``max_length``."""
-        length, question = self.longest(frames)
+        length, question = self.longest(*frames)
         if length > self.max_length:
             raise InputError(
                 f"The {self.prompt_mode} prompt of {question!r} takes {length} tokens with its answer, but "

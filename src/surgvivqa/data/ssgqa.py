@@ -60,6 +60,16 @@ class ReadReport:
         if len(shown) < _EXAMPLES:
             shown.append(where[:300])
 
+    def add(self, later: "ReadReport") -> None:
+        """Counts what ``later`` counts, as if its files had been read after these."""
+        self.files += later.files
+        self.lines += later.lines
+        self.questions += later.questions
+        self.skipped.update(later.skipped)
+        for reason, where in later.examples.items():
+            shown = self.examples.setdefault(reason, [])
+            shown += where[: _EXAMPLES - len(shown)]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -152,6 +162,23 @@ def read_split(
         InputError: the root or a video's folder is not there, or there is no question file at all.
     """
     root = Path(root)
+    report = ReadReport()
+    frames = []
+    for video in present_videos(root, videos, missing):
+        for number in question_files(root / video):
+            frame = read_file(root / video / f"{number}.txt", video, number, report, strict)
+            if frame is not None:
+                frames.append(frame)
+    refuse_no_file(root, videos, report)
+    return frames, report
+
+
+def present_videos(root: Path, videos: Sequence[str], missing: Literal["error", "skip"] = "error") -> list[str]:
+    """The videos that have a folder, in the order of ``videos``.
+
+    Raises:
+        InputError: the root is not there, or none of the videos, or (unless ``missing`` is ``skip``) not all of them.
+    """
     if not root.is_dir():
         raise InputError(f"--ssgvqa-root {root} is no folder; it must hold <VIDxx>/<frame>.txt.")
     absent = [v for v in videos if not (root / v).is_dir()]
@@ -165,23 +192,30 @@ def read_split(
             f"--ssgvqa-root {root} lacks {len(absent)} of the split's {len(videos)} videos ({', '.join(absent[:5])}); "
             f"add them, or name the videos you have through --splits-dir."
         )
-    report = ReadReport()
-    frames = []
-    for video in videos:
-        if video in absent:
-            continue
-        try:
-            names = [
-                p for p in (root / video).iterdir() if p.suffix == ".txt" and p.stem.isascii() and p.stem.isdigit()
-            ]
-        except OSError as error:
-            raise InputError(f"Folder {root / video} cannot be read ({error.strerror}).") from None
-        for path in sorted(names, key=lambda p: (int(p.stem), p.stem)):
-            if str(int(path.stem)) != path.stem:
-                continue  # padded names are other tools' copies
-            frame = read_file(path, video, int(path.stem), report, strict)
-            if frame is not None:
-                frames.append(frame)
+    return [v for v in videos if v not in absent]
+
+
+def frame_number(name: str) -> int | None:
+    """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
+    stem = name.removesuffix(".txt")
+    if stem == name or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
+        return None
+    return int(stem)
+
+
+def question_files(folder: Path) -> list[int]:
+    """The frame numbers of a folder's question files, in order.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        return sorted(number for path in folder.iterdir() if (number := frame_number(path.name)) is not None)
+    except OSError as error:
+        raise InputError(f"Folder {folder} cannot be read ({error.strerror}).") from None
+
+
+def refuse_no_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:
+    """Raises InputError where videos were asked for and hold no question file at all."""
     if not report.files and videos:
         raise InputError(f"--ssgvqa-root {root} holds no question file <frame>.txt in {', '.join(videos[:3])}.")
-    return frames, report

@@ -1,0 +1,161 @@
+"""The columns of one video's questions: one Arrow record batch, made by the parser, read where it lies in memory.
+
+A batch has one row: ``about`` (JSON: the video, the fingerprint of its files, its frame numbers, the spellings of its
+answers, its report), ``counts`` (questions of each frame), ``code``, ``answer``, ``label``, ``reasoning``, ``type``,
+``line`` (one value a question, in file order) and ``questions`` (the distinct question strings that ``code`` indexes).
+Reasoning and type are places in ``ssgqa.REASONINGS`` and ``ssgqa.TYPES``, -1 for none.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from surgvivqa import labels
+from surgvivqa.data import ssgqa
+from surgvivqa.data.ssgqa import REASONINGS, TYPES, Frame, Question, ReadReport
+
+_FORMAT = 1
+_VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}
+_COLUMNS = {
+    "about": pa.string(),
+    "counts": pa.large_list(pa.int32()),
+    **{name: pa.large_list(getattr(pa, kind)()) for name, kind in _VALUES.items()},
+    "questions": pa.large_list(pa.large_string()),
+}
+
+
+@dataclass(frozen=True)
+class QuestionFiles:
+    """A video's question files as they lie on disk. ``settled``: none was touched in the last two seconds."""
+
+    numbers: tuple[int, ...]
+    fingerprint: str
+    settled: bool
+
+
+class VideoColumns:
+    """One video's record batch: views of its columns, nothing copied.
+
+    ``root`` is the text tree it was parsed from, ``path`` the index file that it lies in (None: in memory).
+    ``numbers`` are the frames with a question, ``counts`` how many each has (int32), ``starts`` where they start.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, root: Path, path: Path | None = None) -> None:
+        self.batch, self.root, self.path = batch, root, path
+        self.about: dict[str, Any] = json.loads(batch.column("about")[0].as_py())
+        self.video: str = self.about["video"]
+        self.files = QuestionFiles((), self.about["fingerprint"], self.about["settled"])
+        self.numbers: list[int] = self.about["frames"]
+        self.values = {name: batch.column(name).values.to_numpy() for name in _VALUES}
+        self.counts: np.ndarray = batch.column("counts").values.to_numpy()
+        self.starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+        # A question is cut from the mapped bytes when it is asked for: no table of Python strings is held.
+        self.distinct = len(batch.column("questions").values)
+        _, offsets, text = batch.column("questions").values.buffers()
+        self._offsets = (
+            np.frombuffer(offsets, np.int64)[: self.distinct + 1] if self.distinct else np.zeros(1, np.int64)
+        )
+        self._text = memoryview(text if self.distinct else b"")[: self._offsets[-1]]
+
+    def texts(self, codes: np.ndarray) -> list[str]:
+        """The question strings of some codes."""
+        starts, ends = self._offsets[codes].tolist(), self._offsets[codes + 1].tolist()
+        return [str(self._text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+
+    def frame(self, row: int) -> Frame:
+        """One frame with its questions."""
+        number, answers = self.numbers[row], self.about["answers"]
+        part = slice(self.starts[row], self.starts[row + 1])
+        code, *others = (self.values[name][part] for name in _VALUES)
+        return Frame(
+            self.video,
+            number,
+            tuple(
+                Question(
+                    self.video,
+                    number,
+                    text,
+                    answers[answer],
+                    label,
+                    REASONINGS[reasoning] if reasoning >= 0 else None,
+                    TYPES[kind] if kind >= 0 else None,
+                    line,
+                )
+                for text, answer, label, reasoning, kind, line in zip(
+                    self.texts(code), *(column.tolist() for column in others), strict=True
+                )
+            ),
+        )
+
+    def report(self) -> ReadReport:
+        """What was read and left out in this video."""
+        kept = self.about["report"]
+        report = ReadReport(examples={k: list(v) for k, v in kept["examples"].items()})
+        report.files, report.lines, report.questions = kept["files"], kept["lines"], kept["questions"]
+        report.skipped.update(kept["skipped"])
+        return report
+
+
+def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.RecordBatch:
+    """Parses one video's ``files``, or where they could not be looked at, what its folder now holds.
+
+    Raises:
+        InputError: the folder or a file cannot be read.
+    """
+    numbers = files.numbers if files else ssgqa.question_files(root / video)
+    report = ReadReport()
+    codes: dict[str, int] = {}
+    answers: dict[str, int] = {}
+    kept: dict[int, int] = {}
+    rows: list[tuple[int, ...]] = []
+    for number in numbers:
+        frame = ssgqa.read_file(root / video / f"{number}.txt", video, number, report)
+        if frame is not None:
+            rows += [
+                (
+                    codes.setdefault(q.question, len(codes)),
+                    answers.setdefault(q.answer, len(answers)),
+                    q.label,
+                    -1 if q.reasoning is None else REASONINGS.index(q.reasoning),
+                    -1 if q.type is None else TYPES.index(q.type),
+                    q.line,
+                )
+                for q in frame.questions
+            ]
+            kept[number] = len(frame.questions)
+    about = {
+        "video": video,
+        "fingerprint": files.fingerprint if files else "",
+        "settled": files is not None and files.settled,
+        "frames": list(kept),
+        "answers": list(answers),
+        "report": vars(report),
+    }
+    columns: dict[str, Any] = {"about": json.dumps(about), "counts": list(kept.values())}
+    table = np.array(rows, np.int32).reshape(-1, len(_VALUES))
+    columns |= {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(_VALUES.items())}
+    columns["questions"] = list(codes)
+    arrays = [pa.array([columns[name]], kind) for name, kind in _COLUMNS.items()]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema())
+
+
+@functools.cache
+def _parser_key() -> bytes:
+    """Names this file format and the parser whose results are kept, by its source: nobody has to bump a number."""
+    digest = hashlib.blake2b(f"{_FORMAT} {labels.LABELS} {labels.ALIASES}".encode(), digest_size=16)
+    for module in (ssgqa, labels):
+        with contextlib.suppress(OSError):
+            digest.update(Path(module.__file__ or "").read_bytes())
+    return digest.hexdigest().encode()
+
+
+def schema() -> pa.Schema:
+    """The columns; the metadata names the format and the parser."""
+    return pa.schema(_COLUMNS, metadata={b"surgvivqa": _parser_key()})

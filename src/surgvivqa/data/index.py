@@ -1,0 +1,286 @@
+"""The question index: the text tree parsed once into one Arrow file, mapped into memory from then on.
+
+The file is an Arrow IPC stream without compression, not Parquet: its columns are used where they lie in the page cache,
+so opening decodes nothing and DataLoader workers share the same pages, where Parquet would be decoded into each
+process's own memory. There is one file a root with one record batch a video (``columns``), so the splits share it and
+a changed video is parsed alone. A check sum follows the stream's end, where Arrow's readers do not look.
+"""
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import current_process
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import track
+
+from surgvivqa.data import ssgqa
+from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
+from surgvivqa.data.ssgqa import Frame, ReadReport
+from surgvivqa.errors import InputError
+
+_MANY_FILES = 2000  # from here on several processes parse
+_DIGEST = 16  # bytes of the check sum at a file's end
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT, some network ones)
+log = logging.getLogger("surgvivqa")
+
+
+class Frames(Sequence[Frame]):
+    """The frames of a split in order, each built when it is asked for.
+
+    Slices and ``joined`` are lazy too. A pickle holds the index file's path and the selection; whoever loads it maps
+    the file again. Where there is no file (no folder could be written) it holds the columns themselves.
+    """
+
+    def __init__(self, videos: Iterable[VideoColumns] = ()) -> None:
+        self._videos = list(videos)
+        lengths = [len(v.numbers) for v in self._videos]
+        # Frame i is row _row[i] of video _video[i].
+        self._video = np.repeat(np.arange(len(lengths)), np.array(lengths, np.int64))
+        self._row = np.concatenate([np.zeros(0, np.int64), *map(np.arange, lengths)])
+
+    @classmethod
+    def joined(cls, pieces: Iterable["Frames"]) -> "Frames":
+        """The frames of all pieces, one after the other."""
+        whole = cls()
+        for piece in pieces:
+            whole._video = np.concatenate([whole._video, piece._video + len(whole._videos)])
+            whole._row = np.concatenate([whole._row, piece._row])
+            whole._videos += piece._videos
+        return whole
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Frames": ...
+    def __getitem__(self, index: int | slice) -> "Frame | Frames":
+        if not isinstance(index, slice):
+            return self._videos[self._video[index]].frame(self._row[index])
+        some = Frames()
+        some._videos, some._video, some._row = self._videos, self._video[index], self._row[index]
+        return some
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Questions of each frame, ``[frames]`` int32."""
+        counts = np.zeros(len(self), np.int32)
+        for index, video in enumerate(self._videos):
+            here = self._video == index
+            counts[here] = video.counts[self._row[here]]
+        return counts
+
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Video and number of each frame, without its questions."""
+        for index, row in zip(self._video.tolist(), self._row.tolist(), strict=True):
+            yield self._videos[index].video, self._videos[index].numbers[row]
+
+    def unique_questions(self) -> list[str]:
+        """Each distinct question once, in the order of the index."""
+        seen: dict[str, None] = {}
+        for index, video in enumerate(self._videos):
+            rows = self._row[self._video == index]
+            chosen = np.zeros(len(video.numbers), bool)
+            chosen[rows] = True
+            codes = np.unique(video.values["code"][np.repeat(chosen, video.counts)])
+            seen.update(dict.fromkeys(video.texts(codes)))
+        return list(seen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        sources = [v.batch if v.path is None else (v.path, v.root, v.video, v.files) for v in self._videos]
+        return {"sources": sources, "roots": [v.root for v in self._videos], "video": self._video, "row": self._row}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._video, self._row, self._videos = state["video"], state["row"], []
+        mapped: dict[Path, dict[str, VideoColumns]] = {}
+        for path in {s[0]: None for s in state["sources"] if isinstance(s, tuple)}:
+            parts = [s[1:] for s in state["sources"] if isinstance(s, tuple) and s[0] == path]
+            mapped[path] = _mapped(path, parts[0][0], {video: files for _, video, files in parts})
+        for root, source in zip(state["roots"], state["sources"], strict=True):
+            if not isinstance(source, tuple):
+                self._videos.append(VideoColumns(source, root))
+                continue
+            path, _, video, files = source
+            if video not in mapped[path]:
+                # Another process has replaced or removed the file: unchanged text gives the same columns again.
+                again = VideoColumns(parse_video(root, video, _scanned(root / video)), root)
+                if again.files.fingerprint != files.fingerprint:
+                    raise InputError(f"The question files in {root / video} changed during the run; start it again.")
+                mapped[path][video] = again
+            self._videos.append(mapped[path][video])
+
+
+def question_counts(frames: Sequence[Frame]) -> list[int]:
+    """Questions of each frame."""
+    return frames.counts.tolist() if isinstance(frames, Frames) else [len(f.questions) for f in frames]
+
+
+def distinct_questions(frames: Iterable[Frame]) -> list[str]:
+    """Each distinct question once, in the order of first appearance."""
+    if isinstance(frames, Frames):
+        return frames.unique_questions()
+    return list(dict.fromkeys(q.question for f in frames for q in f.questions))
+
+
+def frame_names(frames: Iterable[Frame]) -> Iterator[tuple[str, int]]:
+    """Video and number of each frame."""
+    return frames.names() if isinstance(frames, Frames) else ((f.video, f.frame) for f in frames)
+
+
+def open_questions(
+    root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
+) -> tuple[Frames, ReadReport]:
+    """What ``ssgqa.read_split`` gives, from the index; the videos that it lacks or that have changed are parsed first.
+
+    A video is unchanged where the names, sizes, modification times and status-change times of its question files are.
+    Files touched less than two seconds before they were read are read again the next time, since a second write in the
+    same tick of the clock would not show.
+
+    Args:
+        root: ``<root>/<VIDxx>/<frame>.txt``.
+        videos: names of the videos; nothing else under the root is read.
+        strict: an unknown answer or a file that is no text is an error.
+        index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
+            Where it cannot be written, the text is parsed into memory each time, and the log says so once.
+
+    Raises:
+        InputError: as ``read_split`` does.
+    """
+    root = Path(root)
+    names = ssgqa.present_videos(root, videos)
+    path = _index_path(root, index_dir)
+    files = {name: _scanned(root / name) for name in names}
+    found = _mapped(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
+    stale = {name: f for name, f in files.items() if name not in found}
+    if stale:
+        parsed = {video.video: video for video in (VideoColumns(b, root) for b in _parse_all(root, stale))}
+        found |= parsed
+        if path and _written(path, parsed):
+            # The file's columns rather than the parser's own, so that their memory is shared with the workers.
+            found |= _mapped(path, root, {name: f for name, f in stale.items() if f is not None})
+    report = ReadReport()
+    for name in names:
+        report.add(found[name].report())
+    ssgqa.refuse_no_file(root, videos, report)
+    if strict and (report.skipped["not_text"] or report.skipped["unknown_answer"]):
+        ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
+        return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
+    return Frames(found[name] for name in names), report
+
+
+def _index_path(root: Path, index_dir: Path | None) -> Path | None:
+    """The root's index file. The root as it was spelled counts as well: the report's examples show it."""
+    try:
+        folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or Path.home() / ".cache" / "surgvivqa") / "index"
+    except RuntimeError:
+        _say_once("There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text.")
+        return None
+    spelled = os.fsencode(root.resolve()) + b"\0" + os.fsencode(root)
+    return folder / f"{hashlib.blake2b(spelled, digest_size=16).hexdigest()}.arrow"
+
+
+def _scanned(folder: Path) -> QuestionFiles | None:
+    """The state of a video's question files, or None where it cannot be had: then the parser says what is wrong."""
+    now, newest = time.time_ns(), 0
+    entries = []
+    try:
+        with os.scandir(folder) as listing:
+            for entry in listing:
+                number = ssgqa.frame_number(entry.name)
+                if number is not None:
+                    stat = entry.stat()
+                    newest = max(newest, stat.st_ctime_ns)
+                    entries.append((number, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    except OSError:
+        return None
+    entries.sort()
+    digest = hashlib.blake2b(repr(entries).encode(), digest_size=16).hexdigest()
+    return QuestionFiles(tuple(e[0] for e in entries), digest, newest + _SETTLED_NS < now)
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    """The record batches of an index file, mapped; none where it is missing, damaged or another parser's."""
+    # Arrow trusts what it maps: it would follow a flipped bit out of the file. So nothing is shown to it unchecked.
+    with contextlib.suppress(OSError, pa.ArrowException):
+        raw = pa.memory_map(str(path)).read_buffer()
+        if raw.size > _DIGEST and _digest(raw[:-_DIGEST]) == raw[-_DIGEST:].to_pybytes():
+            reader = pa.ipc.open_stream(raw[:-_DIGEST])
+            if reader.schema.equals(schema(), check_metadata=True):
+                return list(reader)
+    return []
+
+
+def _digest(content: Any) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
+
+
+def _mapped(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
+    """The wanted videos that an index file holds in the wanted state."""
+    found = {}
+    for video in (VideoColumns(batch, root, path) for batch in _batches(path)):
+        files = wanted.get(video.video)
+        # What was read too soon after a write serves the run that read it (settled False) and no later one.
+        if files and video.files.fingerprint == files.fingerprint and video.files.settled >= files.settled:
+            found[video.video] = video
+    return found
+
+
+def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
+    """Puts videos into an index file beside what it holds, by rename; False, and one line in the log, if it cannot."""
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            others = [b for b in _batches(path) if VideoColumns(b, Path()).video not in parsed]
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
+                for batch in [*others, *(video.batch for video in parsed.values())]:
+                    writer.write_batch(batch)
+            digest = _digest(pa.memory_map(str(temporary)).read_buffer())
+            with temporary.open("ab") as file:
+                file.write(digest)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        _say_once(
+            f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "
+            f"to a folder, or each start parses the text."
+        )
+        return False
+    return True
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
+    """The record batch of each video, in order; several processes where there are many files, the same result."""
+    arguments = [root] * len(stale), list(stale), list(stale.values())
+    many = sum(len(f.numbers) for f in stale.values() if f) >= _MANY_FILES
+    console = Console(stderr=True)
+    shown = functools.partial(
+        track, description="index", total=len(stale), console=console, disable=not many or not console.is_terminal
+    )
+    workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(stale))
+    if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader's worker) has no children
+        with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(workers) as pool:
+            return list(shown(pool.map(parse_video, *arguments)))
+    return list(shown(map(parse_video, *arguments)))
