@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import parse
-from surgvivqa.config import TrainConfig, read_yaml, save_yaml
+from surgvivqa.config import EvalConfig, TrainConfig, read_yaml, save_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE_FLAGS = """ssgvqa_root image_root max_steps epochs batch_size lr fp16 bf16 prompt_mode eval_every_steps
@@ -35,3 +35,26 @@ def test_a_saved_config_is_read_back_as_it_was(tmp_path: Path) -> None:
     config = TrainConfig(ssgvqa_root=Path("/q"), lr=3e-7, max_steps=5, mask="causal")
     save_yaml(config, tmp_path / "c.yaml")
     assert TrainConfig(**read_yaml(tmp_path / "c.yaml", TrainConfig)) == config
+
+
+@pytest.mark.parametrize(
+    "text", ["mask: foo", "batch_size: eight", "fp16: 'perhaps'", "lora_r: 2.5"], ids=["choice", "int", "bool", "whole"]
+)
+def test_a_file_is_typed_as_the_command_line_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parse("train", TrainConfig, ["--config", f"{tmp_path}/c.yaml"])
+    assert stop.value.code == 2
+
+
+def test_the_command_line_completes_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("split: val\nmodel: {preset: tiny}\n")
+    config = parse("eval", EvalConfig, ["--config", f"{tmp_path}/c.yaml", "--checkpoint", "x"])
+    assert (config.split, config.model.preset, config.checkpoint) == ("val", "tiny", Path("x"))
+
+
+def test_a_false_and_an_empty_value_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_ROOT", "/from/environment")
+    (tmp_path / "c.yaml").write_text("fp16: false\nval_max_samples: null\nimage_root: null\nmax_steps: null\n")
+    config = parse("train", TrainConfig, ["--config", f"{tmp_path}/c.yaml"])
+    assert (config.fp16, config.val_max_samples, config.image_root) == (False, None, Path("/from/environment"))

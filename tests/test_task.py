@@ -37,6 +37,8 @@ def test_the_shipped_split_is_ssg_vqa_nets() -> None:
         (["VID04"], ["VID04"], "share VID04"),
         (["VID02"], ["VID01"], "must never be trained on"),
         (["VID04"], ["VID22"], "must never be trained on"),
+        (["VID02_clean"], ["VID01"], "must never be trained on"),
+        (["VID04_old"], ["VID04"], "share VID04_old"),
         (["../VID04"], ["VID01"], "list of video names"),
         (["VID04", "VID04"], ["VID01"], "more than once"),
     ],

@@ -129,3 +129,97 @@ def test_at_full_size_lora_is_811008_of_364480512_parameters() -> None:
 def test_nothing_to_train_is_an_error(parts: Path) -> None:
     with pytest.raises(InputError, match="Nothing would be trained"):
         build_for_training(config(parts, lora_r=0), [])
+
+
+def fallback(parts: Path) -> ModelConfig:
+    return ModelConfig(**{k: getattr(config(parts), k) for k in vars(ModelConfig())})
+
+
+def stir(model: SurgViVQAModel) -> None:
+    """Moves everything that trains, as a run would."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tmp_path: Path) -> None:
+    bundle = build_for_training(config(parts, train_video="full"), [])
+    stir(bundle.model)
+    export_pth(bundle, tmp_path / "whole.pth")
+    names = set(torch.load(tmp_path / "whole.pth", weights_only=True))
+    assert "visual_encoder.encoder.layer.0.attention.attention.q_bias" in names
+    assert "visual_encoder.encoder.layer.1.attention.attention.v_bias" in names
+    assert not any(name.endswith("query.bias") for name in names if name.startswith("visual_encoder"))
+    again = load_checkpoint(tmp_path / "whole.pth", fallback(parts)).model.state_dict()
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"full_finetune": True}, {}),
+        ({"train_blip": True}, {}),
+        ({}, {"train_blip": True}),
+        ({}, {"full_finetune": True}),
+        ({}, {"lora_r": 0, "train_blip": True}),
+        ({"train_gpt2_full": True}, {"full_finetune": True}),
+    ],
+)
+def test_a_second_run_saves_what_the_first_one_learned(
+    parts: Path, tmp_path: Path, first: dict[str, object], second: dict[str, object]
+) -> None:
+    start = build_for_training(config(parts, **first), [])
+    stir(start.model)
+    save_checkpoint(start, tmp_path / "first")
+    bundle = build_for_training(config(parts, **second, pretrained_ckpt=tmp_path / "first"), [])
+    stir(bundle.model)
+    bundle.model.eval()
+    save_checkpoint(bundle, tmp_path / "second")
+    again = load_checkpoint(tmp_path / "second", ModelConfig()).model.state_dict()
+    assert again.keys() == bundle.model.state_dict().keys()
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_merging_the_adapters_changes_no_output(parts: Path, tmp_path: Path) -> None:
+    start = build_for_training(config(parts), [])
+    stir(start.model)
+    save_checkpoint(start, tmp_path / "first")
+    merged = build_for_training(config(parts, full_finetune=True, pretrained_ckpt=tmp_path / "first"), []).model
+    assert merged.config.lora is None
+    ids = torch.tensor([[1, 2, 3]])
+    start.model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            start.model.decoder(input_ids=ids).logits, merged.eval().decoder(input_ids=ids).logits, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("flags", [{"lora_r": 4}, {"lora_alpha": 8}, {"video_model": "elsewhere"}])
+def test_a_flag_that_contradicts_the_checkpoint_is_refused(
+    parts: Path, tmp_path: Path, flags: dict[str, object]
+) -> None:
+    save_checkpoint(build_for_training(config(parts), []), tmp_path / "first")
+    with pytest.raises(InputError, match="contradicts --pretrained-ckpt"):
+        build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags), [])  # type: ignore[arg-type]
+
+
+def test_the_checkpoint_says_what_its_model_is_made_of(parts: Path, tmp_path: Path) -> None:
+    save_checkpoint(build_for_training(config(parts, lora_r=4), []), tmp_path / "first")
+    settings = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first"), []).settings
+    assert (settings.lora_r, settings.num_frames, settings.video_model) == (4, 4, str(parts / "video"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [("video_model", "gpt2", "is a gpt2 model"), ("decoder_model", "wide", "take parts of one width")],
+)
+def test_parts_that_do_not_belong_together(parts: Path, flag: str, value: str, message: str) -> None:
+    if value == "wide" and not (parts / value).exists():
+        GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=64, n_layer=1, n_head=2)).save_pretrained(parts / value)
+        train_tokenizer(["How many?"], vocab_size=400).save_pretrained(parts / value)
+    run = config(parts)
+    setattr(run, flag, str(parts / value))
+    with pytest.raises(InputError, match=message):
+        build_for_training(run, [])
