@@ -1,22 +1,25 @@
 """Closed-set scores: the log-probability of each of the 51 labels after a prompt, all in one pass over their trie."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, chain_block, pack_rows
+from surgvivqa.data.packing import Block, Packed, chain_block, pack_rows
 from surgvivqa.errors import InputError
+from surgvivqa.model.attention import Memory, VideoMemory, layouts
 
-_BLOCKS_A_ROW = 102  # bidirectional: label blocks in one row, which bounds the S x S masks
+_BLOCKS_A_PASS = 1024  # bidirectional: label blocks in one pass, which bounds the memory
 
 
 class LabelTrie:
     """The labels' token ids as a trie.
 
     ``tokens`` and ``parents`` describe the inner nodes below the root (fed to the model), ``edges`` every (node, token)
-    pair whose log-probability is needed (node -1 is the prompt's end), ``paths[c]`` the edges that make label c.
+    pair whose log-probability is needed (node -1 is the prompt's end), ``paths[c]`` the edges that make label c. An
+    edge leads to an inner node (``children``) or ends a label (``ends``).
     """
 
     def __init__(self, label_ids: Sequence[Sequence[int]]) -> None:
@@ -38,12 +41,27 @@ class LabelTrie:
                     f"With this tokenizer label {c} is the beginning of another label (or equal to one), so a sum of "
                     f"token log-probabilities cannot tell them apart; use a tokenizer that keeps labels prefix-free."
                 )
+        self.children = {(inner[p[:-1]], p[-1]): n for p, n in inner.items() if p}
+        self.ends = {(inner[tuple(ids[:-1])], ids[-1]): c for c, ids in enumerate(self.label_ids)}
         edges: dict[tuple[int, int], int] = {}
         self.paths: list[list[int]] = []
         for ids in self.label_ids:
             steps = [(inner[tuple(ids[:depth])], token) for depth, token in enumerate(ids)]
             self.paths.append([edges.setdefault(step, len(edges)) for step in steps])
         self.edges: list[tuple[int, int]] = list(edges)
+
+    def below(self, node: int) -> list[int]:
+        """The labels whose path goes through an inner node."""
+        at = [e for e, edge in enumerate(self.edges) if edge[0] == node]
+        return [c for c, path in enumerate(self.paths) if any(e in path for e in at)]
+
+    def grown(self, nodes: Sequence[int]) -> list[int]:
+        """Inner nodes with all that lead to them, each after its parent."""
+        tree = set(nodes)
+        for node in nodes:
+            while (node := self.parents[node]) >= 0:
+                tree.add(node)
+        return sorted(tree)  # a parent is made before its children
 
     def path_matrix(self) -> Tensor:
         """``[51, E]`` float: 1 where an edge is part of a label's path."""
@@ -55,14 +73,18 @@ class LabelTrie:
 
 @torch.inference_mode()
 def score_rows(
-    model: Any, prompts: Sequence[Sequence[Sequence[int]]], video_tokens: Tensor, trie: LabelTrie, mask: str
+    model: Any,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    video: VideoMemory | Tensor,
+    trie: LabelTrie,
+    mask: str,
 ) -> Tensor:
     """Log-probabilities of all labels for each question.
 
     Args:
         model: a ``SurgViVQAModel`` in eval mode.
         prompts: token ids; the outer list is rows (frames), the inner one questions.
-        video_tokens: ``[F, V, H]``, one entry a row.
+        video: video tokens ``[F, V, H]``, one entry a row, or a memory of them that several calls share.
         trie: the labels.
         mask: mask mode. Under ``bidirectional`` a prompt's states depend on its answer, so every label is a block of
             its own; otherwise a prompt is shared by all labels.
@@ -70,33 +92,142 @@ def score_rows(
     Returns:
         ``[Q, 51]`` float32 sums of token log-probabilities, questions in row order.
     """
+    memory = video if isinstance(video, VideoMemory) else VideoMemory(video)
     if mask == "bidirectional":
-        return _score_bidirectional(model, prompts, video_tokens, trie)
-    rows, count = [], 0
-    for row in prompts:
-        rows.append([Block(p, trie.tokens, trie.parents, trie.edges, count + i) for i, p in enumerate(row)])
-        count += len(row)
-    packed = pack_rows(rows, mask, count).to(video_tokens.device)
-    steps = model.target_log_probs(packed, video_tokens).view(count, len(trie.edges))
+        return _score_bidirectional(model, prompts, memory, trie)
+    numbers = itertools.count()
+    rows = [[Block(p, trie.tokens, trie.parents, trie.edges, next(numbers)) for p in row] for row in prompts]
+    count = next(numbers)
+    packed = pack_rows(rows, mask, count).to(memory.tokens.device)
+    steps = model.target_log_probs(packed, memory).view(count, len(trie.edges))
     return steps @ trie.path_matrix().to(steps).T
 
 
 def _score_bidirectional(
-    model: Any, prompts: Sequence[Sequence[Sequence[int]]], video_tokens: Tensor, trie: LabelTrie
+    model: Any, prompts: Sequence[Sequence[Sequence[int]]], memory: VideoMemory, trie: LabelTrie
 ) -> Tensor:
-    labels = len(trie.label_ids)
     results = []
     for r, row in enumerate(prompts):
+        frame = memory.frame(r)
         blocks = [chain_block(prompt, answer, 0, "bidirectional") for prompt in row for answer in trie.label_ids]
         scores = []
-        for start in range(0, len(blocks), _BLOCKS_A_ROW):
-            part = blocks[start : start + _BLOCKS_A_ROW]
+        for start in range(0, len(blocks), _BLOCKS_A_PASS):
+            part = blocks[start : start + _BLOCKS_A_PASS]
             numbered = [Block(b.prompt, b.tokens, b.parents, b.targets, i) for i, b in enumerate(part)]
-            packed = pack_rows([numbered], "bidirectional", len(part)).to(video_tokens.device)
-            steps = model.target_log_probs(packed, video_tokens[r : r + 1])
-            scores.append(torch.zeros(len(part)).to(steps).index_add(0, packed.target_question, steps))
-        results.append(torch.cat(scores).view(len(row), labels))
+            packed = pack_rows([numbered], "bidirectional", len(part)).to(memory.tokens.device)
+            scores.append(-model.question_losses(packed, frame))
+        results.append(torch.cat(scores).view(len(row), len(trie.label_ids)))
     return torch.cat(results)
+
+
+@torch.inference_mode()
+def best_labels(
+    model: Any,
+    prompts: Sequence[Sequence[Sequence[int]]],
+    video: VideoMemory | Tensor,
+    trie: LabelTrie,
+    mask: str,
+    norm: str = "sum",
+) -> tuple[Tensor, Tensor, int]:
+    """The best label of each question, exact, without the scores of those that cannot win (branch and bound).
+
+    No token's log-probability is above 0, so the score of a label is at most that of its beginning. The prompts are fed
+    once, which gives the one-token labels their scores and the others their bounds; then, level by level, only those
+    inner nodes whose bound still reaches the best whole label, looking back at the prompts' kept keys and values.
+
+    Args:
+        model, prompts, video, trie, mask: as ``score_rows``.
+        norm: ``sum`` or ``mean``, as ``normalise``.
+
+    Returns:
+        The labels ``[Q]`` int64, their ranking scores ``[Q]`` float32, and how many inner nodes were fed in all.
+        Under ``bidirectional`` nothing can be shared: all scores are computed.
+    """
+    memory = video if isinstance(video, VideoMemory) else VideoMemory(video, reuse=True)
+    if mask == "bidirectional":
+        ranking, _ = normalise(score_rows(model, prompts, memory, trie, mask), trie, norm)
+        whole = ranking.max(dim=-1)
+        return whole.indices, whole.values, 0
+    flat = [(r, prompt) for r, row in enumerate(prompts) for prompt in row]
+    longest = max(len(prompt) for _, prompt in flat)
+    kept = (Memory(), Memory())
+    roots = [(-1, token) for node, token in trie.edges if node == -1]
+    rows: list[list[Block]] = [[] for _ in prompts]
+    for q, (r, prompt) in enumerate(flat):
+        rows[r].append(Block(prompt, (), (), roots, q))
+    steps = _log_probs(model, pack_rows(rows, mask, len(flat)), memory, keep=kept).view(len(flat), -1).cpu()
+    divisor = trie.lengths.float() if norm == "mean" else torch.ones(len(trie.label_ids))
+    sums = {-1: torch.zeros(len(flat))}  # of the path to each node, NaN where it was not fed
+    scores = torch.full((len(flat), len(trie.label_ids)), -torch.inf)
+    _follow(trie, -1, roots, steps, sums, scores, divisor)
+    fed, level = 0, [n for n, parent in enumerate(trie.parents) if parent == -1]
+    while level:
+        reached = scores.max(dim=1).values
+        bounds = torch.stack([sums[n] / max(divisor[c] for c in trie.below(n)) for n in level], dim=1)
+        wanted = bounds >= reached[:, None]  # NaN, where a parent was not fed, is not
+        nodes = [[n for n, w in zip(level, row, strict=True) if w] for row in wanted.tolist()]
+        asked = [q for q, some in enumerate(nodes) if some]
+        if not asked:
+            break
+        rows, counted = [[] for _ in prompts], []
+        for place, q in enumerate(asked):
+            tree = trie.grown(nodes[q])
+            targets = [(tree.index(n), token) for n, token in trie.edges if n in nodes[q]]
+            parents = [tree.index(trie.parents[n]) if trie.parents[n] >= 0 else -1 for n in tree]
+            rows[flat[q][0]].append(Block(flat[q][1], [trie.tokens[n] for n in tree], parents, targets, place))
+            counted.append(len(targets))
+            fed += len(tree)
+        packed = pack_rows(rows, mask, len(asked), past=longest)
+        found = _log_probs(model, packed, memory, past=kept, past_rows=torch.tensor(asked)).cpu().split(counted)
+        for n in level:
+            edges = [edge for edge in trie.edges if edge[0] == n]
+            steps = torch.full((len(flat), len(edges)), torch.nan)
+            for q, values in zip(asked, found, strict=True):
+                if n in nodes[q]:
+                    order = [edge for edge in trie.edges if edge[0] in nodes[q]]
+                    steps[q] = torch.stack([values[order.index(edge)] for edge in edges])
+            _follow(trie, n, edges, steps, sums, scores, divisor)
+        level = [n for n, parent in enumerate(trie.parents) if parent in level]
+    best = scores.max(dim=1)
+    return best.indices, best.values, fed
+
+
+def _follow(
+    trie: LabelTrie,
+    node: int,
+    edges: Sequence[tuple[int, int]],
+    steps: Tensor,
+    sums: dict[int, Tensor],
+    scores: Tensor,
+    divisor: Tensor,
+) -> None:
+    """Takes the log-probabilities ``[Q, len(edges)]`` of one node's edges into path sums and label scores."""
+    for place, edge in enumerate(edges):
+        reached = sums[node] + steps[:, place]
+        label, child = trie.ends.get(edge), trie.children.get(edge)
+        if label is not None:
+            scores[:, label] = (reached / divisor[label]).nan_to_num(nan=-torch.inf)
+        if child is not None:
+            sums[child] = reached
+
+
+def _log_probs(
+    model: Any,
+    packed: Packed,
+    memory: VideoMemory,
+    keep: tuple[Memory, Memory] | None = None,
+    past: tuple[Memory, Memory] | None = None,
+    past_rows: Tensor | None = None,
+) -> Tensor:
+    """Target log-probabilities of a pass that keeps its keys and values, or that looks back at kept ones."""
+    packed = packed.to(memory.tokens.device)
+    text, decoder = layouts(packed, memory.tokens.dtype)
+    for n, layout in enumerate((text, decoder)):
+        layout.keep, layout.past = (keep[n] if keep else None), (past[n] if past else None)
+        layout.past_rows = past_rows.to(memory.tokens.device) if past_rows is not None else None
+    states = model.decoder_states(packed, model.text_states(packed, memory, text), decoder)
+    result: Tensor = model.log_probs_at(packed, states)
+    return result
 
 
 def normalise(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:

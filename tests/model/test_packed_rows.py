@@ -6,9 +6,10 @@ from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
 
 from surgvivqa.data.packing import pack_training
 from surgvivqa.errors import InputError
+from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.scoring import LabelTrie, normalise, score_rows
+from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
 from tests.oracle import plain_log_prob
 
 MASKS = ["prefix", "causal", "bidirectional"]
@@ -111,6 +112,51 @@ def test_trie_scores_equal_one_sequence_a_label(model: SurgViVQAModel, mask: str
         )
     assert fast.shape == (4, len(LABEL_IDS))
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["sum", "mean"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("sharpness", [0.2, 1.0, 4.0])
+def test_the_best_label_by_bounds_is_the_best_of_all(sharpness: float, mask: str, norm: str) -> None:
+    """Flat scores make every node worth a look, sharp ones hardly any."""
+    model, trie, found = small_model(), LabelTrie(LABEL_IDS), set()
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(2, 9, (2, 7), generator=generator).tolist()
+    prompts = [[torch.randint(40, (n,), generator=generator).tolist() for n in row] for row in lengths]
+    with torch.no_grad():
+        video = model.encode_video(clips())
+        for _ in range(4):
+            model.decoder.lm_head.weight.normal_(std=sharpness, generator=generator)
+            ranking, _ = normalise(score_rows(model, prompts, video, trie, mask), trie, norm)
+            labels, scores, fed = best_labels(model, prompts, video, trie, mask, norm)
+            assert torch.equal(labels, ranking.argmax(1))
+            torch.testing.assert_close(scores, ranking.max(1).values, rtol=1e-5, atol=1e-5)
+            assert fed <= 14 * len(trie.tokens) * 2
+            found |= set(labels.tolist())
+    assert len(found) > 2
+
+
+def test_bounds_save_work_where_the_model_is_sure() -> None:
+    model, trie = small_model(), LabelTrie(LABEL_IDS)
+    with torch.no_grad():
+        model.decoder.lm_head.weight.mul_(8)
+        video = model.encode_video(clips())
+        _, _, fed = best_labels(model, PROMPTS, video, trie, "prefix")
+    assert fed < 4 * len(trie.tokens)
+
+
+def test_a_video_memory_is_used_again_and_gives_the_same_scores(model: SurgViVQAModel) -> None:
+    trie = LabelTrie(LABEL_IDS)
+    with torch.no_grad():
+        tokens = model.encode_video(clips()[:1])
+        memory = VideoMemory(tokens, reuse=True)
+        first = score_rows(model, [PROMPTS[0][:2]], memory, trie, "prefix")
+        made = dict(memory.kept)
+        second = score_rows(model, [PROMPTS[0][2:]], memory, trie, "prefix")
+    assert len(made) == 2  # one for each layer
+    assert all(memory.kept[k][0] is v[0] for k, v in made.items())
+    whole = score_rows(model, [PROMPTS[0]], tokens, trie, "prefix")
+    torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -69,6 +69,13 @@ class VideoMemory:
         self.frames = frames
         return self
 
+    def frame(self, index: int) -> "VideoMemory":
+        """The memory of one frame, with what was made of it so far."""
+        part = slice(index, index + 1)
+        one = VideoMemory(self.tokens[part], reuse=True)
+        one.kept = {attention: (key[part], value[part]) for attention, (key, value) in self.kept.items()}
+        return one
+
     def keys_values(self, attention: BlipTextSelfAttention) -> KeysValues:
         """Keys and values ``[F, heads, V, head]`` of one layer."""
         if attention in self.kept:
