@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
+from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.splits import load_splits
 
@@ -48,18 +50,19 @@ def train(config: TrainConfig) -> int:
     config = _debugged(config)
     accelerator = start_accelerator(config)
     set_seed(config.seed)
-    folder = prepare_run_folder(config, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    with together():
+        folder = prepare_run_folder(config, accelerator.is_main_process)
 
     # Data in.
-    train_frames, val_frames = read_training_data(config)
-    bundle = build_for_training(config, (q.question for f in train_frames for q in f.questions))
-    bundle.run = run_values(config)
-    prompts = coder(bundle)
-    prompts.check_fits([*train_frames, *val_frames])
-    assert config.image_root is not None
-    store = frame_store(bundle, config.image_root)
-    refuse_missing(store, [*train_frames, *val_frames])
+    with together():
+        train_frames, val_frames = read_training_data(config)
+        bundle = build_for_training(config, (q.question for f in train_frames for q in f.questions))
+        bundle.run = run_values(config)
+        prompts = coder(bundle)
+        prompts.check_fits([*train_frames, *val_frames])
+        assert config.image_root is not None
+        store = frame_store(bundle, config.image_root)
+        refuse_missing(store, [*train_frames, *val_frames])
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -101,10 +104,11 @@ def train(config: TrainConfig) -> int:
             batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
-                step_loss, culprit = 0.0, "in another process"
+                step_loss, culprit = 0.0, ""
                 for micro in range(config.gradient_accumulation_steps):
                     weight = questions_in_step[micro]
                     index, batch = next(batches)
+                    seed_micro_batch(config.seed, epoch, index * accelerator.num_processes + accelerator.process_index)
                     clips, packed = batch.to(accelerator.device, clip_frames)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
@@ -114,12 +118,16 @@ def train(config: TrainConfig) -> int:
                     step_loss += float(loss.detach()) / accelerator.num_processes
                     if not losses.detach().isfinite().all():
                         culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()))
-                step_loss = float(accelerator.reduce(torch.tensor(step_loss, device=accelerator.device), "sum"))
+                # One exchange a step: the loss, and whether a signal reached any process, so that all stop together.
+                told = torch.tensor([step_loss, float(stop.caught is not None)], device=accelerator.device)
+                step_loss, stopping = accelerator.reduce(told, "sum").tolist()
                 if not math.isfinite(step_loss):
-                    raise RunError(
-                        f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
-                        f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
-                    )
+                    with together():
+                        culprit = next(filter(None, gather_object([culprit])), "no question alone")
+                        raise RunError(
+                            f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
+                            f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
+                        )
                 norm = None
                 if config.max_grad_norm > 0:
                     norm = accelerator.clip_grad_norm_(
@@ -130,6 +138,7 @@ def train(config: TrainConfig) -> int:
                 schedule.step()
                 optimizer.zero_grad()
                 step += 1
+                stopping = stopping and step < total  # after the last step the run is done anyway
                 window.add(step_loss, config.batch_size * micro_per_step)
                 advance()
 
@@ -146,32 +155,30 @@ def train(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    figures = validate(bundle, val_frames, store, config, accelerator)
+                    figures = validate(bundle, val_frames, store, config)
                     tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
                     score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
                     if best is None or score > best:
                         best = score
-                        if accelerator.is_main_process:
-                            save_checkpoint(bundle, folder / "best")
-                            export_pth(bundle, folder / "best_model.pth")
+                        save_best(bundle, folder, accelerator.is_main_process)
                     set_modes(model)
-                if is_due(step, config.save_every_steps) or (stop.caught and step < total):
+                if is_due(step, config.save_every_steps) or stopping:
                     save_step(bundle, folder, step, config.keep_checkpoints, accelerator.is_main_process)
-                if stop.caught:
-                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", stop.caught, step)
+                if stopping:
+                    name = next(name for name in gather_object([stop.caught]) if name)
+                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", name, step)
                     return EXIT_STOPPED
-    if best is None and accelerator.is_main_process:  # no validation questions: the last weights are the best known
-        save_checkpoint(bundle, folder / "best")
-        export_pth(bundle, folder / "best_model.pth")
+    if best is None:  # no validation questions: the last weights are the best known
+        save_best(bundle, folder, accelerator.is_main_process)
     log.info("Done: %d steps in %.0f s; %s", step, time.monotonic() - started, folder)
     return 0
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices and precision.
+    """Processes, devices and precision.
 
     Raises:
-        InputError: both precisions are asked for, or fp16 where there is no GPU.
+        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
     """
     if config.fp16 and config.bf16:
         raise InputError("--fp16 and --bf16 exclude each other; give one.")
@@ -181,6 +188,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise InputError(
             "--batch-size, --questions-per-frame, --gradient-accumulation-steps and --log-interval must be at least 1."
         )
+    start_processes()
     return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
 
 
@@ -302,28 +310,36 @@ def step_plans(
         epoch += 1
 
 
-def validate(
-    bundle: Bundle, frames: list[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
-) -> dict[str, float]:
+def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
+    """Makes dropout a function of the micro-batch's place in its epoch, whichever process has it."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
+
+
+def validate(bundle: Bundle, frames: list[Frame], store: Any, config: TrainConfig) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
-    mine = frames[accelerator.process_index :: accelerator.num_processes]
-    records = predict_frames(
-        bundle, mine, store, score_norm="sum", rows_of=40, workers=config.workers, keep_scores=True
-    )
-    records = gather_object(records) if accelerator.num_processes > 1 else records
+    score = functools.partial(predict_frames, bundle, store=store, rows_of=40, workers=config.workers, keep_scores=True)
+    records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)
     return figures
 
 
+def save_best(bundle: Bundle, folder: Path, main: bool) -> None:
+    """The main process writes ``best/`` and ``best_model.pth``; all wait for it."""
+    with together():
+        if main:
+            save_checkpoint(bundle, folder / "best")
+            export_pth(bundle, folder / "best_model.pth")
+
+
 def save_step(bundle: Bundle, folder: Path, step: int, keep: int, main: bool) -> None:
-    """Writes ``checkpoints/step-N``, then removes all but the newest ``keep``."""
-    if not main:
-        return
-    save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
-    for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
+    """The main process writes ``checkpoints/step-N`` and removes all but the newest ``keep``; all wait for it."""
+    with together():
+        if main:
+            save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
+            for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:
