@@ -25,10 +25,11 @@ def start_processes() -> PartialState:
     several, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     # Unless told that it is on CPUs, Accelerate would take each of torchrun's processes for a run of its own there.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several > 1 and not torch.cuda.is_available())
-    if not cpu and 1 < here and torch.cuda.device_count() < here:
+    devices = torch.cuda.device_count()
+    if not cpu and here > 1 and devices < here:
         raise InputError(
-            f"{here} processes were started on this machine but {torch.cuda.device_count()} GPUs are visible; start one "
-            f"for each GPU, or set ACCELERATE_USE_CPU=1."
+            f"{here} processes were started on this machine but {devices} GPUs are visible; start one for each GPU, or "
+            f"set ACCELERATE_USE_CPU=1."
         )
     state = PartialState(cpu=cpu)
     if not state.is_main_process:
