@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse(command, cls, arguments[1:])
         result = getattr(importlib.import_module(module), function)(parsed)
         distributed = sys.modules.get("torch.distributed")
-        if distributed is not None and distributed.is_initialized():  # or NCCL would complain at the end
+        if distributed is not None and distributed.is_initialized():  # or gloo may abort at the end, and NCCL complains
             distributed.destroy_process_group()
         return result if isinstance(result, int) else 0
     except SurgViVQAError as error:

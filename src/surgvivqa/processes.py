@@ -50,15 +50,16 @@ def together() -> Iterator[None]:
         error = raised
     state = PartialState()
     own = None if error is None else (isinstance(error, InputError), _sentence(error))
-    for process, fault in enumerate(gather_object([own]) if state.num_processes > 1 else []):
-        if fault is not None and process != state.process_index:
-            shared = InputError(fault[1]) if fault[0] else RunError(fault[1])
-            shared.told_elsewhere = True
-            raise shared from None
-        if fault is not None:
-            break
-    if error is not None:
-        raise error
+    faults = gather_object([own]) if state.num_processes > 1 else [own]
+    first = next((process for process, fault in enumerate(faults) if fault is not None), None)
+    if first is None:
+        return
+    state.destroy_process_group()  # a process that ends with the group alive may be aborted by gloo's threads
+    if error is None or first != state.process_index:
+        by_input, sentence = faults[first]
+        error = InputError(sentence) if by_input else RunError(sentence)
+        error.told_elsewhere = True
+    raise error
 
 
 def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
