@@ -50,7 +50,7 @@ def together() -> Iterator[None]:
         error = raised
     state = PartialState()
     own = None if error is None else (isinstance(error, InputError), _sentence(error))
-    faults = gather_object([own]) if state.num_processes > 1 else [own]
+    faults: list[Any] = gather_object([own]) if state.num_processes > 1 else [own]
     first = next((process for process, fault in enumerate(faults) if fault is not None), None)
     if first is None:
         return
