@@ -9,6 +9,7 @@
 # Fine-tunes with the recipe's settings; runs with or without SLURM, from the project's root:
 #   SSGVQA_ROOT=/data/ssg-qa IMAGE_ROOT=/data/CholecT45/data sbatch fine-tune/run_finetune.sh [more flags of train]
 # Also read: MAX_STEPS BATCH_SIZE LR PRECISION (fp16, bf16, fp32) PROMPT_MODE CKPT_DIR SPLITS_DIR PYTHON
+# NPROC (processes on this machine, one a GPU; default 1): see docs/several-processes.md
 set -euo pipefail
 
 # SLURM runs a copy of this file, so the project is where sbatch was called.
@@ -43,4 +44,8 @@ flags=(
 )
 if [[ "$precision" != fp32 ]]; then flags+=("--$precision"); fi
 if [[ -n "${SPLITS_DIR:-}" ]]; then flags+=(--splits-dir "$SPLITS_DIR"); fi
-exec "$python" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@"
+launcher=()
+if (( ${NPROC:-1} > 1 )); then
+  launcher=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
+fi
+exec "$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@"

@@ -41,6 +41,17 @@ def test_the_recipe_is_what_the_script_runs(tmp_path: Path) -> None:
         assert part in done.stdout
 
 
+def test_nproc_starts_that_many_processes() -> None:
+    roots = {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": "echo"}
+    several = run("bash", SCRIPTS[0], **roots, NPROC="4").stdout
+    assert several.startswith(
+        f"-m torch.distributed.run --standalone --nproc-per-node 4 {ROOT}/fine-tune/train_ssgvqa.py"
+    )
+    one = run("bash", SCRIPTS[0], **roots, NPROC="1").stdout
+    assert one.startswith(f"{ROOT}/fine-tune/train_ssgvqa.py")
+    assert several.endswith(one.removeprefix(f"{ROOT}/fine-tune/train_ssgvqa.py"))
+
+
 def test_a_missing_root_is_one_sentence() -> None:
     done = run("bash", SCRIPTS[0])
     assert done.returncode == 2

@@ -60,9 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cls = getattr(importlib.import_module(cls_module), cls_name)
         parsed = parse(command, cls, arguments[1:])
         result = getattr(importlib.import_module(module), function)(parsed)
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is not None and distributed.is_initialized():  # or gloo may abort at the end, and NCCL complains
+            distributed.destroy_process_group()
         return result if isinstance(result, int) else 0
     except SurgViVQAError as error:
-        print(f"surgvivqa: {error.sentence}", file=sys.stderr)
+        if not error.told_elsewhere:
+            print(f"surgvivqa: {error.sentence}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("surgvivqa: stopped by hand.", file=sys.stderr)

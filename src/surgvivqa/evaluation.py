@@ -1,5 +1,6 @@
 """Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to one question."""
 
+import functools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
+from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.scoring import LabelTrie, normalise, score_rows
 from surgvivqa.splits import load_splits, overlap
 
@@ -131,11 +133,8 @@ def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
     return kept
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
-
-    Returns:
-        What ``metrics.json`` holds.
+def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], FrameStore, Path, Any]:
+    """The model, the frames asked about, where they lie, the output folder (made by the main process), skipped lines.
 
     Raises:
         InputError: a checkpoint, root, split or output folder that cannot be used.
@@ -171,34 +170,56 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     refuse_missing(store, frames)
     output = config.output or _default_output(config)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / ".probe").touch()
-        (output / ".probe").unlink()
+        if main:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / ".probe").touch()
+            (output / ".probe").unlink()
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
-    if torch.cuda.is_available():
-        bundle.model.to("cuda")
+    return bundle, frames, store, output, report.to_dict()["skipped"]
+
+
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
+
+    Processes that torchrun started share the frames; the main one writes and prints.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        InputError: a checkpoint, root, split or output folder that cannot be used.
+    """
+    state = start_processes()
+    with together():
+        bundle, frames, store, output, skipped = prepare(config, state.is_main_process)
+    settings = bundle.settings
+    if state.device.type == "cuda":
+        bundle.model.to(state.device)
     with torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
-        records = predict_frames(
+        score = functools.partial(
+            predict_frames,
             bundle,
-            frames,
-            store,
+            store=store,
             score_norm=config.score_norm,
             rows_of=config.batch_size,
             workers=config.workers,
             keep_scores=True,
-            progress=True,
+            progress=state.is_main_process,
         )
+        records = deal(frames, score)
     figures = grouped_metrics(records)
     figures |= {
         "loss": mean_label_loss(records),
-        "skipped": report.to_dict()["skipped"],
+        "skipped": skipped,
         "checkpoint": str(config.checkpoint),
         "split": config.split,
         "mask": settings.mask,
         "prompt_mode": settings.prompt_mode,
         "score_norm": config.score_norm,
     }
+    if not state.is_main_process:
+        return figures
     if not config.scores:
         for record in records:
             del record["scores"]

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 
-from surgvivqa.config import TrainConfig, refuse_numbers, save_yaml
+from surgvivqa.config import TrainConfig, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import distinct_questions, open_questions, question_counts
@@ -27,7 +27,9 @@ from surgvivqa.evaluation import mean_label_loss, predict_frames, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
-from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
+from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.processes import deal, start_processes, together
+from surgvivqa.run_folder import clear_run_folder, open_run_folder, save_best, save_step
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import load_splits
@@ -51,19 +53,20 @@ def train(config: TrainConfig) -> int:
     refuse_numbers(config)
     accelerator = start_accelerator(config)
     set_seed(config.seed)
-    folder = open_run_folder(config, accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    with together():
+        folder = open_run_folder(config, accelerator.is_main_process)
 
     # Data in.
-    train_frames, val_frames = read_training_data(config)
-    bundle = build_for_training(config, distinct_questions(train_frames))
-    bundle.run = run_values(config) | {"train_videos": list(load_splits(config.splits_dir).train)}
-    prompts = coder(bundle)
-    LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
-    prompts.check_fits(train_frames, val_frames)
-    assert config.image_root is not None
-    store = frame_store(bundle, config.image_root)
-    refuse_missing(store, train_frames, val_frames)
+    with together():
+        train_frames, val_frames = read_training_data(config)
+        bundle = build_for_training(config, distinct_questions(train_frames))
+        bundle.run = run_values(config) | {"train_videos": list(load_splits(config.splits_dir).train)}
+        prompts = coder(bundle)
+        LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
+        prompts.check_fits(train_frames, val_frames)
+        assert config.image_root is not None
+        store = frame_store(bundle, config.image_root)
+        refuse_missing(store, train_frames, val_frames)
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -107,10 +110,11 @@ def train(config: TrainConfig) -> int:
             batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
-                step_loss, culprit = 0.0, "in another process"
+                step_loss, culprit = 0.0, ""
                 for micro in range(config.gradient_accumulation_steps):
                     weight = questions_in_step[micro]
                     index, batch = next(batches)
+                    seed_micro_batch(config.seed, epoch, index * accelerator.num_processes + accelerator.process_index)
                     clips, packed = batch.to(accelerator.device, clip_frames)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
@@ -120,23 +124,29 @@ def train(config: TrainConfig) -> int:
                     step_loss += float(loss.detach()) / accelerator.num_processes
                     if not losses.detach().isfinite().all():
                         culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()))
-                step_loss = float(accelerator.reduce(torch.tensor(step_loss, device=accelerator.device), "sum"))
+                # One exchange a step: the loss, and whether a signal reached any process, so that all stop together.
+                told = torch.tensor([step_loss, float(stop.caught is not None)], device=accelerator.device)
+                step_loss, stopping = accelerator.reduce(told, "sum").tolist()
                 if not math.isfinite(step_loss):
-                    raise RunError(
-                        f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
-                        f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
-                    )
+                    with together():
+                        culprit = next(filter(None, gather_object([culprit])), "no question alone")
+                        raise RunError(
+                            f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
+                            f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
+                        )
                 norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
                 if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
-                    raise RunError(
-                        f"The gradients of step {step + 1} are not finite; no update was made, and the last checkpoint "
-                        f"in {folder} is good. Lower --lr or --max-grad-norm."
-                    )
+                    with together():
+                        raise RunError(
+                            f"The gradients of step {step + 1} are not finite; no update was made, and the last "
+                            f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
+                        )
                 rate = schedule.get_last_lr()[0]
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 step += 1
+                stopping = stopping and step < total  # after the last step the run is done anyway
                 window.add(step_loss, config.batch_size * micro_per_step)
                 advance()
 
@@ -153,90 +163,43 @@ def train(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    figures = validate(bundle, val_frames, store, config, accelerator)
+                    figures = validate(bundle, val_frames, store, config)
                     if not math.isfinite(figures["loss"]):
-                        raise RunError(
-                            f"The validation loss after step {step} is {figures['loss']}: the weights are no longer "
-                            f"usable and were not saved; the last checkpoint in {folder} is good. Lower --lr."
-                        )
+                        with together():
+                            raise RunError(
+                                f"The validation loss after step {step} is {figures['loss']}: the weights are no "
+                                f"longer usable and were not saved; the last checkpoint in {folder} is good."
+                            )
                     tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
                     score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
                     if best is None or score > best:
                         best = score
-                        if accelerator.is_main_process:
-                            save_checkpoint(bundle, folder / "best")
-                            export_pth(bundle, folder / "best_model.pth")
+                        save_best(bundle, folder, accelerator.is_main_process)
                     set_modes(model)
-                if is_due(step, config.save_every_steps) or (stop.caught and step < total):
+                if is_due(step, config.save_every_steps) or stopping:
                     save_step(bundle, folder, step, config.keep_checkpoints, accelerator.is_main_process)
-                if stop.caught:
-                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", stop.caught, step)
+                if stopping:
+                    name = next(name for name in gather_object([stop.caught]) if name)
+                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", name, step)
                     return EXIT_STOPPED
-    if best is None and accelerator.is_main_process:  # no validation questions: the last weights are the best known
-        save_checkpoint(bundle, folder / "best")
-        export_pth(bundle, folder / "best_model.pth")
+    if best is None:  # no validation questions: the last weights are the best known
+        save_best(bundle, folder, accelerator.is_main_process)
     log.info("Done: %d steps in %.0f s; %s", step, time.monotonic() - started, folder)
     return 0
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices and precision.
+    """Processes, devices and precision.
 
     Raises:
-        InputError: both precisions are asked for, or fp16 where there is no GPU.
+        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
     """
     if config.fp16 and config.bf16:
         raise InputError("--fp16 and --bf16 exclude each other; give one.")
     if config.fp16 and not torch.cuda.is_available():
         raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    start_processes()
     return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
-
-
-RUN_FILES = ("best", "checkpoints", "metrics.jsonl", "best_model.pth")
-
-
-def open_run_folder(config: TrainConfig, main: bool) -> Path:
-    """Makes the run folder and opens its log; a run that is there is refused unless ``--overwrite``.
-
-    Raises:
-        InputError: the folder holds a run, or the run's own start, or cannot be written.
-    """
-    folder = config.checkpoint_dir
-    if main and any((folder / name).exists() for name in RUN_FILES):
-        if not config.overwrite:
-            raise InputError(f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite.")
-        if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
-                f"--checkpoint-dir."
-            )
-    try:
-        if main:
-            folder.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = (
-            logging.FileHandler(config.log_file or folder / "train.log") if main else logging.NullHandler()
-        )
-    except OSError as error:
-        raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
-        log.removeHandler(old)
-        old.close()
-    log.addHandler(handler)
-    return folder
-
-
-def clear_run_folder(config: TrainConfig, main: bool) -> None:
-    """Writes ``config.yaml`` and removes what an older run left, once nothing can refuse this one any more."""
-    if not main:
-        return
-    folder = config.checkpoint_dir
-    for path in [*(folder / name for name in RUN_FILES), *folder.glob("eval-*")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    save_yaml(config, folder / "config.yaml")
 
 
 def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
@@ -329,28 +292,19 @@ def step_plans(
         epoch += 1
 
 
-def validate(
-    bundle: Bundle, frames: Sequence[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
-) -> dict[str, float]:
+def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
+    """Makes dropout a function of the micro-batch's place in its epoch, whichever process has it."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
+
+
+def validate(bundle: Bundle, frames: Sequence[Frame], store: Any, config: TrainConfig) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
-    mine = frames[accelerator.process_index :: accelerator.num_processes]
-    records = predict_frames(
-        bundle, mine, store, score_norm="sum", rows_of=40, workers=config.workers, keep_scores=True
-    )
-    records = gather_object(records) if accelerator.num_processes > 1 else records
+    score = functools.partial(predict_frames, bundle, store=store, rows_of=40, workers=config.workers, keep_scores=True)
+    records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)
     return figures
-
-
-def save_step(bundle: Bundle, folder: Path, step: int, keep: int, main: bool) -> None:
-    """Writes ``checkpoints/step-N``, then removes all but the newest ``keep``."""
-    if not main:
-        return
-    save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
-    for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:

@@ -1,0 +1,89 @@
+"""One run by several processes that torchrun started: who is main, errors that all share, frames dealt out."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+
+from surgvivqa.data.ssgqa import Frame
+from surgvivqa.errors import InputError, RunError, SurgViVQAError
+
+log = logging.getLogger("surgvivqa")
+
+
+def start_processes() -> PartialState:
+    """Joins the processes of this run (one alone where torchrun started none); all but the main one fall silent.
+
+    Raises:
+        InputError: there are more processes than GPUs on this machine.
+    """
+    several, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    # Unless told that it is on CPUs, Accelerate would take each of torchrun's processes for a run of its own there.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several > 1 and not torch.cuda.is_available())
+    devices = torch.cuda.device_count()
+    if not cpu and here > 1 and devices < here:
+        raise InputError(
+            f"{here} processes were started on this machine but {devices} GPUs are visible; start one for each GPU, or "
+            f"set ACCELERATE_USE_CPU=1."
+        )
+    state = PartialState(cpu=cpu)
+    if not state.is_main_process:
+        log.setLevel(logging.ERROR)
+    return state
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Every process runs the body; where it fails in one it fails in all, so that none waits for one that is gone.
+
+    The first process that failed raises its own error and tells it; the others raise the same sentence in silence.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    state = PartialState()
+    own = None if error is None else (isinstance(error, InputError), _sentence(error))
+    faults: list[Any] = gather_object([own]) if state.num_processes > 1 else [own]
+    first = next((process for process, fault in enumerate(faults) if fault is not None), None)
+    if first is None:
+        return
+    state.destroy_process_group()  # a process that ends with the group alive may be aborted by gloo's threads
+    if error is None or first != state.process_index:
+        by_input, sentence = faults[first]
+        error = InputError(sentence) if by_input else RunError(sentence)
+        error.told_elsewhere = True
+    raise error
+
+
+def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """``score`` of ``frames``, every process doing its share of them.
+
+    Args:
+        frames: all frames, the same list in every process.
+        score: gives one record for each question of the frames it is handed, in their order.
+
+    Returns:
+        In every process all records, in the order of ``frames``.
+
+    Raises:
+        SurgViVQAError: ``score`` failed in some process.
+    """
+    state = PartialState()
+    rank, world = state.process_index, state.num_processes
+    with together():
+        mine = score(frames[rank::world])
+    if world == 1:
+        return mine
+    shares = [iter(share) for share in gather_object([mine])]
+    return [next(shares[i % world]) for i, frame in enumerate(frames) for _ in frame.questions]
+
+
+def _sentence(error: Exception) -> str:
+    return error.sentence if isinstance(error, SurgViVQAError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,257 @@
+"""Two real processes over gloo against one: training, evaluation, errors and signals."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from surgvivqa.cli import main
+from surgvivqa.config import TrainConfig
+from surgvivqa.data.batches import micro_batches
+from surgvivqa.errors import InputError
+from surgvivqa.processes import start_processes
+from surgvivqa.training import seed_micro_batch, step_plans
+
+LIMIT = 120  # seconds after which a command counts as hanging
+# 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.
+TRAIN = ["train", "--preset=tiny", "--workers=0", "--batch-size=4", "--max-train-samples=18", "--epochs=2"]
+TRAIN += ["--lr=2e-4", "--max-grad-norm=1", "--log-interval=1", "--eval-every-steps=2", "--val-max-samples=90"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def alone(*arguments: str) -> None:
+    """Runs a command as one process: this one, which has the modules loaded, on one thread as torchrun's have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main([*arguments]) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+def as_two(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command as two processes that torchrun starts."""
+    command = [sys.executable, *TORCHRUN, "-m", "surgvivqa", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class Pair:
+    """Two processes of one run with no torchrun above them, which would end one when the other has failed."""
+
+    def __init__(self, arguments: list[str], second: dict[str, str] | None = None) -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        both = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "surgvivqa", *arguments],
+                env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | (second or {} if rank else {}),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    def wait(self) -> tuple[list[int], list[str]]:
+        """Exit codes, and what each process wrote to standard error."""
+        try:
+            errors = [process.communicate(timeout=LIMIT)[1] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [process.returncode for process in self.processes], errors
+
+
+def told(stderr: str) -> list[str]:
+    """The sentences of errors."""
+    assert "Traceback" not in stderr, stderr
+    return [line for line in stderr.splitlines() if line.startswith("surgvivqa: ")]
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` without the timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def flags(synthetic_set: Path) -> list[str]:
+    roots = {"ssgvqa-root": "ssg-qa", "image-root": "frames", "splits-dir": "splits"}
+    return [f"--{flag}={synthetic_set / folder}" for flag, folder in roots.items()]
+
+
+@pytest.fixture(scope="module")
+def one_process(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "run"
+    alone(*TRAIN, *flags, "--gradient-accumulation-steps=2", f"--checkpoint-dir={folder}")
+    return folder
+
+
+def assert_same_run(first: Path, second: Path, steps: int) -> None:
+    one, two = figures(first), figures(second)
+    assert [line["step"] for line in one if "loss" in line] == list(range(1, steps + 1))
+    assert sum("val_loss" in line for line in one) > 1
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5, rel=0)
+    weights, others = (load_file(folder / "best" / "model.safetensors") for folder in (first, second))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_accumulation(
+    one_process: Path, flags: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    done = as_two(*TRAIN, *flags, f"--checkpoint-dir={folder}")
+    assert_same_run(one_process, folder, steps=6)
+    assert done.stderr.count("Done: 6 steps") == done.stderr.count("trainable") == 1
+    assert (folder / "train.log").read_text().count("Done: 6 steps") == 1
+
+
+@pytest.mark.slow
+def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
+    one_process: Path, flags: list[str], tmp_path: Path
+) -> None:
+    tune = [
+        *TRAIN,
+        *flags,
+        f"--pretrained-ckpt={one_process}",
+        "--lora-dropout=0.3",
+        "--lr=1e-3",
+        "--save-every-steps=2",
+    ]
+    alone(*tune, "--gradient-accumulation-steps=4", f"--checkpoint-dir={tmp_path / 'one'}")
+    as_two(*tune, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'two'}")
+    assert_same_run(tmp_path / "one", tmp_path / "two", steps=4)
+    saved = [sorted(p.name for p in (tmp_path / run / "checkpoints").iterdir()) for run in ("one", "two")]
+    assert saved[0] == saved[1] == ["step-0000002", "step-0000004"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("questions", "frames"), [(126, 3), (20, 1)], ids=["uneven", "fewer frames than processes"])
+def test_two_processes_predict_as_one(one_process: Path, tmp_path: Path, questions: int, frames: int) -> None:
+    command = ["eval", f"--checkpoint={one_process}", "--workers=0", "--scores", f"--max-samples={questions}"]
+    alone(*command, f"--output={tmp_path / 'one'}")
+    done = as_two(*command, f"--output={tmp_path / 'two'}")
+    for name in ("predictions.jsonl", "metrics.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text(), name
+    records = [json.loads(line) for line in (tmp_path / "two" / "predictions.jsonl").read_text().splitlines()]
+    assert len({(r["video"], r["frame"]) for r in records}) == frames
+    assert done.stdout.count("written:") == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_is_there_ends_every_process_with_one_sentence(one_process: Path, flags: list[str]) -> None:
+    before = (one_process / "metrics.jsonl").read_text()
+    codes, errors = Pair([*TRAIN, *flags, f"--checkpoint-dir={one_process}"]).wait()
+    assert codes == [2, 2]
+    assert told(errors[1]) == []
+    assert len(told(errors[0])) == 1
+    assert "already holds a run" in told(errors[0])[0]
+    assert (one_process / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_wrong_input_in_one_process_ends_both(
+    command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
+) -> None:
+    # The second process finds no frames, as on a node where they are not mounted.
+    roots = [flag for flag in flags if "image-root" not in flag]
+    own = TRAIN if command == "train" else ["eval", f"--checkpoint={one_process}", "--workers=0"]
+    output = f"--checkpoint-dir={tmp_path / 'run'}" if command == "train" else f"--output={tmp_path / 'eval'}"
+    os.environ["IMAGE_ROOT"] = str(synthetic_set / "frames")
+    try:
+        codes, errors = Pair([*own, *roots, output], second={"IMAGE_ROOT": str(tmp_path)}).wait()
+    finally:
+        del os.environ["IMAGE_ROOT"]
+    assert codes == [2, 2]
+    assert told(errors[0]) == []
+    assert len(told(errors[1])) == 1
+    assert "frames are missing" in told(errors[1])[0]
+
+
+@pytest.mark.slow
+def test_a_non_finite_loss_ends_both_and_is_told_once(flags: list[str], tmp_path: Path) -> None:
+    wild = ["--lr=1e30", "--max-grad-norm=0", f"--checkpoint-dir={tmp_path / 'run'}"]
+    codes, errors = Pair([*TRAIN, *flags, *wild]).wait()
+    assert codes == [1, 1]
+    assert told(errors[1]) == []
+    assert len(told(errors[0])) == 1
+    assert "The loss of step 2 is nan (VID04/" in told(errors[0])[0]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(flags: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pair = Pair([*TRAIN, *flags, "--max-steps=100000", "--eval-every-steps=0", f"--checkpoint-dir={folder}"])
+    deadline = time.monotonic() + LIMIT
+    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    codes, errors = pair.wait()
+    assert codes == [75, 75]
+    last = figures(folder)[-1]["step"]
+    assert f"Stopped by SIGTERM after step {last};" in errors[0]
+    assert "Stopped" not in errors[1]
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step-{last:07d}"]
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (2, 3), (3, 2), (7, 1)])
+def test_the_processes_plans_make_up_one_plan(world: int, accumulation: int) -> None:
+    counts, total = [5, 9, 4], 7
+    config = TrainConfig(batch_size=4, questions_per_frame=3, gradient_accumulation_steps=accumulation)
+    plans = [list(step_plans(counts, config, world, rank, total)) for rank in range(world)]
+    done = 0
+    for shares in zip(*plans, strict=True):
+        epoch = shares[0][2]
+        whole = micro_batches(counts, 4, 3, config.seed, epoch)
+        dealt = [(shares[i % world][0][i // world]) for i in range(world * len(shares[0][0]))]
+        assert dealt[: len(whole)] == whole[: len(dealt)]
+        for step in range(len(shares[0][1])):
+            places = [step * accumulation + micro for micro in range(accumulation)]
+            # DDP takes the mean over the processes; the weights of a step's questions must then add up to 1.
+            weight = sum(
+                shares[rank][1][step][micro] * len([q for _, chosen in shares[rank][0][place] for q in chosen])
+                for rank in range(world)
+                for micro, place in enumerate(places)
+            )
+            assert weight / world == pytest.approx(1)
+            done += 1
+    assert done == total
+
+
+def test_dropout_depends_on_the_place_alone() -> None:
+    def draw(*place: int) -> float:
+        seed_micro_batch(*place)
+        return float(torch.rand(()))
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="4 processes were started on this machine but 2 GPUs"):
+        start_processes()
