@@ -27,6 +27,7 @@ from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, export_pth, frame_store, save_checkpoint
+from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.splits import load_splits
 
@@ -60,6 +61,7 @@ def train(config: TrainConfig) -> int:
     assert config.image_root is not None
     store = frame_store(bundle, config.image_root)
     refuse_missing(store, [*train_frames, *val_frames])
+    tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -77,7 +79,6 @@ def train(config: TrainConfig) -> int:
     total = config.max_steps if config.max_steps is not None else config.epochs * per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, total, config))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    clip_frames = model.config.video_config.num_frames
     log.info(
         "%d questions on %d frames; %d steps of %d questions, %d an epoch",
         sum(counts),
@@ -92,12 +93,12 @@ def train(config: TrainConfig) -> int:
     window, started = LossWindow(), time.monotonic()
     stop = StopSignals()
     set_modes(model)
-    with stop, progress_bar(total, accelerator.is_main_process) as advance:
+    with stop, tokens, progress_bar(total, accelerator.is_main_process) as advance:
         step = 0
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
-            rows = TrainingRows(train_frames, store, prompts, bundle.settings.mask, plan)
+            rows = TrainingRows(train_frames, tokens.reader, prompts, bundle.settings.mask, plan)
             batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
@@ -105,10 +106,10 @@ def train(config: TrainConfig) -> int:
                 for micro in range(config.gradient_accumulation_steps):
                     weight = questions_in_step[micro]
                     index, batch = next(batches)
-                    clips, packed = batch.to(accelerator.device, clip_frames)
+                    packed = batch.packed.to(accelerator.device)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
-                        losses = wrapped(packed, pixel_values=clips)
+                        losses = wrapped(packed, **tokens.model_inputs(batch.inputs))
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes
@@ -146,7 +147,7 @@ def train(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    figures = validate(bundle, val_frames, store, config, accelerator)
+                    figures = validate(bundle, val_frames, tokens, config, accelerator)
                     tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
                     score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
                     if best is None or score > best:
@@ -303,13 +304,13 @@ def step_plans(
 
 
 def validate(
-    bundle: Bundle, frames: list[Frame], store: Any, config: TrainConfig, accelerator: Accelerator
+    bundle: Bundle, frames: list[Frame], tokens: VideoTokens, config: TrainConfig, accelerator: Accelerator
 ) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
     mine = frames[accelerator.process_index :: accelerator.num_processes]
     records = predict_frames(
-        bundle, mine, store, score_norm="sum", rows_of=40, workers=config.workers, keep_scores=True
+        bundle, mine, tokens, score_norm="sum", rows_of=40, workers=config.workers, keep_scores=True
     )
     records = gather_object(records) if accelerator.num_processes > 1 else records
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
