@@ -171,23 +171,30 @@ def test_a_worker_process_reads_what_was_on_disk_and_what_comes_later(tmp_path: 
     assert torch.equal(worker.get("VID01", 1, 0), item(1).half())
 
 
-@pytest.mark.parametrize(("place", "word"), [(-1, "VID01 frame 1"), (300, "damaged"), (0, "damaged")])
-def test_a_flipped_byte_is_an_error_that_names_the_file(tmp_path: Path, place: int, word: str) -> None:
+def test_a_flipped_bit_anywhere_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     store = opened(tmp_path)
     for frame in (0, 1):
         store.put("VID01", frame, 0, item(frame))
     store.merge("VID01")
     path = store.folder / "VID01.safetensors"
-    raw = bytearray(path.read_bytes())
-    raw[place] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(InputError, match=r"VID01\.safetensors") as caught:
-        list(opened(tmp_path).verify())
-    assert word in str(caught.value)
-    if place == -1:  # the other item is good
-        assert torch.equal(opened(tmp_path).get("VID01", 0, 0), item(0).half())
-        with pytest.raises(InputError, match="checksum"):
-            opened(tmp_path).get("VID01", 1, 0)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"VID01\.safetensors"):
+            list(opened(tmp_path).verify())
+
+
+def test_a_flipped_byte_spoils_the_item_it_is_in_alone(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for frame in (0, 1):
+        store.put("VID01", frame, 0, item(frame))
+    store.merge("VID01")
+    path = store.folder / "VID01.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert torch.equal(opened(tmp_path).get("VID01", 0, 0), item(0).half())
+    with pytest.raises(InputError, match=r"VID01\.safetensors is damaged: the checksum of VID01 frame 1"):
+        opened(tmp_path).get("VID01", 1, 0)
 
 
 @pytest.mark.parametrize("size", [0, 5, 200, -1])

@@ -79,16 +79,10 @@ def write_file(
             "items": [[*key, entry.rows, entry.crc] for key, entry in items],
         }
     )
-    name, stored = _STORED[dtype]
-    total = sum(entry.rows for _, entry in items)
     header = json.dumps(
         {
             "__metadata__": {"index": index, "index_crc32": str(zlib.crc32(index.encode()))},
-            "rows": {
-                "dtype": name,
-                "shape": [total, width],
-                "data_offsets": [0, total * width * np.dtype(stored).itemsize],
-            },
+            "rows": _tensor(dtype, sum(entry.rows for _, entry in items), width),
         }
     ).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
@@ -137,7 +131,10 @@ class CacheFile:
                 self.entries[video, frame, tag] = Entry(start, rows, crc)
                 start += rows
             self.shape, self.data_start = (start, self.width), 8 + length
-            self.data_bytes = start * self.width * np.dtype(_STORED[self.dtype][1]).itemsize
+            tensor = _tensor(self.dtype, start, self.width)
+            if header["rows"] != tensor:
+                raise ValueError("its header contradicts itself")
+            self.data_bytes = tensor["data_offsets"][1]
             if self.data_start + self.data_bytes != size:
                 raise ValueError(f"it has {size} bytes where its header says {self.data_start + self.data_bytes}")
         except FileNotFoundError:
@@ -182,6 +179,13 @@ class CacheFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None}  # a worker process maps the file itself
+
+
+def _tensor(dtype: str, rows: int, width: int) -> dict[str, Any]:
+    """What safetensors' header says of the one tensor."""
+    name, stored = _STORED[dtype]
+    size = rows * width * np.dtype(stored).itemsize
+    return {"dtype": name, "shape": [rows, width], "data_offsets": [0, size]}
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
