@@ -19,7 +19,7 @@ log = logging.getLogger("surgvivqa")
 # What decides the encoder's output and shows in no tensor's shape is here too.
 _ARCHITECTURE = (
     *("image_size", "patch_size", "num_frames", "tubelet_size", "num_channels", "hidden_size", "num_hidden_layers"),
-    *("num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "qkv_bias", "use_mean_pooling"),
+    *("num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "use_mean_pooling"),
 )
 
 
