@@ -1,11 +1,13 @@
 """The cache through the real commands: a hit is a miss bit for bit, in losses and scores; filling stops and goes on."""
 
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.inputs import FrameInputs
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, RunError
-from surgvivqa.model.loading import frame_store, load_checkpoint
+from surgvivqa.model.loading import build_for_training, frame_store, load_checkpoint
 from surgvivqa.model.video_tokens import video_tokens
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
@@ -34,6 +36,29 @@ def base(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags += [f"--splits-dir={synthetic_set / 'splits'}", f"--checkpoint-dir={folder}", "--max-steps=1"]
     assert main(["train", *TINY, *flags, "--val-max-samples=2", "--save-every-steps=0"]) == 0
     return folder
+
+
+class _Said(logging.Handler):
+    """What was logged since the last look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __call__(self) -> str:
+        text, self.lines = "\n".join(self.lines), []
+        return text
+
+
+@pytest.fixture
+def said() -> Iterator[_Said]:
+    handler, logger = _Said(), logging.getLogger("surgvivqa")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
 
 
 def train(base: Path, data_flags: list[str], folder: Path, *flags: str) -> list[dict[str, float]]:
@@ -129,35 +154,35 @@ def fill(base: Path, data_flags: list[str], folder: Path, *flags: str) -> int:
 
 
 def test_the_command_fills_what_evaluation_and_training_read(
-    base: Path, data_flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    base: Path, data_flags: list[str], tmp_path: Path, said: _Said
 ) -> None:
     cache = tmp_path / "cache"
     live = scores(base, data_flags, tmp_path / "live", f"--cache={tmp_path / 'other'}")
     assert fill(base, data_flags, cache, "--verify") == 0
-    said = capfd.readouterr().err
-    assert "12 frames x 98 tokens x 128 x fp16 = 0.000 GB" in said
-    assert "12 frames encoded" in said
-    assert "Verified: 12 items, 301056 bytes" in said
+    text = said()
+    assert "12 frames x 98 tokens x 128 x fp16 = 0.000 GB" in text
+    assert "12 frames encoded" in text
+    assert "Verified: 12 items, 301056 bytes" in text
     assert sorted(p.name for p in cache.rglob("*.safetensors")) == [f"VID0{n}.safetensors" for n in (1, 2, 4)]
     made_of = json.loads(next(cache.rglob("manifest.json")).read_text())["made_of"]
     assert (made_of["frame_fit"], made_of["num_frames"], made_of["dtype"]) == ("squash", 4, "fp16")
 
     assert fill(base, data_flags, cache) == 0
-    assert "Done: 0 frames encoded" in capfd.readouterr().err
+    assert "Done: 0 frames encoded" in said()
     assert scores(base, data_flags, tmp_path / "hit", f"--cache={cache}") == live
-    assert "0 encoded" in capfd.readouterr().err
+    assert "0 encoded" in said()
     train(base, data_flags, tmp_path / "run", f"--cache={cache}")
     assert encoded(tmp_path / "run" / "train.log") == 0
 
 
 def test_training_fills_for_the_command_given_the_same_start(
-    base: Path, data_flags: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    base: Path, data_flags: list[str], tmp_path: Path, said: _Said
 ) -> None:
     pooled = ["--video-pool=temporal", f"--cache={tmp_path / 'cache'}", "--frame-fit=pad"]
     train(base, data_flags, tmp_path / "run", *pooled)
     start = ["--preset=tiny", f"--pretrained-ckpt={base}", *data_flags, "--workers=0"]
     assert main(["cache", *start, *pooled, "--splits=train"]) == 0
-    assert "4 frames x 49 tokens" in capfd.readouterr().err
+    assert "4 frames x 49 tokens" in said()
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert scores(tmp_path / "run", data_flags, tmp_path / "live") != []  # the pooling is in the checkpoint
     assert load_checkpoint(tmp_path / "run", ModelConfig()).settings.video_pool == "temporal"
@@ -182,19 +207,19 @@ def test_pooled_training_is_the_same_live_and_cached_but_for_rounding(
 
 
 def test_a_changed_image_is_encoded_again(
-    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, said: _Said
 ) -> None:
     images = tmp_path / "frames"
     shutil.copytree(synthetic_set / "frames", images)
     flags = [data_flags[0], f"--image-root={images}", data_flags[2]]
     assert fill(base, flags, tmp_path / "cache") == 0
     shutil.copy(images / "VID02" / "000000.png", next((images / "VID04").iterdir()))
-    capfd.readouterr()
+    said()
     assert fill(base, flags, tmp_path / "cache", "--verify") == 0
-    said = capfd.readouterr().err
-    assert "VID04: 4 frames, 1 of them encoded" in said
-    assert "another size or modification time" in said
-    assert "Verified: 12 items" in said  # the old one is dropped
+    text = said()
+    assert "VID04: 4 frames, 1 of them encoded" in text
+    assert "another size or modification time" in text
+    assert "Verified: 12 items" in text  # the old one is dropped
 
 
 def test_shards_share_the_videos(base: Path, data_flags: list[str], tmp_path: Path) -> None:
@@ -254,15 +279,15 @@ def test_stopped_half_way_it_goes_on(
     name: str,
     code: int,
     left: int,
-    capfd: pytest.CaptureFixture[str],
+    said: _Said,
 ) -> None:
     flags = ["cache", f"--checkpoint={base}", *data_flags, f"--cache={tmp_path}", "--workers=0"]
     script = _KILLED.replace("{signal}", name)
     assert subprocess.run([sys.executable, "-c", script, *flags], timeout=100).returncode == code
     assert main([*flags, "--verify"]) == 0
-    said = capfd.readouterr().err
-    assert f"Done: {left} frames encoded" in said
-    assert "Verified: 12 items" in said
+    text = said()
+    assert f"Done: {left} frames encoded" in text
+    assert "Verified: 12 items" in text
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
@@ -365,6 +390,20 @@ def test_features_that_are_not_finite_are_not_cached(base: Path, data_flags: lis
     first = int(min((store.root / "VID04").iterdir()).stem)
     with pytest.raises(RunError, match=f"VID04 frame {first} are not finite"):
         tokens(tokens.reader.read([Frame("VID04", first, ())]))
+
+
+def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
+    base: Path, data_flags: list[str], tmp_path: Path
+) -> None:
+    bundle, store = _bundle(base, data_flags)
+    tuned = build_for_training(TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4), [])
+    frames = [Frame("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
+    made = []
+    for number, model in enumerate((bundle, tuned)):
+        tokens = video_tokens(model, store, tmp_path / str(number), "fp32")
+        made.append(tokens(tokens.reader.read(frames)))
+    assert torch.equal(*made)
+    assert [p.name for p in (tmp_path / "0").iterdir()] == [p.name for p in (tmp_path / "1").iterdir()]
 
 
 def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.cache import FeatureStore, weights_hash
@@ -39,12 +39,15 @@ class VideoTokens:
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], encoder: nn.Module, video_config: Any, pool: str, reader: FrameReader
+        self, encode: Callable[[Tensor], Tensor], encoder: Any, video_config: Any, pool: str, reader: FrameReader
     ) -> None:
         self.encode, self.encoder, self.video_config, self.pool = encode, encoder, video_config, pool
         self.reader, self.cache = reader, reader.cache
         self.hits = self.misses = 0
         self._warned = False
+        # Depending on how a model is built, Transformers leaves VideoMAE with fused or eager attention, which differ in
+        # the last bits: training from a checkpoint and evaluating it would not make the same tokens.
+        video_config._attn_implementation = encoder.config._attn_implementation = "sdpa"
 
     @property
     def device(self) -> torch.device:
@@ -115,12 +118,13 @@ class VideoTokens:
             log.info("Cache %s: %d frames read, %d encoded", self.cache.folder, self.hits, self.misses)
 
 
-def made_of(encoder: nn.Module, video_config: Any, settings: ModelConfig, frames: FrameStore) -> dict[str, Any]:
+def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: FrameStore) -> dict[str, Any]:
     """Everything that decides a frame's video tokens beside the frame, as plain values for the fingerprint."""
     return {
         "features": "video tokens",
         "weights_sha256": weights_hash(encoder.state_dict()),
         "architecture": {name: getattr(video_config, name) for name in _ARCHITECTURE},
+        "computed_in": "float32, fused attention",
         "frame_fit": frames.fit,
         "image_size": frames.size,
         "mean": list(frames.mean),
@@ -146,7 +150,7 @@ def video_tokens(bundle: Bundle, frames: FrameStore, cache: Path | None = None, 
 
 def tokens_of(
     encode: Callable[[Tensor], Tensor],
-    encoder: nn.Module,
+    encoder: Any,
     video_config: Any,
     settings: ModelConfig,
     frames: FrameStore,
