@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import torch
 
 from surgvivqa import caching
 from surgvivqa.caching import share
-from surgvivqa.cli import main, parse
+from surgvivqa.cli import main
 from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.inputs import FrameInputs
@@ -271,7 +270,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("name", "code", "left"), [("SIGKILL", -signal.SIGKILL, 6), ("SIGTERM", 75, 4)])
+@pytest.mark.parametrize(
+    ("name", "code", "left"),
+    [("SIGKILL", -signal.SIGKILL, 6), pytest.param("SIGTERM", 75, 4, marks=pytest.mark.slow)],
+)
 def test_stopped_half_way_it_goes_on(
     base: Path,
     data_flags: list[str],
@@ -366,8 +368,9 @@ def test_a_cache_folder_that_is_a_file_is_one_sentence(
         assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_cache_stops_a_run_and_names_the_file(
-    base: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, data_flags: list[str], tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
     assert fill(base, data_flags, cache) == 0
@@ -375,11 +378,9 @@ def test_a_damaged_cache_stops_a_run_and_names_the_file(
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 0x40
     path.write_bytes(raw)
-    for workers in ("0", "2"):
-        command = ["eval", f"--checkpoint={base}", *data_flags, f"--cache={cache}", f"--output={tmp_path / 'o'}"]
-        assert main([*command, f"--workers={workers}"]) == 2
-        said = capsys.readouterr().err.splitlines()[-1]
-        assert said.startswith(f"surgvivqa: Cache file {path} is damaged")
+    command = ["eval", f"--checkpoint={base}", *data_flags, f"--cache={cache}", f"--output={tmp_path / 'o'}"]
+    assert main([*command, f"--workers={workers}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"surgvivqa: Cache file {path} is damaged")
     assert fill(base, data_flags, cache, "--verify") == 2
 
 
@@ -433,11 +434,3 @@ def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(
     others = [past, fingerprint(clip_mode="past", clip_stride=3), fingerprint(frame_fit="crop")]
     others += [fingerprint(video_pool="temporal"), other_weights(), other_heads()]
     assert len({plain, *others}) == 7
-
-
-def test_the_flags_are_read_from_the_run_folders_config(base: Path, data_flags: list[str], tmp_path: Path) -> None:
-    config = parse(
-        "train", TrainConfig, ["--cache", str(tmp_path), "--cache-dtype", "bf16", "--video-pool", "temporal"]
-    )
-    assert (config.cache, config.cache_dtype, config.video_pool) == (tmp_path, "bf16", "temporal")
-    assert os.fspath(config.cache) == str(tmp_path)

@@ -241,6 +241,24 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
         opened(tmp_path / "file")
 
 
+def test_a_folder_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path)
+    store.put("VID01", 0, 0, item(0))
+    store.merge("VID01")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    reader = opened(tmp_path)
+    assert reader.get("VID01", 0, 0) is not None
+    assert torch.equal(reader.put("VID01", 1, 0, item(1)), item(1).half())
+    reader.flush()
+    assert reader.get("VID01", 1, 0) is None
+    with pytest.raises(InputError, match="Read-only"):
+        opened(tmp_path, must_write=True)
+
+
 def test_no_video_name_leads_out_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no name of a video"):
         opened(tmp_path).merge("../VID01")
@@ -280,6 +298,7 @@ def filler(root: Path, first: int, last: int, kill: int = -1) -> subprocess.Pope
     return subprocess.Popen([sys.executable, "-c", _FILL, str(root), str(first), str(last), str(kill)])
 
 
+@pytest.mark.slow
 def test_processes_fill_and_merge_at_once(tmp_path: Path) -> None:
     both = [filler(tmp_path, 0, 40), filler(tmp_path, 20, 60)]
     assert [p.wait(100) for p in both] == [0, 0]
