@@ -18,6 +18,8 @@ from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction, trains_everything
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.model.video_pool import pool_tokens
+from surgvivqa.model.video_tokens import video_tokens
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import SPLIT_NAMES, Splits, load_splits
 
@@ -172,7 +174,7 @@ def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result
     # Three tokens each, so that also a mode that feeds all but the last has something to leak.
     answers = [(prompts.label_ids[i] * 3)[:3] for i in (0, 11)]
     with torch.inference_mode():
-        tokens = model.encode_video(clip)
+        tokens = pool_tokens(model.encode_video(clip), video, bundle.settings.video_pool)
         logits = [
             model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
             for a in answers
@@ -194,11 +196,11 @@ def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckCon
         store, prompts, model = frame_store(bundle, config.image_root), coder(bundle), bundle.model
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
-        clips, packed = TrainingRows(few, store, prompts, bundle.settings.mask, plan)[0].to(
-            torch.device("cpu"), model.config.video_config.num_frames
-        )
+        frame_tokens = video_tokens(bundle, store)
+        batch = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)[0]
+        packed = batch.packed
         set_modes(model)
-        losses = model(packed, pixel_values=clips)
+        losses = model(packed, **frame_tokens.model_inputs(batch.inputs))
     except InputError as error:
         yield Result("loss", "FAIL", str(error))
         return

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "look at data, model and flags before a run",
     ),
     "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training", "train", "fine-tune"),
+    "cache": ("surgvivqa.config:CacheConfig", "surgvivqa.caching", "cache", "fill the cache of video tokens"),
     "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.evaluation", "evaluate", "score the 51 labels on a split"),
     "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.evaluation", "predict", "answer one question"),
 }

@@ -24,6 +24,8 @@ ClipMode = Literal["repeat", "past"]
 ScoreNorm = Literal["sum", "mean"]
 Schedule = Literal["cosine", "constant"]
 TrainVideo = Literal["none", "patch-embed", "full"]
+VideoPool = Literal["none", "temporal"]
+CacheDtype = Literal["fp16", "bf16", "fp32"]
 BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
 
 
@@ -73,6 +75,9 @@ class ModelConfig:
     """Seconds between two frames of a past clip."""
     num_frames: int | None = None
     """Frames in a clip, an even number (default: 16, or 2 in the tiny preset)."""
+    video_pool: VideoPool = "none"
+    """none gives the text encoder every video token; temporal their mean over the clip's time: an eighth of them at 16
+    frames, in memory, in cross-attention and on disk, without the order in time."""
     lora_r: int = 8
     """Rank of the LoRA adapters; 0 for none."""
     lora_alpha: int = 32
@@ -137,6 +142,11 @@ class TrainConfig(DataConfig, ModelConfig):
     train_video: TrainVideo = "none"
     """Train nothing of VideoMAE, its patch embedding and last LayerNorm (as the paper does), or all of it."""
 
+    cache: Path | None = None
+    """Folder of cached video tokens: read where they are there, filled where not; needs a frozen video encoder."""
+    cache_dtype: CacheDtype = "fp16"
+    """How they are rounded, in the cache and in the run: fp16 and bf16 take half of fp32's space."""
+
     eval_every_steps: int = 2000
     """Validate after this many steps, and at the end; 0 for the end alone."""
     save_every_steps: int = 5000
@@ -193,6 +203,10 @@ class EvalConfig:
     """Make an unknown answer or an unreadable question file an error."""
     bf16: bool = False
     """Run in bfloat16 (a GPU)."""
+    cache: Path | None = None
+    """Folder of cached video tokens: read where they are there, filled where not."""
+    cache_dtype: CacheDtype = "fp16"
+    """How they are rounded, in the cache and in the scores."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """What a lone .pth is read as; a run folder brings its own."""
 
@@ -213,6 +227,28 @@ class PredictConfig:
     """Print JSON."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """What a lone .pth is read as; a run folder brings its own."""
+
+
+@dataclass(kw_only=True)
+class CacheConfig(DataConfig, ModelConfig):
+    """Fills a cache of video tokens for training and evaluation; run again, it goes on where it was stopped."""
+
+    cache: Path
+    """The cache's folder; what was made of other weights or settings stays beside it, in a folder of its own."""
+    checkpoint: Path | None = None
+    """Fill it for eval --checkpoint: weights and settings from here (a run folder, its best/, or a .pth)."""
+    pretrained_ckpt: Path | None = None
+    """Fill it for train --pretrained-ckpt: weights from here, settings from the flags."""
+    splits: str = "train,val,test"
+    """Which videos: splits with commas between."""
+    cache_dtype: CacheDtype = "fp16"
+    """How tokens are rounded; fp16 and bf16 take half of fp32's space."""
+    shard: int | None = None
+    """This task's number, from 0, where several share the videos (default: SLURM array task, torchrun's rank)."""
+    num_shards: int | None = None
+    """How many tasks share the videos (default: SLURM array tasks, torchrun's world size)."""
+    verify: bool = False
+    """Then read everything back and compare the checksums."""
 
 
 @dataclass(kw_only=True)

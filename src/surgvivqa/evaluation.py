@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import track
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
-from surgvivqa.data.frames import FrameStore, load_image, refuse_missing
+from surgvivqa.data.frames import load_image, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
+from surgvivqa.model.video_pool import pool_tokens
+from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.scoring import LabelTrie, normalise, score_rows
 from surgvivqa.splits import load_splits, overlap
@@ -30,24 +32,22 @@ log = logging.getLogger("surgvivqa")
 _LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
 
 
-class _Clips(Dataset[Tensor]):
-    def __init__(self, frames: Sequence[Frame], store: FrameStore) -> None:
-        self.frames, self.store = frames, store
+class _Inputs(Dataset[FrameInputs]):
+    def __init__(self, frames: Sequence[Frame], reader: FrameReader) -> None:
+        self.frames, self.reader = frames, reader
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> Tensor:
-        frame = self.frames[index]
-        clip = self.store.clip(frame.video, frame.frame)
-        return (clip[:1] if self.store.clip_mode == "repeat" else clip).contiguous()
+    def __getitem__(self, index: int) -> FrameInputs:
+        return self.reader.read([self.frames[index]])
 
 
 @torch.inference_mode()
 def predict_frames(
     bundle: Bundle,
     frames: Sequence[Frame],
-    store: FrameStore,
+    tokens: VideoTokens,
     *,
     score_norm: str = "sum",
     rows_of: int = 40,
@@ -60,7 +60,7 @@ def predict_frames(
     Args:
         bundle: model in eval mode, tokenizer, settings.
         frames: frames with their questions.
-        store: where the frames lie.
+        tokens: makes or reads the frames' video tokens.
         score_norm: ``sum`` or ``mean``; ranks the labels and makes ``probability``.
         rows_of: most questions in one packed row; rows of one frame share its video tokens.
         workers: processes that decode frames.
@@ -72,16 +72,11 @@ def predict_frames(
     """
     prompts, mask = coder(bundle), bundle.settings.mask
     trie = LabelTrie(prompts.label_ids)
-    device = next(bundle.model.parameters()).device
-    length = bundle.model.config.video_config.num_frames
     records: list[dict[str, Any]] = []
-    loader = DataLoader(_Clips(frames, store), batch_size=None, num_workers=workers if len(frames) > 1 else 0)
+    loader = DataLoader(_Inputs(frames, tokens.reader), batch_size=None, num_workers=workers if len(frames) > 1 else 0)
     shown = track(zip(frames, loader, strict=True), "eval", len(frames), disable=not progress or not os.isatty(2))
     for frame, loaded in shown:
-        clip = loaded.to(device)
-        if clip.shape[0] == 1:
-            clip = clip.expand(length, -1, -1, -1)
-        video = bundle.model.encode_video(clip.unsqueeze(0))
+        video = tokens(loaded)
         for questions in _rows(frame.questions, rows_of):
             ids = [[prompts.prompt_ids(q.question) for q in questions]]
             scores = score_rows(bundle.model, ids, video, trie, mask).float().cpu()
@@ -133,7 +128,7 @@ def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
     return kept
 
 
-def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], FrameStore, Path, Any]:
+def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], VideoTokens, Path, Any]:
     """The model, the frames asked about, where they lie, the output folder (made by the main process), skipped lines.
 
     Raises:
@@ -168,6 +163,7 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Fr
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
     refuse_missing(store, frames)
+    tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     try:
         if main:
@@ -176,7 +172,7 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Fr
             (output / ".probe").unlink()
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
-    return bundle, frames, store, output, report.to_dict()["skipped"]
+    return bundle, frames, tokens, output, report.to_dict()["skipped"]
 
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
@@ -192,15 +188,15 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     """
     state = start_processes()
     with together():
-        bundle, frames, store, output, skipped = prepare(config, state.is_main_process)
+        bundle, frames, tokens, output, skipped = prepare(config, state.is_main_process)
     settings = bundle.settings
     if state.device.type == "cuda":
         bundle.model.to(state.device)
-    with torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
+    with tokens, torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
         score = functools.partial(
             predict_frames,
             bundle,
-            store=store,
+            tokens=tokens,
             score_norm=config.score_norm,
             rows_of=config.batch_size,
             workers=config.workers,
@@ -257,7 +253,7 @@ def predict(config: PredictConfig) -> int:
             f"The question takes {len(ids)} tokens; with its answer, at most {bundle.settings.max_length}."
         )
     with torch.inference_mode():
-        tokens = bundle.model.encode_video(clip.unsqueeze(0))
+        tokens = pool_tokens(bundle.model.encode_video(clip.unsqueeze(0)), video, bundle.settings.video_pool)
         scores = score_rows(bundle.model, [[ids]], tokens, trie, bundle.settings.mask)
     _, probability = normalise(scores, trie, "sum")
     best = probability[0].topk(max(1, min(config.top, len(LABELS))))

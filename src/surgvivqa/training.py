@@ -28,6 +28,7 @@ from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.run_folder import clear_run_folder, open_run_folder, save_best, save_step
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
@@ -67,6 +68,7 @@ def train(config: TrainConfig) -> int:
         assert config.image_root is not None
         store = frame_store(bundle, config.image_root)
         refuse_missing(store, train_frames, val_frames)
+        tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -85,7 +87,6 @@ def train(config: TrainConfig) -> int:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, total, config))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     trained = [p for p in model.parameters() if p.requires_grad]
-    clip_frames = model.config.video_config.num_frames
     log.info(
         "%d questions on %d frames; %d steps of %d questions, %d an epoch",
         sum(counts),
@@ -101,12 +102,12 @@ def train(config: TrainConfig) -> int:
     window, started = LossWindow(), time.monotonic()
     stop = StopSignals()
     set_modes(model)
-    with stop, progress_bar(total, accelerator.is_main_process) as advance:
+    with stop, tokens, progress_bar(total, accelerator.is_main_process) as advance:
         step = 0
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
-            rows = TrainingRows(train_frames, store, prompts, bundle.settings.mask, plan)
+            rows = TrainingRows(train_frames, tokens.reader, prompts, bundle.settings.mask, plan)
             batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
@@ -115,10 +116,10 @@ def train(config: TrainConfig) -> int:
                     weight = questions_in_step[micro]
                     index, batch = next(batches)
                     seed_micro_batch(config.seed, epoch, index * accelerator.num_processes + accelerator.process_index)
-                    clips, packed = batch.to(accelerator.device, clip_frames)
+                    packed = batch.packed.to(accelerator.device)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
-                        losses = wrapped(packed, pixel_values=clips)
+                        losses = wrapped(packed, **tokens.model_inputs(batch.inputs))
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes
@@ -163,7 +164,7 @@ def train(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    figures = validate(bundle, val_frames, store, config)
+                    figures = validate(bundle, val_frames, tokens, config)
                     if not math.isfinite(figures["loss"]):
                         with together():
                             raise RunError(
@@ -297,10 +298,12 @@ def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
 
 
-def validate(bundle: Bundle, frames: Sequence[Frame], store: Any, config: TrainConfig) -> dict[str, float]:
+def validate(bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
-    score = functools.partial(predict_frames, bundle, store=store, rows_of=40, workers=config.workers, keep_scores=True)
+    score = functools.partial(
+        predict_frames, bundle, tokens=tokens, rows_of=40, workers=config.workers, keep_scores=True
+    )
     records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)

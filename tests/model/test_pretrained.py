@@ -16,13 +16,23 @@ from transformers import (
     VideoMAEForPreTraining,
 )
 
+from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
-from surgvivqa.model.loading import build_for_training, export_pth, load_checkpoint, save_checkpoint, train_tokenizer
+from surgvivqa.model.loading import (
+    build_for_training,
+    export_pth,
+    frame_store,
+    load_checkpoint,
+    save_checkpoint,
+    train_tokenizer,
+)
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_text_encoder
+from surgvivqa.model.video_tokens import video_tokens
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -223,3 +233,18 @@ def test_parts_that_do_not_belong_together(parts: Path, flag: str, value: str, m
     setattr(run, flag, str(parts / value))
     with pytest.raises(InputError, match=message):
         build_for_training(run, [])
+
+
+@pytest.mark.parametrize("pool", ["none", "temporal"])
+def test_the_cache_of_a_published_encoder_is_the_one_that_training_reads(
+    parts: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, pool: str
+) -> None:
+    flags = [*data_flags, f"--video-model={parts / 'video'}", "--num-frames=4", f"--video-pool={pool}"]
+    assert main(["cache", *flags, f"--cache={tmp_path}", "--splits=train", "--workers=0"]) == 0
+    bundle = build_for_training(config(parts, video_pool=pool), [])
+    tokens = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
+    numbers = [int(path.stem) for path in (synthetic_set / "ssg-qa" / "VID04").iterdir()]
+    inputs = tokens.reader.read([Frame("VID04", number, ()) for number in numbers])
+    assert all(inputs.cached)
+    assert inputs.tokens is not None
+    assert inputs.tokens.shape == (4, 4 if pool == "temporal" else 8, 32)

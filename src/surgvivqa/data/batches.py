@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.packing import Packed, PromptCoder, pack_training
 from surgvivqa.data.ssgqa import Frame
 
@@ -50,40 +48,32 @@ def micro_batches(
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: ``clips`` ``[F, T or 1, 3, H, W]`` float32 (1 where one frame is repeated), and its rows."""
+    """One micro-batch: its frames (clips, or cached video tokens) and its rows, one a frame."""
 
-    clips: Tensor
+    inputs: FrameInputs
     packed: Packed
-
-    def to(self, device: torch.device, num_frames: int) -> tuple[Tensor, Packed]:
-        """Clips of ``num_frames`` and rows on a device."""
-        clips = self.clips.to(device)
-        if clips.shape[1] == 1:
-            clips = clips.expand(-1, num_frames, -1, -1, -1)
-        return clips, self.packed.to(device)
 
 
 class TrainingRows(Dataset[Batch]):
     """Micro-batches by index, frames decoded and prompts packed where they are asked for (a worker process)."""
 
     def __init__(
-        self, frames: Sequence[Frame], store: FrameStore, coder: PromptCoder, mask: str, plan: Sequence[MicroBatch]
+        self, frames: Sequence[Frame], reader: FrameReader, coder: PromptCoder, mask: str, plan: Sequence[MicroBatch]
     ) -> None:
-        self.frames, self.store, self.coder, self.mask, self.plan = frames, store, coder, mask, plan
+        self.frames, self.reader, self.coder, self.mask, self.plan = frames, reader, coder, mask, plan
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Batch:
-        clips, prompts, answers = [], [], []
+        frames, prompts, answers = [], [], []
         for frame_index, chosen in self.plan[index]:
             frame = self.frames[frame_index]
             questions = [frame.questions[q] for q in chosen]
-            clip = self.store.clip(frame.video, frame.frame)
-            clips.append(clip[:1] if self.store.clip_mode == "repeat" else clip)
+            frames.append(frame)
             prompts.append([self.coder.prompt_ids(q.question) for q in questions])
             answers.append([self.coder.label_ids[q.label] for q in questions])
-        return Batch(torch.stack(clips), pack_training(prompts, answers, self.mask))
+        return Batch(self.reader.read(frames), pack_training(prompts, answers, self.mask))
 
     def describe(self, index: int, question: int) -> str:
         """Names question ``question`` of micro-batch ``index`` for an error."""

@@ -100,19 +100,39 @@ class FrameStore:
         """One frame, float32 ``[3, size, size]``."""
         return load_image(self.path(video, frame), self.size, self.fit, self.mean, self.std)
 
-    def clip(self, video: str, frame: int) -> Tensor:
-        """The clip of a frame, float32 ``[T, 3, size, size]``, oldest first (``repeat``: one decode, expanded)."""
-        last = self.image(video, frame)
+    def clip_frames(self, video: str, frame: int) -> list[int]:
+        """Numbers of the frames in a frame's clip, ``num_frames`` of them, oldest first."""
         if self.clip_mode == "repeat":
-            return last.expand(self.num_frames, -1, -1, -1)
-        images, current = [last], last
+            return [frame] * self.num_frames
+        numbers = [frame]
         there = _listing(str(Path(self.root) / video))
         for back in range(1, self.num_frames):
             wanted = frame - back * self.stride
-            if wanted >= 0 and f"{wanted:06d}.png" in there:
-                current = self.image(video, wanted)
-            images.append(current)
-        return torch.stack(images[::-1])
+            numbers.append(wanted if wanted >= 0 and f"{wanted:06d}.png" in there else numbers[-1])
+        return numbers[::-1]
+
+    def clip(self, video: str, frame: int) -> Tensor:
+        """The clip of a frame, float32 ``[T, 3, size, size]``, oldest first (``repeat``: one decode, expanded)."""
+        numbers = self.clip_frames(video, frame)
+        images = {number: self.image(video, number) for number in dict.fromkeys(numbers)}
+        if len(images) == 1:
+            return images[frame].expand(self.num_frames, -1, -1, -1)
+        return torch.stack([images[number] for number in numbers])
+
+    def stamp(self, video: str, frame: int) -> list[list[int]]:
+        """``[frame, bytes, modification time in ns]`` of each image of a frame's clip: another one, another clip.
+
+        Raises:
+            InputError: an image is missing.
+        """
+        stamps = []
+        for number in sorted(set(self.clip_frames(video, frame))):
+            try:
+                status = self.path(video, number).stat()
+            except OSError:
+                raise InputError(f"Frame {self.path(video, number)} does not exist.") from None
+            stamps.append([number, status.st_size, status.st_mtime_ns])
+        return stamps
 
 
 @functools.lru_cache(maxsize=64)

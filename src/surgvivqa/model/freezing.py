@@ -26,6 +26,21 @@ def lora_settings(config: TrainConfig) -> dict[str, float] | None:
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
 
+def refuse_cache_of_trained_video(config: TrainConfig) -> None:
+    """Raises InputError where ``--cache`` is asked for and the video encoder trains: its tokens change every step."""
+    if config.cache is None:
+        return
+    if config.train_video != "none":
+        raise InputError(
+            f"--cache needs a frozen video encoder; leave out --cache, or --train-video {config.train_video}."
+        )
+    if trains_everything(config):
+        raise InputError(
+            "--cache needs a frozen video encoder, but --preset tiny trains all of its random weights; leave out "
+            "--cache, or start from --pretrained-ckpt."
+        )
+
+
 def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
     """Sets ``requires_grad`` of every parameter from the flags.
 

@@ -29,7 +29,12 @@ from surgvivqa.data.packing import PromptCoder
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.configuration import SurgViVQAConfig, tiny_config
-from surgvivqa.model.freezing import apply_freezing, checkpoint_activations, lora_settings
+from surgvivqa.model.freezing import (
+    apply_freezing,
+    checkpoint_activations,
+    lora_settings,
+    refuse_cache_of_trained_video,
+)
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
 from surgvivqa.prompts import build_prompt, build_target
@@ -53,7 +58,11 @@ class Bundle:
 
 def frame_store(bundle: Bundle, image_root: Path) -> FrameStore:
     """The frames as this model wants them."""
-    settings, video = bundle.settings, bundle.model.config.video_config
+    return frame_store_of(bundle.settings, bundle.model.config.video_config, image_root)
+
+
+def frame_store_of(settings: ModelConfig, video: Any, image_root: Path) -> FrameStore:
+    """The frames as a model of these settings and this VideoMAE configuration wants them."""
     return FrameStore(
         root=image_root,
         size=video.image_size,
@@ -95,6 +104,7 @@ def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
     Raises:
         InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
     """
+    refuse_cache_of_trained_video(config)
     length = clip_length(config)
     if length < 2 or length % 2:
         raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")

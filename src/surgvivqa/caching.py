@@ -1,0 +1,233 @@
+"""Filling the cache: which frames are asked about, which are there, the others encoded; a video at a time."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from surgvivqa.config import CacheConfig, ModelConfig, clip_length
+from surgvivqa.data.cache import FeatureStore
+from surgvivqa.data.cache_file import DTYPES
+from surgvivqa.data.frames import refuse_missing
+from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.errors import InputError
+from surgvivqa.model.loading import frame_store_of, load_checkpoint
+from surgvivqa.model.pretrained import load_video_encoder
+from surgvivqa.model.video_pool import token_count
+from surgvivqa.model.video_tokens import VideoTokens, tokens_of
+from surgvivqa.run_log import StopSignals
+from surgvivqa.splits import SPLIT_NAMES, load_splits
+
+EXIT_STOPPED = 75
+log = logging.getLogger("surgvivqa")
+
+
+class _Missing(Dataset[FrameInputs]):
+    def __init__(self, frames: Sequence[Frame], reader: FrameReader) -> None:
+        self.frames, self.reader = frames, reader
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> FrameInputs:
+        return self.reader.read([self.frames[index]])
+
+
+def cache(config: CacheConfig) -> int:
+    """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
+
+    Several tasks share the videos round robin (``--shard``, ``--num-shards``). Stopped in any way, it has lost at most
+    the last 64 frames of a task; run again, it encodes what is not there.
+
+    Returns:
+        0 when done, 75 when a signal stopped it.
+
+    Raises:
+        InputError: data, weights, flags or folders that cannot be used, or a disk too small; a damaged cache file.
+        RunError: the encoder gives a value that is not finite.
+    """
+    started = time.monotonic()
+    videos = asked_frames(config)
+    tokens = encoder_tokens(config)
+    refuse_missing(tokens.reader.store, [f for frames in videos.values() for f in frames])
+    store = tokens.cache
+    assert store is not None
+    wanted = {
+        video: {f.frame: tokens.reader.key(f.video, f.frame)[2] for f in frames} for video, frames in videos.items()
+    }
+    missing = {
+        video: [f for f in frames if not store.has(video, f.frame, wanted[video][f.frame])]
+        for video, frames in videos.items()
+    }
+    shape = token_count(tokens.video_config, tokens.pool), tokens.video_config.hidden_size
+    announce(config, store, {v: len(f) for v, f in videos.items()}, {v: len(f) for v, f in missing.items()}, shape)
+
+    stop, written = StopSignals(), 0
+    columns = (TextColumn("cache"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with stop, Progress(*columns, disable=not os.isatty(2), transient=True) as bar:
+        task = bar.add_task("cache", total=sum(map(len, missing.values())))
+        for video, frames in missing.items():
+            began = time.monotonic()
+            # One frame an item: its decoding, in a worker, overlaps the encoding of the one before.
+            loader: DataLoader[Any] = DataLoader(
+                _Missing(frames, tokens.reader), batch_size=None, num_workers=config.workers if len(frames) > 1 else 0
+            )
+            for inputs in loader:
+                tokens(inputs)
+                bar.advance(task)
+                if stop.caught:
+                    store.flush()
+                    log.warning("Stopped by %s; what is encoded is kept: run the same again to go on.", stop.caught)
+                    return EXIT_STOPPED
+            size = store.merge(video, wanted[video])
+            written += size
+            log.info(
+                "%s: %d frames, %d of them encoded, %.1f MB, %.1f s",
+                *(video, len(videos[video]), len(frames), size / 1e6, time.monotonic() - began),
+            )
+    seconds = time.monotonic() - started
+    log.info("Done: %d frames encoded in %.0f s; %d bytes in %s", tokens.misses, seconds, written, store.folder)
+    if config.verify:
+        verify(store)
+    return 0
+
+
+def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
+    """This task's videos, each with its frames that have a question; the images are known to exist.
+
+    Raises:
+        InputError: an unknown split, missing data, or a shard that does not exist.
+    """
+    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
+        if root is None:
+            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
+        if not root.is_dir():
+            raise InputError(f"{flag} {root} is no folder.")
+    assert config.ssgvqa_root is not None
+    splits, names = load_splits(config.splits_dir), [s.strip() for s in config.splits.split(",") if s.strip()]
+    if not names or set(names) - set(SPLIT_NAMES):
+        raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, with commas between.")
+    shard, shards = share(config, os.environ)
+    mine = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
+    frames, _ = read_split(config.ssgvqa_root, mine, strict=config.strict) if mine else ([], None)
+    videos: dict[str, list[Frame]] = {}
+    for frame in frames:
+        videos.setdefault(frame.video, []).append(frame)
+    log.info("Task %d of %d: %d videos, %d frames", shard + 1, shards, len(videos), len(frames))
+    return videos
+
+
+def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int]:
+    """This task's number and how many there are: the flags', or SLURM's array times torchrun's processes.
+
+    Raises:
+        InputError: one of the flags without the other, or a number that is out of range.
+    """
+    if (config.shard is None) != (config.num_shards is None):
+        raise InputError("--shard and --num-shards belong together; give both or neither.")
+    if config.shard is not None and config.num_shards is not None:
+        shard, shards = config.shard, config.num_shards
+    else:
+        try:
+            first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{k}", d)) for k, d in (("MIN", "0"), ("STEP", "1")))
+            task = (int(environment.get("SLURM_ARRAY_TASK_ID", first)) - first) // max(1, step)
+            rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+            shard, shards = task * world + rank, int(environment.get("SLURM_ARRAY_TASK_COUNT", "1")) * world
+        except ValueError as error:
+            raise InputError(f"The environment's SLURM or torchrun variables are no numbers ({error}).") from None
+    if not 0 <= shard < shards:
+        raise InputError(f"Shard {shard} of {shards} does not exist; shards count from 0.")
+    return shard, shards
+
+
+def encoder_tokens(config: CacheConfig) -> VideoTokens:
+    """The video encoder that train or eval would build from the same flags, on the GPU where there is one.
+
+    Raises:
+        InputError: the weights cannot be had, or the video encoder would not be a frozen one.
+    """
+    settings = ModelConfig(**{name: getattr(config, name) for name in vars(ModelConfig())})
+    assert config.image_root is not None
+    if config.checkpoint is not None and config.pretrained_ckpt is not None:
+        raise InputError(
+            "--checkpoint and --pretrained-ckpt exclude each other; give the one that eval or train is given."
+        )
+    given = config.checkpoint or config.pretrained_ckpt
+    if given is not None:
+        bundle = load_checkpoint(given, settings)
+        if config.pretrained_ckpt is not None:
+            bundle.settings = settings
+        settings, video = bundle.settings, bundle.model.config.video_config
+        encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
+    elif config.preset == "tiny":
+        raise InputError("--preset tiny trains its video encoder; give the weights it has, with --pretrained-ckpt.")
+    else:
+        length = clip_length(settings)
+        if length < 2 or length % 2:
+            raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
+        encoder = load_video_encoder(settings.video_model, length)
+        video = encoder.config
+
+        def encode(pixel_values: Tensor) -> Tensor:
+            tokens: Tensor = encoder(pixel_values=pixel_values).last_hidden_state
+            return tokens
+
+    frames = frame_store_of(settings, video, config.image_root)
+    encoder.requires_grad_(False).eval()
+    if torch.cuda.is_available():
+        encoder.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    return tokens_of(encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True)
+
+
+def announce(
+    config: CacheConfig,
+    store: FeatureStore,
+    asked: Mapping[str, int],
+    missing: Mapping[str, int],
+    shape: tuple[int, int],
+) -> None:
+    """Says what the cache will take, and refuses where the disk has less.
+
+    Args:
+        asked, missing: frames asked for and frames that are not there, by video.
+        shape: tokens of a frame and their width.
+
+    Raises:
+        InputError: the disk has less free space than is needed.
+    """
+    tokens, width = shape
+    frame = tokens * width * torch.empty(0, dtype=DTYPES[config.cache_dtype]).element_size()
+    total, absent = sum(asked.values()), sum(missing.values())
+    log.info(
+        "%s: %d frames x %d tokens x %d x %s = %.3f GB; %d frames (%.3f GB) are not there yet",
+        *(store.folder, total, tokens, width, config.cache_dtype, frame * total / 1e9, absent, frame * absent / 1e9),
+    )
+    # While a video's parts are being merged they and the merged file are there together.
+    largest = max((asked[video] for video, count in missing.items() if count), default=0)
+    need, free = frame * (absent + largest), shutil.disk_usage(store.folder).free
+    if absent and free < need:
+        raise InputError(
+            f"--cache {config.cache} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; give a larger "
+            f"disk, fewer --splits, --video-pool temporal, or --cache-dtype fp16."
+        )
+
+
+def verify(store: FeatureStore) -> None:
+    """Reads every item back.
+
+    Raises:
+        InputError: a checksum is wrong; the message names the file.
+    """
+    started, items, total = time.monotonic(), 0, 0
+    for path, count, size in store.verify():
+        items, total = items + count, total + size
+        log.info("%s: %d items, %.1f MB, checksums right", path.name, count, size / 1e6)
+    log.info("Verified: %d items, %d bytes in %.0f s", items, total, time.monotonic() - started)
