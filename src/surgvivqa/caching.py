@@ -19,9 +19,9 @@ from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import frame_store_of, load_checkpoint
+from surgvivqa.model.loading import Bundle, frame_store_of, load_checkpoint
 from surgvivqa.model.pretrained import load_video_encoder
-from surgvivqa.model.video_pool import token_count
+from surgvivqa.model.video_pool import pool_tokens, token_count
 from surgvivqa.model.video_tokens import VideoTokens, tokens_of
 from surgvivqa.run_log import StopSignals
 from surgvivqa.splits import SPLIT_NAMES, load_splits
@@ -56,7 +56,7 @@ def cache(config: CacheConfig) -> int:
     """
     started = time.monotonic()
     videos = asked_frames(config)
-    tokens = encoder_tokens(config)
+    tokens, pool = encoder_tokens(config)
     refuse_missing(tokens.reader.store, [f for frames in videos.values() for f in frames])
     store = tokens.cache
     assert store is not None
@@ -67,7 +67,7 @@ def cache(config: CacheConfig) -> int:
         video: [f for f in frames if not store.has(video, f.frame, wanted[video][f.frame])]
         for video, frames in videos.items()
     }
-    shape = token_count(tokens.video_config, tokens.pool), tokens.video_config.hidden_size
+    shape = token_count(tokens.video_config, pool), tokens.video_config.hidden_size
     announce(config, store, {v: len(f) for v, f in videos.items()}, {v: len(f) for v, f in missing.items()}, shape)
 
     stop, written = StopSignals(), 0
@@ -148,8 +148,9 @@ def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int
     return shard, shards
 
 
-def encoder_tokens(config: CacheConfig) -> VideoTokens:
-    """The video encoder that train or eval would build from the same flags, on the GPU where there is one.
+def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
+    """The video encoder that train or eval would build from the same flags, on the GPU where there is one, and how its
+    tokens are pooled.
 
     Raises:
         InputError: the weights cannot be had, or the video encoder would not be a frozen one.
@@ -164,7 +165,7 @@ def encoder_tokens(config: CacheConfig) -> VideoTokens:
     if given is not None:
         bundle = load_checkpoint(given, settings)
         if config.pretrained_ckpt is not None:
-            bundle.settings = settings
+            bundle = Bundle(bundle.model, bundle.tokenizer, settings)
         settings, video = bundle.settings, bundle.model.config.video_config
         encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
     elif config.preset == "tiny":
@@ -174,17 +175,18 @@ def encoder_tokens(config: CacheConfig) -> VideoTokens:
         if length < 2 or length % 2:
             raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
         encoder = load_video_encoder(settings.video_model, length)
+        encoder.set_attn_implementation("sdpa")  # as the whole model has it
         video = encoder.config
 
         def encode(pixel_values: Tensor) -> Tensor:
-            tokens: Tensor = encoder(pixel_values=pixel_values).last_hidden_state
-            return tokens
+            return pool_tokens(encoder(pixel_values=pixel_values).last_hidden_state, video, settings.video_pool)
 
     frames = frame_store_of(settings, video, config.image_root)
     encoder.requires_grad_(False).eval()
     if torch.cuda.is_available():
         encoder.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    return tokens_of(encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True)
+    tokens = tokens_of(encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True)
+    return tokens, settings.video_pool
 
 
 def announce(

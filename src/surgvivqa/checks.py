@@ -18,7 +18,6 @@ from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction, trains_everything
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
-from surgvivqa.model.video_pool import pool_tokens
 from surgvivqa.model.video_tokens import video_tokens
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import SPLIT_NAMES, Splits, load_splits
@@ -174,7 +173,7 @@ def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result
     # Three tokens each, so that also a mode that feeds all but the last has something to leak.
     answers = [(prompts.label_ids[i] * 3)[:3] for i in (0, 11)]
     with torch.inference_mode():
-        tokens = pool_tokens(model.encode_video(clip), video, bundle.settings.video_pool)
+        tokens = model.encode_video(clip)
         logits = [
             model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
             for a in answers

@@ -22,7 +22,6 @@ from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
-from surgvivqa.model.video_pool import pool_tokens
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.scoring import LabelTrie, normalise, score_rows
@@ -253,7 +252,7 @@ def predict(config: PredictConfig) -> int:
             f"The question takes {len(ids)} tokens; with its answer, at most {bundle.settings.max_length}."
         )
     with torch.inference_mode():
-        tokens = pool_tokens(bundle.model.encode_video(clip.unsqueeze(0)), video, bundle.settings.video_pool)
+        tokens = bundle.model.encode_video(clip.unsqueeze(0))
         scores = score_rows(bundle.model, [[ids]], tokens, trie, bundle.settings.mask)
     _, probability = normalise(scores, trie, "sum")
     best = probability[0].topk(max(1, min(config.top, len(LABELS))))

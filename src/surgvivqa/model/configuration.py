@@ -14,6 +14,7 @@ class SurgViVQAConfig(PreTrainedConfig):
             is what gives it cross-attention.
         decoder_config: GPT-2's configuration.
         lora: ``{"r", "alpha", "dropout"}`` of the adapters on GPT-2's ``c_attn`` and ``c_proj``; None for none.
+        video_pool: ``none`` or ``temporal``: how the video tokens are pooled (``video_pool.pool_tokens``).
     """
 
     model_type = "surgvivqa"
@@ -25,6 +26,7 @@ class SurgViVQAConfig(PreTrainedConfig):
         text_config: Any = None,
         decoder_config: Any = None,
         lora: dict[str, float] | None = None,
+        video_pool: str = "none",
         **kwargs: Any,
     ) -> None:
         self.video_config = _as_config(video_config, VideoMAEConfig)
@@ -32,6 +34,7 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.decoder_config = _as_config(decoder_config, GPT2Config)
         self.text_config.is_decoder = True
         self.lora = lora
+        self.video_pool = video_pool
         super().__init__(**kwargs)
 
 

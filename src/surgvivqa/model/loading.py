@@ -55,6 +55,9 @@ class Bundle:
     run: dict[str, Any] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.model.config.video_pool = self.settings.video_pool
+
 
 def frame_store(bundle: Bundle, image_root: Path) -> FrameStore:
     """The frames as this model wants them."""

@@ -10,6 +10,7 @@ from transformers import BlipTextModel, GPT2LMHeadModel, PreTrainedModel, VideoM
 from surgvivqa.data.packing import Packed
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.video_pool import pool_tokens
 
 LOGIT_ROWS = 256
 LORA_TARGETS = ["c_attn", "c_proj"]
@@ -49,6 +50,8 @@ class SurgViVQAModel(PreTrainedModel):
             llm = get_peft_model(llm, adapters)
         self.llm = llm
         install(self.text_encoder, self.decoder)
+        # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.
+        self.visual_encoder.set_attn_implementation("sdpa")
 
     @property
     def decoder(self) -> Any:
@@ -56,11 +59,11 @@ class SurgViVQAModel(PreTrainedModel):
         return self.llm.base_model.model if self.config.lora else self.llm
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
-        """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``."""
+        """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""
         trained = any(p.requires_grad for p in self.visual_encoder.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            tokens: Tensor = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
-        return tokens
+            tokens = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
+            return pool_tokens(tokens, self.config.video_config, self.config.video_pool)
 
     def text_states(self, packed: Packed, video: VideoMemory, layout: Layout) -> Tensor:
         """The text encoder's last hidden states ``[N, hidden]`` of a stream whose frames look at ``video``.

@@ -13,7 +13,6 @@ from surgvivqa.data.cache import FeatureStore, weights_hash
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.model.loading import Bundle
-from surgvivqa.model.video_pool import pool_tokens
 
 log = logging.getLogger("surgvivqa")
 # What decides the encoder's output and shows in no tensor's shape is here too.
@@ -24,7 +23,7 @@ _ARCHITECTURE = (
 
 
 class VideoTokens:
-    """The video tokens of frames, pooled as the settings say, with or without a cache.
+    """The video tokens of frames, with or without a cache.
 
     With a cache a frame's tokens are a function of the frozen weights and the frame alone, whoever makes them: encoded
     in float32 whatever precision the run has, one frame at a time (in a batch of another size the last bit can differ),
@@ -34,20 +33,16 @@ class VideoTokens:
         encode: clips ``[F, T, 3, H, W]`` to tokens ``[F, V, H]``.
         encoder: the module whose device the tokens are made on.
         video_config: its configuration.
-        pool: ``none`` or ``temporal``.
         reader: where frames come from, and the cache, if any.
     """
 
     def __init__(
-        self, encode: Callable[[Tensor], Tensor], encoder: Any, video_config: Any, pool: str, reader: FrameReader
+        self, encode: Callable[[Tensor], Tensor], encoder: Any, video_config: Any, reader: FrameReader
     ) -> None:
-        self.encode, self.encoder, self.video_config, self.pool = encode, encoder, video_config, pool
+        self.encode, self.encoder, self.video_config = encode, encoder, video_config
         self.reader, self.cache = reader, reader.cache
         self.hits = self.misses = 0
         self._warned = False
-        # Depending on how a model is built, Transformers leaves VideoMAE with fused or eager attention, which differ in
-        # the last bits: training from a checkpoint and evaluating it would not make the same tokens.
-        video_config._attn_implementation = encoder.config._attn_implementation = "sdpa"
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +58,7 @@ class VideoTokens:
 
     def model_inputs(self, inputs: FrameInputs) -> dict[str, Tensor]:
         """What ``forward`` takes: ``pixel_values`` where the encoder runs inside it, else ``video_tokens``."""
-        if self.cache is None and self.pool == "none":
+        if self.cache is None:
             return {"pixel_values": self.clips(inputs)}
         return {"video_tokens": self(inputs)}
 
@@ -75,7 +70,7 @@ class VideoTokens:
             InputError: a cache file is damaged.
         """
         if self.cache is None:
-            return pool_tokens(self.encode(self.clips(inputs)), self.video_config, self.pool)
+            return self.encode(self.clips(inputs))
         hits = iter(() if inputs.tokens is None else inputs.tokens.to(self.device).float())
         clips = iter(() if inputs.clips is None else self.clips(inputs))
         rows = []
@@ -101,7 +96,7 @@ class VideoTokens:
             )
         self.misses += 1
         with torch.autocast(self.device.type, enabled=False):
-            encoded = pool_tokens(self.encode(clip.unsqueeze(0)), self.video_config, self.pool)[0]
+            encoded = self.encode(clip.unsqueeze(0))[0]
         return cache.put(*key, encoded).float()
 
     def flush(self) -> None:
@@ -178,4 +173,4 @@ def tokens_of(
     if cache is not None:
         parts = made_of(encoder, video_config, settings, frames)
         store = FeatureStore(cache, parts, video_config.hidden_size, dtype, must_write=must_write)
-    return VideoTokens(encode, encoder, video_config, settings.video_pool, FrameReader(frames, store))
+    return VideoTokens(encode, encoder, video_config, FrameReader(frames, store))
