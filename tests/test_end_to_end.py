@@ -39,6 +39,26 @@ def test_train_leaves_a_run_folder(run_folder: Path) -> None:
     assert [r["step"] for r in lines if "val_acc" in r] == [2, 4]
 
 
+def test_the_answers_are_the_same_however_they_are_found(run_folder: Path, tmp_path: Path) -> None:
+    """Frames split over passes (7), a frame a pass (40), all in one (500); with all scores, or the best label alone."""
+    found = {}
+    for batch in (7, 40, 500):
+        for only in ([], ["--answer-only"]):
+            output = tmp_path / f"{batch}{''.join(only)}"
+            flags = [f"--checkpoint={run_folder}", f"--output={output}", "--workers=0", f"--batch-size={batch}"]
+            assert main(["eval", *flags, *only]) == 0
+            records = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+            found[batch, bool(only)] = records
+            assert all((r["probability"] is None and r["top5"] is None) == bool(only) for r in records)
+            assert (json.loads((output / "metrics.json").read_text())["loss"] is None) == bool(only)
+    first = found[7, False]
+    for records in found.values():
+        assert [(r["question"], r["prediction"]) for r in records] == [(r["question"], r["prediction"]) for r in first]
+    for batch in (40, 500):
+        probabilities = [r["probability"] for r in found[batch, False]]
+        assert probabilities == pytest.approx([r["probability"] for r in first], abs=1e-5)
+
+
 @pytest.mark.parametrize("which", ["", "best", "best_model.pth"])
 def test_eval_reads_every_form_of_checkpoint_and_gives_the_same_scores(
     run_folder: Path, which: str, tmp_path: Path

@@ -193,8 +193,10 @@ class EvalConfig:
     """sum of a label's token log-probabilities, or their mean (the published way, which favours long labels)."""
     scores: bool = False
     """Also write the 51 log-probabilities of every question."""
+    answer_only: bool = False
+    """Leave out the scores of labels that cannot win: the same answers, faster; probability and top5 are null."""
     batch_size: int = 40
-    """Questions in a row; one frame's questions share its encoding whatever this is."""
+    """Questions in a pass; one frame's questions share its encoding whatever this is. More on a GPU."""
     max_samples: int | None = None
     """Score at most this many questions, spread over the videos."""
     workers: int = 2

@@ -3,105 +3,29 @@
 import functools
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import load_image, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
+from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.scoring import LabelTrie, normalise, score_rows
 from surgvivqa.splits import load_splits, overlap
 
 log = logging.getLogger("surgvivqa")
 _LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
-
-
-class _Inputs(Dataset[FrameInputs]):
-    def __init__(self, frames: Sequence[Frame], reader: FrameReader) -> None:
-        self.frames, self.reader = frames, reader
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> FrameInputs:
-        return self.reader.read([self.frames[index]])
-
-
-@torch.inference_mode()
-def predict_frames(
-    bundle: Bundle,
-    frames: Sequence[Frame],
-    tokens: VideoTokens,
-    *,
-    score_norm: str = "sum",
-    rows_of: int = 40,
-    workers: int = 0,
-    keep_scores: bool = False,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Scores the 51 labels for every question.
-
-    Args:
-        bundle: model in eval mode, tokenizer, settings.
-        frames: frames with their questions.
-        tokens: makes or reads the frames' video tokens.
-        score_norm: ``sum`` or ``mean``; ranks the labels and makes ``probability``.
-        rows_of: most questions in one packed row; rows of one frame share its video tokens.
-        workers: processes that decode frames.
-        keep_scores: adds ``scores``, the 51 summed log-probabilities in label order.
-        progress: shows a bar on a terminal.
-
-    Returns:
-        One record a question, in the order of ``frames``.
-    """
-    prompts, mask = coder(bundle), bundle.settings.mask
-    trie = LabelTrie(prompts.label_ids)
-    records: list[dict[str, Any]] = []
-    loader = DataLoader(_Inputs(frames, tokens.reader), batch_size=None, num_workers=workers if len(frames) > 1 else 0)
-    shown = track(zip(frames, loader, strict=True), "eval", len(frames), disable=not progress or not os.isatty(2))
-    for frame, loaded in shown:
-        video = tokens(loaded)
-        for questions in _rows(frame.questions, rows_of):
-            ids = [[prompts.prompt_ids(q.question) for q in questions]]
-            scores = score_rows(bundle.model, ids, video, trie, mask).float().cpu()
-            ranking, probability = normalise(scores, trie, score_norm)
-            for i, question in enumerate(questions):
-                best = ranking[i].topk(5).indices.tolist()
-                record = {
-                    "video": question.video,
-                    "frame": question.frame,
-                    "question": question.question,
-                    "answer": LABELS[question.label],
-                    "prediction": LABELS[best[0]],
-                    "probability": float(probability[i, best[0]]),
-                    "top5": [[LABELS[c], float(probability[i, c])] for c in best],
-                    "reasoning": question.reasoning,
-                    "type": question.type,
-                }
-                if keep_scores:
-                    record["scores"] = scores[i].tolist()
-                records.append(record)
-    return records
-
-
-def _rows(questions: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(questions), most):
-        yield questions[start : start + most]
 
 
 def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
@@ -134,6 +58,8 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
         InputError: a checkpoint, root, split or output folder that cannot be used.
     """
     refuse_numbers(config)
+    if config.answer_only and config.scores:
+        raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
     bundle = load_checkpoint(config.checkpoint, config.model)
     settings, run = bundle.settings, bundle.run
     if config.max_length is not None:
@@ -197,7 +123,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             bundle,
             tokens=tokens,
             score_norm=config.score_norm,
-            rows_of=config.batch_size,
+            batch_size=config.batch_size,
+            answer_only=config.answer_only,
             workers=config.workers,
             keep_scores=True,
             progress=state.is_main_process,
@@ -205,7 +132,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         records = deal(frames, score)
     figures = grouped_metrics(records)
     figures |= {
-        "loss": mean_label_loss(records),
+        "loss": None if config.answer_only else mean_label_loss(records),
         "skipped": skipped,
         "checkpoint": str(config.checkpoint),
         "split": config.split,
@@ -217,7 +144,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         return figures
     if not config.scores:
         for record in records:
-            del record["scores"]
+            record.pop("scores", None)
     _write(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     _write(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))

@@ -23,12 +23,13 @@ from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import distinct_questions, open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, RunError
-from surgvivqa.evaluation import mean_label_loss, predict_frames, spread
+from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
+from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.run_folder import clear_run_folder, open_run_folder, save_best, save_step
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
@@ -301,9 +302,7 @@ def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
 def validate(bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
-    score = functools.partial(
-        predict_frames, bundle, tokens=tokens, rows_of=40, workers=config.workers, keep_scores=True
-    )
+    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers, keep_scores=True)
     records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)

@@ -1,0 +1,128 @@
+"""Frames with questions to one record a question: the loop under validation and evaluation."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.ssgqa import Frame, Question
+from surgvivqa.labels import LABELS
+from surgvivqa.model.attention import VideoMemory
+from surgvivqa.model.loading import Bundle, coder
+from surgvivqa.model.video_tokens import VideoTokens
+from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
+
+
+class _Groups(Dataset[tuple[list[Frame], FrameInputs]]):
+    """Frames that are scored together, by number of the group."""
+
+    def __init__(self, frames: Sequence[Frame], groups: Sequence[range], reader: FrameReader) -> None:
+        self.frames, self.groups, self.reader = frames, groups, reader
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> tuple[list[Frame], FrameInputs]:
+        asked = [self.frames[i] for i in self.groups[index]]
+        return asked, self.reader.read(asked)
+
+
+def frame_groups(counts: Iterable[int], most: int) -> list[range]:
+    """Consecutive frames of at most ``most`` questions together; a frame that has more is alone."""
+    groups, held = [range(0)], 0
+    for index, count in enumerate(counts):
+        if groups[-1] and held + count > most:
+            groups.append(range(index, index))
+            held = 0
+        groups[-1] = range(groups[-1].start, index + 1)
+        held += count
+    return [group for group in groups if group]
+
+
+@torch.inference_mode()
+def predict_frames(
+    bundle: Bundle,
+    frames: Sequence[Frame],
+    tokens: VideoTokens,
+    *,
+    score_norm: str = "sum",
+    batch_size: int = 40,
+    workers: int = 0,
+    keep_scores: bool = False,
+    answer_only: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Finds the best of the 51 labels for every question.
+
+    Args:
+        bundle: model in eval mode, tokenizer, settings.
+        frames: frames with their questions.
+        tokens: makes or reads the frames' video tokens.
+        score_norm: ``sum`` or ``mean``; ranks the labels and makes ``probability``.
+        batch_size: most questions in one pass. Frames share a pass until it is full; one that has more is encoded once
+            for its several passes.
+        workers: processes that decode frames.
+        keep_scores: adds ``scores``, the 51 summed log-probabilities in label order.
+        answer_only: leaves out the scores of labels that cannot win; ``probability`` and ``top5`` are then None.
+        progress: shows a bar on a terminal.
+
+    Returns:
+        One record a question, in the order of ``frames``.
+    """
+    prompts, mask = coder(bundle), bundle.settings.mask
+    trie = LabelTrie(prompts.label_ids)
+    counts = (len(f.questions) for f in frames)
+    groups = _Groups(frames, frame_groups(counts, batch_size), tokens.reader)
+    loader = DataLoader(groups, batch_size=None, num_workers=workers if len(groups) > 1 else 0)
+    records: list[dict[str, Any]] = []
+    for asked, inputs in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
+        memory = VideoMemory(tokens(inputs), reuse=True)
+        for rows in _passes(asked, batch_size):
+            ids = [[prompts.prompt_ids(q.question) for q in row] for row in rows]
+            questions = [q for row in rows for q in row]
+            if answer_only:
+                labels, _, _ = best_labels(bundle.model, ids, memory, trie, mask, score_norm)
+                records += [_record(q, LABELS[c]) for q, c in zip(questions, labels.tolist(), strict=True)]
+                continue
+            scores = score_rows(bundle.model, ids, memory, trie, mask).float().cpu()
+            figures = normalise(scores, trie, score_norm)
+            for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
+                records.append(_scored(question, ranking, probability))
+                if keep_scores:
+                    records[-1]["scores"] = row.tolist()
+    return records
+
+
+def _passes(asked: Sequence[Frame], most: int) -> Iterator[list[Sequence[Question]]]:
+    if len(asked) > 1:
+        yield [frame.questions for frame in asked]
+        return
+    for start in range(0, len(asked[0].questions), most):
+        yield [asked[0].questions[start : start + most]]
+
+
+def _scored(question: Question, ranking: Tensor, probability: Tensor) -> dict[str, Any]:
+    best = ranking.topk(5).indices.tolist()
+    top5 = [[LABELS[c], float(probability[c])] for c in best]
+    return _record(question, LABELS[best[0]], top5[0][1], top5)
+
+
+def _record(
+    question: Question, prediction: str, probability: Any = None, top5: list[list[Any]] | None = None
+) -> dict[str, Any]:
+    return {
+        "video": question.video,
+        "frame": question.frame,
+        "question": question.question,
+        "answer": LABELS[question.label],
+        "prediction": prediction,
+        "probability": probability,
+        "top5": top5,
+        "reasoning": question.reasoning,
+        "type": question.type,
+    }
