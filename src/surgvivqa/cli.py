@@ -14,6 +14,7 @@ import tyro
 from surgvivqa import __version__
 from surgvivqa.config import yaml_arguments
 from surgvivqa.errors import InputError, SurgViVQAError
+from surgvivqa.memory import keep_freed_memory
 
 # command: (its dataclass, the module and function that do it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An expected error is printed as one sentence, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     quiet_libraries()
+    keep_freed_memory()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2

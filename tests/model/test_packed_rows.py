@@ -214,3 +214,12 @@ def test_normalised_scores_are_a_distribution_and_mean_divides_by_length() -> No
     assert normalise(scores, trie, "sum")[1].argmax() == 0
     assert probability.argmax() == 1
     torch.testing.assert_close(probability.sum(), torch.tensor(1.0))
+
+
+def test_the_fused_activation_is_gpt2s() -> None:
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-6, 6, 10_001)
+    torch.testing.assert_close(
+        small_model().decoder.transformer.h[0].mlp.act(x), ACT2FN["gelu_new"](x), rtol=1e-5, atol=1e-6
+    )

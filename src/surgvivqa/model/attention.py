@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, BlipTextModel
+from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
@@ -123,11 +124,18 @@ class BlockSelfAttention(BlipTextSelfAttention):
 
 
 def install(text_encoder: BlipTextModel, decoder: Any) -> None:
-    """Puts both hooks under a text encoder and a decoder; their parameters and names stay as they are."""
+    """Puts both hooks under a text encoder and a decoder; their parameters and names stay as they are.
+
+    GPT-2's activation, in Transformers eight passes over memory, becomes PyTorch's one of the same formula.
+    """
     for layer in text_encoder.encoder.layer:
         for attention in (layer.attention, layer.crossattention):
             attention.self.__class__ = BlockSelfAttention
     decoder.set_attn_implementation(ATTENTION)
+    for module in list(decoder.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def layouts(packed: Packed, dtype: torch.dtype) -> tuple[Layout, Layout]:
