@@ -220,6 +220,45 @@ def test_on_a_full_hit_no_encoder_runs_and_no_image_is_opened(
     assert set(called) == {"decoder_states", "encode_video", "text_states", "open"}  # the spies do see
 
 
+def fill(base: Path, data_flags: list[str], cache: Path, *flags: str) -> int:
+    start = ["cache", *TINY[:2], TINY[3], f"--pretrained-ckpt={base}", *data_flags, f"--cache={cache}"]
+    return main([*start, "--cache-text", *flags])
+
+
+def test_the_command_fills_what_training_reads(base: Path, data_flags: list[str], tmp_path: Path) -> None:
+    cached = ["--cache-text", "--prompt-mode=choices", "--max-length=1024", "--val-max-samples=0"]
+    live = train(base, data_flags, tmp_path / "other", *cached, f"--cache={tmp_path / 'other-cache'}")
+    assert fill(base, data_flags, tmp_path / "c", "--verify", *cached[1:3]) == 0
+    files = list((tmp_path / "c").rglob("*.safetensors"))
+    assert sorted(p.name for p in files) == [
+        f"VID0{n}.safetensors" for n in (1, 2, 4, 4)
+    ]  # video tokens of all three, text of training alone
+    assert train(base, data_flags, tmp_path / "run", *cached, f"--cache={tmp_path / 'c'}") == live
+    assert counted(tmp_path / "run")[1] == 0
+    # Run again, it makes what is lost and nothing else.
+    made = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+    lost = next(p for p in files if json.loads((p.parent / "manifest.json").read_text())["made_of"].get("mask"))
+    lost.unlink()
+    assert fill(base, data_flags, tmp_path / "c", *cached[1:3]) == 0
+    assert [p for p in files if p.stat().st_mtime_ns != made[p][0]] == [lost]
+    assert lost.read_bytes() == made[lost][1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--splits=val,test"], "leaves out train"),
+        (["--mask=bidirectional"], "--mask bidirectional"),
+        (["--checkpoint=x"], "takes --pretrained-ckpt"),
+    ],
+)
+def test_the_command_refuses_what_training_would_not_read(
+    base: Path, data_flags: list[str], tmp_path: Path, flags: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fill(base, data_flags, tmp_path / "c", *flags) == 2
+    assert word in capsys.readouterr().err
+
+
 def test_gradients_reach_every_adapter_and_nothing_else(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     its = Setting(base, synthetic_set, tmp_path)
     model = its.bundle.model

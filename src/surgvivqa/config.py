@@ -246,6 +246,8 @@ class CacheConfig(DataConfig, ModelConfig):
     """Which videos: splits with commas between."""
     cache_dtype: CacheDtype = "fp16"
     """How tokens are rounded; fp16 and bf16 take half of fp32's space."""
+    cache_text: bool = False
+    """Then also the text states of the training split's questions, for train --cache-text with the same flags."""
     shard: int | None = None
     """This task's number, from 0, where several share the videos (default: SLURM array task, torchrun's rank)."""
     num_shards: int | None = None
