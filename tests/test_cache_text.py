@@ -291,3 +291,12 @@ def test_what_cannot_be_cached_is_one_sentence(
     assert word in said
     assert len([line for line in said.splitlines() if line.startswith("surgvivqa:")]) == 1
     assert not (tmp_path / "c").exists()
+
+
+def test_check_says_it_before_training_does(
+    base: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *TINY, *data_flags, f"--pretrained-ckpt={base}", "--cache-text"]) == 1
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL"))
+    assert "model" in said
+    assert "--cache DIR" in said
