@@ -127,6 +127,17 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(
 
 
 @pytest.mark.slow
+def test_two_processes_that_fill_a_cache_of_text_train_as_one_that_reads_it(
+    one_process: Path, flags: list[str], tmp_path: Path
+) -> None:
+    given = [*TRAIN, *flags, f"--pretrained-ckpt={one_process}", f"--cache={tmp_path / 'cache'}", "--cache-text"]
+    as_two(*given, f"--checkpoint-dir={tmp_path / 'two'}")
+    alone(*given, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    assert "of 0 computed" in (tmp_path / "one" / "train.log").read_text()
+    assert_same_run(tmp_path / "one", tmp_path / "two", 6)
+
+
+@pytest.mark.slow
 def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
     one_process: Path, flags: list[str], tmp_path: Path
 ) -> None:

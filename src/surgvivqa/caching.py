@@ -1,10 +1,12 @@
 """Filling the cache: which frames are asked about, which are there, the others encoded; a video at a time."""
 
+import dataclasses
 import logging
 import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,17 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.config import CacheConfig, ModelConfig, clip_length
+from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length
 from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.cache_file import DTYPES
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import Bundle, frame_store_of, load_checkpoint
+from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store, frame_store_of, load_checkpoint
 from surgvivqa.model.pretrained import load_video_encoder
+from surgvivqa.model.text_states import TextStates, text_states
 from surgvivqa.model.video_pool import pool_tokens, token_count
-from surgvivqa.model.video_tokens import VideoTokens, tokens_of
+from surgvivqa.model.video_tokens import VideoTokens, tokens_of, video_tokens
 from surgvivqa.run_log import StopSignals
 from surgvivqa.splits import SPLIT_NAMES, load_splits
 
@@ -30,46 +34,80 @@ EXIT_STOPPED = 75
 log = logging.getLogger("surgvivqa")
 
 
-class _Missing(Dataset[FrameInputs]):
-    def __init__(self, frames: Sequence[Frame], reader: FrameReader) -> None:
+@dataclass(frozen=True)
+class Part:
+    """One kind of feature to be filled: what makes it, and the frames that want it, by video.
+
+    ``items`` has the tag and the number of rows of each frame's item, by video and frame.
+    """
+
+    maker: VideoTokens | TextStates
+    frames: Mapping[str, Sequence[Frame]]
+    items: Mapping[str, Mapping[int, tuple[int, int]]]
+
+    @property
+    def store(self) -> FeatureStore:
+        """Where they are kept."""
+        assert self.maker.cache is not None
+        return self.maker.cache
+
+    def missing(self) -> dict[str, list[Frame]]:
+        """The frames whose item is not there, by video."""
+        return {
+            video: [f for f in frames if not self.store.has(video, f.frame, self.items[video][f.frame][0])]
+            for video, frames in self.frames.items()
+        }
+
+
+class _Missing(Dataset[Any]):
+    def __init__(self, frames: Sequence[Frame], reader: FrameReader | TextReader) -> None:
         self.frames, self.reader = frames, reader
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> FrameInputs:
-        return self.reader.read([self.frames[index]])
+    def __getitem__(self, index: int) -> FrameInputs | TextInputs:
+        return self.reader.read_rows([(self.frames[index], ())])
 
 
 def cache(config: CacheConfig) -> int:
     """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
 
-    Several tasks share the videos round robin (``--shard``, ``--num-shards``). Stopped in any way, it has lost at most
-    the last 64 frames of a task; run again, it encodes what is not there.
+    With ``--cache-text`` then also the text states of the training split's questions. Several tasks share the videos
+    round robin (``--shard``, ``--num-shards``). Stopped in any way, it has lost at most the last 64 frames of a task;
+    run again, it makes what is not there.
 
     Returns:
         0 when done, 75 when a signal stopped it.
 
     Raises:
         InputError: data, weights, flags or folders that cannot be used, or a disk too small; a damaged cache file.
-        RunError: the encoder gives a value that is not finite.
+        RunError: an encoder gives a value that is not finite.
     """
-    started = time.monotonic()
     videos = asked_frames(config)
-    tokens, pool = encoder_tokens(config)
-    refuse_missing(tokens.reader.store, [f for frames in videos.values() for f in frames])
-    store = tokens.cache
-    assert store is not None
-    wanted = {
-        video: {f.frame: tokens.reader.key(f.video, f.frame)[2] for f in frames} for video, frames in videos.items()
-    }
-    missing = {
-        video: [f for f in frames if not store.has(video, f.frame, wanted[video][f.frame])]
-        for video, frames in videos.items()
-    }
-    shape = token_count(tokens.video_config, pool), tokens.video_config.hidden_size
-    announce(config, store, {v: len(f) for v, f in videos.items()}, {v: len(f) for v, f in missing.items()}, shape)
+    if config.cache_text:
+        text, pool = training_text(config)
+        parts = [video_part(text.video, pool, videos), text_part(text, of_training(videos, config))]
+    else:
+        parts = [video_part(*encoder_tokens(config), videos)]
+    missing = [part.missing() for part in parts]
+    refuse_small_disk(config, sum(announce(p.store, p.items, m) for p, m in zip(parts, missing, strict=True)))
+    for part, absent in zip(parts, missing, strict=True):
+        if not fill(part, absent, config.workers):
+            return EXIT_STOPPED
+    for part in parts if config.verify else ():
+        verify(part.store)
+    return 0
 
+
+def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int) -> bool:
+    """Makes what is missing, a video at a time, and leaves one file a video; False where a signal stopped it.
+
+    Raises:
+        InputError: the folder cannot be written, or a file in it is damaged.
+        RunError: an encoder gives a value that is not finite.
+    """
+    started, store = time.monotonic(), part.store
     stop, written = StopSignals(), 0
     columns = (TextColumn("cache"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with stop, Progress(*columns, disable=not os.isatty(2), transient=True) as bar:
@@ -78,26 +116,68 @@ def cache(config: CacheConfig) -> int:
             began = time.monotonic()
             # One frame an item: its decoding, in a worker, overlaps the encoding of the one before.
             loader: DataLoader[Any] = DataLoader(
-                _Missing(frames, tokens.reader), batch_size=None, num_workers=config.workers if len(frames) > 1 else 0
+                _Missing(frames, part.maker.reader), batch_size=None, num_workers=workers if len(frames) > 1 else 0
             )
             for inputs in loader:
-                tokens(inputs)
+                part.maker(inputs)
                 bar.advance(task)
                 if stop.caught:
-                    store.flush()
+                    part.maker.flush()
                     log.warning("Stopped by %s; what is encoded is kept: run the same again to go on.", stop.caught)
-                    return EXIT_STOPPED
-            size = store.merge(video, wanted[video])
+                    return False
+            size = store.merge(video, {frame: tag for frame, (tag, _) in part.items[video].items()})
             written += size
             log.info(
                 "%s: %d frames, %d of them encoded, %.1f MB, %.1f s",
-                *(video, len(videos[video]), len(frames), size / 1e6, time.monotonic() - began),
+                *(video, len(part.frames[video]), len(frames), size / 1e6, time.monotonic() - began),
             )
     seconds = time.monotonic() - started
-    log.info("Done: %d frames encoded in %.0f s; %d bytes in %s", tokens.misses, seconds, written, store.folder)
-    if config.verify:
-        verify(store)
-    return 0
+    log.info("Done: %d frames encoded in %.0f s; %d bytes in %s", part.maker.misses, seconds, written, store.folder)
+    return True
+
+
+def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[Frame]]) -> Part:
+    """The video tokens of frames.
+
+    Raises:
+        InputError: an image is missing.
+    """
+    refuse_missing(tokens.reader.store, [f for frames in videos.values() for f in frames])
+    count = token_count(tokens.video_config, pool)
+    items = {
+        video: {f.frame: (tokens.reader.key(f.video, f.frame)[2], count) for f in frames}
+        for video, frames in videos.items()
+    }
+    return Part(tokens, videos, items)
+
+
+def text_part(text: TextStates, videos: Mapping[str, Sequence[Frame]]) -> Part:
+    """The text states of frames with their questions.
+
+    Raises:
+        InputError: a prompt does not fit in ``--max-length``.
+    """
+    text.reader.coder.check_fits(*videos.values())
+    items: dict[str, dict[int, tuple[int, int]]] = {}
+    for video, frames in videos.items():
+        items[video] = {}
+        for frame in frames:
+            blocks = text.reader.blocks(frame)
+            rows = sum(len(block.prompt) + len(block.tokens) for block in blocks)
+            items[video][frame.frame] = (text.reader.key(frame, blocks)[2], rows)
+    return Part(text, videos, items)
+
+
+def of_training(videos: Mapping[str, list[Frame]], config: CacheConfig) -> dict[str, list[Frame]]:
+    """Those of some videos that are in the training split.
+
+    Raises:
+        InputError: the training split is none of ``--splits``.
+    """
+    if "train" not in (s.strip() for s in config.splits.split(",")):
+        raise InputError(f"--cache-text is for training, but --splits {config.splits} leaves out train; add it.")
+    train = load_splits(config.splits_dir).train
+    return {video: frames for video, frames in videos.items() if video in train}
 
 
 def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
@@ -189,33 +269,55 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
     return tokens, settings.video_pool
 
 
-def announce(
-    config: CacheConfig,
-    store: FeatureStore,
-    asked: Mapping[str, int],
-    missing: Mapping[str, int],
-    shape: tuple[int, int],
-) -> None:
-    """Says what the cache will take, and refuses where the disk has less.
-
-    Args:
-        asked, missing: frames asked for and frames that are not there, by video.
-        shape: tokens of a frame and their width.
+def training_text(config: CacheConfig) -> tuple[TextStates, str]:
+    """The text states of the model that train would build from the same flags, on the GPU where there is one, and how
+    its video tokens are pooled.
 
     Raises:
-        InputError: the disk has less free space than is needed.
+        InputError: as ``build_for_training``; or ``--checkpoint`` is given.
     """
-    tokens, width = shape
-    frame = tokens * width * torch.empty(0, dtype=DTYPES[config.cache_dtype]).element_size()
-    total, absent = sum(asked.values()), sum(missing.values())
+    if config.checkpoint is not None:
+        raise InputError("--cache-text is for training, which takes --pretrained-ckpt; give that, not --checkpoint.")
+    assert config.image_root is not None
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(config, f.name)}
+    bundle = build_for_training(TrainConfig(**shared), ())
+    bundle.model.requires_grad_(False).eval()
+    if torch.cuda.is_available():
+        bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    store, where = frame_store(bundle, config.image_root), (config.cache, config.cache_dtype)
+    tokens = video_tokens(bundle, store, *where, must_write=True)
+    return text_states(bundle, tokens, coder(bundle), *where, must_write=True), bundle.settings.video_pool
+
+
+def announce(
+    store: FeatureStore, items: Mapping[str, Mapping[int, tuple[int, int]]], missing: Mapping[str, Sequence[Frame]]
+) -> int:
+    """Says what one kind of feature will take in the cache, and returns the bytes of disk that are still needed.
+
+    Args:
+        store: where it is kept.
+        items: tag and number of rows of each frame's item, by video and frame.
+        missing: the frames that are not there, by video.
+    """
+    row = store.width * torch.empty(0, dtype=DTYPES[store.dtype]).element_size()
+    counts = [rows for of_video in items.values() for _, rows in of_video.values()]
+    total = row * sum(counts)
+    absent = {video: row * sum(items[video][f.frame][1] for f in frames) for video, frames in missing.items()}
+    each = f"x {counts[0]} tokens" if len(set(counts)) == 1 else f"of {sum(counts)} tokens in all"
     log.info(
-        "%s: %d frames x %d tokens x %d x %s = %.3f GB; %d frames (%.3f GB) are not there yet",
-        *(store.folder, total, tokens, width, config.cache_dtype, frame * total / 1e9, absent, frame * absent / 1e9),
+        "%s: %d frames %s x %d x %s = %.3f GB; %d frames (%.3f GB) are not there yet",
+        *(store.folder, len(counts), each, store.width, store.dtype, total / 1e9),
+        *(sum(map(len, missing.values())), sum(absent.values()) / 1e9),
     )
     # While a video's parts are being merged they and the merged file are there together.
-    largest = max((asked[video] for video, count in missing.items() if count), default=0)
-    need, free = frame * (absent + largest), shutil.disk_usage(store.folder).free
-    if absent and free < need:
+    sizes = (row * sum(rows for _, rows in items[video].values()) for video, size in absent.items() if size)
+    return sum(absent.values()) + max(sizes, default=0)
+
+
+def refuse_small_disk(config: CacheConfig, need: int) -> None:
+    """Raises InputError where the disk has less free space than ``need`` bytes."""
+    free = shutil.disk_usage(config.cache).free
+    if need and free < need:
         raise InputError(
             f"--cache {config.cache} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; give a larger "
             f"disk, fewer --splits, --video-pool temporal, or --cache-dtype fp16."

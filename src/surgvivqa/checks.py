@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -195,7 +196,7 @@ def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckCon
         store, prompts, model = frame_store(bundle, config.image_root), coder(bundle), bundle.model
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
-        frame_tokens = video_tokens(bundle, store)
+        frame_tokens: Any = video_tokens(bundle, store)
         batch = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)[0]
         packed = batch.packed
         set_modes(model)

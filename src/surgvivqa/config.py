@@ -146,6 +146,9 @@ class TrainConfig(DataConfig, ModelConfig):
     """Folder of cached video tokens: read where they are there, filled where not; needs a frozen video encoder."""
     cache_dtype: CacheDtype = "fp16"
     """How they are rounded, in the cache and in the run: fp16 and bf16 take half of fp32's space."""
+    cache_text: bool = False
+    """Also keep in --cache what the frozen text encoder gives for every training question, so that an epoch runs
+    GPT-2 alone. For training only: to score labels the text encoder must run anyway."""
 
     eval_every_steps: int = 2000
     """Validate after this many steps, and at the end; 0 for the end alone."""
@@ -245,6 +248,8 @@ class CacheConfig(DataConfig, ModelConfig):
     """Which videos: splits with commas between."""
     cache_dtype: CacheDtype = "fp16"
     """How tokens are rounded; fp16 and bf16 take half of fp32's space."""
+    cache_text: bool = False
+    """Then also the text states of the training split's questions, for train --cache-text with the same flags."""
     shard: int | None = None
     """This task's number, from 0, where several share the videos (default: SLURM array task, torchrun's rank)."""
     num_shards: int | None = None

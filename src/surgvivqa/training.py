@@ -28,6 +28,7 @@ from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
@@ -70,6 +71,10 @@ def train(config: TrainConfig) -> int:
         store = frame_store(bundle, config.image_root)
         refuse_missing(store, train_frames, val_frames)
         tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
+        feed: Any = tokens  # what a step is given: clips, video tokens, or text states
+        if config.cache_text:
+            assert config.cache is not None
+            feed = text_states(bundle, tokens, prompts, config.cache, config.cache_dtype)
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -103,12 +108,12 @@ def train(config: TrainConfig) -> int:
     window, started = LossWindow(), time.monotonic()
     stop = StopSignals()
     set_modes(model)
-    with stop, tokens, progress_bar(total, accelerator.is_main_process) as advance:
+    with stop, feed, progress_bar(total, accelerator.is_main_process) as advance:
         step = 0
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
-            rows = TrainingRows(train_frames, tokens.reader, prompts, bundle.settings.mask, plan)
+            rows = TrainingRows(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
             batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
             for questions_in_step in real:
                 # One step: forward and backward for each micro-batch, then the update.
@@ -120,7 +125,7 @@ def train(config: TrainConfig) -> int:
                     packed = batch.packed.to(accelerator.device)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
-                        losses = wrapped(packed, **tokens.model_inputs(batch.inputs))
+                        losses = wrapped(packed, **feed.model_inputs(batch.inputs))
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes

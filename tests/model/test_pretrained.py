@@ -18,12 +18,14 @@ from transformers import (
 
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
+from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.loading import (
     build_for_training,
+    coder,
     export_pth,
     frame_store,
     load_checkpoint,
@@ -32,9 +34,11 @@ from surgvivqa.model.loading import (
 )
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_text_encoder
+from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import video_tokens
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+PARTS = (("video", "video"), ("text", "text"), ("decoder", "gpt2"))
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +252,20 @@ def test_the_cache_of_a_published_encoder_is_the_one_that_training_reads(
     assert all(inputs.cached)
     assert inputs.tokens is not None
     assert inputs.tokens.shape == (4, 4 if pool == "temporal" else 8, 32)
+
+
+def test_the_cache_of_text_of_published_parts_is_the_one_that_training_reads(
+    parts: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path
+) -> None:
+    names = [f"--{part}-model={parts / folder}" for part, folder in PARTS]
+    flags = [*data_flags, *names, "--num-frames=4", "--max-length=640", f"--cache={tmp_path}", "--workers=0"]
+    assert main(["cache", *flags, "--splits=train", "--cache-text"]) == 0
+    # Other seeds and adapters: the published text encoder has no pooler, so that one's weights are drawn.
+    bundle = build_for_training(config(parts, max_length=640, seed=7, lora_r=2), [])
+    video = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
+    text = text_states(bundle, video, coder(bundle), tmp_path, "fp16")
+    frames = list(open_questions(synthetic_set / "ssg-qa", ["VID04"])[0])
+    inputs = text.reader.read_rows([(frame, [0]) for frame in frames])
+    assert inputs.unmade == (None,) * 4
+    assert inputs.states is not None
+    assert inputs.states.shape == (sum(end - start for ((start, end),) in inputs.spans), 32)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.packing import Packed, PromptCoder, pack_training
 from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.text_inputs import TextInputs, TextReader
 
 Group = tuple[int, list[int]]  # a frame's index and some of its questions
 MicroBatch = list[Group]
@@ -48,9 +49,9 @@ def micro_batches(
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: its frames (clips, or cached video tokens) and its rows, one a frame."""
+    """One micro-batch: its frames (clips, cached video tokens or cached text states) and its rows, one a frame."""
 
-    inputs: FrameInputs
+    inputs: FrameInputs | TextInputs
     packed: Packed
 
 
@@ -58,7 +59,12 @@ class TrainingRows(Dataset[Batch]):
     """Micro-batches by index, frames decoded and prompts packed where they are asked for (a worker process)."""
 
     def __init__(
-        self, frames: Sequence[Frame], reader: FrameReader, coder: PromptCoder, mask: str, plan: Sequence[MicroBatch]
+        self,
+        frames: Sequence[Frame],
+        reader: FrameReader | TextReader,
+        coder: PromptCoder,
+        mask: str,
+        plan: Sequence[MicroBatch],
     ) -> None:
         self.frames, self.reader, self.coder, self.mask, self.plan = frames, reader, coder, mask, plan
 
@@ -66,14 +72,14 @@ class TrainingRows(Dataset[Batch]):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Batch:
-        frames, prompts, answers = [], [], []
+        picked, prompts, answers = [], [], []
         for frame_index, chosen in self.plan[index]:
             frame = self.frames[frame_index]
             questions = [frame.questions[q] for q in chosen]
-            frames.append(frame)
+            picked.append((frame, chosen))
             prompts.append([self.coder.prompt_ids(q.question) for q in questions])
             answers.append([self.coder.label_ids[q.label] for q in questions])
-        return Batch(self.reader.read(frames), pack_training(prompts, answers, self.mask))
+        return Batch(self.reader.read_rows(picked), pack_training(prompts, answers, self.mask))
 
     def describe(self, index: int, question: int) -> str:
         """Names question ``question`` of micro-batch ``index`` for an error."""

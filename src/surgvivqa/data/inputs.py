@@ -59,6 +59,10 @@ class FrameReader:
             tokens=torch.stack(tokens) if tokens else None,
         )
 
+    def read_rows(self, picked: Sequence[tuple[Frame, Sequence[int]]]) -> FrameInputs:
+        """``read`` of frames with the questions that are asked of them, which change nothing here."""
+        return self.read([frame for frame, _ in picked])
+
     def _clip(self, frame: Frame) -> Tensor:
         clip = self.store.clip(frame.video, frame.frame)
         return clip[:1] if self.store.clip_mode == "repeat" else clip

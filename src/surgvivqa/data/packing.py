@@ -43,6 +43,13 @@ class PromptCoder:
         """Token ids of the prompt of one question."""
         return self._ids(build_prompt(question, self.prompt_mode))
 
+    def all_prompt_ids(self, questions: Sequence[str]) -> list[list[int]]:
+        """``prompt_ids`` of several questions in one call of the tokenizer, which takes a fraction of the time."""
+        if not questions:
+            return []
+        texts = [build_prompt(q, self.prompt_mode) for q in questions]
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
     def longest(self, *frames: Iterable[Frame]) -> tuple[int, str]:
         """Tokens of the longest prompt with the longest label after it, and its question."""
         questions = sorted({question for group in frames for question in distinct_questions(group)})

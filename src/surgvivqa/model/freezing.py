@@ -26,8 +26,11 @@ def lora_settings(config: TrainConfig) -> dict[str, float] | None:
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
 
-def refuse_cache_of_trained_video(config: TrainConfig) -> None:
-    """Raises InputError where ``--cache`` is asked for and the video encoder trains: its tokens change every step."""
+def refuse_cache_of_what_trains(config: TrainConfig) -> None:
+    """Raises InputError where ``--cache`` is asked for and the video encoder trains, or ``--cache-text`` and BLIP
+    trains: outputs of what trains change every step. ``--cache-text`` needs ``--cache`` and a mask without a leak."""
+    if config.cache_text:
+        _refuse_cache_of_text(config)
     if config.cache is None:
         return
     if config.train_video != "none":
@@ -39,6 +42,19 @@ def refuse_cache_of_trained_video(config: TrainConfig) -> None:
             "--cache needs a frozen video encoder, but --preset tiny trains all of its random weights; leave out "
             "--cache, or start from --pretrained-ckpt."
         )
+
+
+def _refuse_cache_of_text(config: TrainConfig) -> None:
+    if config.cache is None:
+        raise InputError("--cache-text keeps text states in the cache's folder; name it with --cache DIR.")
+    if config.mask == "bidirectional":
+        raise InputError(
+            "--cache-text needs a mask under which a prompt's text states do not depend on its answer; leave out "
+            "--cache-text, or --mask bidirectional."
+        )
+    if config.train_blip or config.unfreeze_blip_last_n:
+        flag = "--train-blip" if config.train_blip else f"--unfreeze-blip-last-n {config.unfreeze_blip_last_n}"
+        raise InputError(f"--cache-text needs a frozen text encoder; leave out --cache-text, or {flag}.")
 
 
 def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:

@@ -33,7 +33,7 @@ from surgvivqa.model.freezing import (
     apply_freezing,
     checkpoint_activations,
     lora_settings,
-    refuse_cache_of_trained_video,
+    refuse_cache_of_what_trains,
 )
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
@@ -107,7 +107,7 @@ def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
     Raises:
         InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
     """
-    refuse_cache_of_trained_video(config)
+    refuse_cache_of_what_trains(config)
     length = clip_length(config)
     if length < 2 or length % 2:
         raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")

@@ -133,11 +133,22 @@ class SurgViVQAModel(PreTrainedModel):
         logits: Tensor = self.decoder.lm_head(self.hidden_states(packed, video))
         return logits
 
-    def forward(self, packed: Packed, pixel_values: Tensor | None = None, video_tokens: Tensor | None = None) -> Tensor:
-        """``question_losses`` of rows given their clips, or their video tokens where those are at hand."""
+    def forward(
+        self,
+        packed: Packed,
+        pixel_values: Tensor | None = None,
+        video_tokens: Tensor | None = None,
+        text_states: Tensor | None = None,
+    ) -> Tensor:
+        """``question_losses`` of rows given their clips; or their video tokens, or the stream's text states ``[N,
+        hidden]``, where those are at hand."""
+        if text_states is not None:
+            _, for_decoder = layouts(packed, text_states.dtype)
+            hidden = self.decoder_states(packed, text_states, for_decoder)
+            return answer_losses(packed, self.log_probs_at(packed, hidden))
         if video_tokens is None:
             if pixel_values is None:
-                raise ValueError("forward needs pixel_values or video_tokens")
+                raise ValueError("forward needs pixel_values, video_tokens or text_states")
             video_tokens = self.encode_video(pixel_values)
         return self.question_losses(packed, video_tokens)
 

@@ -131,16 +131,18 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
     }
 
 
-def video_tokens(bundle: Bundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16") -> VideoTokens:
-    """The video tokens of a model's frames, its video encoder taken as frozen where there is a cache.
+def video_tokens(
+    bundle: Bundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
+) -> VideoTokens:
+    """The video tokens of a model's frames, its video encoder taken as frozen where there is a cache; the arguments are
+    those of ``tokens_of``.
 
     Raises:
         InputError: the cache folder cannot be used.
     """
     model, settings = bundle.model, bundle.settings
-    return tokens_of(
-        model.encode_video, model.visual_encoder, model.config.video_config, settings, frames, cache, dtype
-    )
+    encoder, config = model.visual_encoder, model.config.video_config
+    return tokens_of(model.encode_video, encoder, config, settings, frames, cache, dtype, must_write=must_write)
 
 
 def tokens_of(
