@@ -10,6 +10,7 @@ from transformers import BlipTextModel, GPT2LMHeadModel, PreTrainedModel, VideoM
 from surgvivqa.data.packing import Packed
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.video_pool import pool_tokens
 
 LOGIT_ROWS = 256
@@ -48,6 +49,7 @@ class SurgViVQAModel(PreTrainedModel):
                 fan_in_fan_out=True,
             )
             llm = get_peft_model(llm, adapters)
+            install_dropout(llm)
         self.llm = llm
         install(self.text_encoder, self.decoder)
         # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.

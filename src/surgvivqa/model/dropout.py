@@ -1,0 +1,33 @@
+"""Dropout whose random numbers cost little on a CPU."""
+
+import torch
+from torch import Tensor, nn
+
+_LANES = 4  # of 16 bits in a 64-bit random number
+
+
+class LaneDropout(nn.Dropout):
+    """``nn.Dropout`` that, on a CPU, decides four elements with one random number.
+
+    PyTorch draws one number an element there, one after another; the adapters' dropout was a fifth of a training step
+    that way (``docs/performance.md``). An element is dropped where its 16 random bits lie below ``p * 65536``, so the
+    probability is ``p`` to within 1e-5. The numbers come from PyTorch's default generator. Elsewhere, and in place, it
+    is ``nn.Dropout``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape; zero with probability ``p``, else scaled by ``1 / (1 - p)``; the input itself in eval mode."""
+        if not self.training or self.p == 0.0 or self.inplace or input.device.type != "cpu":
+            return super().forward(input)
+        words = torch.empty(-(-input.numel() // _LANES), dtype=torch.int64).random_(-(2**63), None)
+        lanes = words.view(torch.int16)[: input.numel()].view(input.shape)
+        kept = lanes >= round(self.p * 65536) - 32768  # the lanes run from -32768 to 32767
+        return input * kept.to(input.dtype).mul_(1.0 / (1.0 - self.p))
+
+
+def install_dropout(model: nn.Module) -> None:
+    """Puts it in the place of the adapters' dropout; it has no parameters, so names stay as they are."""
+    for module in list(model.modules()):
+        adapters = getattr(module, "lora_dropout", None)
+        if isinstance(adapters, nn.ModuleDict):
+            adapters.update({n: LaneDropout(d.p) for n, d in adapters.items() if type(d) is nn.Dropout})
