@@ -1,4 +1,4 @@
-"""What both ways are timed on: configurations, weights that are a function of a seed, questions, GPT-2's label tokens."""
+"""What both ways are timed on: configurations, weights that are a function of a seed, questions, label tokens."""
 
 import random
 import zlib
@@ -93,7 +93,7 @@ def make_questions(count: int, seed: int = SEED, skewed: bool = False) -> Questi
 
 def more_labels(times: int) -> list[list[int]]:
     """``51 * times`` labels: copies of the label trie whose tokens are shifted, so that none shares a first token."""
-    return [[(t + 11 * n) % VOCABULARY for t in ids] for n in range(times) for ids in LABEL_IDS]
+    return [[(t + 12_007 * n) % VOCABULARY for t in ids] for n in range(times) for ids in LABEL_IDS]
 
 
 def make_config(size: str) -> SurgViVQAConfig:

@@ -116,11 +116,11 @@ def losses(
 ) -> Tensor:
     """Negative log-likelihood ``[B]`` of each answer, summed over its tokens; video tokens ``[B, V, hidden]``."""
     ids, real, labels, bias = (x.to(video.device) for x in batch(prompts, answers, mask))
-    logits = model.logits(ids, real, bias, video).float()
-    each = cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return each.view(len(prompts), -1).sum(dim=1)
+    logits = model.logits(ids, real, bias, video)
+    # All logits are made; the loss looks at those that count, which spares this way a softmax over the others.
+    counted = labels[:, 1:] != IGNORED
+    each = cross_entropy(logits[:, :-1][counted].float(), labels[:, 1:][counted], reduction="none")
+    return torch.zeros(len(prompts)).to(each).index_add(0, counted.nonzero()[:, 0], each)
 
 
 @torch.no_grad()
@@ -131,7 +131,7 @@ def scores(
     video: Tensor,
     mask: str = "prefix",
 ) -> Tensor:
-    """Log-probabilities ``[Q, labels]``: each label a sequence, ten sequences a pass; video tokens ``[Q, V, hidden]``."""
+    """Log-probabilities ``[Q, labels]``: each label a sequence, ten a pass; video tokens ``[Q, V, hidden]``."""
     rows = []
     for question, prompt in enumerate(prompts):
         row = []
