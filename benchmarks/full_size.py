@@ -119,13 +119,14 @@ def make_config(size: str) -> SurgViVQAConfig:
 def fill(model: nn.Module, seed: int = SEED) -> None:
     """Gives every parameter values that are a function of the seed and its name: models of one naming become equal.
 
-    Matrices, biases and both adapters' matrices have a deviation of 0.02 (so that no term is lost by being zero),
-    LayerNorms' weights are near one.
+    Frozen matrices keep the size of what they are applied to, so that attention is far from even and a wrong mask shows
+    in the losses. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            parameter.normal_(0.0, 0.02, generator=generator)
+            matrix = parameter.ndim > 1 and "lora_" not in name
+            parameter.normal_(0.0, min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02, generator=generator)
             is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm and name.endswith("weight"):
                 parameter.add_(1.0)
