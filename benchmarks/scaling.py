@@ -146,6 +146,7 @@ def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(1, len(results), figsize=(4.8 * len(results), 4.2), squeeze=False)
     for panel, (name, result) in zip(panels[0], results.items(), strict=True):
@@ -158,9 +159,11 @@ def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         low, high = panel.get_ylim()
-        if high < 10 * low:  # a flat line must look flat, and have a labelled tick
+        if high < 10 * low:  # a flat line must look flat
             middle = math.sqrt(low * high)
             panel.set_ylim(middle / 5, middle * 5)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panel.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=130)
