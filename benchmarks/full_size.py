@@ -119,17 +119,21 @@ def make_config(size: str) -> SurgViVQAConfig:
 def fill(model: nn.Module, seed: int = SEED) -> None:
     """Gives every parameter values that are a function of the seed and its name: models of one naming become equal.
 
-    Frozen matrices keep the size of what they are applied to, so that attention is far from even and a wrong mask shows
-    in the losses. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
+    VideoMAE's and BLIP's matrices keep the size of what they are applied to, so that attention is far from even and a
+    wrong mask shows in the losses; GPT-2's have the deviation it is made with (0.02 at width 768), from which adapters
+    can be trained. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             matrix = parameter.ndim > 1 and "lora_" not in name
-            parameter.normal_(0.0, min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02, generator=generator)
+            gain = 0.55 if name.startswith("llm.") else 1.0
+            deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
+            parameter.normal_(0.0, deviation, generator=generator)
             is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm and name.endswith("weight"):
-                parameter.add_(1.0)
+                # A random output layer is too narrow to prefer ten tokens at once; the last norm's gain makes up for it.
+                parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
 
 
 def train_lora_alone(model: nn.Module) -> None:

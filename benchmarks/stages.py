@@ -33,7 +33,7 @@ from surgvivqa.scoring import LabelTrie, best_labels, score_rows
 
 MASK = "prefix"
 GEMM_SHAPE = (1568, 768, 3072)
-TRAINED_STEPS, TRAINED_BATCH, TRAINED_QUESTIONS, TRAINED_RATE = 30, 16, 96, 3e-3
+TRAINED_STEPS, TRAINED_BATCH, TRAINED_QUESTIONS, TRAINED_RATE = 40, 16, 96, 2e-3
 
 
 @dataclass(frozen=True)
