@@ -132,7 +132,7 @@ def fill(model: nn.Module, seed: int = SEED) -> None:
             parameter.normal_(0.0, deviation, generator=generator)
             is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm and name.endswith("weight"):
-                # A random output layer is too narrow to prefer ten tokens at once; the last norm's gain makes up for it.
+                # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
                 parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
 
 
