@@ -1,13 +1,14 @@
-# make setup | quickstart | test | docs    (Python 3.11 or later; everything lands in .venv and runs/)
+# make setup | quickstart | test | bench | docs    (Python 3.11 or later; everything lands in .venv and runs/)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 RUN ?= runs/quickstart
+BENCH ?= runs/bench
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint docs clean
+.PHONY: setup quickstart test fast lint bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -32,3 +33,8 @@ test: lint
 
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+# About ten minutes on two cores; BENCH_FLAGS="--size small" tries it in one.
+bench: setup
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python -m benchmarks.run --out $(BENCH) $(BENCH_FLAGS)

@@ -1,0 +1,164 @@
+"""What both ways are timed on: configurations, weights that are a function of a seed, questions, label tokens."""
+
+import random
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
+from transformers.initialization import no_init_weights
+
+from surgvivqa.labels import LABELS
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.freezing import set_modes
+from surgvivqa.model.modeling import SurgViVQAModel
+
+SIZES = ("full", "small")
+VOCABULARY = 50_257
+LORA = {"r": 8, "alpha": 32, "dropout": 0.1}
+SEED = 0
+FRAME_QUESTIONS = 39  # the corpus's mean: 960,000 questions of 25,000 frames
+
+# GPT-2's token ids of " 0", " 1", ... of labels.LABELS, by its published encoder.json and vocab.bpe.
+LABEL_IDS: list[list[int]] = [
+    [657], [352], [838], [362], [513], [604], [642], [718], [767], [807], [860], [10352], [6407],
+    [32692, 62, 11930, 62, 66, 615, 414], [512, 32582], [33449], [18808, 378], [31170], [2910, 62, 1158, 741], [4171],
+    [7586], [10651], [537, 14710], [763, 363, 5039], [2005], [3075, 11268, 62, 2571, 88], [3075, 11268, 62, 2359],
+    [3075, 11268, 62, 9124, 1548], [3075, 11268, 62, 6816], [38319], [11711], [7976, 2436, 26676], [13180],
+    [1036, 32981], [12500], [8011], [8875], [29344, 378], [29344, 1352], [14383], [267, 434, 388], [2353],
+    [583, 49644, 388], [2266], [34449], [41786], [8465], [31674, 62, 21454], [31674, 21454], [2330], [7872],
+]  # fmt: skip
+
+PROMPT_HEAD = [24361, 25]  # "Question:"
+PROMPT_TAIL = [198, 33706, 25]  # "\nAnswer:"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Questions that begin alike, their share, and how often each label answers them (weights)."""
+
+    opening: tuple[int, ...]
+    share: float
+    answers: dict[str, float]
+
+
+# Skewed as in SSG-QA: half of all answers True, False or a count, few labels often. The weights are ours, not counted.
+KINDS = (
+    Kind((4231, 612, 597), 0.30, {"True": 55, "False": 45}),
+    Kind((1374, 867, 4899), 0.25, {"0": 30, "1": 35, "2": 20, "3": 9, "4": 4, "5": 1, "10": 1}),
+    Kind(
+        (1867, 318, 262, 1438, 286),
+        0.20,
+        {"gallbladder": 30, "grasper": 25, "liver": 15, "hook": 10, "omentum": 6, "cystic_plate": 4, "cystic_duct": 3,
+         "bipolar": 3, "specimen_bag": 2, "clipper": 2},
+    ),
+    Kind((1867, 3124, 318), 0.15, {"red": 25, "silver": 25, "brown": 20, "white": 15, "yellow": 10, "blue": 5}),
+    Kind((1867, 2099, 318), 0.10, {"anatomy": 55, "instrument": 45}),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Prompts as token ids, and each one's true label (its index)."""
+
+    prompts: list[list[int]]
+    labels: list[int]
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """The true labels' token ids."""
+        return [LABEL_IDS[label] for label in self.labels]
+
+    def first(self, count: int) -> "Questions":
+        """The first few."""
+        return Questions(self.prompts[:count], self.labels[:count])
+
+
+def make_questions(count: int, seed: int = SEED, skewed: bool = False) -> Questions:
+    """Prompts of 12 to 30 tokens, 18 in the mean as in the corpus; labels drawn evenly, or by ``KINDS``."""
+    rng = random.Random(f"questions {seed}")
+    prompts, labels = [], []
+    for _ in range(count):
+        kind = rng.choices(KINDS, [k.share for k in KINDS])[0]
+        length = 12 + round(18 * rng.betavariate(1.2, 2.4))
+        start = [*PROMPT_HEAD, *kind.opening]
+        middle = [rng.randrange(VOCABULARY) for _ in range(length - len(start) - len(PROMPT_TAIL))]
+        prompts.append([*start, *middle, *PROMPT_TAIL])
+        drawn = rng.choices(list(kind.answers), list(kind.answers.values()))[0]
+        labels.append(LABELS.index(drawn) if skewed else rng.randrange(len(LABELS)))
+    return Questions(prompts, labels)
+
+
+def more_labels(times: int) -> list[list[int]]:
+    """``51 * times`` labels: copies of the label trie whose tokens are shifted, so that none shares a first token."""
+    return [[(t + 12_007 * n) % VOCABULARY for t in ids] for n in range(times) for ids in LABEL_IDS]
+
+
+def make_config(size: str) -> SurgViVQAConfig:
+    """VideoMAE-base, BLIP-base text and GPT-2 small, or two layers of width 64 of each; GPT-2's vocabulary in both."""
+    small = size == "small"
+    hidden, layers, heads = (64, 2, 4) if small else (768, 12, 12)
+    shape: dict[str, Any] = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+    return SurgViVQAConfig(
+        video_config=VideoMAEConfig(
+            image_size=32 if small else 224, num_frames=4 if small else 16, use_mean_pooling=False, **shape
+        ),
+        text_config=BlipTextConfig(vocab_size=VOCABULARY, encoder_hidden_size=hidden, **shape),
+        decoder_config=GPT2Config(n_embd=hidden, n_layer=layers, n_head=heads),
+        lora=dict(LORA),
+    )
+
+
+def fill(model: nn.Module, seed: int = SEED) -> None:
+    """Gives every parameter values that are a function of the seed and its name: models of one naming become equal.
+
+    VideoMAE's and BLIP's matrices keep the size of what they are applied to, so that attention is far from even and a
+    wrong mask shows in the losses; GPT-2's have the deviation it is made with (0.02 at width 768), from which adapters
+    can be trained. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            matrix = parameter.ndim > 1 and "lora_" not in name
+            gain = 0.55 if name.startswith("llm.") else 1.0
+            deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
+            parameter.normal_(0.0, deviation, generator=generator)
+            is_norm = "norm" in name.lower() or ".ln_" in name
+            if is_norm and name.endswith("weight"):
+                # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
+                parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
+
+
+def train_lora_alone(model: nn.Module) -> None:
+    """Freezes all but the adapters."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def build_ours(size: str, device: str) -> SurgViVQAModel:
+    """The project's model in its training modes (frozen parts in eval mode, the adapters' dropout on)."""
+    with no_init_weights():
+        model = SurgViVQAModel(make_config(size))
+    model.decoder.tie_weights()
+    fill(model)
+    train_lora_alone(model)
+    set_modes(model)
+    return model.to(device)
+
+
+def make_frame(config: SurgViVQAConfig, seed: int = SEED) -> Tensor:
+    """One frame ``[3, H, W]``, normal values."""
+    side = config.video_config.image_size
+    return torch.randn(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def make_clip(config: SurgViVQAConfig) -> Tensor:
+    """That frame repeated: a clip ``[1, T, 3, H, W]``."""
+    return make_frame(config).expand(1, config.video_config.num_frames, -1, -1, -1).contiguous()

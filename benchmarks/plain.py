@@ -1,0 +1,143 @@
+"""The plain way, written from the description alone: what the project is timed against, and nothing the product uses.
+
+Every question is padded to 128 tokens and brings its own clip through VideoMAE; logits are made at all 128 positions;
+for scoring, every label is a sequence of its own. All modules are Transformers' and PEFT's, as they come.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
+from transformers.initialization import no_init_weights
+
+from benchmarks.full_size import LORA, fill, make_config, train_lora_alone
+
+LENGTH = 128
+TRAIN_BATCH = 8
+SCORE_BATCH = 4
+SEQUENCES_A_PASS = 10
+IGNORED = -100
+
+
+class PlainModel(nn.Module):
+    """VideoMAE, BLIP's text encoder and GPT-2 under PEFT, one after another."""
+
+    def __init__(self, size: str) -> None:
+        super().__init__()
+        config = make_config(size)
+        config.text_config._attn_implementation = "eager"  # Transformers has no other for BLIP's text model
+        self.visual_encoder = VideoMAEModel(config.video_config)
+        self.text_encoder = BlipTextModel(config.text_config, add_pooling_layer=True)
+        self.llm = get_peft_model(
+            GPT2LMHeadModel(config.decoder_config),
+            LoraConfig(
+                r=int(LORA["r"]),
+                lora_alpha=int(LORA["alpha"]),
+                lora_dropout=LORA["dropout"],
+                target_modules=["c_attn", "c_proj"],
+                fan_in_fan_out=True,
+            ),
+        )
+
+    def set_modes(self) -> None:
+        """Frozen parts in eval mode, the adapters' dropout on, as in the other way."""
+        self.eval()
+        for name, module in self.named_modules():
+            if "lora_dropout" in name:
+                module.train()
+
+    def encode_video(self, clips: Tensor) -> Tensor:
+        """``[B, T, 3, H, W]`` to ``[B, V, hidden]``."""
+        with torch.no_grad():
+            tokens: Tensor = self.visual_encoder(pixel_values=clips).last_hidden_state
+        return tokens
+
+    def logits(self, ids: Tensor, real: Tensor, seen: Tensor, video: Tensor) -> Tensor:
+        """``[B, 128, 50257]`` from ids ``[B, 128]``, which of them are real (1) or padding (0), BLIP's additive mask
+        ``[B, 1, 128, 128]`` and video tokens ``[B, V, hidden]``."""
+        with torch.no_grad():  # the text encoder is frozen
+            text = self.text_encoder(
+                input_ids=ids, attention_mask=seen, encoder_hidden_states=video, is_decoder=False
+            ).last_hidden_state
+        result: Tensor = self.llm(inputs_embeds=text, attention_mask=real, use_cache=False).logits
+        return result
+
+
+def build_plain(size: str, device: str) -> PlainModel:
+    """The plain model with the weights that ``full_size.build_ours`` has."""
+    with no_init_weights():
+        model = PlainModel(size)
+    model.llm.base_model.model.tie_weights()
+    fill(model)
+    train_lora_alone(model)
+    model.set_modes()
+    return model.to(device)
+
+
+def batch(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], mask: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, the padding mask and labels ``[B, 128]``, and the text encoder's additive mask ``[B, 1, 128, 128]``.
+
+    Under ``prefix`` a prompt token sees the whole prompt, an answer token the prompt and the answer up to itself; under
+    ``bidirectional`` every token sees every token of its sequence. Padding sees the first token.
+    """
+    count = len(prompts)
+    ids = torch.zeros(count, LENGTH, dtype=torch.long)
+    real = torch.zeros(count, LENGTH, dtype=torch.long)
+    labels = torch.full((count, LENGTH), IGNORED)
+    seen = torch.zeros(count, LENGTH, LENGTH, dtype=torch.bool)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        p, n = len(prompt), len(prompt) + len(answer)
+        ids[i, :n] = torch.tensor([*prompt, *answer])
+        real[i, :n] = 1
+        labels[i, p:n] = torch.tensor(answer)
+        if mask == "bidirectional":
+            seen[i, :n, :n] = True
+        elif mask == "prefix":
+            seen[i, :n, :p] = True
+            seen[i, p:n, p:n] = torch.ones(n - p, n - p).tril().bool()
+        else:
+            raise ValueError(f"mask {mask!r} is none of prefix, bidirectional")
+        seen[i, n:, 0] = True
+    bias = torch.zeros(count, 1, LENGTH, LENGTH).masked_fill(~seen.unsqueeze(1), torch.finfo(torch.float32).min)
+    return ids, real, labels, bias
+
+
+def losses(
+    model: PlainModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    video: Tensor,
+    mask: str = "prefix",
+) -> Tensor:
+    """Negative log-likelihood ``[B]`` of each answer, summed over its tokens; video tokens ``[B, V, hidden]``."""
+    ids, real, labels, bias = (x.to(video.device) for x in batch(prompts, answers, mask))
+    logits = model.logits(ids, real, bias, video)
+    # All logits are made; the loss looks at those that count, which spares this way a softmax over the others.
+    counted = labels[:, 1:] != IGNORED
+    each = cross_entropy(logits[:, :-1][counted].float(), labels[:, 1:][counted], reduction="none")
+    return torch.zeros(len(prompts)).to(each).index_add(0, counted.nonzero()[:, 0], each)
+
+
+@torch.no_grad()
+def scores(
+    model: PlainModel,
+    prompts: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    video: Tensor,
+    mask: str = "prefix",
+) -> Tensor:
+    """Log-probabilities ``[Q, labels]``: each label a sequence, ten a pass; video tokens ``[Q, V, hidden]``."""
+    rows = []
+    for question, prompt in enumerate(prompts):
+        row = []
+        for start in range(0, len(labels), SEQUENCES_A_PASS):
+            part = labels[start : start + SEQUENCES_A_PASS]
+            tokens = video[question].expand(len(part), -1, -1)
+            row.append(-losses(model, [prompt] * len(part), part, tokens, mask))
+        rows.append(torch.cat(row))
+    return torch.stack(rows)

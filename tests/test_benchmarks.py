@@ -1,0 +1,144 @@
+"""The benchmark itself, at its small size: that both ways agree, what it leaves, that its floor is counted right."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import flops, plain, run, scaling
+from benchmarks.full_size import (
+    FRAME_QUESTIONS,
+    KINDS,
+    LABEL_IDS,
+    build_ours,
+    make_clip,
+    make_questions,
+    more_labels,
+)
+from surgvivqa.data.packing import pack_training
+from surgvivqa.labels import LABELS
+from surgvivqa.scoring import LabelTrie, score_rows
+
+KEYS = {
+    "train_ratio",
+    "train_ratio_cached",
+    "train_ratio_cached_text",
+    "score_ratio",
+    "answer_ratio",
+    "max_loss_diff",
+    "max_score_diff",
+    "peak_memory_ratio",
+}
+
+
+def test_labels_have_the_shape_of_gpt2s_tokens() -> None:
+    trie = LabelTrie(LABEL_IDS)
+    assert len(LABEL_IDS) == len(LABELS) == 51
+    assert sum(map(len, LABEL_IDS)) == 91
+    assert sum(len(ids) == 1 for ids in LABEL_IDS) == 33
+    assert len(trie.tokens) == 29
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_more_labels_are_copies_of_the_trie(times: int) -> None:
+    trie, one = LabelTrie(more_labels(times)), LabelTrie(LABEL_IDS)
+    assert (len(trie.tokens), len(trie.edges)) == (times * len(one.tokens), times * len(one.edges))
+
+
+def test_questions_are_as_long_as_the_corpuss() -> None:
+    questions = make_questions(2000, skewed=True)
+    lengths = [len(prompt) for prompt in questions.prompts]
+    assert min(lengths) == 12 and max(lengths) in (29, 30)
+    assert sum(lengths) / len(lengths) == pytest.approx(18, abs=0.3)
+    assert {LABELS[label] for label in questions.labels} <= {label for kind in KINDS for label in kind.answers}
+    assert questions.first(3) == make_questions(3, skewed=True)
+
+
+@pytest.mark.parametrize("mask", ["prefix", "bidirectional"])
+def test_plain_way_and_ours_agree(mask: str) -> None:
+    ours, other, questions = build_ours("small", "cpu").eval(), plain.build_plain("small", "cpu"), make_questions(5)
+    other.eval()
+    clip, few = make_clip(ours.config), LABEL_IDS[:15]
+    video, theirs = ours.encode_video(clip), other.encode_video(clip.repeat(5, 1, 1, 1, 1))
+    packed = pack_training([questions.prompts], [questions.answers], mask)
+    with torch.no_grad():
+        expected = plain.losses(other, questions.prompts, questions.answers, theirs, mask)
+        torch.testing.assert_close(ours.question_losses(packed, video), expected, rtol=0, atol=1e-4)
+    scores = score_rows(ours, [questions.prompts[:2]], video, LabelTrie(few), mask)
+    expected = plain.scores(other, questions.prompts[:2], few, theirs, mask)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+
+
+def test_a_wrong_mask_would_show() -> None:
+    """The two masks give losses far further apart than the tolerance, so that an agreement says something."""
+    model, questions = plain.build_plain("small", "cpu").eval(), make_questions(2)
+    longest = LABEL_IDS[13]
+    video = model.encode_video(make_clip(plain.make_config("small")).repeat(2, 1, 1, 1, 1))
+    with torch.no_grad():
+        prefix, leaky = (
+            plain.losses(model, questions.prompts, [longest] * 2, video, mask) for mask in ("prefix", "bidirectional")
+        )
+    assert (prefix - leaky).abs().min() > 100 * run.TOLERANCE
+
+
+def test_training_operations_are_those_that_pytorch_counts() -> None:
+    model, questions = build_ours("small", "cpu"), make_questions(FRAME_QUESTIONS)
+    packed = pack_training([questions.prompts], [questions.answers], "prefix")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.question_losses(packed, model.encode_video(make_clip(model.config))).mean().backward()
+    assert sum(flops.breakdown(model.config, packed, train=True).values()) == counter.get_total_flops()
+
+
+def test_scoring_operations_are_those_that_pytorch_counts() -> None:
+    model, prompts, trie = build_ours("small", "cpu").eval(), make_questions(4).prompts, LabelTrie(LABEL_IDS)
+    video = model.encode_video(make_clip(model.config))
+    packed = scaling.scoring_stream(prompts, trie, "prefix")
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.target_log_probs(packed, video)
+    assert sum(flops.breakdown(model.config, packed, video=False).values()) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"), [([1, 1, 1], 0.0), ([1, 2, 4], 1.0), ([1, 4, 16], 2.0)], ids=["flat", "line", "square"]
+)
+def test_slope_is_the_exponent(y: Sequence[float], expected: float) -> None:
+    assert scaling.slope([1, 2, 4], y) == pytest.approx(expected)
+
+
+def test_a_number_that_is_none_is_a_difference() -> None:
+    assert run.largest_difference([1.0, float("nan")], [1.0, 2.0]) == float("inf")
+    assert run.largest_difference([[1.0, 2.0]], [[1.5, 2.0]]) == 0.5
+
+
+def test_a_stage_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    figures = run.run_process("gemm", "small", "cpu", tmp_path, 1)
+    assert figures["flops_a_second"] > 0 and figures["peak_bytes"] > 0
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--size=small", "--rounds=1", "--device=cpu", "--json", f"--out={tmp_path}"]) == 0
+    printed = capsys.readouterr()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert json.loads(printed.out) == summary
+    assert summary.keys() >= KEYS | {"machine", "threads", "stages", "scaling"}
+    assert all(summary[key] > 0 for key in KEYS - {"max_loss_diff", "max_score_diff"})
+    assert 0 <= summary["max_loss_diff"] <= 1e-4 and 0 <= summary["max_score_diff"] <= 1e-4
+    assert all(f["raw"] for f in summary["stages"].values())
+    assert "over floor" in (tmp_path / "table.md").read_text()
+    assert "training step, plain way (round 1)" in printed.err
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "scaling.png").stat().st_size > 0
+
+
+def test_a_disagreement_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "compare", lambda *_: {"max_loss_diff": 2e-4, "max_score_diff": 0.0})
+    monkeypatch.setattr(run, "table", lambda _: [])
+    assert run.main(["--size=small", "--device=cpu", "--only=compare", f"--out={tmp_path}"]) == 1
+    assert "disagree" in capsys.readouterr().err
