@@ -3,7 +3,7 @@
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
 About ten minutes on two processor cores. Each stage runs in a process of its own, in turns (plain, ours, plain, ours),
-as it comes: no thread or allocator setting is made. ``--size small`` runs all stages in this process, to try the
+as it comes; ours keeps freed memory, as the product's commands do. ``--size small`` runs all stages in this process, to try the
 benchmark itself: its times and its memory mean nothing. Leaves ``summary.json``, ``table.md`` and ``scaling.png``.
 """
 

@@ -26,6 +26,7 @@ from benchmarks.full_size import (
     make_questions,
 )
 from surgvivqa.data.packing import Packed, pack_training
+from surgvivqa.memory import keep_freed_memory
 from surgvivqa.model.attention import VideoMemory, layouts
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
@@ -152,6 +153,7 @@ class Ours:
     """The project's model with one frame of 39 questions."""
 
     def __init__(self, o: Options, *, skewed: bool = False) -> None:
+        keep_freed_memory()  # as every command of the product does
         self.model: SurgViVQAModel = build_ours(o.size, o.device)
         self.config = self.model.config
         self.clip = make_clip(self.config).to(o.device)
