@@ -35,28 +35,14 @@ PROMPT_HEAD = [24361, 25]  # "Question:"
 PROMPT_TAIL = [198, 33706, 25]  # "\nAnswer:"
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Questions that begin alike, their share, and how often each label answers them (weights)."""
-
-    opening: tuple[int, ...]
-    share: float
-    answers: dict[str, float]
-
-
-# Skewed as in SSG-QA: half of all answers True, False or a count, few labels often. The weights are ours, not counted.
-KINDS = (
-    Kind((4231, 612, 597), 0.30, {"True": 55, "False": 45}),
-    Kind((1374, 867, 4899), 0.25, {"0": 30, "1": 35, "2": 20, "3": 9, "4": 4, "5": 1, "10": 1}),
-    Kind(
-        (1867, 318, 262, 1438, 286),
-        0.20,
-        {"gallbladder": 30, "grasper": 25, "liver": 15, "hook": 10, "omentum": 6, "cystic_plate": 4, "cystic_duct": 3,
-         "bipolar": 3, "specimen_bag": 2, "clipper": 2},
-    ),
-    Kind((1867, 3124, 318), 0.15, {"red": 25, "silver": 25, "brown": 20, "white": 15, "yellow": 10, "blue": 5}),
-    Kind((1867, 2099, 318), 0.10, {"anatomy": 55, "instrument": 45}),
-)  # fmt: skip
+# How often each label answers a question of the skewed set, and how such a question begins. These are questions for a
+# component, whose answers are long: the worst case for finding the answer by bounds. (In SSG-QA half of all answers are
+# True, False or a count, of one token each.) The weights are ours, not counted.
+COMPONENT_ANSWERS = {
+    "gallbladder": 30, "grasper": 25, "liver": 15, "hook": 10, "omentum": 6, "cystic_plate": 4, "cystic_duct": 3,
+    "bipolar": 3, "specimen_bag": 2, "clipper": 2,
+}  # fmt: skip
+OPENING = (1867, 318, 262, 1438, 286)
 
 
 @dataclass(frozen=True)
@@ -77,16 +63,15 @@ class Questions:
 
 
 def make_questions(count: int, seed: int = SEED, skewed: bool = False) -> Questions:
-    """Prompts of 12 to 30 tokens, 18 in the mean as in the corpus; labels drawn evenly, or by ``KINDS``."""
+    """Prompts of 12 to 30 tokens, 18 in the mean as in the corpus; labels drawn evenly, or by ``COMPONENT_ANSWERS``."""
     rng = random.Random(f"questions {seed}")
     prompts, labels = [], []
     for _ in range(count):
-        kind = rng.choices(KINDS, [k.share for k in KINDS])[0]
         length = 12 + round(18 * rng.betavariate(1.2, 2.4))
-        start = [*PROMPT_HEAD, *kind.opening]
+        start = [*PROMPT_HEAD, *OPENING]
         middle = [rng.randrange(VOCABULARY) for _ in range(length - len(start) - len(PROMPT_TAIL))]
         prompts.append([*start, *middle, *PROMPT_TAIL])
-        drawn = rng.choices(list(kind.answers), list(kind.answers.values()))[0]
+        drawn = rng.choices(list(COMPONENT_ANSWERS), list(COMPONENT_ANSWERS.values()))[0]
         labels.append(LABELS.index(drawn) if skewed else rng.randrange(len(LABELS)))
     return Questions(prompts, labels)
 

@@ -126,8 +126,14 @@ def plain_train(o: Options) -> dict[str, Any]:
     return result
 
 
+def plain_train_kept(o: Options) -> dict[str, Any]:
+    """The plain step with the allocator set as ours is, to tell what that alone does."""
+    keep_freed_memory()
+    return plain_train(o)
+
+
 def plain_score(o: Options) -> dict[str, Any]:
-    """Four questions with 51 labels each."""
+    """Two questions with 51 labels each."""
     model = plain.build_plain(o.size, o.device)
     model.eval()
     questions = make_questions(FRAME_QUESTIONS).first(plain.SCORE_BATCH)
@@ -239,7 +245,7 @@ def score(o: Options) -> dict[str, Any]:
 def answer(o: Options) -> dict[str, Any]:
     """The best label alone: on the untrained model (round 1), and on one whose adapters were trained for a moment.
 
-    The training is on questions of five kinds whose answers are skewed as a corpus's are, from BLIP's kept output. The
+    The training is on questions whose answers are long and of which few are frequent, from BLIP's kept output. The
     questions asked are others of the same kinds.
     """
     ours = Ours(o)
@@ -311,6 +317,7 @@ def _train_for_a_moment(ours: Ours, o: Options) -> list[float]:
 STAGES: dict[str, Callable[[Options], dict[str, Any]]] = {
     "gemm": gemm,
     "plain_train": plain_train,
+    "plain_train_kept": plain_train_kept,
     "train": train,
     "train_cached": train_cached,
     "train_text": train_text,
