@@ -3,9 +3,9 @@
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
 About a quarter of an hour on two processor cores. Each stage runs in a process of its own, in turns (plain, ours,
-plain, ours), as it comes; ours keeps freed memory, as the product's commands do. ``--size small`` runs all stages in this
-process, to try the benchmark itself: its times and its memory mean nothing. Leaves ``summary.json``, ``table.md`` and
-``scaling.png``.
+plain, ours), as it comes; ours keeps freed memory, as the product's commands do. ``--size small`` runs all stages in
+this process, to try the benchmark itself: its times and its memory mean nothing. Leaves ``summary.json``, ``table.md``
+and ``scaling.png``.
 """
 
 import argparse
