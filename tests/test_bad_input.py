@@ -90,12 +90,32 @@ def test_a_refused_run_leaves_the_old_one(
     assert (tmp_path / "r" / "best_model.pth").read_text() == "precious"
 
 
-@pytest.mark.parametrize("flag", ["--max-steps=-3", "--max-train-samples=0", "--lr=-1", "--clip-stride=-1"])
+@pytest.mark.parametrize(
+    "flag", ["--max-steps=-3", "--max-train-samples=0", "--lr=-1", "--clip-stride=-1", "--seed=-1"]
+)
 def test_an_impossible_number(
     flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--preset=tiny", *data_flags, flag, f"--checkpoint-dir={tmp_path}/r"]) == 2
     assert "must be at least" in sentence(capsys)
+
+
+def test_a_log_file_that_cannot_be_written(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--checkpoint-dir={tmp_path}/r", f"--log-file={tmp_path}/none/a.log"]
+    assert main(["train", *TINY, *data_flags, *flags]) == 2
+    assert "--log-file" in sentence(capsys)
+
+
+@pytest.mark.parametrize("flag", ["--scores", "--score-norm=mean", "--mask=bidirectional"])
+def test_what_answer_only_cannot_go_with(
+    flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0
+    capsys.readouterr()
+    assert main(["eval", f"--checkpoint={tmp_path}/r", "--answer-only", flag]) == 2
+    assert "--answer-only" in sentence(capsys)
 
 
 def test_an_evaluation_on_training_videos(

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length
+from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, refuse_numbers
 from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.cache_file import DTYPES
 from surgvivqa.data.frames import refuse_missing
+from surgvivqa.data.index import open_questions
 from surgvivqa.data.inputs import FrameInputs, FrameReader
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.errors import InputError
 from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store, frame_store_of, load_checkpoint
@@ -84,6 +85,7 @@ def cache(config: CacheConfig) -> int:
         InputError: data, weights, flags or folders that cannot be used, or a disk too small; a damaged cache file.
         RunError: an encoder gives a value that is not finite.
     """
+    refuse_numbers(config)
     videos = asked_frames(config)
     if config.cache_text:
         text, pool = training_text(config)
@@ -197,7 +199,7 @@ def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
         raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, with commas between.")
     shard, shards = share(config, os.environ)
     mine = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
-    frames, _ = read_split(config.ssgvqa_root, mine, strict=config.strict) if mine else ([], None)
+    frames = open_questions(config.ssgvqa_root, mine, strict=config.strict)[0] if mine else []
     videos: dict[str, list[Frame]] = {}
     for frame in frames:
         videos.setdefault(frame.video, []).append(frame)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from surgvivqa.config import CheckConfig
+from surgvivqa.config import CheckConfig, refuse_numbers
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, distinct_questions, open_questions
@@ -55,6 +55,12 @@ def check(config: CheckConfig) -> int:
 def run_checks(config: CheckConfig) -> Iterator[Result]:
     """The checks in order. One that needs what an earlier one could not get says so and fails."""
     yield _labels()
+    try:
+        refuse_numbers(config)
+    except InputError as error:
+        yield Result("flags", "FAIL", str(error))
+        return
+    yield Result("flags", "PASS", "every number is within its range.")
     try:
         splits = load_splits(config.splits_dir)
     except SurgViVQAError as error:

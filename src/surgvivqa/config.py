@@ -269,6 +269,7 @@ class CheckConfig(TrainConfig):
 
 
 _LEAST = {
+    "seed": 0,
     "batch_size": 1,
     "questions_per_frame": 1,
     "gradient_accumulation_steps": 1,
@@ -300,6 +301,8 @@ def refuse_numbers(config: Any) -> None:
         value = getattr(config, name, None)
         if value is not None and not value >= least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    if getattr(config, "seed", 0) >= 2**32:
+        raise InputError(f"--seed must be below 2**32, not {config.seed}.")
     if getattr(config, "lora_dropout", 0) >= 1:
         raise InputError(f"--lora-dropout must be below 1, not {config.lora_dropout}.")
 

@@ -29,10 +29,8 @@ _LEAK = "This model's mask is bidirectional: a label is scored by states that ha
 
 
 def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
-    """Mean negative log-likelihood of the true label's tokens in nats, from records that kept their ``scores``."""
-    if not records:
-        return 0.0
-    return float(np.mean([-r["scores"][LABELS.index(r["answer"])] for r in records]))
+    """Mean negative log-likelihood of the true label's tokens in nats."""
+    return float(np.mean([r["loss"] for r in records])) if records else 0.0
 
 
 def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
@@ -60,6 +58,8 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
     refuse_numbers(config)
     if config.answer_only and config.scores:
         raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
+    if config.answer_only and config.score_norm != "sum":
+        raise InputError("--answer-only bounds sums; under --score-norm mean it would spare nothing, so leave it out.")
     bundle = load_checkpoint(config.checkpoint, config.model)
     settings, run = bundle.settings, bundle.run
     if config.max_length is not None:
@@ -71,6 +71,8 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
             setattr(settings, name, wanted)
     if settings.mask == "bidirectional":
         log.warning(_LEAK)
+        if config.answer_only:
+            raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
     questions_root = _root(config.ssgvqa_root, run.get("ssgvqa_root"), "--ssgvqa-root")
     image_root = _root(config.image_root, run.get("image_root"), "--image-root")
     splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
@@ -126,7 +128,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             batch_size=config.batch_size,
             answer_only=config.answer_only,
             workers=config.workers,
-            keep_scores=True,
+            keep_scores=config.scores,
             progress=state.is_main_process,
         )
         records = deal(frames, score)
@@ -142,9 +144,6 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     }
     if not state.is_main_process:
         return figures
-    if not config.scores:
-        for record in records:
-            record.pop("scores", None)
     _write(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     _write(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))

@@ -9,13 +9,17 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from surgvivqa.data.index import question_counts
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame, Question
+from surgvivqa.errors import RunError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.loading import Bundle, coder
 from surgvivqa.model.video_tokens import VideoTokens
 from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
+
+FRAMES_A_PASS = 32  # whose keys and values for cross-attention are in memory together, 116 MB a frame at full size
 
 
 class _Groups(Dataset[tuple[list[Frame], FrameInputs]]):
@@ -33,10 +37,10 @@ class _Groups(Dataset[tuple[list[Frame], FrameInputs]]):
 
 
 def frame_groups(counts: Iterable[int], most: int) -> list[range]:
-    """Consecutive frames of at most ``most`` questions together; a frame that has more is alone."""
+    """Consecutive frames, at most ``FRAMES_A_PASS`` and of at most ``most`` questions; one that has more is alone."""
     groups, held = [range(0)], 0
     for index, count in enumerate(counts):
-        if groups[-1] and held + count > most:
+        if groups[-1] and (held + count > most or len(groups[-1]) == FRAMES_A_PASS):
             groups.append(range(index, index))
             held = 0
         groups[-1] = range(groups[-1].start, index + 1)
@@ -68,34 +72,51 @@ def predict_frames(
             for its several passes.
         workers: processes that decode frames.
         keep_scores: adds ``scores``, the 51 summed log-probabilities in label order.
-        answer_only: leaves out the scores of labels that cannot win; ``probability`` and ``top5`` are then None.
+        answer_only: leaves out the scores of labels that cannot win; ``probability``, ``top5`` and ``loss`` are then
+            None. For ``sum``, and for masks under which labels share a prompt.
         progress: shows a bar on a terminal.
 
     Returns:
-        One record a question, in the order of ``frames``.
+        One record a question, in the order of ``frames``; its ``loss`` is the true label's, in nats.
+
+    Raises:
+        RunError: a score is not finite.
     """
     prompts, mask = coder(bundle), bundle.settings.mask
     trie = LabelTrie(prompts.label_ids)
-    counts = (len(f.questions) for f in frames)
-    groups = _Groups(frames, frame_groups(counts, batch_size), tokens.reader)
+    groups = _Groups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
     loader = DataLoader(groups, batch_size=None, num_workers=workers if len(groups) > 1 else 0)
     records: list[dict[str, Any]] = []
     for asked, inputs in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
-        memory = VideoMemory(tokens(inputs), reuse=True)
-        for rows in _passes(asked, batch_size):
+        passes = list(_passes(asked, batch_size))
+        memory = VideoMemory(tokens(inputs), reuse=answer_only or len(passes) > 1)
+        for rows in passes:
             ids = [[prompts.prompt_ids(q.question) for q in row] for row in rows]
             questions = [q for row in rows for q in row]
             if answer_only:
-                labels, _, _ = best_labels(bundle.model, ids, memory, trie, mask, score_norm)
+                labels, sums, _ = best_labels(bundle.model, ids, memory, trie, mask)
+                _refuse_not_finite(questions, sums)
                 records += [_record(q, LABELS[c]) for q, c in zip(questions, labels.tolist(), strict=True)]
                 continue
             scores = score_rows(bundle.model, ids, memory, trie, mask).float().cpu()
+            _refuse_not_finite(questions, scores.sum(dim=1))
             figures = normalise(scores, trie, score_norm)
             for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
                 records.append(_scored(question, ranking, probability))
+                records[-1]["loss"] = -float(row[question.label])
                 if keep_scores:
                     records[-1]["scores"] = row.tolist()
+        del memory  # before the next frames are encoded
     return records
+
+
+def _refuse_not_finite(questions: Sequence[Question], figures: Tensor) -> None:
+    if not figures.isfinite().all():
+        q = questions[int((~figures.isfinite()).int().argmax())]
+        raise RunError(
+            f"The scores of {q.video}/{q.frame}.txt:{q.line} ({q.question!r}) are not finite: these weights are not "
+            f"usable and were not saved as the best. In training, lower --lr."
+        )
 
 
 def _passes(asked: Sequence[Frame], most: int) -> Iterator[list[Sequence[Question]]]:
@@ -107,7 +128,7 @@ def _passes(asked: Sequence[Frame], most: int) -> Iterator[list[Sequence[Questio
 
 
 def _scored(question: Question, ranking: Tensor, probability: Tensor) -> dict[str, Any]:
-    best = ranking.topk(5).indices.tolist()
+    best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # of equal ones the first label
     top5 = [[LABELS[c], float(probability[c])] for c in best]
     return _record(question, LABELS[best[0]], top5[0][1], top5)
 
@@ -122,6 +143,7 @@ def _record(
         "answer": LABELS[question.label],
         "prediction": prediction,
         "probability": probability,
+        "loss": None,
         "top5": top5,
         "reasoning": question.reasoning,
         "type": question.type,

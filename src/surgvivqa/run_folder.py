@@ -31,11 +31,14 @@ def open_run_folder(config: TrainConfig, main: bool) -> Path:
     try:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = (
-            logging.FileHandler(config.log_file or folder / "train.log") if main else logging.NullHandler()
-        )
     except OSError as error:
         raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
+    path = config.log_file or folder / "train.log"
+    try:
+        handler: logging.Handler = logging.FileHandler(path) if main else logging.NullHandler()
+    except OSError as error:
+        flag = "--log-file" if config.log_file else "The log"
+        raise InputError(f"{flag} {path} cannot be written ({error.strerror}).") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
         log.removeHandler(old)

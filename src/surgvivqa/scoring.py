@@ -50,11 +50,6 @@ class LabelTrie:
             self.paths.append([edges.setdefault(step, len(edges)) for step in steps])
         self.edges: list[tuple[int, int]] = list(edges)
 
-    def below(self, node: int) -> list[int]:
-        """The labels whose path goes through an inner node."""
-        at = [e for e, edge in enumerate(self.edges) if edge[0] == node]
-        return [c for c, path in enumerate(self.paths) if any(e in path for e in at)]
-
     def grown(self, nodes: Sequence[int]) -> list[int]:
         """Inner nodes with all that lead to them, each after its parent."""
         tree = set(nodes)
@@ -100,7 +95,8 @@ def score_rows(
     count = next(numbers)
     packed = pack_rows(rows, mask, count).to(memory.tokens.device)
     steps = model.target_log_probs(packed, memory).view(count, len(trie.edges))
-    return steps @ trie.path_matrix().to(steps).T
+    with torch.autocast(steps.device.type, enabled=False):  # which would round the sums
+        return steps @ trie.path_matrix().to(steps).T
 
 
 def _score_bidirectional(
@@ -127,7 +123,6 @@ def best_labels(
     video: VideoMemory | Tensor,
     trie: LabelTrie,
     mask: str,
-    norm: str = "sum",
 ) -> tuple[Tensor, Tensor, int]:
     """The best label of each question, exact, without the scores of those that cannot win (branch and bound).
 
@@ -136,18 +131,19 @@ def best_labels(
     inner nodes whose bound still reaches the best whole label, looking back at the prompts' kept keys and values.
 
     Args:
-        model, prompts, video, trie, mask: as ``score_rows``.
-        norm: ``sum`` or ``mean``, as ``normalise``.
+        model, prompts, video, trie: as ``score_rows``.
+        mask: ``prefix`` or ``causal``; under ``bidirectional`` no prompt could be shared.
 
     Returns:
-        The labels ``[Q]`` int64, their ranking scores ``[Q]`` float32, and how many inner nodes were fed in all.
-        Under ``bidirectional`` nothing can be shared: all scores are computed.
+        The labels ``[Q]`` int64, their sums of log-probabilities ``[Q]`` float32 (not finite where the model's
+        are not), and how many inner nodes were fed in all.
+
+    Raises:
+        ValueError: the mask is ``bidirectional``.
     """
-    memory = video if isinstance(video, VideoMemory) else VideoMemory(video, reuse=True)
     if mask == "bidirectional":
-        ranking, _ = normalise(score_rows(model, prompts, memory, trie, mask), trie, norm)
-        whole = ranking.max(dim=-1)
-        return whole.indices, whole.values, 0
+        raise ValueError("under the bidirectional mask every label needs a pass of its own")
+    memory = video if isinstance(video, VideoMemory) else VideoMemory(video, reuse=True)
     flat = [(r, prompt) for r, row in enumerate(prompts) for prompt in row]
     longest = max(len(prompt) for _, prompt in flat)
     kept = (Memory(), Memory())
@@ -156,40 +152,42 @@ def best_labels(
     for q, (r, prompt) in enumerate(flat):
         rows[r].append(Block(prompt, (), (), roots, q))
     steps = _log_probs(model, pack_rows(rows, mask, len(flat)), memory, keep=kept).view(len(flat), -1).cpu()
-    divisor = trie.lengths.float() if norm == "mean" else torch.ones(len(trie.label_ids))
+    if not steps.isfinite().all():
+        return torch.zeros(len(flat), dtype=torch.long), steps.sum(dim=1), 0
     sums = {-1: torch.zeros(len(flat))}  # of the path to each node, NaN where it was not fed
     scores = torch.full((len(flat), len(trie.label_ids)), -torch.inf)
-    _follow(trie, -1, roots, steps, sums, scores, divisor)
+    _follow(trie, -1, roots, steps, sums, scores)
     fed, level = 0, [n for n, parent in enumerate(trie.parents) if parent == -1]
     while level:
         reached = scores.max(dim=1).values
-        bounds = torch.stack([sums[n] / max(divisor[c] for c in trie.below(n)) for n in level], dim=1)
+        bounds = torch.stack([sums[n] for n in level], dim=1)
         wanted = bounds >= reached[:, None]  # NaN, where a parent was not fed, is not
         nodes = [[n for n, w in zip(level, row, strict=True) if w] for row in wanted.tolist()]
         asked = [q for q, some in enumerate(nodes) if some]
         if not asked:
             break
-        rows, counted = [[] for _ in prompts], []
+        rows = [[] for _ in prompts]
+        places: list[tuple[int, tuple[int, int]]] = []  # the question and edge of each target
         for place, q in enumerate(asked):
             tree = trie.grown(nodes[q])
             targets = [(tree.index(n), token) for n, token in trie.edges if n in nodes[q]]
             parents = [tree.index(trie.parents[n]) if trie.parents[n] >= 0 else -1 for n in tree]
             rows[flat[q][0]].append(Block(flat[q][1], [trie.tokens[n] for n in tree], parents, targets, place))
-            counted.append(len(targets))
+            places += [(q, edge) for edge in trie.edges if edge[0] in nodes[q]]
             fed += len(tree)
         packed = pack_rows(rows, mask, len(asked), past=longest)
-        found = _log_probs(model, packed, memory, past=kept, past_rows=torch.tensor(asked)).cpu().split(counted)
+        found = _log_probs(model, packed, memory, past=kept, past_rows=torch.tensor(asked)).tolist()
         for n in level:
             edges = [edge for edge in trie.edges if edge[0] == n]
+            column = {edge: place for place, edge in enumerate(edges)}
             steps = torch.full((len(flat), len(edges)), torch.nan)
-            for q, values in zip(asked, found, strict=True):
-                if n in nodes[q]:
-                    order = [edge for edge in trie.edges if edge[0] in nodes[q]]
-                    steps[q] = torch.stack([values[order.index(edge)] for edge in edges])
-            _follow(trie, n, edges, steps, sums, scores, divisor)
+            for (q, edge), value in zip(places, found, strict=True):
+                if edge in column:
+                    steps[q, column[edge]] = value
+            _follow(trie, n, edges, steps, sums, scores)
         level = [n for n, parent in enumerate(trie.parents) if parent in level]
-    best = scores.max(dim=1)
-    return best.indices, best.values, fed
+    best, order = scores.sort(dim=1, descending=True, stable=True)  # of equal ones the first label, as everywhere
+    return order[:, 0], best[:, 0], fed
 
 
 def _follow(
@@ -199,14 +197,13 @@ def _follow(
     steps: Tensor,
     sums: dict[int, Tensor],
     scores: Tensor,
-    divisor: Tensor,
 ) -> None:
     """Takes the log-probabilities ``[Q, len(edges)]`` of one node's edges into path sums and label scores."""
     for place, edge in enumerate(edges):
         reached = sums[node] + steps[:, place]
         label, child = trie.ends.get(edge), trie.children.get(edge)
         if label is not None:
-            scores[:, label] = (reached / divisor[label]).nan_to_num(nan=-torch.inf)
+            scores[:, label] = torch.where(reached.isnan(), -torch.inf, reached)
         if child is not None:
             sums[child] = reached
 

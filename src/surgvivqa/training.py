@@ -171,12 +171,6 @@ def train(config: TrainConfig) -> int:
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
                     figures = validate(bundle, val_frames, tokens, config)
-                    if not math.isfinite(figures["loss"]):
-                        with together():
-                            raise RunError(
-                                f"The validation loss after step {step} is {figures['loss']}: the weights are no "
-                                f"longer usable and were not saved; the last checkpoint in {folder} is good."
-                            )
                     tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
                     score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
                     if best is None or score > best:
@@ -307,7 +301,7 @@ def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
 def validate(bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig) -> dict[str, float]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
     bundle.model.eval()
-    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers, keep_scores=True)
+    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers)
     records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)

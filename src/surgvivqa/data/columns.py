@@ -150,9 +150,9 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
 def _parser_key() -> bytes:
     """Names this file format and the parser whose results are kept, by its source: nobody has to bump a number."""
     digest = hashlib.blake2b(f"{_FORMAT} {labels.LABELS} {labels.ALIASES}".encode(), digest_size=16)
-    for module in (ssgqa, labels):
+    for source in (ssgqa.__file__, labels.__file__, __file__):
         with contextlib.suppress(OSError):
-            digest.update(Path(module.__file__ or "").read_bytes())
+            digest.update(Path(source or "").read_bytes())
     return digest.hexdigest().encode()
 
 

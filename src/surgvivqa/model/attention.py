@@ -72,6 +72,8 @@ class VideoMemory:
 
     def frame(self, index: int) -> "VideoMemory":
         """The memory of one frame, with what was made of it so far."""
+        if len(self.tokens) == 1:
+            return self
         part = slice(index, index + 1)
         one = VideoMemory(self.tokens[part], reuse=True)
         one.kept = {attention: (key[part], value[part]) for attention, (key, value) in self.kept.items()}

@@ -110,17 +110,23 @@ class SurgViVQAModel(PreTrainedModel):
         """
         places, which = torch.unique(packed.target_positions, return_inverse=True)
         if torch.is_grad_enabled():
-            logits = self.decoder.lm_head(hidden[places]).float()
+            logits = self._logits(hidden[places])
             return logits[which, packed.target_ids] - logits.logsumexp(dim=-1)[which]
         result = torch.empty(len(which), device=hidden.device)
         order = torch.argsort(which)
         bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + LOGIT_ROWS, LOGIT_ROWS).to(which))
         for n, start in enumerate(range(0, len(places), LOGIT_ROWS)):
-            logits = self.decoder.lm_head(hidden[places[start : start + LOGIT_ROWS]]).float()
+            logits = self._logits(hidden[places[start : start + LOGIT_ROWS]])
             mine = order[int(bounds[n]) : int(bounds[n + 1])]
             rows = which[mine] - start
             result[mine] = logits[rows, packed.target_ids[mine]] - logits.logsumexp(dim=-1)[rows]
         return result
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits in float32 under any autocast: GPT-2's lie near -100, where neighbouring bfloat16s are 0.5 apart."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.decoder.lm_head(hidden.float())
+            return logits
 
     def target_log_probs(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
         """Log-probability ``[T]`` (float32) of each target token, over the whole vocabulary."""
