@@ -1,4 +1,4 @@
-# make setup | quickstart | test | bench | docs    (Python 3.11 or later; everything lands in .venv and runs/)
+# make setup | quickstart | test | fast | lint | bench    (Python 3.11 or later; everything lands in .venv and runs/)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ BENCH ?= runs/bench
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint bench docs clean
+.PHONY: setup quickstart test fast lint bench
 
 setup: $(VENV)/.ready
 
