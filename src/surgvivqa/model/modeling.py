@@ -13,7 +13,7 @@ from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.video_pool import pool_tokens
 
-LOGIT_ROWS = 256
+LOGIT_ROWS = 64
 LORA_TARGETS = ["c_attn", "c_proj"]
 
 
