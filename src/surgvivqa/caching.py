@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, refuse_numbers
+from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, data_roots, refuse_numbers
 from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.cache_file import DTYPES
 from surgvivqa.data.frames import refuse_missing
@@ -188,18 +188,13 @@ def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
     Raises:
         InputError: an unknown split, missing data, or a shard that does not exist.
     """
-    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
-        if root is None:
-            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
-        if not root.is_dir():
-            raise InputError(f"{flag} {root} is no folder.")
-    assert config.ssgvqa_root is not None
+    questions_root, _ = data_roots(config)
     splits, names = load_splits(config.splits_dir), [s.strip() for s in config.splits.split(",") if s.strip()]
     if not names or set(names) - set(SPLIT_NAMES):
         raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, with commas between.")
     shard, shards = share(config, os.environ)
     mine = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
-    frames = open_questions(config.ssgvqa_root, mine, strict=config.strict)[0] if mine else []
+    frames = open_questions(questions_root, mine, strict=config.strict)[0] if mine else []
     videos: dict[str, list[Frame]] = {}
     for frame in frames:
         videos.setdefault(frame.video, []).append(frame)

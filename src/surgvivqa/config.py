@@ -307,6 +307,22 @@ def refuse_numbers(config: Any) -> None:
         raise InputError(f"--lora-dropout must be below 1, not {config.lora_dropout}.")
 
 
+def data_roots(config: DataConfig) -> tuple[Path, Path]:
+    """The folders of the questions and of the frames.
+
+    Raises:
+        InputError: one is not given, or is no folder.
+    """
+    roots = []
+    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
+        if root is None:
+            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
+        if not root.is_dir():
+            raise InputError(f"{flag} {root} is no folder.")
+        roots.append(root)
+    return roots[0], roots[1]
+
+
 def save_yaml(config: Any, path: Path) -> None:
     """Writes a config as YAML, by rename; paths become text."""
     plain = {

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 
-from surgvivqa.config import TrainConfig, refuse_numbers
+from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import distinct_questions, open_questions, question_counts
@@ -205,19 +205,14 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
 
 def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
     """The training frames, and validation frames with at most ``val_max_samples`` questions."""
-    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
-        if root is None:
-            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
-        if not root.is_dir():
-            raise InputError(f"{flag} {root} is no folder.")
-    assert config.ssgvqa_root is not None
+    questions_root, _ = data_roots(config)
     splits = load_splits(config.splits_dir)
     frames: Sequence[Frame]
-    frames, report = open_questions(config.ssgvqa_root, splits.train, strict=config.strict)
+    frames, report = open_questions(questions_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
     if not frames:
-        raise InputError(f"--ssgvqa-root {config.ssgvqa_root} has no usable question in its training videos.")
-    val = open_questions(config.ssgvqa_root, splits.val, strict=config.strict)[0] if splits.val else []
+        raise InputError(f"--ssgvqa-root {questions_root} has no usable question in its training videos.")
+    val = open_questions(questions_root, splits.val, strict=config.strict)[0] if splits.val else []
     if config.max_train_samples is not None:
         frames = drawn(frames, config.max_train_samples, config.seed)
     return frames, spread(val, config.val_max_samples)
