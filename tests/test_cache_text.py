@@ -56,7 +56,7 @@ class Setting:
 
     def __init__(self, base: Path, root: Path, cache: Path, dtype: str = "fp32", **flags: Any) -> None:
         config = TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4, cache=cache, cache_text=True, **flags)
-        self.bundle = build_for_training(config, [])
+        self.bundle = build_for_training(config)
         set_modes(self.bundle.model)
         self.prompts = coder(self.bundle)
         video = video_tokens(self.bundle, frame_store(self.bundle, root / "frames"), cache, dtype)

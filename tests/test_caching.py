@@ -397,7 +397,7 @@ def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
     base: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     bundle, store = _bundle(base, data_flags)
-    tuned = build_for_training(TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4), [])
+    tuned = build_for_training(TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4))
     frames = [Frame("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
     made = []
     for number, model in enumerate((bundle, tuned)):

@@ -277,7 +277,7 @@ def training_text(config: CacheConfig) -> tuple[TextStates, str]:
         raise InputError("--cache-text is for training, which takes --pretrained-ckpt; give that, not --checkpoint.")
     assert config.image_root is not None
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(config, f.name)}
-    bundle = build_for_training(TrainConfig(**shared), ())
+    bundle = build_for_training(TrainConfig(**shared))
     bundle.model.requires_grad_(False).eval()
     if torch.cuda.is_available():
         bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")

@@ -25,10 +25,10 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "make the synthetic set",
     ),
     "build-base": (
-        "surgvivqa.synthetic.lesson:LessonConfig",
-        "surgvivqa.synthetic.lesson",
-        "teach",
-        "teach the tiny preset what a synthetic frame holds",
+        "surgvivqa.synthetic.build_base:BaseConfig",
+        "surgvivqa.synthetic.build_base",
+        "build_base",
+        "make the tiny preset's packaged weights anew, from nothing",
     ),
     "check": (
         "surgvivqa.config:CheckConfig",

@@ -54,7 +54,8 @@ class ModelConfig:
     """What the model is made of."""
 
     preset: Preset = "base"
-    """base: VideoMAE-base, BLIP-base and GPT-2 as published; tiny: a few million random weights, no hub."""
+    """base: VideoMAE-base, BLIP-base and GPT-2 as published; tiny: a small base in the package that has
+    learned from drawn scenes, no hub."""
     video_model: str = "MCG-NJU/videomae-base"
     """Video encoder of the base preset: a hub name or a local folder."""
     text_model: str = "Salesforce/blip-vqa-base"

@@ -1,4 +1,4 @@
-"""The whole way on a synthetic set in one command: data, check, base, fine-tuning, evaluation, baselines."""
+"""The whole way on a synthetic set in one command: data, check, fine-tuning, evaluation, baselines, a picture."""
 
 import json
 import logging
@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
+from surgvivqa.answer_sheet import draw_answers
 from surgvivqa.baselines import majority_baseline, question_only_baseline
 from surgvivqa.cli import main as command
 from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import RunError
-from surgvivqa.labels import LABELS
-from surgvivqa.metrics import TYPE_GROUPS, accuracy_error, compute_metrics, grouped_metrics
+from surgvivqa.labels import LABEL_INDEX, LABELS, label_of
+from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
 from surgvivqa.model.loading import load_checkpoint
 from surgvivqa.splits import load_splits
@@ -28,78 +30,106 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass(kw_only=True)
 class QuickstartConfig:
-    """Runs the quickstart and leaves RUN/summary.json."""
+    """Runs the quickstart and leaves RUN/summary.json and RUN/answers.png."""
 
     run: Path = Path("runs/quickstart")
     """Folder of everything it makes."""
-    lesson_steps: int = 400
-    """Steps of build-base."""
-    steps: int = 1300
+    steps: int = 1500
     """Steps of fine-tuning."""
     frames_per_video: int = 24
     """Frames of each of the 45 synthetic videos."""
     seed: int = 0
     """Everything random follows from it."""
+    full: bool = False
+    """Then also fine-tune all of the base's weights, for comparison (some minutes more)."""
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Runs every command in turn, prints the comparison and writes ``summary.json``.
+    """Runs every command in turn, prints the comparison and writes ``summary.json`` and the picture.
 
     Raises:
         RunError: one of the commands failed.
     """
     started = time.monotonic()
-    run, data, base, ckpt = config.run, config.run / "data", config.run / "base", config.run / "train"
-    shutil.rmtree(ckpt, ignore_errors=True)
+    run, data = config.run, config.run / "data"
     roots = ["--ssgvqa-root", str(data / "ssg-qa"), "--image-root", str(data / "frames")]
     _run("synth", "--out", str(data), "--frames-per-video", str(config.frames_per_video), "--seed", str(config.seed))
-    _run("build-base", "--synth-root", str(data), "--out", str(base), "--steps", str(config.lesson_steps))
-    tune = [
-        *("--preset", "tiny", "--pretrained-ckpt", str(base), "--train-blip", "--full-finetune"),
-        *("--batch-size", "52", "--questions-per-frame", "13", "--lr", "5e-4", "--max-steps", str(config.steps)),
-        *("--eval-every-steps", str(max(1, config.steps // 2)), "--save-every-steps", "0", "--val-max-samples", "800"),
-        *("--checkpoint-dir", str(ckpt)),
-    ]
-    _run("check", *roots, *tune)
-    _run("train", *roots, *tune)
-    _run("eval", "--checkpoint", str(ckpt), *roots, "--output", str(run / "eval"))
-    summary = compare(config, time.monotonic() - started)
+    # LoRA alone, everything else frozen: frames and BLIP's outputs are cached, so an epoch is the decoder's work.
+    lora = [*LORA, "--cache", str(run / "cache"), "--cache-text", "--max-steps", str(config.steps)]
+    _run("check", *roots, *lora)
+    _run("eval", "--checkpoint", "tiny", *roots, "--output", str(run / "eval-base"))
+    _tune(run, "train", "eval", roots, [*lora, "--eval-every-steps", str(max(1, config.steps // 2))])
+    seconds = time.monotonic() - started
+    columns = {"base": "eval-base", "model": "eval"}
+    if config.full:
+        _tune(run, "train-full", "eval-full", roots, [*FULL, "--max-steps", str(config.steps)])
+        columns["full"] = "eval-full"
+    summary = compare(config, columns) | {"seconds": seconds}
+    summary["trainable_fraction"] = _trained(run / "train")
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {run / 'summary.json'}   ({summary['seconds']:.0f} s)")
+    picture = draw_answers(run / "eval" / "predictions.jsonl", data / "frames", run / "answers.png")
+    print(f"written: {run / 'summary.json'}, {picture}   ({summary['seconds']:.0f} s)")
     return summary
 
 
-def compare(config: QuickstartConfig, seconds: float) -> dict[str, Any]:
-    """The model beside the two baselines on the test videos, in all and by type of question."""
+_COMMON = ("--preset", "tiny", "--batch-size", "52", "--questions-per-frame", "13", "--save-every-steps", "0")
+LORA = (*_COMMON, "--lr", "2e-3", "--val-max-samples", "800")
+FULL = (
+    *_COMMON,
+    "--full-finetune",
+    "--train-blip",
+    "--lr",
+    "3e-4",
+    "--val-max-samples",
+    "800",
+    "--eval-every-steps",
+    "0",
+)
+
+
+def _tune(run: Path, train: str, evaluation: str, roots: list[str], flags: list[str]) -> None:
+    """Training and evaluation in the run's folders of these names."""
+    shutil.rmtree(run / train, ignore_errors=True)
+    _run("train", *roots, *flags, "--checkpoint-dir", str(run / train))
+    _run("eval", "--checkpoint", str(run / train), *roots, "--output", str(run / evaluation))
+
+
+ROWS = {
+    "existence": lambda r: r["type"] == "exist",
+    "counting": lambda r: r["type"] == "count",
+    "colour": lambda r: r["type"] == "query_color",
+    "kind": lambda r: r["type"] == "query_type",
+    "object": lambda r: r["type"] == "query_component",
+    "action": lambda r: r["type"] is None,
+}
+
+
+def compare(config: QuickstartConfig, evaluated: dict[str, str]) -> dict[str, Any]:
+    """The evaluated models beside the two baselines on the test videos, in all and by type of question."""
     splits, root = load_splits(), config.run / "data" / "ssg-qa"
     train, test = (read_split(root, splits.videos(name))[0] for name in ("train", "test"))
-    records = [json.loads(line) for line in (config.run / "eval" / "predictions.jsonl").read_text().splitlines()]
-    majority, question_only = majority_baseline(train, test), question_only_baseline(train, test)
-    columns = {"model": records, "question_only": _records(test, question_only), "majority": _records(test, majority)}
-    print(f"\n{'accuracy, %':<16}" + "".join(f"{name:>16}" for name in columns))
-    groups = {name: grouped_metrics(r) for name, r in columns.items()}
-    for kind in dict.fromkeys(TYPE_GROUPS.values()):
-        print(
-            f"{kind:<16}"
-            + "".join(f"{100 * g['by_type'].get(kind, {'acc': math.nan})['acc']:>16.1f}" for g in groups.values())
-        )
-    print(f"{'all':<16}" + "".join(f"{100 * g['acc']:>9.1f} ± {100 * g['acc_se']:<4.1f}" for g in groups.values()))
-    print(f"{'mAF1, %':<16}" + "".join(f"{100 * g['mAF1']:>16.1f}" for g in groups.values()))
+    columns = {
+        "majority": _records(test, majority_baseline(train, test)),
+        "question_only": _records(test, question_only_baseline(train, test)),
+    }
+    for name, folder in evaluated.items():
+        lines = (config.run / folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        columns[name] = [json.loads(line) for line in lines]
     summary: dict[str, Any] = {}
     for name, rows in columns.items():
-        figures = compute_metrics(
-            [LABELS.index(r["answer"]) for r in rows], [LABELS.index(r["prediction"]) for r in rows]
-        )
-        by_type = {k: v["acc"] for k, v in groups[name]["by_type"].items() if k in TYPE_GROUPS.values()}
-        summary[name] = {
-            "acc": figures["acc"],
-            "mAF1": figures["mAF1"],
-            "acc_se": accuracy_error(rows),
-            "by_type": by_type,
-        }
-    summary["trainable_fraction"] = _trained(config.run / "train")
-    summary["seconds"] = seconds
+        groups = grouped_metrics(rows)
+        summary[name] = {key: groups[key] for key in ("acc", "mAF1", "acc_se")}
+        summary[name]["by_type"] = {kind: _accuracy([r for r in rows if of(r)]) for kind, of in ROWS.items()}
+    print(f"\n{'accuracy, %':<14}" + "".join(f"{name:>15}" for name in columns))
+    for kind in ROWS:
+        print(f"{kind:<14}" + "".join(f"{100 * s['by_type'][kind]:>15.1f}" for s in summary.values()))
+    print(f"{'all':<14}" + "".join(f"{100 * s['acc']:>8.1f} ± {100 * s['acc_se']:<4.1f}" for s in summary.values()))
+    print(f"{'mAF1, %':<14}" + "".join(f"{100 * s['mAF1']:>15.1f}" for s in summary.values()))
     return summary
+
+
+def _accuracy(rows: list[dict[str, Any]]) -> float:
+    return float(np.mean([label_of(r["answer"]) == LABEL_INDEX[r["prediction"]] for r in rows])) if rows else math.nan
 
 
 def _trained(ckpt: Path) -> float:

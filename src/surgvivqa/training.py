@@ -20,7 +20,7 @@ from torch import nn
 from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
-from surgvivqa.data.index import distinct_questions, open_questions, question_counts
+from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> int:
     # Data in.
     with together():
         train_frames, val_frames = read_training_data(config)
-        bundle = build_for_training(config, distinct_questions(train_frames))
+        bundle = build_for_training(config)
         bundle.run = run_values(config) | {"train_videos": list(load_splits(config.splits_dir).train)}
         prompts = coder(bundle)
         LabelTrie(prompts.label_ids)  # refuses labels that could not be scored

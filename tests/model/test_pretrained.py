@@ -92,11 +92,11 @@ def test_a_part_left_at_random_is_an_error_that_names_it(parts: Path, part: str,
     tensors = load_file(file)
     save_file({k: v for k, v in tensors.items() if not k.startswith(prefix)}, file, {"format": "pt"})
     with pytest.raises(InputError, match="would stay partly random"):
-        build_for_training(config(tmp_path / "p"), [])
+        build_for_training(config(tmp_path / "p"))
 
 
 def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: Path, tmp_path: Path) -> None:
-    bundle = build_for_training(config(parts), [])
+    bundle = build_for_training(config(parts))
     table = {name: (trained, total) for name, trained, total in trainable_table(bundle.model)}
     assert [name for name, (trained, _) in table.items() if trained] == ["llm LoRA"]
     for name, parameter in bundle.model.named_parameters():
@@ -125,7 +125,7 @@ def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: 
     ],
 )
 def test_each_flag_trains_its_part(parts: Path, flags: dict[str, object], trained: set[str]) -> None:
-    model = build_for_training(config(parts, **flags), []).model
+    model = build_for_training(config(parts, **flags)).model
     assert {name for name, count, _ in trainable_table(model) if count} == trained
 
 
@@ -142,7 +142,7 @@ def test_at_full_size_lora_is_811008_of_364480512_parameters() -> None:
 
 def test_nothing_to_train_is_an_error(parts: Path) -> None:
     with pytest.raises(InputError, match="Nothing would be trained"):
-        build_for_training(config(parts, lora_r=0), [])
+        build_for_training(config(parts, lora_r=0))
 
 
 def fallback(parts: Path) -> ModelConfig:
@@ -157,7 +157,7 @@ def stir(model: SurgViVQAModel) -> None:
 
 
 def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tmp_path: Path) -> None:
-    bundle = build_for_training(config(parts, train_video="full"), [])
+    bundle = build_for_training(config(parts, train_video="full"))
     stir(bundle.model)
     export_pth(bundle, tmp_path / "whole.pth")
     names = set(torch.load(tmp_path / "whole.pth", weights_only=True))
@@ -183,10 +183,10 @@ def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tm
 def test_a_second_run_saves_what_the_first_one_learned(
     parts: Path, tmp_path: Path, first: dict[str, object], second: dict[str, object]
 ) -> None:
-    start = build_for_training(config(parts, **first), [])
+    start = build_for_training(config(parts, **first))
     stir(start.model)
     save_checkpoint(start, tmp_path / "first")
-    bundle = build_for_training(config(parts, **second, pretrained_ckpt=tmp_path / "first"), [])
+    bundle = build_for_training(config(parts, **second, pretrained_ckpt=tmp_path / "first"))
     stir(bundle.model)
     bundle.model.eval()
     save_checkpoint(bundle, tmp_path / "second")
@@ -197,10 +197,10 @@ def test_a_second_run_saves_what_the_first_one_learned(
 
 
 def test_merging_the_adapters_changes_no_output(parts: Path, tmp_path: Path) -> None:
-    start = build_for_training(config(parts), [])
+    start = build_for_training(config(parts))
     stir(start.model)
     save_checkpoint(start, tmp_path / "first")
-    merged = build_for_training(config(parts, full_finetune=True, pretrained_ckpt=tmp_path / "first"), []).model
+    merged = build_for_training(config(parts, full_finetune=True, pretrained_ckpt=tmp_path / "first")).model
     assert merged.config.lora is None
     ids = torch.tensor([[1, 2, 3]])
     start.model.eval()
@@ -214,14 +214,14 @@ def test_merging_the_adapters_changes_no_output(parts: Path, tmp_path: Path) -> 
 def test_a_flag_that_contradicts_the_checkpoint_is_refused(
     parts: Path, tmp_path: Path, flags: dict[str, object]
 ) -> None:
-    save_checkpoint(build_for_training(config(parts), []), tmp_path / "first")
+    save_checkpoint(build_for_training(config(parts)), tmp_path / "first")
     with pytest.raises(InputError, match="contradicts --pretrained-ckpt"):
-        build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags), [])  # type: ignore[arg-type]
+        build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags))  # type: ignore[arg-type]
 
 
 def test_the_checkpoint_says_what_its_model_is_made_of(parts: Path, tmp_path: Path) -> None:
-    save_checkpoint(build_for_training(config(parts, lora_r=4), []), tmp_path / "first")
-    settings = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first"), []).settings
+    save_checkpoint(build_for_training(config(parts, lora_r=4)), tmp_path / "first")
+    settings = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first")).settings
     assert (settings.lora_r, settings.num_frames, settings.video_model) == (4, 4, str(parts / "video"))
 
 
@@ -236,7 +236,7 @@ def test_parts_that_do_not_belong_together(parts: Path, flag: str, value: str, m
     run = config(parts)
     setattr(run, flag, str(parts / value))
     with pytest.raises(InputError, match=message):
-        build_for_training(run, [])
+        build_for_training(run)
 
 
 @pytest.mark.parametrize("pool", ["none", "temporal"])
@@ -245,7 +245,7 @@ def test_the_cache_of_a_published_encoder_is_the_one_that_training_reads(
 ) -> None:
     flags = [*data_flags, f"--video-model={parts / 'video'}", "--num-frames=4", f"--video-pool={pool}"]
     assert main(["cache", *flags, f"--cache={tmp_path}", "--splits=train", "--workers=0"]) == 0
-    bundle = build_for_training(config(parts, video_pool=pool), [])
+    bundle = build_for_training(config(parts, video_pool=pool))
     tokens = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
     numbers = [int(path.stem) for path in (synthetic_set / "ssg-qa" / "VID04").iterdir()]
     inputs = tokens.reader.read([Frame("VID04", number, ()) for number in numbers])
@@ -261,7 +261,7 @@ def test_the_cache_of_text_of_published_parts_is_the_one_that_training_reads(
     flags = [*data_flags, *names, "--num-frames=4", "--max-length=640", f"--cache={tmp_path}", "--workers=0"]
     assert main(["cache", *flags, "--splits=train", "--cache-text"]) == 0
     # Other seeds and adapters: the published text encoder has no pooler, so that one's weights are drawn.
-    bundle = build_for_training(config(parts, max_length=640, seed=7, lora_r=2), [])
+    bundle = build_for_training(config(parts, max_length=640, seed=7, lora_r=2))
     video = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
     text = text_states(bundle, video, coder(bundle), tmp_path, "fp16")
     frames = list(open_questions(synthetic_set / "ssg-qa", ["VID04"])[0])

@@ -45,12 +45,12 @@ def _as_config(value: Any, cls: Any) -> Any:
 
 
 def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> SurgViVQAConfig:
-    """The ``tiny`` preset: 2.9 million parameters at a vocabulary of a few hundred tokens, for two CPU cores."""
+    """The ``tiny`` preset: about 3 million parameters, for two CPU cores; 64 patches of 14 x 14 px."""
     hidden, layers, heads = 128, 4, 4
     return SurgViVQAConfig(
         video_config=VideoMAEConfig(
             image_size=image_size,
-            patch_size=16,
+            patch_size=14,
             num_frames=num_frames,
             tubelet_size=2,
             hidden_size=hidden,
@@ -58,6 +58,7 @@ def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> 
             num_attention_heads=heads,
             intermediate_size=4 * hidden,
             use_mean_pooling=False,
+            initializer_range=0.05,
         ),
         text_config=BlipTextConfig(
             vocab_size=vocab_size,

@@ -14,14 +14,9 @@ from surgvivqa.model.modeling import SurgViVQAModel
 PARTS = ("visual_encoder", "text_encoder", "llm base", "llm LoRA")
 
 
-def trains_everything(config: TrainConfig) -> bool:
-    """The tiny preset from random weights: a frozen random part would teach nothing, so all of it trains."""
-    return config.preset == "tiny" and config.pretrained_ckpt is None
-
-
 def lora_settings(config: TrainConfig) -> dict[str, float] | None:
     """The adapters a run asks for, or None."""
-    if config.full_finetune or config.lora_r == 0 or trains_everything(config):
+    if config.full_finetune or config.lora_r == 0:
         return None
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
@@ -36,11 +31,6 @@ def refuse_cache_of_what_trains(config: TrainConfig) -> None:
     if config.train_video != "none":
         raise InputError(
             f"--cache needs a frozen video encoder; leave out --cache, or --train-video {config.train_video}."
-        )
-    if trains_everything(config):
-        raise InputError(
-            "--cache needs a frozen video encoder, but --preset tiny trains all of its random weights; leave out "
-            "--cache, or start from --pretrained-ckpt."
         )
 
 
@@ -67,9 +57,8 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
     Raises:
         InputError: nothing would be trained, or more BLIP layers are asked for than there are.
     """
-    everything = trains_everything(config)
     model.requires_grad_(False)
-    if everything or config.train_video == "full":
+    if config.train_video == "full":
         model.visual_encoder.requires_grad_(True)
     elif config.train_video == "patch-embed":
         model.visual_encoder.embeddings.patch_embeddings.requires_grad_(True)
@@ -82,14 +71,14 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
             f"--unfreeze-blip-last-n {config.unfreeze_blip_last_n} asks for more layers than the text encoder has "
             f"(0 to {len(layers)})."
         )
-    if everything or config.train_blip:
+    if config.train_blip:
         model.text_encoder.requires_grad_(True)
     elif config.unfreeze_blip_last_n:
         for layer in layers[-config.unfreeze_blip_last_n :]:
             layer.requires_grad_(True)
     if model.text_encoder.pooler is not None:
         model.text_encoder.pooler.requires_grad_(False)
-    if everything or config.full_finetune or config.train_gpt2_full:
+    if config.full_finetune or config.train_gpt2_full:
         model.llm.requires_grad_(True)
         # The text encoder's output enters GPT-2 as inputs_embeds: wte trains only as the tied output layer.
     for name, parameter in model.llm.named_parameters():

@@ -28,7 +28,7 @@ from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.packing import PromptCoder
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
-from surgvivqa.model.configuration import SurgViVQAConfig, tiny_config
+from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import (
     apply_freezing,
     checkpoint_activations,
@@ -39,6 +39,7 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
 from surgvivqa.prompts import build_prompt, build_target
 
+PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
 _SETTINGS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 
@@ -82,10 +83,9 @@ def coder(bundle: Bundle) -> PromptCoder:
 
 
 def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A byte-level BPE for the tiny preset. Each label is one token; no text is unknown."""
+    """A byte-level BPE for the tiny preset. As in GPT-2's, a label's words are tokens apart; no text is unknown."""
     tokenizer = Tokenizer(models.BPE())
-    # Whole words with their underscores, so that "cystic_plate" can become one token in questions and answers alike.
-    pattern = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\s\w]+|\s+"), behavior="isolated")
+    pattern = pre_tokenizers.Split(Regex(r" ?[^\W_]+|_+| ?[^\s\w]+|\s+"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pattern, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     labels = [build_target(label) for label in LABELS] * 1000
@@ -101,7 +101,7 @@ def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrai
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
+def build_for_training(config: TrainConfig) -> Bundle:
     """The model a training run starts from, with its freezing applied.
 
     Raises:
@@ -115,10 +115,10 @@ def build_for_training(config: TrainConfig, questions: Iterable[str]) -> Bundle:
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
         start = load_checkpoint(config.pretrained_ckpt, settings)
-        bundle = _go_on_from(start, settings, lora_settings(config), config.pretrained_ckpt)
+        bundle = _go_on_from(start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}")
     elif config.preset == "tiny":
-        tokenizer = train_tokenizer(questions)
-        bundle = Bundle(SurgViVQAModel(tiny_config(len(tokenizer), length)), tokenizer, settings)
+        start = _load_folder(PACKAGED_BASE, config.num_frames)
+        bundle = _go_on_from(start, settings, lora_settings(config), "--preset tiny")
     else:
         bundle = _build_base(settings, lora_settings(config))
     apply_freezing(bundle.model, config)
@@ -152,7 +152,7 @@ _OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "n
 _OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
 
 
-def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | None, path: Path) -> Bundle:
+def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | None, path: str) -> Bundle:
     """A checkpoint's weights under this run's settings; what the weights decide comes from the checkpoint.
 
     Adapters are added where the run asks for some and the checkpoint has none, and merged where it has some and the run
@@ -169,8 +169,7 @@ def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | N
         asked, has = getattr(settings, name), getattr(start.settings, name)
         if asked not in (has, getattr(usual, name)):
             raise InputError(
-                f"--{name.replace('_', '-')} {asked} contradicts --pretrained-ckpt {path}, which has {has}; "
-                f"leave the flag out."
+                f"--{name.replace('_', '-')} {asked} contradicts {path}, which has {has}; leave the flag out."
             )
         setattr(settings, name, has)
     parts = {"visual_encoder": model.visual_encoder, "text_encoder": model.text_encoder, "llm": model.llm}
@@ -257,7 +256,7 @@ def _present(name: str) -> str:
 
 
 def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
-    """A model in eval mode from a run folder, its ``best/``, or a ``.pth`` state dict.
+    """A model in eval mode from a run folder, its ``best/``, a ``.pth`` state dict, or ``tiny``, the packaged base.
 
     Args:
         path: the checkpoint.
@@ -267,6 +266,8 @@ def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
         InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
     """
     path = Path(path)
+    if str(path) == "tiny":
+        path = PACKAGED_BASE
     if path.suffix in (".pth", ".pt", ".bin"):
         bundle = _load_pth(path, fallback)
     else:
@@ -282,11 +283,13 @@ def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
     return bundle
 
 
-def _load_folder(folder: Path) -> Bundle:
+def _load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
+    """A checkpoint folder's model; ``num_frames`` gives it clips of another length."""
     try:
         saved = json.loads((folder / "surgvivqa.json").read_text(encoding="utf-8"))
         settings = ModelConfig(**saved["settings"])
         config = SurgViVQAConfig.from_pretrained(folder)
+        config.video_config.num_frames = num_frames or config.video_config.num_frames
         tensors = load_file(folder / "model.safetensors")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # safetensors, JSON and tokenizers each raise their own kinds

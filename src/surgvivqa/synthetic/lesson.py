@@ -1,14 +1,13 @@
-"""A first lesson for the tiny preset: which component covers each patch, and the word for it.
+"""The first lesson of the base: what is in each patch of a frame, in the space of the words that name it.
 
 Random frozen parts teach nothing, and questions alone teach a small model to look only after many hours. The renderer
-knows what it drew, so its masks give what large-scale pretraining gives the published parts: patches that mean
-something, in the space of the words that name them. Only training videos are used.
+knows what it drew, so its masks and graphs give what large-scale pretraining gives the published parts: patches that
+mean something. Each patch learns to lie near the words for its object's component, colour, kind, place, verb and
+number, and to know where its object's centre is.
 """
 
-import logging
-import os
-import time
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,190 +15,220 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from surgvivqa.config import ModelConfig
-from surgvivqa.data.frames import FrameStore
-from surgvivqa.data.ssgqa import Frame, read_split
-from surgvivqa.errors import InputError
-from surgvivqa.model.configuration import tiny_config
-from surgvivqa.model.loading import Bundle, frame_store, save_checkpoint, train_tokenizer
+from surgvivqa.data.frames import load_image
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.splits import load_splits
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, INSTRUMENTS
+from surgvivqa.synthetic.domain import BURST, Domain, look_of
+from surgvivqa.synthetic.questions import Scenery
+from surgvivqa.synthetic.scene import COLORS, COMPONENTS, HEIGHT, INSTRUMENTS, LOCATIONS, VERBS, WIDTH
+from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker
 
-log = logging.getLogger("surgvivqa")
-
-
-@dataclass(kw_only=True)
-class LessonConfig:
-    """Teaches the tiny preset's video encoder from the masks of a synthetic set and leaves a base to start from."""
-
-    synth_root: Path
-    """A folder made by `surgvivqa synth` with masks."""
-    out: Path
-    """The checkpoint folder to write; give it to train with --pretrained-ckpt."""
-    splits_dir: Path | None = None
-    """Folder of the split files; only training videos are used (default: SSG-VQA-Net's split)."""
-    steps: int = 500
-    """Optimiser steps."""
-    batch_size: int = 32
-    """Frames a step."""
-    lr: float = 1e-3
-    """Highest learning rate."""
-    seed: int = 42
-    """Weights and order follow from it."""
+Array = np.ndarray[Any, Any]
+VERB_WORDS = tuple(sorted({v for verbs in VERBS.values() for v in verbs}))
 
 
-def teach(config: LessonConfig) -> int:
-    """Runs the lesson and writes the checkpoint.
+@dataclass(frozen=True)
+class SourceFrame:
+    """A frame of a synthetic set with all that its renderer knows.
 
-    Raises:
-        InputError: the folder is no synthetic set with masks.
+    ``owner`` ``[patches]`` int64 is the graph's object that each patch shows most of (tools first), -1 for none.
     """
-    if config.steps < 20 or config.batch_size < 1:
-        raise InputError("--steps must be at least 20 and --batch-size at least 1.")
-    root = config.synth_root
-    if not (root / "masks").is_dir():
-        raise InputError(f"--synth-root {root} has no masks/; make it with `surgvivqa synth --out {root}`.")
-    torch.manual_seed(config.seed)
-    frames, _ = read_split(root / "ssg-qa", load_splits(config.splits_dir).train)
-    tokenizer = train_tokenizer(q.question for f in frames for q in f.questions)
-    model = SurgViVQAModel(tiny_config(len(tokenizer)))
-    bundle = Bundle(model, tokenizer, ModelConfig(preset="tiny"), {"lesson": str(root)})
-    store = frame_store(bundle, root / "frames")
-    images, labels = load_lesson(frames, root / "masks", store, model.config.video_config.patch_size)
-    groups = word_groups(tokenizer, labels, store.size // model.config.video_config.patch_size)
-    started = time.monotonic()
-    accuracy = fit(model, images, groups, config)
-    open_eyes(model)
-    save_checkpoint(bundle, config.out)
-    log.info(
-        "Lesson: %.1f%% of patches with something in them named right, %.0f s; %s",
-        100 * accuracy,
-        time.monotonic() - started,
-        config.out,
-    )
-    return 0
+
+    video: int
+    second: int
+    image: Tensor  # [3, size, size] uint8
+    owner: Array
+    scenery: Scenery
 
 
-def load_lesson(frames: Sequence[Frame], masks: Path, store: FrameStore, patch: int) -> tuple[Tensor, Tensor]:
-    """Frames ``[N, 3, H, W]`` and the label of each patch ``[N, patches]`` int64: 0 nothing, else component + 1."""
-    images = torch.stack([store.image(f.video, f.frame) for f in frames])
-    grid = store.size // patch
-    labels = [patch_labels(masks / f.video / f"{f.frame:06d}.png", grid) for f in frames]
-    return images, torch.from_numpy(np.stack(labels))
+def read_source(root: Path, video: str, domain: Domain, seed: int, size: int, patch: int) -> list[SourceFrame]:
+    """All frames of one video of a synthetic set with masks, in order."""
+    frames = []
+    for path in sorted((root / "frames" / video).glob("*.png")):
+        number, second = int(video[3:]), int(path.stem)
+        graph = json.loads((root / "scene_graph" / f"{video}_{second}.json").read_text(encoding="utf-8"))
+        scenery = Scenery(graph, look_of(domain, seed, number, second).colors)
+        image = load_image(path, size, "squash", mean=(0.0,) * 3, std=(1.0,) * 3)
+        owner = patch_owners(root / "masks" / video / path.name, scenery.objects, size // patch)
+        frames.append(SourceFrame(number, second, (image * 255).round().to(torch.uint8), owner, scenery))
+    return frames
 
 
-def patch_labels(path: Path, grid: int) -> np.ndarray[Any, Any]:
-    """Labels ``[grid * grid]`` of one mask: a tool that covers a tenth of a patch, else what covers most of it."""
-    cells = 8
+def patch_owners(path: Path, objects: Sequence[dict[str, Any]], grid: int) -> Array:
+    """The object of each patch ``[grid * grid]``: a tool that covers a sixth of it, else what covers most; -1 none."""
+    cells = 6
     with Image.open(path) as image:
         mask = np.asarray(image.resize((grid * cells, grid * cells), Image.Resampling.NEAREST))
     patches = mask.reshape(grid, cells, grid, cells).transpose(0, 2, 1, 3).reshape(grid * grid, cells * cells)
     counts = np.stack([(patches == value).sum(1) for value in range(len(COMPONENTS) + 1)], axis=1)
     tools = np.zeros(len(COMPONENTS) + 1, dtype=bool)
     tools[[COMPONENTS.index(name) + 1 for name in INSTRUMENTS]] = True
-    boosted = counts + np.where(tools & (counts >= cells * cells // 10), cells * cells, 0)
-    return np.asarray(boosted.argmax(1), dtype=np.int64)
+    component = (counts + np.where(tools & (counts >= cells * cells // 6), cells * cells, 0)).argmax(1) - 1
+    owner = np.full(grid * grid, -1, np.int64)
+    step = np.array([WIDTH / grid, HEIGHT / grid])
+    centres = (np.stack([np.arange(grid * grid) % grid, np.arange(grid * grid) // grid], 1) + 0.5) * step
+    for name in {o["component"] for o in objects}:
+        same = [i for i, o in enumerate(objects) if o["component"] == name]
+        mine = np.flatnonzero(component == COMPONENTS.index(name))
+        away = [np.hypot(*(centres[mine] - np.array(objects[i]["center"])).T) for i in same]
+        owner[mine] = np.array(same)[np.argmin(away, axis=0)] if len(mine) else owner[mine]
+    return owner
 
 
 @dataclass(frozen=True)
 class WordGroup:
-    """Words of which each patch has one (or none): token ids ``[K]`` of the words in all their forms, which class each
-    belongs to ``[K]``, and every patch's class ``[N, patches]`` (0 is none; classes count from 1)."""
+    """Words of which each patch has one (or none): token ids ``[K]`` of the words in all their forms, and the class of
+    each ``[K]`` (classes count from 1; 0 is none)."""
 
     tokens: Tensor
     classes: Tensor
-    labels: Tensor
 
 
-def word_groups(tokenizer: Any, labels: Tensor, grid: int) -> list[WordGroup]:
-    """What the lesson names in each patch: its component, colour and kind, and the row and column of the frame."""
-    component = [{f" {name}", f" {name}s"} for name in COMPONENTS]
-    colors = sorted(set(COLORS.values()))
-    color_of = torch.tensor([0, *(colors.index(COLORS[c]) + 1 for c in COMPONENTS)])
-    kind_of = torch.tensor([0, *(2 if c in INSTRUMENTS else 1 for c in COMPONENTS)])
-    rows = 1 + (torch.arange(grid) * 2 + 1 >= grid).long()
-    columns = 1 + ((torch.arange(grid) + 0.5) * 3 / grid).long()
-    everywhere = torch.ones_like(labels)
+def _component(o: dict[str, Any], s: Scenery) -> int:
+    return COMPONENTS.index(o["component"]) + 1
+
+
+def _same(o: dict[str, Any], s: Scenery) -> int:
+    return min(3, sum(p["component"] == o["component"] for p in s.objects))
+
+
+def _verb(o: dict[str, Any], s: Scenery) -> int:
+    own = [verb for tool, verb, _ in s.triplets if tool == o["component"]]
+    return VERB_WORDS.index(own[0]) + 1 if len(own) == 1 and _same(o, s) == 1 else 0
+
+
+_COLOR_WORDS = tuple(sorted(set(COLORS.values())))
+_CLASS_OF: tuple[Callable[[dict[str, Any], Scenery], int], ...] = (
+    _component,
+    lambda o, s: _COLOR_WORDS.index(o["color"]) + 1,
+    lambda o, s: 2 if o["type"] == "instrument" else 1,
+    lambda o, s: 1 + LOCATIONS.index(o["location"]) // 3,
+    lambda o, s: 1 + LOCATIONS.index(o["location"]) % 3,
+    _same,
+    _verb,
+)
+VERB_GROUP = len(_CLASS_OF) - 1
+
+
+def patch_classes(frame: SourceFrame) -> Array:
+    """Classes ``[groups, patches]`` int64, in the order of ``word_groups``; background patches have their own place."""
+    owners, grid = frame.owner, int(len(frame.owner) ** 0.5)
+    table = np.array(
+        [[0] * len(_CLASS_OF), *([of(o, frame.scenery) for of in _CLASS_OF] for o in frame.scenery.objects)]
+    )
+    classes = table[owners + 1].T.copy()
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    empty = owners < 0
+    classes[3, empty] = 1 + (rows[empty] * 2 + 1 >= grid)
+    classes[4, empty] = 1 + (columns[empty] * 3 + 1) // grid
+    return classes
+
+
+def patch_offsets(frame: SourceFrame) -> Array:
+    """The centre of each patch's object ``[patches, 2]``, -1 to 1 over the frame; NaN in the background."""
+    centres = np.array([[np.nan, np.nan], *(o["center"] for o in frame.scenery.objects)], dtype=np.float32)
+    return centres[frame.owner + 1] / np.array([WIDTH / 2, HEIGHT / 2], np.float32) - 1
+
+
+def word_groups(tokenizer: Any) -> list[WordGroup]:
+    """The words of component, colour, kind, row, column, number of alike objects, and verb."""
+    speakers = [Speaker(n) for n in range(SPEAKERS)]
+    names = [{f" {s.component(c)}" for s in speakers} | {f" {c}s"} for c in COMPONENTS]
+    kinds = [{f" {s.kind(k)}{plural}" for s in speakers for plural in ("", "s")} for k in ("anatomy", "instrument")]
     return [
-        _group(tokenizer, component, labels),
-        _group(tokenizer, [{f" {c}"} for c in colors], color_of[labels]),
-        _group(tokenizer, [{" anatomy", " anatomys"}, {" instrument", " instruments"}], kind_of[labels]),
-        _group(tokenizer, [{" top"}, {" bottom"}], everywhere * rows.repeat_interleave(grid)),
-        _group(tokenizer, [{"left", " left"}, {"mid", " mid"}, {"right", " right"}], everywhere * columns.repeat(grid)),
+        _group(tokenizer, names),
+        _group(tokenizer, [{f" {c}"} for c in _COLOR_WORDS]),
+        _group(tokenizer, kinds),
+        _group(tokenizer, [{" top"}, {" bottom"}]),
+        _group(tokenizer, [{"left", " left"}, {"mid", " mid"}, {"right", " right"}]),
+        _group(tokenizer, [{" 1", " one"}, {" 2", " two"}, {" 3", " three"}]),
+        _group(tokenizer, [{f" {v}"} for v in VERB_WORDS]),
     ]
 
 
-def _group(tokenizer: Any, words: Sequence[set[str]], labels: Tensor) -> WordGroup:
+def _group(tokenizer: Any, words: Sequence[set[str]]) -> WordGroup:
     tokens, classes = [], []
     for number, forms in enumerate(words, 1):
         for form in sorted(forms):
-            ids = tokenizer(form, add_special_tokens=False)["input_ids"]
-            if len(ids) == 1:
-                tokens.append(ids[0])
-                classes.append(number)
-    return WordGroup(torch.tensor(tokens), torch.tensor(classes), labels)
+            # Of several tokens the last: "plate" of "cystic_plate" tells it from "cystic_duct".
+            tokens.append(tokenizer(form, add_special_tokens=False)["input_ids"][-1])
+            classes.append(number)
+    return WordGroup(torch.tensor(tokens), torch.tensor(classes))
 
 
-def fit(model: SurgViVQAModel, images: Tensor, groups: Sequence[WordGroup], config: LessonConfig) -> float:
-    """Trains the video encoder and the words so that each patch is near the words that name it.
+class SourceSet:
+    """Frames of a synthetic set as tensors: what the lesson and the questions take their batches from."""
 
-    Returns:
-        Accuracy of the component on the patches that hold one, over the last tenth of the steps.
-    """
-    embedding = model.text_encoder.embeddings.word_embeddings
-    nothing = nn.Parameter(torch.zeros(len(groups), embedding.embedding_dim))
-    parameters = [*model.visual_encoder.parameters(), embedding.weight, nothing]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps, pct_start=0.1)
-    generator = torch.Generator().manual_seed(config.seed)
-    frames = model.config.video_config.num_frames
-    patches = groups[0].labels.shape[1]
-    counts = [torch.bincount(g.labels.flatten(), minlength=int(g.classes.max()) + 1) for g in groups]
-    weights = [1.0 / c.clamp(min=50).float().sqrt() for c in counts]
-    right, seen = 0, 0
-    model.train()
-    for step in track(range(config.steps), "lesson", transient=True, disable=not os.isatty(2)):
-        chosen = torch.randint(len(images), (config.batch_size,), generator=generator)
-        clip = images[chosen].unsqueeze(1).expand(-1, frames, -1, -1, -1)
-        # Several time slots (longer clips) share one mask.
-        tokens = model.visual_encoder(pixel_values=clip).last_hidden_state
-        tokens = tokens.unflatten(1, (-1, patches)).mean(1).flatten(0, 1)
-        loss = tokens.new_zeros(())
-        for number, group in enumerate(groups):
-            words = functional.normalize(embedding.weight[group.tokens], dim=-1)
-            near = torch.cat([tokens @ nothing[number : number + 1].T, tokens @ words.T], dim=1)
-            target = group.labels[chosen].flatten()
+    def __init__(self, frames: Sequence[SourceFrame], domain: Domain = "source") -> None:
+        self.frames = frames
+        self.images = torch.stack([f.image for f in frames])
+        self.classes = torch.from_numpy(np.stack([patch_classes(f) for f in frames]))
+        self.offsets = torch.from_numpy(np.stack([patch_offsets(f) for f in frames]))
+        burst = BURST[domain]
+        self.moves = torch.tensor([f.second % burst > 0 for f in frames])  # whether the frame before shows the same
+
+    def clips(self, chosen: Tensor, past: Tensor, num_frames: int) -> Tensor:
+        """Clips ``[B, T, 3, H, W]``: the frame repeated, or with ``past`` in the second half the frame and before it
+        the one a second earlier."""
+        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+        now = self.images[chosen]
+        before = self.images[torch.where(past, chosen - 1, chosen)]
+        half = num_frames // 2
+        clip = torch.stack([before] * half + [now] * half, dim=1).float() / 255
+        return (clip - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+class Lesson(nn.Module):
+    """The heads of the lesson, none of which the base keeps: "none of these words" a group, and the object's centre."""
+
+    def __init__(self, model: SurgViVQAModel, groups: Sequence[WordGroup]) -> None:
+        super().__init__()
+        width = model.config.video_config.hidden_size
+        self.groups = groups
+        self.nothing = nn.Parameter(torch.zeros(len(groups), width))
+        self.centre = nn.Linear(width, 2)
+
+    def forward(self, model: SurgViVQAModel, tokens: Tensor, classes: Tensor, offsets: Tensor, past: Tensor) -> Any:
+        """The loss of video tokens ``[B, patches, hidden]``, and which patches with an object have its component right.
+
+        Verbs are asked of ``past`` clips alone: a frame repeated does not move.
+        """
+        embedding = model.text_encoder.embeddings.word_embeddings.weight
+        flat = tokens.flatten(0, 1)
+        loss, right = flat.new_zeros(()), torch.zeros(0)
+        for number, group in enumerate(self.groups):
+            words = functional.normalize(embedding[group.tokens], dim=-1)
+            near = torch.cat([flat @ self.nothing[number : number + 1].T, flat @ words.T], dim=1)
+            target = classes[:, number].flatten()
             # All forms of a word are taught: the chance of a class is shared by its forms.
-            logp = near.log_softmax(-1)
             forms = torch.cat([torch.zeros(1, dtype=torch.long), group.classes])
             same = forms[None, :] == target[:, None]
-            share = (logp * same).sum(1) / same.sum(1)
-            weight = weights[number][target]
-            loss = loss - (share * weight).sum() / weight.sum()
-            if number == 0 and step >= config.steps * 9 // 10:
+            share = (near.log_softmax(-1) * same).sum(1) / same.sum(1).clamp(min=1)
+            count = torch.bincount(target, minlength=int(forms.max()) + 1).clamp(min=50).float()
+            weight = count.rsqrt()[target]
+            if number == VERB_GROUP:
+                weight = weight * past.repeat_interleave(tokens.shape[1])
+            loss = loss - (share * weight).sum() / weight.sum().clamp(min=1e-6)
+            if number == 0:
                 found = target > 0
-                right += int((forms[near.argmax(-1)][found] == target[found]).sum())
-                seen += int(found.sum())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        rate.step()
+                right = (forms[near.argmax(-1)][found] == target[found]).float()
+        known = ~offsets[..., 0].isnan()
+        loss = loss + 4 * functional.smooth_l1_loss(self.centre(tokens)[known], offsets[known], beta=0.1)
+        return loss, right
+
+
+def set_words(model: SurgViVQAModel, groups: Sequence[WordGroup]) -> None:
+    """Words keep the direction they learned at twice the length of the others, so that positions do not drown them; and
+    the decoder answers in the same space: what is seen can be said."""
     with torch.no_grad():
-        # Words keep the direction they learned at twice the length of the others, so that positions do not drown them.
-        others = embedding.weight.norm(dim=-1).median()
-        taught = torch.cat([g.tokens for g in groups])
-        embedding.weight[taught] = functional.normalize(embedding.weight[taught], dim=-1) * 2 * others
-        # The decoder answers in the same space: what is seen can be said.
-        words = functional.normalize(embedding.weight, dim=-1)
-        output = model.llm.transformer.wte.weight
-        output[taught] = words[taught] * output.norm(dim=-1).median() * 2
-    return right / max(1, seen)
+        words = model.text_encoder.embeddings.word_embeddings.weight
+        output = model.decoder.transformer.wte.weight
+        taught = torch.unique(torch.cat([g.tokens for g in groups]))
+        direction = functional.normalize(words[taught], dim=-1)
+        words[taught] = direction * 2 * words.norm(dim=-1).median()
+        output[taught] = direction * 2 * output.norm(dim=-1).median()
 
 
 def open_eyes(model: SurgViVQAModel, sharpness: float = 1.5) -> None:

@@ -55,7 +55,7 @@ class Phrase:
     def fits(self, thing: dict[str, Any]) -> bool:
         """Whether an object of the graph is meant by it."""
         return (
-            self.color in ("", COLORS[thing["component"]])
+            self.color in ("", thing["color"])
             and self.place in ("", thing["location"])
             and self.component in ("", thing["component"])
             and (self.kind in ("thing", "object") or self.kind == thing["type"])
@@ -63,10 +63,12 @@ class Phrase:
 
 
 class Scenery:
-    """A scene graph with the look-ups that questions need."""
+    """A scene graph with the look-ups that questions need; ``colors`` is each component's colour."""
 
-    def __init__(self, graph: dict[str, Any]) -> None:
-        self.objects: list[dict[str, Any]] = graph["scenes"][0]["objects"]
+    def __init__(self, graph: dict[str, Any], colors: dict[str, str] = COLORS) -> None:
+        self.objects: list[dict[str, Any]] = [
+            o | {"color": colors[o["component"]]} for o in graph["scenes"][0]["objects"]
+        ]
         self.relations: dict[str, list[list[int]]] = graph["scenes"][0]["relationships"]
         self.triplets: list[list[str]] = [t.split(",") for t in graph["info"]["triplet"]]
 
@@ -85,7 +87,8 @@ def candidates(scenery: Scenery, rng: np.random.Generator, tries: int = 160) -> 
     return list(dict.fromkeys(found))
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """One of the options."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -106,7 +109,7 @@ def _zero_hop(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
     for kind in ("anatomy", "instrument"):
         yield _count(Phrase(kind=kind), len(s.meant(Phrase(kind=kind))), "", "zero_hop", kind)
     for color in sorted(set(COLORS.values())):
-        phrase = Phrase(color=color, kind=_pick(rng, ("thing", "object")))
+        phrase = Phrase(color=color, kind=pick(rng, ("thing", "object")))
         here = s.meant(phrase)
         yield _exist(phrase, len(here), "", "zero_hop", color)
         yield _count(phrase, len(here), "", "zero_hop", color)
@@ -118,24 +121,24 @@ def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
     """One draw of referents and relations: the questions it gives."""
     hops = 1 if rng.random() < 0.65 else 2
     places, names, pool = [], [], set(range(len(s.objects)))
-    relations = [_pick(rng, RELATIONS) for _ in range(hops)]
+    relations = [pick(rng, RELATIONS) for _ in range(hops)]
     referents: list[int] = []
     for relation in relations:
-        named = _unique_phrase(s, int(rng.integers(len(s.objects))), rng)
+        named = unique_phrase(s, int(rng.integers(len(s.objects))), rng)
         if named is None or named[1] in referents:
             return
         phrase, index = named
         referents.append(index)
         pool &= set(s.relations[relation][index])
-        places.append(f"{_pick(rng, PHRASES[relation])} the {phrase}")
+        places.append(f"{pick(rng, PHRASES[relation])} the {phrase}")
         names.append(relation)
     where = " and ".join(places)
     reasoning = "one_hop" if hops == 1 else "single_and"
     form = " ".join(names)
     target = Phrase(
-        place=_pick(rng, LOCATIONS) if rng.random() < 0.25 else "",
-        color=_pick(rng, sorted(set(COLORS.values()))) if rng.random() < 0.25 else "",
-        kind=_pick(rng, KINDS),
+        place=pick(rng, LOCATIONS) if rng.random() < 0.25 else "",
+        color=pick(rng, sorted(set(COLORS.values()))) if rng.random() < 0.25 else "",
+        kind=pick(rng, KINDS),
     )
     among = sorted(pool)
     matching = s.meant(target, among)
@@ -145,22 +148,22 @@ def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
         one = s.objects[among[int(rng.integers(len(among)))]]
         described = Phrase(
             place=one["location"] if rng.random() < 0.4 else "",
-            color=COLORS[one["component"]] if rng.random() < 0.3 else "",
-            kind=_pick(rng, (one["type"], "thing", "object")),
+            color=one["color"] if rng.random() < 0.3 else "",
+            kind=pick(rng, (one["type"], "thing", "object")),
         )
         if len(s.meant(described, among)) == 1:
             yield from _queries(one, described, where, reasoning, rng)
 
 
-def _unique_phrase(s: Scenery, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
+def unique_phrase(s: Scenery, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
     """A phrase that names object ``index`` and no other, in a random choice of its parts."""
     thing = s.objects[index]
     for _ in range(4):
         phrase = Phrase(
-            color=COLORS[thing["component"]] if rng.random() < 0.4 else "",
+            color=thing["color"] if rng.random() < 0.4 else "",
             place=thing["location"] if rng.random() < 0.4 else "",
             component=thing["component"] if rng.random() < 0.6 else "",
-            kind=_pick(rng, (thing["type"], "thing", "object")),
+            kind=pick(rng, (thing["type"], "thing", "object")),
         )
         if s.meant(phrase) == [index]:
             return phrase, index
@@ -186,7 +189,7 @@ def _queries(
     the = f"the {phrase} that is {'both ' if reasoning == 'single_and' else ''}{where}" if where else f"the {phrase}"
     if not phrase.color and not phrase.component:
         text = f"The {phrase} {where} is what color?" if where and rng.random() < 0.5 else f"What color is {the}?"
-        yield Candidate(text, COLORS[thing["component"]], reasoning, "query_color", relation, f"color {said}")
+        yield Candidate(text, thing["color"], reasoning, "query_color", relation, f"color {said}")
     if phrase.kind in ("thing", "object") and not phrase.component:
         text = f"The {phrase} {where} is what type?" if where and rng.random() < 0.5 else f"What type is {the}?"
         yield Candidate(text, thing["type"], reasoning, "query_type", relation, f"type {said}")

@@ -6,31 +6,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from surgvivqa.synthetic.scene import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH, Scene, Thing
+from surgvivqa.synthetic.domain import RGB, TARGET, Look
+from surgvivqa.synthetic.scene import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH, Scene, Thing, inward
 
 Array = np.ndarray[Any, Any]
-_RGB: dict[str, tuple[int, int, int]] = {
-    "abdominal_wall_cavity": (206, 92, 96),
-    "liver": (116, 52, 38),
-    "gut": (222, 170, 128),
-    "omentum": (226, 184, 74),
-    "gallbladder": (196, 206, 186),
-    "cystic_plate": (172, 28, 36),
-    "cystic_duct": (226, 214, 196),
-    "grasper": (168, 172, 178),
-    "hook": (238, 238, 232),
-    "bipolar": (52, 96, 190),
-    "scissors": (150, 152, 156),
-    "clipper": (44, 120, 208),
-    "irrigator": (186, 190, 196),
-    "specimenbag": (232, 236, 240),
-}
 _SEEN = 60  # px from which a thing counts as visible
-_VIEW = 208.0  # px, radius of the round view
 _YY, _XX = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
 
 
-def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int, int, int] | None]]:
+def render(
+    scene: Scene, look: Look = TARGET
+) -> tuple[Image.Image, Image.Image, list[tuple[int, int, int, int] | None]]:
     """Draws one second.
 
     Returns:
@@ -38,7 +24,7 @@ def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int,
         visible box of each thing (None where less than 60 px of it can be seen).
     """
     rng = np.random.default_rng(scene.seed)
-    base = np.array([132, 54, 50], dtype=np.float32)
+    base = np.array(look.tissue, dtype=np.float32)
     canvas = base + 18 * _noise(rng, 9)[..., None] + 9 * _noise(rng, 40)[..., None]
     owner = np.full((HEIGHT, WIDTH), -1, dtype=np.int16)
     for index, thing in enumerate(scene.things):
@@ -54,13 +40,14 @@ def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int,
         x1, y1, x2, y2 = max(0, box[0] - 20), max(0, box[1] - 20), min(WIDTH, box[2] + 20), min(HEIGHT, box[3] + 20)
         region = (slice(y1, y2), slice(x1, x2))
         part = mask.crop((x1, y1, x2, y2))
-        canvas[region] = _paint(canvas[region], part, thing, tool, own)
+        canvas[region] = _paint(canvas[region], part, look.rgb[thing.component], tool, own)
         owner[region][np.asarray(part) > 127] = index
     light_x, light_y = WIDTH / 2 + rng.uniform(-40, 40), HEIGHT / 2 + rng.uniform(-25, 25)
     distance = np.hypot((_XX - light_x) / 1.15, _YY - light_y)
-    canvas *= np.clip(1.25 - (distance / 300) ** 2 * 1.5, 0.3, 1.3)[..., None]
+    canvas *= np.clip(1.25 - (distance / 300) ** 2 * look.falloff, 0.3, 1.3)[..., None]
     # The endoscope's round view, cut at the top and the bottom of the picture.
-    edge = np.hypot(_XX - WIDTH / 2, _YY - HEIGHT / 2) / _VIEW
+    canvas *= np.array(look.tint, dtype=np.float32)
+    edge = np.hypot(_XX - look.centre[0], _YY - look.centre[1]) / look.view
     canvas *= np.clip((1.0 - edge) * 30, 0.02, 1)[..., None]
     frame = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
     owner[edge > 0.99] = -1
@@ -69,7 +56,7 @@ def render(scene: Scene) -> tuple[Image.Image, Image.Image, list[tuple[int, int,
     return frame, Image.fromarray(values[owner[::2, ::2] + 1]), boxes
 
 
-def _paint(below: Array, mask: Image.Image, thing: Thing, tool: bool, rng: np.random.Generator) -> Array:
+def _paint(below: Array, mask: Image.Image, rgb: RGB, tool: bool, rng: np.random.Generator) -> Array:
     """One thing over what lies below it; ``below`` ``[h, w, 3]`` and ``mask`` are cut to its surroundings."""
     height, width = below.shape[:2]
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.0)), dtype=np.float32)[..., None] / 255
@@ -77,7 +64,7 @@ def _paint(below: Array, mask: Image.Image, thing: Thing, tool: bool, rng: np.ra
     swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
     slope_y, slope_x = np.gradient(swell)
     shade = np.clip(1.0 - (4.0 if tool else 9.0) * (slope_x + slope_y), 0.45, 1.5)
-    colour = np.array(_RGB[thing.component], dtype=np.float32) * (1 + 0.05 * rng.standard_normal(3))
+    colour = np.array(rgb, dtype=np.float32) * (1 + 0.03 * rng.standard_normal(3))
     if tool:
         grain = 0.04 * _noise(rng, 60, width, height)
     else:
@@ -148,18 +135,12 @@ def _organ(draw: ImageDraw.ImageDraw, thing: Thing, rng: np.random.Generator) ->
     draw.polygon(_turned(thing, outline), fill=255)
 
 
-def _inward(thing: Thing) -> float:
-    """Direction of a tool, radians: in over the nearer side, from a little below."""
-    side = -1.0 if thing.x < WIDTH / 2 else 1.0
-    return math.atan2(-30 - 60 * abs(math.sin(thing.turn)), -side * 200) + thing.turn * 0.5
-
-
 def _shaft(canvas: Array, thing: Thing) -> Array:
     """The dark insulated shaft behind the tip, out to the border. It is no part of the object: boxes bound the tip."""
     mask = Image.new("L", (WIDTH, HEIGHT), 0)
     w, n = thing.ry * 0.5, thing.rx
     ends = [(-1.8 * n, -w), (-1.8 * n, w), (-500, 1.6 * w), (-500, -1.6 * w)]
-    ImageDraw.Draw(mask).polygon(_turned(thing, ends, _inward(thing)), fill=255)
+    ImageDraw.Draw(mask).polygon(_turned(thing, ends, inward(thing.x, thing.turn)), fill=255)
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)[..., None] / 255
     swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32)[..., None] / 255
     return canvas * (1 - soft) + (np.array([26, 27, 32], dtype=np.float32) + 60 * swell**3) * soft
@@ -167,22 +148,22 @@ def _shaft(canvas: Array, thing: Thing) -> Array:
 
 def _tool(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
     """The working end of a tool: a piece of metal shaft and a tip that tells which it is."""
-    inward = _inward(thing)
+    angle = inward(thing.x, thing.turn)
     w, n = thing.ry * 0.62, thing.rx
-    draw.polygon(_turned(thing, [(-2.0 * n, -w), (0, -w), (0, w), (-2.0 * n, w)], inward), fill=255)
+    draw.polygon(_turned(thing, [(-2.0 * n, -w), (0, -w), (0, w), (-2.0 * n, w)], angle), fill=255)
     if thing.component in ("grasper", "bipolar", "clipper"):
         gap = {"grasper": 0.75, "bipolar": 0.35, "clipper": 0.5}[thing.component]
         thick = {"grasper": 0.45, "bipolar": 0.35, "clipper": 0.8}[thing.component] * w
         for sign in (-1, 1):
             jaw = [(0, 0), (0.5 * n, sign * gap * n * 0.5), (n, sign * gap * n * 0.35)]
-            draw.line(_turned(thing, jaw, inward), fill=255, width=max(3, round(2 * thick)))
+            draw.line(_turned(thing, jaw, angle), fill=255, width=max(3, round(2 * thick)))
     elif thing.component == "scissors":
         for sign in (-1, 1):
             blade = [(0, -sign * w * 0.6), (1.1 * n, sign * 0.55 * n), (0.25 * n, sign * 0.5 * w)]
-            draw.polygon(_turned(thing, blade, inward), fill=255)
+            draw.polygon(_turned(thing, blade, angle), fill=255)
     elif thing.component == "hook":
         bend = [(0, 0), (0.8 * n, 0), (0.8 * n, 0.65 * n), (0.6 * n, 0.8 * n)]
-        draw.line(_turned(thing, bend, inward), fill=255, width=max(4, round(w * 0.9)))
+        draw.line(_turned(thing, bend, angle), fill=255, width=max(4, round(w * 0.9)))
     else:  # irrigator: a wide blunt tube
         tube = [(-n, -1.5 * w), (0.9 * n, -1.5 * w), (0.9 * n, 1.5 * w), (-n, 1.5 * w)]
-        draw.polygon(_turned(thing, tube, inward), fill=255)
+        draw.polygon(_turned(thing, tube, angle), fill=255)

@@ -34,11 +34,18 @@ RELATIONS = ("above", "below", "left", "right", "within")
 VERBS: dict[str, tuple[str, ...]] = {
     "grasper": ("grasp", "retract"),
     "hook": ("dissect", "coagulate"),
-    "bipolar": ("coagulate", "grasp"),
+    "bipolar": ("coagulate", "dissect"),
     "scissors": ("cut", "dissect"),
     "clipper": ("clip",),
     "irrigator": ("irrigate", "aspirate"),
     "specimenbag": ("pack",),
+}
+# How a tool moves while it does something: px a second outwards along itself, and px of a stroke across itself.
+MOTION: dict[str, tuple[float, float]] = {
+    "retract": (13.0, 0.0),
+    "pack": (-6.0, 0.0),
+    "dissect": (0.0, 13.0),
+    "irrigate": (0.0, 13.0),
 }
 
 
@@ -64,10 +71,11 @@ class Scene:
     seed: int
 
 
-def make_scene(seed: int, video: int, second: int, burst: int = 4) -> Scene:
+def make_scene(seed: int, video: int, second: int, burst: int = 4, tool_size: float = 1.0) -> Scene:
     """The scene of one second: a pure function of its arguments, smooth in ``second`` within a burst.
 
-    A burst of seconds shows the same objects; they drift and turn along slow sinusoids, tools more than organs.
+    A burst of seconds shows the same objects: organs drift along slow sinusoids, a tool moves as what it does asks
+    (``MOTION``): of a tool's two verbs one keeps still and one moves, so a single frame does not tell them apart.
     """
     shot, t = second // burst, float(second % burst)
     rng = np.random.default_rng([seed, video, shot])
@@ -88,36 +96,45 @@ def make_scene(seed: int, video: int, second: int, burst: int = 4) -> Scene:
     tools = [str(n) for n in rng.choice(list(INSTRUMENTS), size=int(rng.integers(1, 4)), replace=False)]
     if rng.random() < 0.35 and len(tools) < 3:
         tools.append("grasper")  # two graspers are common
-    for name in [*names, *tools]:
+    verbs: dict[int, str] = {}
+    starts: list[tuple[float, float]] = []
+    for place, name in enumerate([*names, *tools]):
         tool = name in INSTRUMENTS
         if tool:
             x, y = rng.uniform(75, 355), rng.uniform(45, 195)
-            rx, ry = rng.uniform(27, 35), rng.uniform(11, 14)
+            rx, ry = tool_size * rng.uniform(34, 43), tool_size * rng.uniform(14, 17)
             if name == "specimenbag":
-                rx, ry = rng.uniform(34, 46), rng.uniform(24, 32)
+                rx, ry = tool_size * rng.uniform(38, 50), tool_size * rng.uniform(27, 35)
+            if rng.random() < 0.8:
+                verbs[place] = str(rng.choice(VERBS[name]))
         else:
             _, xs, ys, ws, hs = layout[name]
             x, y = rng.uniform(*xs), rng.uniform(*ys)
             rx, ry = 1.15 * rng.uniform(*ws), 1.15 * rng.uniform(*hs)
-        reach = 14.0 if tool else 4.0
+        starts.append((x, y))
+        reach = 1.5 if tool else 4.0
         phase, speed = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.4, 0.9, 3)
-        things.append(
-            Thing(
-                name,
-                float(x + reach * math.sin(phase[0] + speed[0] * t)),
-                float(y + reach * math.sin(phase[1] + speed[1] * t)),
-                float(rx),
-                float(ry),
-                float(rng.uniform(-0.5, 0.5) + 0.12 * math.sin(phase[2] + speed[2] * t)),
-                int(rng.integers(2**31)),
-            )
-        )
+        turn = float(rng.uniform(-0.5, 0.5) + 0.12 * math.sin(phase[2] + speed[2] * t))
+        x += reach * math.sin(phase[0] + speed[0] * t)
+        y += reach * math.sin(phase[1] + speed[1] * t)
+        outward, across = MOTION.get(verbs.get(place, ""), (0.0, 0.0))
+        angle = inward(x, turn)
+        out, side = -outward * t, across * math.sin(phase[0] + 1.9 * t)
+        x += math.cos(angle) * out - math.sin(angle) * side
+        y += math.sin(angle) * out + math.cos(angle) * side
+        things.append(Thing(name, float(x), float(y), float(rx), float(ry), turn, int(rng.integers(2**31))))
     actions = []
-    for i, thing in enumerate(things):
-        if thing.component in INSTRUMENTS and names and rng.random() < 0.8:
-            target = min(range(len(names)), key=lambda j: math.hypot(things[j].x - thing.x, things[j].y - thing.y))
-            actions.append((i, str(rng.choice(VERBS[thing.component])), target))
+    for place, verb in verbs.items():
+        # By where things are at the burst's start, so that the target stays the same while they move.
+        target = min(range(len(names)), key=lambda j: math.dist(starts[j], starts[place]))
+        actions.append((place, verb, target))
     return Scene(tuple(things), tuple(actions), int(rng.integers(2**31)))
+
+
+def inward(x: float, turn: float) -> float:
+    """Direction of a tool at ``x`` px, radians: in over the nearer side, from a little below."""
+    side = -1.0 if x < WIDTH / 2 else 1.0
+    return math.atan2(-30 - 60 * abs(math.sin(turn)), -side * 200) + turn * 0.5
 
 
 def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], name: str) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from rich.progress import track
 
 from surgvivqa.errors import InputError
 from surgvivqa.splits import load_splits
+from surgvivqa.synthetic.domain import BURST, Domain, look_of
 from surgvivqa.synthetic.questions import Balance, Scenery, candidates, question_lines
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import make_scene, scene_graph
+from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker, source_questions
 
 _SURVEY = 150  # scenes, of a video number no video has
 
@@ -33,6 +35,9 @@ class SynthConfig:
     """Frames of each video, one a second; every four seconds the view changes."""
     seed: int = 0
     """Everything follows from it."""
+    domain: Domain = "target"
+    """target: SSG-QA's wordings and one look; source: what the packaged base has learned from, in other wordings and
+    many looks, questions as question|answer."""
     workers: int = 0
     """Processes; 0 for one a core."""
     masks: bool = True
@@ -60,7 +65,8 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}).") from None
     started = time.monotonic()
-    work = functools.partial(_write_video, config, survey(config.seed))
+    balance = survey(config.seed) if config.domain == "target" else None
+    work = functools.partial(_write_video, config, balance)
     videos = chosen_videos(config.videos)
     workers = min(config.workers or os.cpu_count() or 1, len(videos))
     shown = functools.partial(track, description="synth", total=len(videos), transient=True, disable=not os.isatty(2))
@@ -95,16 +101,22 @@ def survey(seed: int) -> Balance:
     return balance
 
 
-def _write_video(config: SynthConfig, balance: Balance, video: str) -> int:
+def _write_video(config: SynthConfig, balance: Balance | None, video: str) -> int:
     number, out, lines = int(video[3:]), config.out, 0
     for folder in ("ssg-qa", "frames", *(("masks",) if config.masks else ())):
         (out / folder / video).mkdir(parents=True, exist_ok=True)
     (out / "scene_graph").mkdir(exist_ok=True)
     for second in range(config.frames_per_video):
-        scene = make_scene(config.seed, number, second)
-        frame, mask, boxes = render(scene)
+        look = look_of(config.domain, config.seed, number, second)
+        scene = make_scene(config.seed, number, second, BURST[config.domain], look.tool_size)
+        frame, mask, boxes = render(scene, look)
         graph = scene_graph(scene, boxes, f"{video}_{second}")
-        text = question_lines(graph, balance, np.random.default_rng([config.seed, 30_000 + number, second]))
+        rng = np.random.default_rng([config.seed, 30_000 + number, second])
+        if balance is None:
+            asked = source_questions(Scenery(graph, look.colors), Speaker(number % SPEAKERS), rng, 24)
+            text = [f"{q.text}|{q.answer}" for q in asked]
+        else:
+            text = question_lines(graph, balance, rng)
         _image(out / "frames" / video / f"{second:06d}.png", frame)
         if config.masks:
             _image(out / "masks" / video / f"{second:06d}.png", mask)

@@ -1,0 +1,241 @@
+"""What cannot be measured on the licensed data here, measured on the synthetic set: one row a choice, three seeds each.
+
+    python experiments/run.py [--out runs/experiments] [--only mask,clip] [--seeds 3] [--jobs 2]
+    python experiments/run.py --table            # the rows so far, as in docs/experiments.md
+
+Run again, it goes on where it was stopped: each finished run is a line of OUT/results.jsonl. A run trains the packaged
+base with LoRA alone on the quickstart's synthetic set (its default flags unless the row says otherwise) and scores
+questions of the test videos. ``--jobs`` runs go side by side, one thread each.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+STEPS, BATCH, SCORED = 500, 52, 3000
+VERBS = ("aspirate", "clip", "coagulate", "cut", "dissect", "grasp", "irrigate", "pack", "retract")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice: flags of train and of eval that differ from the default, and the data it runs on."""
+
+    group: str
+    name: str
+    train: tuple[str, ...] = ()
+    eval: tuple[str, ...] = ()
+    cache: bool = True
+    per_frame: int = 13
+    lr: str = "2e-3"
+    data: str = "synthetic"
+    same_as: str | None = field(default=None)  # a row whose trained model is scored again
+
+    @property
+    def key(self) -> str:
+        """Its name in results.jsonl."""
+        return f"{self.group}/{self.name}"
+
+
+ROWS = (
+    Row("mask", "prefix"),
+    Row("mask", "causal", ("--mask", "causal")),
+    Row("mask", "bidirectional (the answer leaks)", ("--mask", "bidirectional")),
+    Row("scoring", "sum", same_as="mask/prefix"),
+    Row("scoring", "mean", eval=("--score-norm", "mean"), same_as="mask/prefix"),
+    Row("frame fit", "squash", same_as="mask/prefix"),
+    Row("frame fit", "crop", ("--frame-fit", "crop")),
+    Row("frame fit", "pad", ("--frame-fit", "pad")),
+    Row("clip", "repeat", same_as="mask/prefix"),
+    Row("clip", "past", ("--clip-mode", "past")),
+    Row("questions per frame", "1", per_frame=1),
+    Row("questions per frame", "4", per_frame=4),
+    Row("questions per frame", "16", per_frame=16),
+    Row("questions per frame", "39", per_frame=39),
+    Row("prompt", "simple", same_as="mask/prefix"),
+    Row("prompt", "choices", ("--prompt-mode", "choices", "--max-length", "256")),
+    Row("LoRA rank", "2", ("--lora-r", "2", "--lora-alpha", "8")),
+    Row("LoRA rank", "8", same_as="mask/prefix"),
+    Row("LoRA rank", "32", ("--lora-r", "32", "--lora-alpha", "128")),
+    Row("what trains", "LoRA", same_as="mask/prefix"),
+    Row("what trains", "LoRA, patch embedding", ("--train-video", "patch-embed"), cache=False),
+    Row("what trains", "LoRA, last BLIP layer", ("--unfreeze-blip-last-n", "1"), lr="1e-3"),
+    Row("what trains", "BLIP and GPT-2, no LoRA", ("--full-finetune", "--train-blip"), lr="3e-4"),
+    Row("real frames", "LoRA", data="real"),
+)
+
+
+def measured(predictions: Path) -> dict[str, float]:
+    """Accuracy in all, by type, and on verbs, in per cent."""
+    records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
+        "all": lambda r: True,
+        "existence": lambda r: r["type"] == "exist",
+        "counting": lambda r: r["type"] == "count",
+        "colour": lambda r: r["type"] == "query_color",
+        "object": lambda r: r["type"] == "query_component",
+        "verb": lambda r: r["type"] is None and r["answer"] in VERBS,
+    }
+    figures = {}
+    for name, of in kinds.items():
+        hits = [r["answer"].lower() == r["prediction"].lower() for r in records if of(r)]
+        figures[name] = 100 * sum(hits) / len(hits) if hits else float("nan")
+    return figures
+
+
+class Experiments:
+    """The runs: their folders, and the results file."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out.resolve()
+        self.results = self.out / "results.jsonl"
+
+    def done(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Finished runs by row and seed."""
+        if not self.results.is_file():
+            return {}
+        lines = (json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines())
+        return {(r["row"], r["seed"]): r for r in lines}
+
+    def roots(self, data: str) -> list[str]:
+        """Flags that name the data."""
+        if data == "real":
+            splits = self.out / "real-splits"
+            splits.mkdir(exist_ok=True)
+            for name, videos in (("train", ["VID68", "VID70", "VID73"]), ("val", []), ("test", ["VID75"])):
+                (splits / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
+            return ["--ssgvqa-root", f"{REAL}/ssg-qa", "--image-root", f"{REAL}/frames", "--splits-dir", str(splits)]
+        return ["--ssgvqa-root", f"{self.out}/data/ssg-qa", "--image-root", f"{self.out}/data/frames"]
+
+    def prepare(self) -> None:
+        """The quickstart's synthetic set."""
+        if not (self.out / "data" / "synthetic.json").is_file():
+            self.command("synth", "--out", str(self.out / "data"), threads=2)
+
+    def command(self, *arguments: str, threads: int = 1, log: Path | None = None) -> None:
+        """One of the project's commands; its output goes to ``log``.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        env = os.environ | {"OMP_NUM_THREADS": str(threads), "SURGVIVQA_CACHE": str(self.out / "index")}
+        done = subprocess.run(
+            [sys.executable, "-m", "surgvivqa", *arguments], env=env, capture_output=True, text=True, check=False
+        )
+        if log is not None:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"$ surgvivqa {' '.join(arguments)}\n{done.stdout}{done.stderr}\n")
+        if done.returncode:
+            raise RuntimeError(f"surgvivqa {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-400:]}")
+
+    def one(self, row: Row, seed: int) -> None:
+        """Trains and scores one run, and writes its line."""
+        started = time.monotonic()
+        source = next(r for r in ROWS if r.key == row.same_as) if row.same_as else row
+        folder = self.out / "runs" / f"{source.key} {seed}".replace("/", "-").replace(" ", "-")
+        log = self.out / "log.txt"
+        if not (folder / "best_model.pth").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            self.command("train", *self.train_flags(source, seed, folder), log=log)
+        scored = self.out / "scored" / f"{row.key} {seed}".replace("/", "-").replace(" ", "-")
+        cache = ["--cache", str(self.out / "cache")] if source.cache else []
+        some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
+        self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
+        line = {"row": row.key, "seed": seed, **measured(scored / "predictions.jsonl")}
+        line["seconds"] = round(time.monotonic() - started)
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    def train_flags(self, row: Row, seed: int, folder: Path) -> list[str]:
+        """The flags of a row's training run."""
+        steps, per_frame = (200, 15) if row.data == "real" else (STEPS, row.per_frame)
+        return [
+            *("--preset", "tiny", "--batch-size", str(BATCH), "--questions-per-frame", str(per_frame), "--lr", row.lr),
+            *("--max-steps", str(steps), "--eval-every-steps", "0", "--save-every-steps", "0", "--workers", "0"),
+            *("--val-max-samples", "200", "--seed", str(seed), "--checkpoint-dir", str(folder)),
+            *(["--cache", str(self.out / "cache")] if row.cache else []),
+            *self.roots(row.data),
+            *row.train,
+        ]
+
+    def baselines(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """The question-only model on both data sets, on the test videos."""
+        from surgvivqa.baselines import question_only_baseline
+        from surgvivqa.data.ssgqa import read_split
+        from surgvivqa.labels import LABELS
+        from surgvivqa.splits import load_splits
+
+        for name in ("synthetic", "real"):
+            if name == "real" and not REAL.is_dir():
+                continue
+            flags = self.roots(name)
+            splits = load_splits(Path(flags[5]) if name == "real" else None)
+            train, test = (read_split(Path(flags[1]), splits.videos(s))[0] for s in ("train", "test"))
+            questions = [q for f in test for q in f.questions]
+            path = self.out / f"question-only-{name}.jsonl"
+            with path.open("w", encoding="utf-8") as file:
+                for q, guess in zip(questions, question_only_baseline(train, test), strict=True):
+                    record = {"answer": LABELS[q.label], "prediction": LABELS[guess], "type": q.type}
+                    file.write(json.dumps(record) + "\n")
+            yield name, measured(path)
+
+
+def table(done: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+    """Rows with mean and standard deviation over seeds, as Markdown."""
+    kinds = ("all", "existence", "counting", "colour", "object", "verb")
+    lines = [f"| row | {' | '.join(kinds)} | runs |", "| --- " * (len(kinds) + 2) + "|"]
+    for row in ROWS:
+        runs = [r for (key, _), r in sorted(done.items()) if key == row.key]
+        if runs:
+            cells = []
+            for kind in kinds:
+                values = [r[kind] for r in runs if r[kind] == r[kind]]
+                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+            lines.append(f"| {row.group}: {row.name} | {' | '.join(cells)} | {len(runs)} |")
+    return lines
+
+
+def main() -> int:
+    """Runs what is missing, rows in order, seeds in the outer loop, so that early stops leave whole comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--only", help="groups, with commas between")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the rows so far and stop")
+    options = parser.parse_args()
+    work = Experiments(options.out)
+    if options.table:
+        print("\n".join(table(work.done())))
+        return 0
+    work.out.mkdir(parents=True, exist_ok=True)
+    work.prepare()
+    for name, figures in work.baselines():
+        print(f"question-only, {name}: {json.dumps({k: round(v, 1) for k, v in figures.items()})}", flush=True)
+    groups = options.only.split(",") if options.only else None
+    rows = [r for r in ROWS if (groups is None or r.group in groups) and (r.data != "real" or REAL.is_dir())]
+    for seed in range(options.seeds):
+        missing = [r for r in rows if (r.key, seed) not in work.done()]
+        trained = [r for r in missing if not r.same_as]
+        for part in (trained, [r for r in missing if r.same_as]):
+            with ThreadPoolExecutor(options.jobs) as pool:
+                list(pool.map(lambda r, s=seed: work.one(r, s), part))
+    print("\n".join(table(work.done())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A picture of what a model answers: frames, each with a question, the true answer and the given one."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from surgvivqa.data.frames import FrameStore
+
+COLUMNS = 4
+_CELL, _FRAME = (440, 372), (430, 240)
+_RIGHT, _WRONG, _INK, _FAINT = (24, 120, 60), (176, 32, 32), (28, 28, 30), (110, 110, 116)
+
+
+def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12, seed: int = 0) -> Path:
+    """Writes a PNG with ``count`` questions of a ``predictions.jsonl``, drawn by ``seed``, kinds of question in turns.
+
+    Args:
+        predictions: what ``surgvivqa eval`` left.
+        image_root: the frames.
+        out: the picture.
+    """
+    records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    chosen = draw_records(records, count, seed)
+    rows = -(-len(chosen) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * _CELL[0] + 10, rows * _CELL[1] + 10), "white")
+    store = FrameStore(image_root)
+    for number, record in enumerate(chosen):
+        left, top = 10 + _CELL[0] * (number % COLUMNS), 10 + _CELL[1] * (number // COLUMNS)
+        with Image.open(store.path(record["video"], record["frame"])) as frame:
+            sheet.paste(frame.convert("RGB").resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
+        _write(ImageDraw.Draw(sheet), record, left, top + _FRAME[1] + 6)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    sheet.save(temporary, format="PNG")
+    temporary.replace(out)
+    return out
+
+
+def draw_records(records: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """``count`` records at random, no frame twice, the kinds of question in turns: not the best ones."""
+    order = np.random.default_rng(seed).permutation(len(records))
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for index in order:
+        record = records[int(index)]
+        by_kind.setdefault(record["type"] or "other", []).append(record)
+    chosen: list[dict[str, Any]] = []
+    seen: set[tuple[str, int]] = set()
+    while len(chosen) < count and any(by_kind.values()):
+        for kind in sorted(by_kind):
+            while by_kind[kind] and len(chosen) < count:
+                record = by_kind[kind].pop(0)
+                if (record["video"], record["frame"]) not in seen:
+                    seen.add((record["video"], record["frame"]))
+                    chosen.append(record)
+                    break
+    return chosen
+
+
+def _write(draw: ImageDraw.ImageDraw, record: dict[str, Any], left: int, top: int) -> None:
+    plain, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    draw.text((left, top), f"{record['video']}, frame {record['frame']}", fill=_FAINT, font=small)
+    lines = textwrap.wrap(record["question"], 52)[:3]
+    draw.multiline_text((left, top + 18), "\n".join(lines), fill=_INK, font=plain)
+    right = record["prediction"] == record["answer"]
+    sure = "" if record["probability"] is None else f" ({100 * record['probability']:.0f}%)"
+    given = f"{'right' if right else 'wrong'}: {record['prediction']}{sure}"
+    if not right:
+        given += f"   true: {record['answer']}"
+    draw.text((left, top + 102), given, fill=_RIGHT if right else _WRONG, font=plain)
