@@ -227,7 +227,7 @@ class QuestionStage(Stage):
         memory = self._memory("train", self.data, batch)
         answers = self.model.question_losses(batch.packed, memory).mean()
         away, _ = self.gaze.loss(batch.pointers, memory)
-        return answers + self.config.gaze * away, {"answers": float(answers), "gaze": float(away)}
+        return answers + self.config.gaze * away, {"answers": answers.item(), "gaze": away.item()}
 
     def _batch(self, data: SourceSet, rng: np.random.Generator, mask: str) -> SourceBatch:
         frames = min(self.config.question_frames, len(data.frames))
@@ -283,18 +283,17 @@ def _run(stage: Stage, config: BaseConfig, stop: StopSignals) -> bool:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _rate(step, stage.steps)
             loss, figures = stage.loss(step)
-            if not math.isfinite(float(loss)):
-                raise RunError(
-                    f"The loss of step {step + 1} of the {stage.name} stage is {float(loss)}; take a lower --lr."
-                )
+            value = loss.item()
+            if not math.isfinite(value):
+                raise RunError(f"The loss of step {step + 1} of the {stage.name} stage is {value}; take a lower --lr.")
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(stage.trained, 1.0)
             optimizer.step()
             step, counted = step + 1, counted + 1
-            advance(1)
-            for name, value in (figures | {"loss": float(loss)}).items():
-                sums[name] += value
+            advance()
+            for name, figure in (figures | {"loss": value}).items():
+                sums[name] += figure
             if step % config.save_every == 0 or step == stage.steps or stop.caught:
                 means = {name: round(value / counted, 5) for name, value in sums.items()}
                 if step % (4 * config.save_every) == 0 or step == stage.steps:

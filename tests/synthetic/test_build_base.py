@@ -1,0 +1,88 @@
+"""The base's build: it goes on where it was stopped, bit for bit, and leaves the package's files."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from surgvivqa.errors import InputError
+from surgvivqa.synthetic import build_base as build
+from surgvivqa.synthetic.build_base import BaseConfig, LessonStage, QuestionStage, build_base
+
+
+def config(out: Path, **more: Any) -> BaseConfig:
+    small: dict[str, Any] = {"frames_per_video": 2, "lesson_steps": 4, "question_steps": 5, "save_every": 2}
+    return BaseConfig(out=out, lesson_frames=4, question_frames=2, questions_per_frame=4, **(small | more))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    assert build_base(config(out)) == 0
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "at"), [(LessonStage, 3), (QuestionStage, 0), (QuestionStage, 3)])
+def test_a_build_that_was_killed_goes_on_to_the_same_weights(
+    stage: type, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole / "source", tmp_path / "source")
+    real = stage.loss
+
+    def killed(self: Any, step: int) -> Any:
+        if step == at:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_base(config(tmp_path))
+    assert not (tmp_path / "base").exists()
+    assert build_base(config(tmp_path)) == 0
+    first, second = (load_file(out / "base" / "model.safetensors") for out in (whole, tmp_path))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+@pytest.mark.slow
+def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(whole / "source", tmp_path / "source")
+
+    class Signalled(build.StopSignals):
+        def __enter__(self) -> Any:
+            entered = super().__enter__()
+            entered.caught = 15
+            return entered
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "StopSignals", Signalled)
+        assert build_base(config(tmp_path)) == 75
+    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert (line["stage"], line["step"]) == ("lesson", 1)
+    assert (tmp_path / "state.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_build_leaves_what_the_package_brings(whole: Path) -> None:
+    tensors = load_file(whole / "base" / "model.safetensors")
+    assert {v.dtype for v in tensors.values()} == {torch.float16}
+    assert {"config.json", "surgvivqa.json", "tokenizer.json"} <= {p.name for p in (whole / "base").iterdir()}
+    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in lines] == [
+        ("lesson", 2), ("lesson", 4), ("questions", 2), ("questions", 4), ("questions", 5),
+    ]  # fmt: skip
+    assert "val_exist" in lines[-1] and "val_component" in lines[1]
+
+
+@pytest.mark.slow
+def test_another_setting_is_refused_in_a_folder_of_a_build(whole: Path) -> None:
+    with pytest.raises(InputError, match="other settings"):
+        build_base(config(whole, lesson_steps=6))
+    with pytest.raises(InputError, match="--question-steps must be at least 2"):
+        build_base(config(whole, question_steps=1))

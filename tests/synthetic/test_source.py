@@ -1,0 +1,151 @@
+"""The source domain: what its questions point at, its answers, its looks, and what the lesson reads off a frame."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from surgvivqa.model.loading import train_tokenizer
+from surgvivqa.synthetic.domain import TARGET, look_of
+from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, patch_offsets, read_source
+from surgvivqa.synthetic.pretraining import LAYERS, source_batch
+from surgvivqa.synthetic.questions import Scenery
+from surgvivqa.synthetic.render import render
+from surgvivqa.synthetic.scene import LOCATIONS, make_scene, scene_graph
+from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
+from surgvivqa.synthetic.write import SynthConfig, write_synthetic
+from tests.synthetic.test_synthetic import named
+
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> list[SourceFrame]:
+    root = tmp_path_factory.mktemp("source")
+    write_synthetic(SynthConfig(out=root, videos=3, frames_per_video=6, seed=SEED, domain="source", workers=1))
+    return [f for v in ("VID04", "VID01", "VID02") for f in read_source(root, v, "source", SEED, 112, 14)]
+
+
+def asked_of(frame: SourceFrame, speaker: int, count: int = 60) -> list[SourceQuestion]:
+    return source_questions(frame.scenery, Speaker(speaker), np.random.default_rng([speaker, frame.second]), count)
+
+
+def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[SourceFrame]) -> None:
+    numbers = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    seen = set()
+    for frame in frames:
+        for speaker in range(SPEAKERS):
+            for q in asked_of(frame, speaker):
+                meant = [m.objects for m in q.marks if m.role == "target"]
+                if q.kind in ("exist", "count"):
+                    count = len(meant[0])
+                    truth = (
+                        {str(count > 0), "yes" if count else "no"}
+                        if q.kind == "exist"
+                        else {str(count), numbers[count]}
+                    )
+                    assert q.answer in truth, q
+                    seen.add((q.kind, q.answer))
+                if q.kind == "component":
+                    assert Speaker(speaker).component(frame.scenery.objects[meant[0][0]]["component"]) == q.answer
+    assert {a for k, a in seen if k == "exist"} == {"True", "False", "yes", "no"}
+
+
+def test_words_point_at_what_another_reader_finds(frames: list[SourceFrame]) -> None:
+    """Colours aside, which are the video's own: the words of the first speaker are those of the graph."""
+    colors = set(TARGET.colors.values())
+    checked = 0
+    for frame in frames:
+        for q in asked_of(frame, 0):
+            for mark in q.marks:
+                word = q.text[mark.start : mark.end]
+                objects = frame.scenery.objects
+                if mark.role != "word":
+                    continue
+                if word in colors:
+                    found = [i for i, o in enumerate(objects) if o["color"] == word]
+                else:
+                    things = (
+                        named(word if word in LOCATIONS else word.removesuffix("s"), objects)
+                        if word != "scissors"
+                        else named(word, objects)
+                    )
+                    found = [i for i, o in enumerate(objects) if any(o is t for t in things)]
+                assert list(mark.objects) == found, (q.text, word)
+                checked += 1
+    assert checked > 300
+
+
+def test_a_source_colour_is_seen_and_not_known_from_the_component() -> None:
+    shades: dict[str, set[str]] = {}
+    for video in range(6):
+        look = look_of("source", SEED, video, 0)
+        for component, color in look.colors.items():
+            shades.setdefault(component, set()).add(color)
+            red, green, blue = look.rgb[component]
+            assert {"blue": blue > red, "red": red > 1.5 * green, "yellow": green > 1.3 * blue}.get(color, True)
+    assert sum(len(s) > 1 for s in shades.values()) > 8
+    assert look_of("target", SEED, 3, 0) is TARGET
+    assert look_of("source", SEED, 3, 0) == look_of("source", SEED, 3, 5) != look_of("source", SEED, 3, 6)
+
+
+def test_a_tool_that_works_moves_and_one_that_holds_does_not() -> None:
+    moved: dict[str, list[float]] = {"retract": [], "grasp": [], "dissect": [], "coagulate": []}
+    for video in range(90):
+        first, second = (make_scene(SEED, video, t) for t in (0, 1))
+        for tool, verb, _ in first.actions:
+            if verb in moved:
+                a, b = first.things[tool], second.things[tool]
+                moved[verb].append(float(np.hypot(a.x - b.x, a.y - b.y)))
+    assert min(moved["retract"]) > 10 > 3 > max(moved["grasp"] + moved["coagulate"])
+    assert np.mean(moved["dissect"]) > 6
+    assert all(len(m) > 4 for m in moved.values())
+
+
+def test_patches_belong_to_the_object_that_is_drawn_there(frames: list[SourceFrame]) -> None:
+    hits = []
+    for frame in frames:
+        offsets = (patch_offsets(frame) + 1) * np.array([215, 120])
+        for patch in np.flatnonzero(frame.owner >= 0):
+            thing = frame.scenery.objects[frame.owner[patch]]
+            assert np.allclose(offsets[patch], thing["center"], atol=0.01)
+            x, y = (patch % 8 + 0.5) * 430 / 8, (patch // 8 + 0.5) * 240 / 8
+            x1, y1, x2, y2 = thing["bbox"]
+            hits.append(x1 - 27 <= x <= x2 + 27 and y1 - 15 <= y <= y2 + 15)
+    assert all(hits) and len(hits) > 200
+
+
+def test_pointers_name_the_tokens_of_their_words(frames: list[SourceFrame]) -> None:
+    data = SourceSet(frames)
+    texts = [q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)]
+    tokenizer = train_tokenizer(texts)
+    batch = source_batch(data, tokenizer, np.random.default_rng(0), frames=4, questions=5, mask="prefix", layers=4)
+    words = {o["component"].split("_")[-1] for f in frames for o in f.scenery.objects}
+    pointers = batch.pointers
+    spoken = [tokenizer.decode(int(batch.packed.input_ids[p])).strip() for p in pointers.places]
+    checked = 0
+    for number, word in enumerate(spoken):
+        frame = frames[int(batch.chosen[pointers.frames[number]])]
+        first = pointers.layers[number].nonzero()[:, 0].tolist() == list(LAYERS["word"])
+        if first and word in words:
+            mine = {i for i, o in enumerate(frame.scenery.objects) if o["component"].endswith(word)}
+            shown = np.isin(frame.owner, list(mine))
+            expected = shown if shown.any() else frame.owner < 0
+            assert (pointers.patches[number].numpy() == expected).all(), word
+            checked += 1
+    assert checked > 3
+    assert {":"} <= set(spoken)  # the prompt's last token looks at what is asked for
+
+
+def test_relations_and_colours_of_a_scenery_come_from_its_look() -> None:
+    look = look_of("source", SEED, 2, 0)
+    scene = make_scene(SEED, 2, 0, 2, look.tool_size)
+    _, _, boxes = render(scene, look)
+    scenery = Scenery(scene_graph(scene, boxes, "x"), look.colors)
+    assert [o["color"] for o in scenery.objects] == [look.colors[o["component"]] for o in scenery.objects]
+
+
+def test_a_source_set_holds_questions_with_their_answers(tmp_path: Path) -> None:
+    write_synthetic(SynthConfig(out=tmp_path, videos=3, frames_per_video=1, seed=SEED, domain="source", workers=1))
+    lines = (tmp_path / "ssg-qa" / "VID02" / "0.txt").read_text().splitlines()
+    assert len(lines) > 10 and all(line.count("|") == 1 for line in lines)
