@@ -5,15 +5,19 @@
     source/             the source domain's set (frames, masks, scene graphs, questions)
     state.safetensors   weights and optimiser of the stage at hand, now and then, so that a stopped build goes on
     log.jsonl           losses and figures by stage and step
+    check/              a small target-domain set, on which the base is scored as it is
     base/               what the package brings: model.safetensors (fp16), tokenizer, configuration, model card
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import logging
 import math
+import multiprocessing
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -28,8 +32,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from surgvivqa.config import ModelConfig
+from surgvivqa.config import EvalConfig, ModelConfig
 from surgvivqa.errors import InputError, RunError
+from surgvivqa.evaluation import evaluate
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.configuration import tiny_config
 from surgvivqa.model.loading import Bundle, save_checkpoint, train_tokenizer
@@ -44,6 +49,7 @@ from surgvivqa.synthetic.write import SynthConfig, write_synthetic
 
 log = logging.getLogger("surgvivqa")
 SOURCE_SEED = 1000  # far from the quickstart's, so that no scene is shared
+CHECK_SEED = 77
 
 
 @dataclass(kw_only=True)
@@ -103,6 +109,7 @@ def build_base(config: BaseConfig) -> int:
                 return 75
     folder = config.out / "base"
     export(model, tokenizer, folder)
+    write_card(folder, zero_shot(folder, config.out / "check"), config)
     log.info("%s: %.1f MB, %.0f s in this start", folder, _size(folder) / 1e6, time.monotonic() - started)
     return 0
 
@@ -125,10 +132,12 @@ def _materials(config: BaseConfig, source: Path) -> tuple[SurgViVQAModel, Any, S
     torch.manual_seed(config.seed)
     splits, shape = load_splits(), tiny_config(2048).video_config
     frames: dict[str, list[SourceFrame]] = {}
-    for split, videos in (("train", splits.train), ("val", splits.val)):
-        frames[split] = [
-            f for v in videos for f in read_source(source, v, "source", SOURCE_SEED, shape.image_size, shape.patch_size)
-        ]
+    read = functools.partial(
+        read_source, source, domain="source", seed=SOURCE_SEED, size=shape.image_size, patch=shape.patch_size
+    )
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for split, videos in (("train", splits.train), ("val", splits.val)):
+            frames[split] = list(itertools.chain.from_iterable(pool.imap(read, videos)))
     tokenizer = train_tokenizer(_sentences(frames["train"]))
     model = SurgViVQAModel(tiny_config(len(tokenizer)))
     return model, tokenizer, SourceSet(frames["train"]), SourceSet(frames["val"][::4])
@@ -373,6 +382,52 @@ def export(model: SurgViVQAModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half = {k: v.half() for k, v in load_file(weights).items()}
     save_file(half, weights, {"format": "pt"})
     weights.chmod(0o644)
+
+
+def zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
+    """Accuracy of a checkpoint on target-domain questions that nothing was trained on: in all, ``n``, and by type."""
+    data = work / "data"
+    if not _complete(data):
+        write_synthetic(SynthConfig(out=data, videos=9, frames_per_video=6, seed=CHECK_SEED, masks=False))
+    roots = {"ssgvqa_root": data / "ssg-qa", "image_root": data / "frames"}
+    # The seven videos of the "train" split: all of them are new to the base.
+    evaluate(EvalConfig(checkpoint=checkpoint, output=work / "eval", split="train", workers=0, **roots))
+    metrics = json.loads((work / "eval" / "metrics.json").read_text(encoding="utf-8"))
+    kinds = {kind: figures["acc"] for kind, figures in metrics["by_type"].items()}
+    return {"n": metrics["n"], "acc": metrics["acc"], **kinds}
+
+
+def write_card(folder: Path, figures: dict[str, float], config: BaseConfig) -> None:
+    """The model card: what it is, what it has learned from, its figure as it is, its licence and its hash."""
+    kinds = ", ".join(f"{k} {100 * figures[k]:.1f}" for k in ("exist", "count", "query_color", "query_component"))
+    flags = " ".join(
+        f"--{name.replace('_', '-')} {getattr(config, name)}"
+        for name in vars(config)
+        if name not in ("out", "save_every")
+    )
+    (folder / "README.md").write_text(
+        f"""---
+license: apache-2.0
+library_name: surgvivqa
+tags: [visual-question-answering, surgical, synthetic]
+---
+# surgvivqa-tiny-base
+
+The frozen base of surgvivqa's `tiny` preset: a VideoMAE, a BLIP text encoder and a GPT-2 of four layers of width 128
+each, for trying the pipeline on a laptop. It has seen drawn scenes alone, no real frame and no patient, and is of no
+use on real surgery.
+
+- **Learned from**: the synthetic source domain (`surgvivqa synth --domain source --seed {SOURCE_SEED}`): palettes, light
+  and wordings of its own, none of SSG-QA's sentences. First what each patch shows, then questions, with a part of
+  cross-attention drawn to what the words mean.
+- **Made by**: `surgvivqa build-base --out DIR {flags}`
+- **As it is, on the target domain** (seven synthetic videos of seed {CHECK_SEED}, {figures["n"]:.0f} questions): accuracy
+  {100 * figures["acc"]:.1f}; by type {kinds}.
+- **Licence**: Apache-2.0, weights and tokenizer.
+- **SHA-256 of model.safetensors**: `{weights_hash(folder)}`
+""",
+        encoding="utf-8",
+    )
 
 
 def weights_hash(folder: Path) -> str:
