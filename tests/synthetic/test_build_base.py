@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from surgvivqa.errors import InputError
 from surgvivqa.synthetic import build_base as build
-from surgvivqa.synthetic.build_base import BaseConfig, LessonStage, QuestionStage, build_base
+from surgvivqa.synthetic.base_stages import LessonStage, QuestionStage
+from surgvivqa.synthetic.build_base import BaseConfig, build_base
 
 
 def config(out: Path, **more: Any) -> BaseConfig:

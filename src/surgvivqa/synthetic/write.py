@@ -83,6 +83,12 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
     return summary
 
 
+def complete(folder: Path) -> bool:
+    """Whether a folder holds a set that was written to its end."""
+    mark = folder / "synthetic.json"
+    return mark.is_file() and bool(json.loads(mark.read_text(encoding="utf-8"))["complete"])
+
+
 def chosen_videos(count: int) -> list[str]:
     """``count`` names with the three splits in proportion, at least one of each."""
     splits = load_splits()
