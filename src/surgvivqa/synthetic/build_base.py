@@ -54,7 +54,7 @@ class BaseConfig:
     """Folder to work in; the result is OUT/base."""
     frames_per_video: int = 90
     """Frames of each of the 45 source videos."""
-    lesson_steps: int = 1500
+    lesson_steps: int = 3000
     """Steps of the lesson on patches."""
     lesson_frames: int = 32
     """Frames a step of it."""
