@@ -143,18 +143,3 @@ def test_each_way_of_training_runs_and_its_checkpoint_evaluates(
     evaluate = ["eval", f"--checkpoint={tmp_path}/run", "--max-samples=6", "--workers=0"]
     assert main([*evaluate, f"--output={tmp_path}/eval"]) == 0
     assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["n"] > 0
-
-
-@pytest.mark.slow
-def test_a_base_from_the_lesson_can_be_tuned_with_lora_alone(
-    synthetic_set: Path, data_flags: list[str], tmp_path: Path
-) -> None:
-    base, run = tmp_path / "base", tmp_path / "run"
-    lesson = [f"--synth-root={synthetic_set}", f"--out={base}", f"--splits-dir={synthetic_set / 'splits'}"]
-    assert main(["build-base", *lesson, "--steps=20", "--batch-size=4"]) == 0
-    steps = ["--max-steps=2", "--val-max-samples=6"]
-    tuned = ["train", *TINY, *data_flags, *steps, f"--pretrained-ckpt={base}", f"--checkpoint-dir={run}"]
-    assert main(tuned) == 0
-    rows = [line.split() for line in (run / "train.log").read_text().splitlines() if line.startswith(("llm", "in all"))]
-    assert [row[2] for row in rows] == ["0", "45,056", "45,056"]
-    assert main(["eval", f"--checkpoint={run}", "--max-samples=6", "--workers=0"]) == 0
