@@ -158,12 +158,12 @@ def plain_score(o: Options) -> dict[str, Any]:
 class Ours:
     """The project's model with one frame of 39 questions."""
 
-    def __init__(self, o: Options, *, skewed: bool = False) -> None:
+    def __init__(self, o: Options) -> None:
         keep_freed_memory()  # as every command of the product does
         self.model: SurgViVQAModel = build_ours(o.size, o.device)
         self.config = self.model.config
         self.clip = make_clip(self.config).to(o.device)
-        self.questions = make_questions(FRAME_QUESTIONS, skewed=skewed)
+        self.questions = make_questions(FRAME_QUESTIONS)
         self.packed = self.pack(self.questions, o.device)
 
     @staticmethod
@@ -250,7 +250,7 @@ def answer(o: Options) -> dict[str, Any]:
     """
     ours = Ours(o)
     model, trie = ours.model, LabelTrie(LABEL_IDS)
-    asked = make_questions(FRAME_QUESTIONS, seed=1, skewed=True)
+    asked = make_questions(FRAME_QUESTIONS, seed=1)
     length = sum(map(len, asked.prompts)) / FRAME_QUESTIONS
     roots = LabelTrie([[token] for token in sorted({ids[0] for ids in LABEL_IDS})])  # what the first pass predicts
 
@@ -291,7 +291,7 @@ def answer(o: Options) -> dict[str, Any]:
 
 
 def _train_for_a_moment(ours: Ours, o: Options) -> list[float]:
-    questions = make_questions(TRAINED_QUESTIONS, seed=2, skewed=True)
+    questions = make_questions(TRAINED_QUESTIONS, seed=2)
     video = ours.encode_video()
     batches = []
     for start in range(0, TRAINED_QUESTIONS, TRAINED_BATCH):
