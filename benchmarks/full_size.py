@@ -47,8 +47,8 @@ class Kind:
 
 
 # Kinds as in SSG-QA, so that a trained model's answers vary. Shares: the lines of one whole file, and one for tools.
-# Answers to existence, counts, actions, tools and targets: counted over 5,715 lines made from experts' labels (440 frames;
-# counts above 2 do not occur there and weigh one). The others have too few lines to count: those labels weigh alike.
+# Answers to existence, counts, actions, tools and targets: counted over 5,715 lines made from experts' labels (440
+# frames; counts above 2 do not occur there and weigh one). The other kinds have too few lines: their labels weigh alike.
 _ANATOMY = dict.fromkeys(("abdominal_wall_cavity", "liver", "gut", "omentum", "gallbladder", "cystic_plate"), 1)
 KINDS: dict[str, Kind] = {
     "count": Kind(5, (1374, 867), {"0": 715, "1": 504, "2": 11} | dict.fromkeys(map(str, range(3, 11)), 1)),
@@ -62,7 +62,8 @@ KINDS: dict[str, Kind] = {
     "action": Kind(
         1,
         (1867, 318, 262, 2223, 319),
-        {"retract": 226, "dissect": 200, "clip": 122, "grasp": 99, "cut": 96, "coagulate": 91, "aspirate": 78, "pack": 2},
+        {"retract": 226, "dissect": 200, "clip": 122, "grasp": 99, "cut": 96, "coagulate": 91, "aspirate": 78,
+         "pack": 2},
     ),
     "tool": Kind(
         1,
@@ -96,7 +97,12 @@ class Questions:
 
     def first(self, count: int) -> "Questions":
         """The first few."""
-        return Questions(self.prompts[:count], self.labels[:count])
+        return self.part(0, count)
+
+    def part(self, number: int, size: int) -> "Questions":
+        """The part of that number, all being of one size."""
+        some = slice(number * size, (number + 1) * size)
+        return Questions(self.prompts[some], self.labels[some])
 
 
 def make_questions(count: int, seed: int = SEED, longest: int = 30) -> Questions:
@@ -169,17 +175,22 @@ def fill(model: nn.Module, seed: int = SEED) -> None:
     wrong mask shows in the losses; GPT-2's have the deviation it is made with (0.02 at width 768), from which adapters
     can be trained. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
     """
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            matrix = parameter.ndim > 1 and "lora_" not in name
-            gain = 0.55 if name.startswith("llm.") else 1.0
-            deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
-            parameter.normal_(0.0, deviation, generator=generator)
-            is_norm = "norm" in name.lower() or ".ln_" in name
-            if is_norm and name.endswith("weight"):
-                # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
-                parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
+
+    @torch.no_grad()
+    def fill_one(named: tuple[str, nn.Parameter]) -> None:
+        name, parameter = named
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        matrix = parameter.ndim > 1 and "lora_" not in name
+        gain = 0.55 if name.startswith("llm.") else 1.0
+        deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
+        parameter.normal_(0.0, deviation, generator=generator)
+        is_norm = "norm" in name.lower() or ".ln_" in name
+        if is_norm and name.endswith("weight"):
+            # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
+            parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # PyTorch draws one number after another
+        list(threads.map(fill_one, model.named_parameters()))
 
 
 def train_lora_alone(model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """Where the time of our stages goes, what each optimisation brings, and what a larger batch costs.
 
-    python -m benchmarks.profile [--stage train|train_cached|train_text|score|answer|all] [--without NAME]... [--compile]
+    python -m benchmarks.profile [--stage NAME]... [--size full|small] [--without NAME]... [--compile]
     python -m benchmarks.profile --ablation [--stage train_cached]    each optimisation off in turn
     python -m benchmarks.profile --frames                             1, 2, 4, 8 frames a training step
 
@@ -31,7 +31,7 @@ from surgvivqa import scoring
 from surgvivqa.data.packing import Grid, Packed, chain_block, pack_training
 from surgvivqa.memory import keep_freed_memory
 from surgvivqa.model import attention
-from surgvivqa.model.attention import VideoMemory, layouts
+from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.dropout import LaneDropout
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -411,7 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true")
     chosen = parser.parse_args(arguments)
     stages = STAGES if not chosen.stage or "all" in chosen.stage else tuple(chosen.stage)
-    ours = Ours(Options(chosen.size, "cpu", Path(".")))
+    ours = Ours(Options(chosen.size, "cpu", Path()))
     video = ours.encode_video()
     if chosen.frames:
         counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= chosen.most]

@@ -1,6 +1,7 @@
-"""One timed stage, in a process of its own: ``python -m benchmarks.stages --stage score`` prints one line of JSON.
+"""Timed stages, in a process of their own: ``python -m benchmarks.stages --stage score`` prints one line of JSON.
 
-So the peak memory is that stage's own, and nothing that one way does to the process reaches another.
+So nothing that one way does to the process reaches the other. Several stages of ours can share a process and a model;
+the peak memory is then the first one's alone.
 """
 
 import argparse
@@ -8,7 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ class Options:
     device: str
     work: Path
     round: int = 1
+    built: list["Ours"] = field(default_factory=list)
+
+    def ours(self) -> "Ours":
+        """Our model, which the stages of one process share."""
+        if not self.built:
+            self.built.append(Ours(self))
+        return self.built[0]
 
     @property
     def repeats(self) -> int:
@@ -133,10 +141,10 @@ def plain_train_kept(o: Options) -> dict[str, Any]:
 
 
 def plain_score(o: Options) -> dict[str, Any]:
-    """Two questions with 51 labels each."""
+    """One question with its 51 labels, another one each round (two take twice as long)."""
     model = plain.build_plain(o.size, o.device)
     model.eval()
-    questions = make_questions(FRAME_QUESTIONS).first(plain.SCORE_BATCH)
+    questions = make_questions(FRAME_QUESTIONS).part(o.round - 1, plain.SCORE_BATCH)
     clip = make_clip(plain.make_config(o.size)).to(o.device)
     found: list[Tensor] = []
 
@@ -144,7 +152,7 @@ def plain_score(o: Options) -> dict[str, Any]:
         video = model.encode_video(clip.repeat(len(some.prompts), 1, 1, 1, 1))
         found.append(plain.scores(model, some.prompts, labels, video, MASK))
 
-    score(questions.first(1), LABEL_IDS[:1])
+    score(questions, LABEL_IDS[:1])
     spent = time_spent_in(model.llm.base_model.model.lm_head, o.device)
     seconds = clock(o.device, lambda: score(questions, LABEL_IDS))
     return {
@@ -195,7 +203,7 @@ class Ours:
 
 def train(o: Options) -> dict[str, Any]:
     """A frame encoded and trained on with all its questions."""
-    ours = Ours(o)
+    ours = o.ours()
     model, packed = ours.model, ours.packed
     result: dict[str, Any] = {"questions": FRAME_QUESTIONS, "flops": flops.breakdown(ours.config, packed, train=True)}
     if o.round == 1:
@@ -209,7 +217,7 @@ def train(o: Options) -> dict[str, Any]:
 
 def train_cached(o: Options) -> dict[str, Any]:
     """The same with the frame's video tokens at hand."""
-    ours = Ours(o)
+    ours = o.ours()
     video = ours.encode_video()
     seconds = ours.timed_steps(o, lambda: ours.model.question_losses(ours.packed, video.float()))
     parts = flops.breakdown(ours.config, ours.packed, video=False, train=True)
@@ -218,7 +226,7 @@ def train_cached(o: Options) -> dict[str, Any]:
 
 def train_text(o: Options) -> dict[str, Any]:
     """The same with BLIP's output at hand: GPT-2 alone."""
-    ours = Ours(o)
+    ours = o.ours()
     text = ours.text_states(ours.packed, ours.encode_video())
     seconds = ours.timed_steps(o, lambda: ours.losses_of_text(ours.packed, text))
     parts = flops.breakdown(ours.config, ours.packed, video=False, text=False, train=True)
@@ -227,7 +235,7 @@ def train_text(o: Options) -> dict[str, Any]:
 
 def score(o: Options) -> dict[str, Any]:
     """All 51 scores of a frame's questions, the frame encoded too."""
-    ours = Ours(o)
+    ours = o.ours()
     model, prompts, trie = ours.model.eval(), ours.questions.prompts, LabelTrie(LABEL_IDS)
     found: list[Tensor] = []
 
@@ -235,11 +243,12 @@ def score(o: Options) -> dict[str, Any]:
     def work() -> None:
         found.append(score_rows(model, [prompts], model.encode_video(ours.clip), trie, MASK))
 
-    work()
+    with torch.inference_mode():
+        score_rows(model, [prompts[:8]], model.encode_video(ours.clip), trie, MASK)
     seconds = [clock(o.device, work) for _ in range(o.repeats)]
     parts = flops.breakdown(ours.config, scaling.scoring_stream(prompts, trie, MASK))
-    first = found[-1][: plain.SCORE_BATCH].tolist()
-    return {"seconds": seconds, "questions": FRAME_QUESTIONS, "scores": first, "flops": parts}
+    compared = found[-1][(o.round - 1) * plain.SCORE_BATCH :][: plain.SCORE_BATCH].tolist()
+    return {"seconds": seconds, "questions": FRAME_QUESTIONS, "scores": compared, "flops": parts}
 
 
 def answer(o: Options) -> dict[str, Any]:
@@ -248,7 +257,7 @@ def answer(o: Options) -> dict[str, Any]:
     The training is on questions whose answers are long and of which few are frequent, from BLIP's kept output. The
     questions asked are others of the same kinds.
     """
-    ours = Ours(o)
+    ours = o.ours()
     model, trie = ours.model, LabelTrie(LABEL_IDS)
     asked = make_questions(FRAME_QUESTIONS, seed=1)
     length = sum(map(len, asked.prompts)) / FRAME_QUESTIONS
@@ -337,22 +346,26 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def run_stage(name: str, o: Options) -> dict[str, Any]:
-    """A stage's figures, with its peak memory and threads."""
-    figures = STAGES[name](o)
-    return figures | {"peak_bytes": peak_bytes(o.device), "threads": torch.get_num_threads()}
+def run_stages(names: Sequence[str], o: Options) -> dict[str, dict[str, Any]]:
+    """Each stage's figures and threads, and the first one's peak memory (the process never shrinks)."""
+    results: dict[str, dict[str, Any]] = {}
+    for name in names:
+        results[name] = STAGES[name](o) | {"threads": torch.get_num_threads()}
+        if len(results) == 1:
+            results[name]["peak_bytes"] = peak_bytes(o.device)
+    return results
 
 
 def main() -> None:
-    """The stage that the command line names."""
+    """The stages that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--stage", choices=STAGES, nargs="+", required=True)
     parser.add_argument("--size", required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--round", type=int, default=1)
     chosen = parser.parse_args()
-    print(json.dumps(run_stage(chosen.stage, Options(chosen.size, chosen.device, chosen.work, chosen.round))))
+    print(json.dumps(run_stages(chosen.stage, Options(chosen.size, chosen.device, chosen.work, chosen.round))))
 
 
 if __name__ == "__main__":
