@@ -48,7 +48,7 @@ class Kind:
 
 # Kinds as in SSG-QA, so that a trained model's answers vary. Shares: the lines of one whole file, and one for tools.
 # Answers to existence, counts, actions, tools and targets: counted over 5,715 lines made from experts' labels (440
-# frames; counts above 2 do not occur there and weigh one). The other kinds have too few lines: their labels weigh alike.
+# frames; counts above 2 do not occur there and weigh one). The others have too few lines: their labels weigh alike.
 _ANATOMY = dict.fromkeys(("abdominal_wall_cavity", "liver", "gut", "omentum", "gallbladder", "cystic_plate"), 1)
 KINDS: dict[str, Kind] = {
     "count": Kind(5, (1374, 867), {"0": 715, "1": 504, "2": 11} | dict.fromkeys(map(str, range(3, 11)), 1)),
@@ -182,6 +182,8 @@ def fill(model: nn.Module, seed: int = SEED) -> None:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         matrix = parameter.ndim > 1 and "lora_" not in name
         gain = 0.55 if name.startswith("llm.") else 1.0
+        if name.startswith("text_encoder.") and name.endswith("output.dense.weight"):
+            gain = 0.25  # what a layer adds to its tokens; at 1.0 twelve layers leave little of which token it was
         deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
         parameter.normal_(0.0, deviation, generator=generator)
         is_norm = "norm" in name.lower() or ".ln_" in name

@@ -2,10 +2,10 @@
 
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
-About ten minutes on two processor cores. Processes run in turns (plain, ours, plain, ours), each as it comes; ours keeps
-freed memory, as the product's commands do, and serves several stages, of which the first has its memory measured. ``--size small`` runs all stages in
-this process, to try the benchmark itself: its times and its memory mean nothing. Leaves ``summary.json``, ``table.md``
-and ``scaling.png``.
+About ten minutes on two processor cores. Processes run in turns (plain, ours, plain, ours), each as it comes; ours
+keeps freed memory, as the product's commands do, and serves several stages, of which the first has its memory measured.
+``--size small`` runs all stages in this process, to try the benchmark itself: its times and its memory mean nothing.
+Leaves ``summary.json``, ``table.md`` and ``scaling.png``.
 """
 
 import argparse
@@ -114,7 +114,15 @@ def gather(rounds: list[dict[str, dict[str, Any]]], speed: float) -> dict[str, d
         figures: dict[str, Any] = {"raw": each, "median": statistics.median(each), "min": min(each)}
         figures["questions"] = every[0]["questions"]
         figures["peak_bytes"] = max((f["peak_bytes"] for f in every if "peak_bytes" in f), default=None)
-        for key in ("nodes_a_question", "accuracy", "answers", "best_possible", "training_losses", "training_seconds"):
+        for key in (
+            "nodes_a_question",
+            "accuracy",
+            "answers",
+            "best_possible",
+            "held_out_loss",
+            "training_losses",
+            "training_seconds",
+        ):
             figures |= {key: every[0][key]} if key in every[0] else {}
         if "flops" in every[0]:
             parts = {k: v / every[0]["questions"] for k, v in every[0]["flops"].items()}
@@ -215,6 +223,10 @@ def table(summary: dict[str, Any]) -> list[str]:
         f"The answer alone feeds {trained['nodes_a_question']:.2f} of 29 inner nodes a question on the trained model "
         f"({trained['answers']} different answers to 39 questions, accuracy {trained['accuracy']:.2f}), "
         f"{untrained['nodes_a_question']:.2f} on the untrained one.",
+        f"Its adapters were trained for {trained['training_seconds']:.0f} s: from {trained['training_losses'][0]:.1f} "
+        f"to {statistics.mean(trained['training_losses'][-20:]):.2f} nats an answer (mean of the last 20 steps), "
+        f"{trained['held_out_loss']:.2f} on the questions asked; no model can have less than "
+        f"{trained['best_possible'][0]:.2f}, nor an accuracy above {trained['best_possible'][1]:.2f}.",
     ]
     return lines
 

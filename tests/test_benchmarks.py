@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, plain, run, scaling
+from benchmarks import flops, plain, profile, run, scaling
 from benchmarks.full_size import (
     FRAME_QUESTIONS,
     KINDS,
@@ -23,6 +24,8 @@ from benchmarks.full_size import (
 )
 from surgvivqa.data.packing import pack_training
 from surgvivqa.labels import LABELS
+from surgvivqa.model import attention
+from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.scoring import LabelTrie, score_rows
 
 KEYS = {
@@ -132,6 +135,40 @@ def test_a_number_that_is_none_is_a_difference() -> None:
 def test_a_stage_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     figures = run.run_process(["gemm"], "small", "cpu", tmp_path, 1)["gemm"]
     assert figures["flops_a_second"] > 0 and figures["peak_bytes"] > 0
+
+
+def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """``main`` exits where one does not."""
+    profile.main(["--size=small", "--ablation", "--passes=1"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    measured = {(row.split(" | ")[0].strip("| "), row.split(" | ")[1]) for row in rows}
+    every = {(s, name) for s in profile.STAGES for name in profile.WITHOUT if profile.changes(name, s)}
+    assert measured == every | {(s, "nothing") for s in profile.STAGES}
+
+
+def test_a_switch_that_changes_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_masks(model: SurgViVQAModel) -> AbstractContextManager[None]:
+        fused = attention.scaled_dot_product_attention
+        return profile.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+
+    monkeypatch.setitem(profile.WITHOUT, "activation", without_masks)
+    with pytest.raises(SystemExit, match="without activation: numbers differ"):
+        profile.main(["--size=small", "--stage=score", "--without=activation"])
+
+
+def test_profile_tells_parts_and_kinds_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--size=small", "--stage=train_cached", "--without=packing"])
+    printed = capsys.readouterr().out
+    assert "train_cached, without packing" in printed
+    for name in ("BLIP", "GPT-2 and output layer, backward", "matrix products", "adapters' dropout", "fused attention"):
+        assert name in printed
+    assert "VideoMAE" not in printed
+
+
+def test_frames_a_step_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--size=small", "--frames", "--most=2", "--live"])
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["39", "78"]
 
 
 @pytest.mark.slow
