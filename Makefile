@@ -34,7 +34,7 @@ test: lint
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
 
-# About ten minutes on two cores; BENCH_FLAGS="--size small" tries it in one.
+# About a quarter of an hour on two cores; BENCH_FLAGS="--size small" tries it in one.
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks.run --out $(BENCH) $(BENCH_FLAGS)

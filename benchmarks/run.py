@@ -2,10 +2,10 @@
 
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
-About ten minutes on two processor cores. Processes run in turns (plain, ours, plain, ours), each as it comes; ours
-keeps freed memory, as the product's commands do, and serves several stages, of which the first has its memory measured.
-``--size small`` runs all stages in this process, to try the benchmark itself: its times and its memory mean nothing.
-Leaves ``summary.json``, ``table.md`` and ``scaling.png``.
+About a quarter of an hour on two processor cores. Processes run in turns (plain, ours, plain, ours), each as it comes;
+ours keeps freed memory, as the product's commands do, and serves several stages, of which the first has its memory
+measured. ``--size small`` runs all stages in this process, to try the benchmark itself: its times and its memory mean
+nothing. Leaves ``summary.json``, ``table.md`` and ``scaling.png``.
 """
 
 import argparse
