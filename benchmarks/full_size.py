@@ -1,7 +1,9 @@
 """What both ways are timed on: configurations, weights that are a function of a seed, questions, label tokens."""
 
+import math
 import random
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +37,50 @@ PROMPT_HEAD = [24361, 25]  # "Question:"
 PROMPT_TAIL = [198, 33706, 25]  # "\nAnswer:"
 
 
-# How often each label answers a question of the skewed set, and how such a question begins. These are questions for a
-# component, whose answers are long: the worst case for finding the answer by bounds. (In SSG-QA half of all answers are
-# True, False or a count, of one token each.) The weights are ours, not counted.
-COMPONENT_ANSWERS = {
-    "gallbladder": 30, "grasper": 25, "liver": 15, "hook": 10, "omentum": 6, "cystic_plate": 4, "cystic_duct": 3,
-    "bipolar": 3, "specimen_bag": 2, "clipper": 2,
+@dataclass(frozen=True)
+class Kind:
+    """A kind of question: its share of all, how it begins, and how often each label answers it."""
+
+    share: int
+    opening: tuple[int, ...]
+    answers: dict[str, int]
+
+
+# Kinds as in SSG-QA, so that a trained model's answers vary. Shares: the lines of one whole file, and one for tools.
+# Answers to existence, counts, actions, tools and targets: counted over 5,715 lines made from experts' labels (440
+# frames; counts above 2 do not occur there and weigh one). The others have too few lines: their labels weigh alike.
+_ANATOMY = dict.fromkeys(("abdominal_wall_cavity", "liver", "gut", "omentum", "gallbladder", "cystic_plate"), 1)
+KINDS: dict[str, Kind] = {
+    "count": Kind(5, (1374, 867), {"0": 715, "1": 504, "2": 11} | dict.fromkeys(map(str, range(3, 11)), 1)),
+    "exist": Kind(2, (4231, 612, 597), {"False": 2139, "True": 501}),
+    "colour": Kind(
+        3, (1867, 3124, 318, 262), dict.fromkeys(("red", "brown", "white", "yellow", "blue", "silver"), 1)
+    ),
+    "type": Kind(2, (1867, 2099, 318, 262), {"anatomy": 1, "instrument": 1}),
+    "component": Kind(3, (1867, 318, 262, 1438, 286), _ANATOMY | {"grasper": 1, "hook": 1}),
+    "place": Kind(2, (1867, 33449, 318, 379), _ANATOMY),
+    "action": Kind(
+        1,
+        (1867, 318, 262, 2223, 319),
+        {"retract": 226, "dissect": 200, "clip": 122, "grasp": 99, "cut": 96, "coagulate": 91, "aspirate": 78,
+         "pack": 2},
+    ),
+    "tool": Kind(
+        1,
+        (9022, 2891, 318, 5361, 319),
+        {"grasper": 169, "irrigator": 74, "clipper": 61, "hook": 60, "scissors": 48, "bipolar": 46},
+    ),
+    "target": Kind(
+        1,
+        (9022, 2496, 318),
+        {
+            "gallbladder": 169, "cystic_duct": 70, "fluid": 39, "cystic_artery": 37, "specimen_bag": 33, "omentum": 32,
+            "cystic_pedicle": 30, "blood_vessel": 30, "cystic_plate": 22, "liver": 10, "gut": 1,
+        },
+    ),
 }  # fmt: skip
-OPENING = (1867, 318, 262, 1438, 286)
+HINT_HOLDS = 0.5  # how often the token before the question mark, which names a label of the kind, names the answer
+QUESTION_MARK = 30
 
 
 @dataclass(frozen=True)
@@ -59,21 +97,50 @@ class Questions:
 
     def first(self, count: int) -> "Questions":
         """The first few."""
-        return Questions(self.prompts[:count], self.labels[:count])
+        return self.part(0, count)
+
+    def part(self, number: int, size: int) -> "Questions":
+        """The part of that number, all being of one size."""
+        some = slice(number * size, (number + 1) * size)
+        return Questions(self.prompts[some], self.labels[some])
 
 
-def make_questions(count: int, seed: int = SEED, skewed: bool = False) -> Questions:
-    """Prompts of 12 to 30 tokens, 18 in the mean as in the corpus; labels drawn evenly, or by ``COMPONENT_ANSWERS``."""
+def make_questions(count: int, seed: int = SEED, longest: int = 30) -> Questions:
+    """Prompts of 12 tokens and more, up to 30 and 18 in the mean as in the corpus; labels drawn by ``KINDS``.
+
+    A question is its kind's opening, random tokens, and a hint: a token of one of the kind's labels, drawn as often as
+    that label answers. The answer is the hint's label or, as often, a label drawn anew.
+    """
     rng = random.Random(f"questions {seed}")
     prompts, labels = [], []
     for _ in range(count):
-        length = 12 + round(18 * rng.betavariate(1.2, 2.4))
-        start = [*PROMPT_HEAD, *OPENING]
-        middle = [rng.randrange(VOCABULARY) for _ in range(length - len(start) - len(PROMPT_TAIL))]
-        prompts.append([*start, *middle, *PROMPT_TAIL])
-        drawn = rng.choices(list(COMPONENT_ANSWERS), list(COMPONENT_ANSWERS.values()))[0]
-        labels.append(LABELS.index(drawn) if skewed else rng.randrange(len(LABELS)))
+        length = 12 + round((longest - 12) * rng.betavariate(1.2, 2.4))
+        kind = rng.choices(list(KINDS.values()), [kind.share for kind in KINDS.values()])[0]
+        hint, other = rng.choices(list(kind.answers), list(kind.answers.values()), k=2)
+        start, end = [*PROMPT_HEAD, *kind.opening], [hint_token(hint), QUESTION_MARK, *PROMPT_TAIL]
+        middle = [rng.randrange(VOCABULARY) for _ in range(length - len(start) - len(end))]
+        prompts.append([*start, *middle, *end])
+        labels.append(LABELS.index(hint if rng.random() < HINT_HOLDS else other))
     return Questions(prompts, labels)
+
+
+def hint_token(label: str) -> int:
+    """The label's last token, which no other label of ``KINDS`` ends with."""
+    return LABEL_IDS[LABELS.index(label)][-1]
+
+
+def best_loss_and_accuracy() -> tuple[float, float]:
+    """What no model can beat on those questions: the mean entropy of the answer given kind and hint, in nats, and how
+    often the likeliest answer is right."""
+    loss = accuracy = 0.0
+    for kind in KINDS.values():
+        total, shares = sum(kind.answers.values()), sum(k.share for k in KINDS.values())
+        for hint, weight in kind.answers.items():
+            given = {a: (1 - HINT_HOLDS) * w / total + HINT_HOLDS * (a == hint) for a, w in kind.answers.items()}
+            seen = kind.share / shares * weight / total
+            loss -= seen * sum(p * math.log(p) for p in given.values())
+            accuracy += seen * max(given.values())
+    return loss, accuracy
 
 
 def more_labels(times: int) -> list[list[int]]:
@@ -108,17 +175,24 @@ def fill(model: nn.Module, seed: int = SEED) -> None:
     wrong mask shows in the losses; GPT-2's have the deviation it is made with (0.02 at width 768), from which adapters
     can be trained. Biases and both of the adapters' matrices are small and not zero, so that no term is lost.
     """
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            matrix = parameter.ndim > 1 and "lora_" not in name
-            gain = 0.55 if name.startswith("llm.") else 1.0
-            deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
-            parameter.normal_(0.0, deviation, generator=generator)
-            is_norm = "norm" in name.lower() or ".ln_" in name
-            if is_norm and name.endswith("weight"):
-                # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
-                parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
+
+    @torch.no_grad()
+    def fill_one(named: tuple[str, nn.Parameter]) -> None:
+        name, parameter = named
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        matrix = parameter.ndim > 1 and "lora_" not in name
+        gain = 0.55 if name.startswith("llm.") else 1.0
+        if name.startswith("text_encoder.") and name.endswith("output.dense.weight"):
+            gain = 0.25  # what a layer adds to its tokens; at 1.0 twelve layers leave little of which token it was
+        deviation = gain * min(parameter.flatten(1).shape) ** -0.5 if matrix else 0.02
+        parameter.normal_(0.0, deviation, generator=generator)
+        is_norm = "norm" in name.lower() or ".ln_" in name
+        if is_norm and name.endswith("weight"):
+            # A random output layer is too narrow to prefer ten tokens at once; this norm's gain makes up for it.
+            parameter.add_(4.0 if name.endswith("ln_f.weight") else 1.0)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # PyTorch draws one number after another
+        list(threads.map(fill_one, model.named_parameters()))
 
 
 def train_lora_alone(model: nn.Module) -> None:

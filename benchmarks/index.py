@@ -1,6 +1,6 @@
 """The question index against the plain way, on a made tree of the corpus's size: times, and memory with workers.
 
-    python benchmarks/index.py --frames 25000 --questions 39 --out /tmp/x [--json figures.json]
+    python -m benchmarks.index --frames 25000 --questions 39 --out /tmp/x [--json figures.json]
 
 Every measurement runs in a process of its own; times leave Python's start and imports out. The tree and the index stay
 in ``--out``; a tree of the same size that is there already is used again.
@@ -176,7 +176,7 @@ def main() -> None:
         time.sleep(2.5)  # files touched in the last two seconds are read again by design
     figures = {}
     for name, _ in phases(out):
-        command = [sys.executable, __file__, *sys.argv[1:], "--phase", name]
+        command = [sys.executable, "-m", "benchmarks.index", *sys.argv[1:], "--phase", name]
         figures[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         values = "  ".join(f"{key} {value:,.3f}".removesuffix(".000") for key, value in figures[name].items())
         print(f"{name:<24} {values}", flush=True)

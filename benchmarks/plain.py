@@ -19,7 +19,7 @@ from benchmarks.full_size import LORA, fill, make_config, train_lora_alone
 
 LENGTH = 128
 TRAIN_BATCH = 8
-SCORE_BATCH = 2
+SCORE_BATCH = 1
 SEQUENCES_A_PASS = 10
 IGNORED = -100
 

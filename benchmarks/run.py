@@ -2,10 +2,10 @@
 
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
-About a quarter of an hour on two processor cores. Each stage runs in a process of its own, in turns (plain, ours,
-plain, ours), as it comes; ours keeps freed memory, as the product's commands do. ``--size small`` runs all stages in
-this process, to try the benchmark itself: its times and its memory mean nothing. Leaves ``summary.json``, ``table.md``
-and ``scaling.png``.
+About a quarter of an hour on two processor cores. Processes run in turns (plain, ours, plain, ours), each as it comes;
+ours keeps freed memory, as the product's commands do, and serves several stages, of which the first has its memory
+measured. ``--size small`` runs all stages in this process, to try the benchmark itself: its times and its memory mean
+nothing. Leaves ``summary.json``, ``table.md`` and ``scaling.png``.
 """
 
 import argparse
@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4
-IN_TURNS = ("plain_train", "train", "train_cached", "train_text", "plain_score", "score", "answer")
+PROCESSES = (("plain_train",), ("train", "train_cached", "train_text"), ("plain_score",), ("score", "answer"))
+IN_TURNS = tuple(stage for process in PROCESSES for stage in process)
 SCALING = ("scale_questions", "scale_labels", "scale_frames")
 TITLES = {
     "gemm": "the machine's matrix products",
@@ -62,42 +64,45 @@ class Runner:
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work, self.started = options, work, time.monotonic()
 
-    def __call__(self, stage: str, number: int = 1) -> dict[str, Any]:
-        """One stage's figures."""
-        self.say(f"{TITLES[stage]} (round {number})" if stage in IN_TURNS else TITLES[stage])
+    def __call__(self, *stages: str, number: int = 1) -> dict[str, dict[str, Any]]:
+        """The figures of the stages of one process."""
+        for stage in stages:
+            self.say(f"{TITLES[stage]} (round {number})" if stage in IN_TURNS else TITLES[stage])
         began = time.monotonic()
         if self.options.size == "small":
-            from benchmarks.stages import Options, run_stage
+            from benchmarks.stages import Options, run_stages
 
-            figures = run_stage(stage, Options("small", self.options.device, self.work, number))
+            results = run_stages(stages, Options("small", self.options.device, self.work, number))
         else:
-            figures = run_process(stage, self.options.size, self.options.device, self.work, number)
-        if "seconds" in figures:
-            passes = ", ".join(f"{s / figures['questions']:.3g}" for s in figures["seconds"])
-            self.say(f"    {passes} s a question; stage took {time.monotonic() - began:.0f} s")
-        return figures
+            results = run_process(stages, self.options.size, self.options.device, self.work, number)
+        for stage, figures in results.items():
+            if "seconds" in figures:
+                passes = ", ".join(f"{s / figures['questions']:.3g}" for s in figures["seconds"])
+                self.say(f"    {passes} s a question: {TITLES[stage]}")
+        self.say(f"    the process took {time.monotonic() - began:.0f} s")
+        return results
 
     def say(self, text: str) -> None:
         """A line of progress, on stderr."""
         print(f"[{time.monotonic() - self.started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
-def run_process(stage: str, size: str, device: str, work: Path, number: int) -> dict[str, Any]:
-    """A stage in a new process.
+def run_process(stages: Sequence[str], size: str, device: str, work: Path, number: int) -> dict[str, dict[str, Any]]:
+    """Stages in a new process.
 
     Raises:
         SystemExit: the stage failed; its own message is on stderr.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.stages", "--stage", stage, "--size", size]
-    command += ["--device", device, "--work", str(work), "--round", str(number)]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.stages", "--stage", *stages]
+    command += ["--size", size, "--device", device, "--work", str(work), "--round", str(number)]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=False
     )
     if done.returncode:
-        raise SystemExit(f"The stage {stage!r} ended with exit code {done.returncode}; there are no figures.")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+        raise SystemExit(f"The stage {' '.join(stages)} ended with exit code {done.returncode}; there are no figures.")
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def gather(rounds: list[dict[str, dict[str, Any]]], speed: float) -> dict[str, dict[str, Any]]:
@@ -109,7 +114,15 @@ def gather(rounds: list[dict[str, dict[str, Any]]], speed: float) -> dict[str, d
         figures: dict[str, Any] = {"raw": each, "median": statistics.median(each), "min": min(each)}
         figures["questions"] = every[0]["questions"]
         figures["peak_bytes"] = max((f["peak_bytes"] for f in every if "peak_bytes" in f), default=None)
-        for key in ("nodes_a_question", "accuracy", "answers", "training_losses", "training_seconds"):
+        for key in (
+            "nodes_a_question",
+            "accuracy",
+            "answers",
+            "best_possible",
+            "held_out_loss",
+            "training_losses",
+            "training_seconds",
+        ):
             figures |= {key: every[0][key]} if key in every[0] else {}
         if "flops" in every[0]:
             parts = {k: v / every[0]["questions"] for k, v in every[0]["flops"].items()}
@@ -131,12 +144,14 @@ def largest_difference(ours: Any, plain: Any) -> float:
 
 def compare(run: Runner, rounds: int) -> dict[str, Any]:
     """Both ways in turns; the summary without the scaling."""
-    machine = run("gemm")
+    machine = run("gemm")["gemm"]
     results: list[dict[str, dict[str, Any]]] = []
     for number in range(1, rounds + 1):
-        results.append({name: run(name, number) for name in IN_TURNS})
+        results.append({})
+        for process in PROCESSES:
+            results[-1] |= run(*process, number=number)
         if number == 1:
-            results[-1]["plain_train_kept"] = run("plain_train_kept", 2)
+            results[-1] |= run("plain_train_kept", number=2)
         if "untrained" in results[-1]["answer"]:
             results[-1]["untrained"] = results[-1]["answer"]["untrained"]
     stages, first = gather(results, machine["flops_a_second"]), results[0]
@@ -208,6 +223,10 @@ def table(summary: dict[str, Any]) -> list[str]:
         f"The answer alone feeds {trained['nodes_a_question']:.2f} of 29 inner nodes a question on the trained model "
         f"({trained['answers']} different answers to 39 questions, accuracy {trained['accuracy']:.2f}), "
         f"{untrained['nodes_a_question']:.2f} on the untrained one.",
+        f"Its adapters were trained for {trained['training_seconds']:.0f} s: from {trained['training_losses'][0]:.1f} "
+        f"to {statistics.mean(trained['training_losses'][-20:]):.2f} nats an answer (mean of the last 20 steps), "
+        f"{trained['held_out_loss']:.2f} on the questions asked; no model can have less than "
+        f"{trained['best_possible'][0]:.2f}, nor an accuracy above {trained['best_possible'][1]:.2f}.",
     ]
     return lines
 
@@ -246,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
             lines += table(summary)
             write(options.out, summary, "\n".join(lines))
         if options.only != "compare":
-            results = {name: run(name) for name in SCALING}
+            results = run(*SCALING)
             summary["scaling"] = results
             lines += ["", *report_scaling(results, options.out / "scaling.png", run)]
     if options.only == "scaling":

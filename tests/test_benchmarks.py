@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,22 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, plain, run, scaling
+from benchmarks import flops, plain, profile, run, scaling
 from benchmarks.full_size import (
-    COMPONENT_ANSWERS,
     FRAME_QUESTIONS,
+    KINDS,
     LABEL_IDS,
+    best_loss_and_accuracy,
     build_ours,
+    hint_token,
     make_clip,
     make_questions,
     more_labels,
 )
 from surgvivqa.data.packing import pack_training
 from surgvivqa.labels import LABELS
+from surgvivqa.model import attention
+from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.scoring import LabelTrie, score_rows
 
 KEYS = {
@@ -50,12 +55,25 @@ def test_more_labels_are_copies_of_the_trie(times: int) -> None:
 
 
 def test_questions_are_as_long_as_the_corpuss() -> None:
-    questions = make_questions(2000, skewed=True)
+    questions = make_questions(2000)
     lengths = [len(prompt) for prompt in questions.prompts]
     assert min(lengths) == 12 and max(lengths) in (29, 30)
     assert sum(lengths) / len(lengths) == pytest.approx(18, abs=0.3)
-    assert {LABELS[label] for label in questions.labels} <= set(COMPONENT_ANSWERS)
-    assert questions.first(3) == make_questions(3, skewed=True)
+    assert questions.first(3) == make_questions(3)
+
+
+def test_a_hint_names_one_label() -> None:
+    labels = {label for kind in KINDS.values() for label in kind.answers}
+    assert labels <= set(LABELS)
+    assert len({hint_token(label) for label in labels}) == len(labels)
+
+
+def test_following_the_hint_is_right_as_often_as_can_be() -> None:
+    questions, (loss, accuracy) = make_questions(20_000), best_loss_and_accuracy()
+    names = {hint_token(label): LABELS.index(label) for kind in KINDS.values() for label in kind.answers}
+    right = sum(names[p[-5]] == label for p, label in zip(questions.prompts, questions.labels, strict=True))
+    assert right / 20_000 < accuracy + 0.01 < 0.75  # rare hints lose against frequent labels
+    assert 0.5 < loss < 1.5
 
 
 @pytest.mark.parametrize("mask", ["prefix", "bidirectional"])
@@ -115,8 +133,42 @@ def test_a_number_that_is_none_is_a_difference() -> None:
 
 
 def test_a_stage_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
-    figures = run.run_process("gemm", "small", "cpu", tmp_path, 1)
+    figures = run.run_process(["gemm"], "small", "cpu", tmp_path, 1)["gemm"]
     assert figures["flops_a_second"] > 0 and figures["peak_bytes"] > 0
+
+
+def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """``main`` exits where one does not."""
+    profile.main(["--size=small", "--ablation", "--passes=1"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    measured = {(row.split(" | ")[0].strip("| "), row.split(" | ")[1]) for row in rows}
+    every = {(s, name) for s in profile.STAGES for name in profile.WITHOUT if profile.changes(name, s)}
+    assert measured == every | {(s, "nothing") for s in profile.STAGES}
+
+
+def test_a_switch_that_changes_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_masks(model: SurgViVQAModel) -> AbstractContextManager[None]:
+        fused = attention.scaled_dot_product_attention
+        return profile.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+
+    monkeypatch.setitem(profile.WITHOUT, "activation", without_masks)
+    with pytest.raises(SystemExit, match="without activation: numbers differ"):
+        profile.main(["--size=small", "--stage=score", "--without=activation"])
+
+
+def test_profile_tells_parts_and_kinds_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--size=small", "--stage=train_cached", "--without=packing"])
+    printed = capsys.readouterr().out
+    assert "train_cached, without packing" in printed
+    for name in ("BLIP", "GPT-2 and output layer, backward", "matrix products", "adapters' dropout", "fused attention"):
+        assert name in printed
+    assert "VideoMAE" not in printed
+
+
+def test_frames_a_step_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--size=small", "--frames", "--most=2", "--live"])
+    rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["39", "78"]
 
 
 @pytest.mark.slow
