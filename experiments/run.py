@@ -226,7 +226,9 @@ def main() -> int:
     for name, figures in work.baselines():
         print(f"question-only, {name}: {json.dumps({k: round(v, 1) for k, v in figures.items()})}", flush=True)
     groups = options.only.split(",") if options.only else None
-    rows = [r for r in ROWS if (groups is None or r.group in groups) and (r.data != "real" or REAL.is_dir())]
+    asked = [r for r in ROWS if groups is None or r.group in groups]
+    needed = {r.key for r in asked} | {r.same_as for r in asked}
+    rows = [r for r in ROWS if r.key in needed and (r.data != "real" or REAL.is_dir())]
     for seed in range(options.seeds):
         missing = [r for r in rows if (r.key, seed) not in work.done()]
         trained = [r for r in missing if not r.same_as]

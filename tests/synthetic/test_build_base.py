@@ -66,7 +66,7 @@ def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monke
         assert build_base(config(tmp_path)) == 75
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert (line["stage"], line["step"]) == ("lesson", 1)
-    assert (tmp_path / "state.safetensors").is_file()
+    assert (tmp_path / "lesson.safetensors").is_file()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from surgvivqa.config import EvalConfig, ModelConfig
 from surgvivqa.evaluation import evaluate
 from surgvivqa.model.loading import Bundle, save_checkpoint
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.synthetic.write import SynthConfig, complete, write_synthetic
+from surgvivqa.synthetic.write import SynthConfig, chosen_videos, complete, write_synthetic
 
 if TYPE_CHECKING:
     from surgvivqa.synthetic.build_base import BaseConfig
@@ -37,8 +37,11 @@ def zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
     data = work / "data"
     if not complete(data):
         write_synthetic(SynthConfig(out=data, videos=9, frames_per_video=6, seed=CHECK_SEED, masks=False))
-    # The seven videos of the "train" split: all of them are new to the base.
-    config = EvalConfig(checkpoint=checkpoint, output=work / "eval", split="train", workers=0)
+    # None of the nine videos is known to the base: seven are asked about, two fill the other splits.
+    train, val, *test = chosen_videos(9)
+    for name, videos in (("train", [train]), ("val", [val]), ("test", test)):
+        (work / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
+    config = EvalConfig(checkpoint=checkpoint, output=work / "eval", splits_dir=work, workers=0)
     evaluate(dataclasses.replace(config, ssgvqa_root=data / "ssg-qa", image_root=data / "frames"))
     metrics = json.loads((work / "eval" / "metrics.json").read_text(encoding="utf-8"))
     kinds = {kind: figures["acc"] for kind, figures in metrics["by_type"].items()}

@@ -57,11 +57,12 @@ class LessonStage(Stage):
         count = min(self.config.lesson_frames, len(self.data.frames))
         chosen = torch.from_numpy(rng.choice(len(self.data.frames), count, replace=False))
         past = torch.from_numpy(rng.random(count) < 0.5) & self.data.moves[chosen]
-        loss, right = self._of(self.data, chosen, past)
+        light = rng.normal(1, 0.1, (count, 1)) + rng.normal(0, 0.02, (count, 3))
+        loss, right = self._of(self.data, chosen, past, torch.from_numpy(light).float())
         return loss, {"component": float(right.mean())}
 
-    def _of(self, data: SourceSet, chosen: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        clips = data.clips(chosen, past, self.model.config.video_config.num_frames)
+    def _of(self, data: SourceSet, chosen: Tensor, past: Tensor, light: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        clips = data.clips(chosen, past, self.model.config.video_config.num_frames, light)
         tokens = self.model.visual_encoder(pixel_values=clips).last_hidden_state
         loss, right = self.heads(self.model, tokens, data.classes[chosen], data.offsets[chosen], past)
         return loss, right

@@ -3,7 +3,8 @@
 ``OUT`` then holds::
 
     source/             the source domain's set (frames, masks, scene graphs, questions)
-    state.safetensors   weights and optimiser of the stage at hand, now and then, so that a stopped build goes on
+    lesson.safetensors, questions.safetensors
+                        weights and optimiser of each stage, now and then, so that a stopped build goes on
     log.jsonl           losses and figures by stage and step
     check/              a small target-domain set, on which the base is scored as it is
     base/               what the package brings: model.safetensors (fp16), tokenizer, configuration, model card
@@ -52,13 +53,13 @@ class BaseConfig:
 
     out: Path
     """Folder to work in; the result is OUT/base."""
-    frames_per_video: int = 90
+    frames_per_video: int = 200
     """Frames of each of the 45 source videos."""
-    lesson_steps: int = 3000
+    lesson_steps: int = 3500
     """Steps of the lesson on patches."""
     lesson_frames: int = 32
     """Frames a step of it."""
-    question_steps: int = 9000
+    question_steps: int = 5500
     """Steps of the lesson on questions."""
     question_frames: int = 8
     """Frames a step of it."""
@@ -145,10 +146,10 @@ def _sentences(frames: list[SourceFrame]) -> Iterator[str]:
 def _run(stage: Stage, config: BaseConfig, stop: StopSignals) -> bool:
     """A stage from where its saved state is to its end; False when a signal stopped it."""
     optimizer = torch.optim.AdamW(stage.trained, lr=config.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    state = config.out / "state.safetensors"
+    state = config.out / f"{stage.name}.safetensors"
     step = _restore(stage, optimizer, state)
-    if step is None:
-        return True  # the state is of a later stage: this one is done
+    if step == stage.steps:
+        return True
     began, sums, counted = time.monotonic(), defaultdict[str, float](float), 0
     for module in stage.modules.values():
         module.train()
@@ -207,36 +208,23 @@ def _save(stage: Stage, optimizer: torch.optim.Optimizer | None, path: Path, ste
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v.clone() for k, v in moments.items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, {"stage": stage.name, "step": str(step), "done": str(optimizer is None)})
+    save_file(tensors, temporary, {"step": str(step)})
     temporary.replace(path)
 
 
-def _restore(stage: Stage, optimizer: torch.optim.Optimizer, path: Path) -> int | None:
-    """The step to go on from; None where this stage is done already."""
+def _restore(stage: Stage, optimizer: torch.optim.Optimizer, path: Path) -> int:
+    """The stage's saved state, if there is one; the step to go on from."""
     if not path.is_file():
         return 0
     with safe_open(path, "pt") as file:
-        about = file.metadata()
-    order = (LessonStage.name, QuestionStage.name)
-    done = about["done"] == "True"
-    if order.index(about["stage"]) < order.index(stage.name) and not done:
-        raise InputError(f"{path} is of an unfinished earlier stage.")
-    if about["stage"] != stage.name and order.index(about["stage"]) > order.index(stage.name):
-        return None
+        step = int(file.metadata()["step"])
     tensors = load_file(path)
     for name, module in stage.modules.items():
-        mine = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-        if mine:
-            module.load_state_dict(mine)
-    if about["stage"] != stage.name:
-        return 0
-    if done:
-        return None
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, number, moment = key.split(".")
             state[int(number)][moment] = value
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict(whole | {"state": dict(state)})
-    return int(about["step"])
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(state)})
+    return step

@@ -169,14 +169,16 @@ class SourceSet:
         burst = BURST[domain]
         self.moves = torch.tensor([f.second % burst > 0 for f in frames])  # whether the frame before shows the same
 
-    def clips(self, chosen: Tensor, past: Tensor, num_frames: int) -> Tensor:
+    def clips(self, chosen: Tensor, past: Tensor, num_frames: int, light: Tensor | None = None) -> Tensor:
         """Clips ``[B, T, 3, H, W]``: the frame repeated, or with ``past`` in the second half the frame and before it
-        the one a second earlier."""
+        the one a second earlier; ``light`` ``[B, 3]`` multiplies the channels."""
         mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
         now = self.images[chosen]
         before = self.images[torch.where(past, chosen - 1, chosen)]
         half = num_frames // 2
         clip = torch.stack([before] * half + [now] * half, dim=1).float() / 255
+        if light is not None:
+            clip = (clip * light.view(-1, 1, 3, 1, 1)).clamp(max=1)
         return (clip - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 

@@ -1,0 +1,52 @@
+"""The experiments' script: its rows name real flags, its table adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.run import ROWS, Experiments, Row, measured, table
+from surgvivqa.cli import parse
+from surgvivqa.config import EvalConfig, TrainConfig, refuse_numbers
+from surgvivqa.model.freezing import refuse_cache_of_what_trains
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: r.key)
+def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
+    flags = Experiments(tmp_path).train_flags(row, 0, tmp_path / "run")
+    config = parse("train", TrainConfig, flags)
+    refuse_numbers(config)
+    refuse_cache_of_what_trains(config)
+    parse("eval", EvalConfig, ["--checkpoint", "x", *row.eval])
+    assert row.same_as is None or row.same_as in {r.key for r in ROWS if r.same_as is None}
+
+
+def test_names_are_told_apart() -> None:
+    assert len({r.key for r in ROWS}) == len(ROWS)
+
+
+def test_figures_by_kind_of_question(tmp_path: Path) -> None:
+    records = [
+        {"answer": "True", "prediction": "True", "type": "exist"},
+        {"answer": "2", "prediction": "3", "type": "count"},
+        {"answer": "cut", "prediction": "cut", "type": None},
+        {"answer": "liver", "prediction": "cut", "type": None},
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    figures = measured(path)
+    assert (figures["all"], figures["existence"], figures["counting"], figures["verb"]) == (50, 100, 0, 100)
+    assert figures["colour"] != figures["colour"]  # no such question
+
+
+def test_the_table_gives_mean_and_spread_over_seeds() -> None:
+    kinds = ("all", "existence", "counting", "colour", "object", "verb")
+    done = {("mask/prefix", s): {"row": "mask/prefix", "seed": s} | dict.fromkeys(kinds, 50.0 + s) for s in range(3)}
+    lines = table(done)
+    assert lines[2].startswith("| mask: prefix | 51.0 ± 1.0 |") and lines[2].endswith("| 3 |")
+    assert len(lines) == 3
+
+
+def test_what_was_done_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text(json.dumps({"row": "mask/prefix", "seed": 1, "all": 3}) + "\n")
+    assert Experiments(tmp_path).done() == {("mask/prefix", 1): {"row": "mask/prefix", "seed": 1, "all": 3}}
