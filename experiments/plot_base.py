@@ -14,7 +14,7 @@ KINDS = {"val_exist": "existence", "val_count": "counting", "val_color": "colour
 
 
 def draw(log: Path, out: Path) -> None:
-    """Four panels: the lesson's loss, its accuracy on patches, the answers' loss, accuracy by kind of question."""
+    """Three panels: the lesson's accuracy on patches, the losses of the questions, accuracy by kind of question."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     lesson, questions = ([r for r in lines if r["stage"] == stage] for stage in ("lesson", "questions"))
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")

@@ -9,9 +9,13 @@ questions of the test videos. ``--jobs`` runs go side by side, one thread each.
 """
 
 import argparse
+import atexit
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from surgvivqa.model.loading import PACKAGED_BASE
+from surgvivqa.synthetic.base_files import weights_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -69,9 +76,9 @@ ROWS = (
     Row("LoRA rank", "8", same_as="mask/prefix"),
     Row("LoRA rank", "32", ("--lora-r", "32", "--lora-alpha", "128")),
     Row("what trains", "LoRA", same_as="mask/prefix"),
-    Row("what trains", "LoRA, patch embedding", ("--train-video", "patch-embed"), cache=False),
-    Row("what trains", "LoRA, last BLIP layer", ("--unfreeze-blip-last-n", "1"), lr="1e-3"),
-    Row("what trains", "BLIP and GPT-2, no LoRA", ("--full-finetune", "--train-blip"), lr="3e-4"),
+    Row("what trains", "LoRA, patch embedding (tokens not cached)", ("--train-video", "patch-embed"), cache=False),
+    Row("what trains", "LoRA, last BLIP layer (rate 1e-3)", ("--unfreeze-blip-last-n", "1"), lr="1e-3"),
+    Row("what trains", "BLIP and GPT-2, no LoRA (rate 3e-4)", ("--full-finetune", "--train-blip"), lr="3e-4"),
     Row("real frames", "LoRA", data="real"),
 )
 
@@ -86,6 +93,7 @@ def measured(predictions: Path) -> dict[str, float]:
         "colour": lambda r: r["type"] == "query_color",
         "object": lambda r: r["type"] == "query_component",
         "verb": lambda r: r["type"] is None and r["answer"] in VERBS,
+        "sides": lambda r: "-left" in r["question"] or "-right" in r["question"],
     }
     figures = {}
     for name, of in kinds.items():
@@ -100,13 +108,20 @@ class Experiments:
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()
         self.results = self.out / "results.jsonl"
+        # What makes results comparable: another base, length or number of questions, and they are not.
+        self.of = f"base {weights_hash(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
+        self.children: list[subprocess.Popen[str]] = []
 
     def done(self) -> dict[tuple[str, int], dict[str, Any]]:
         """Finished runs by row and seed."""
-        if not self.results.is_file():
-            return {}
-        lines = (json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines())
-        return {(r["row"], r["seed"]): r for r in lines}
+        found = {}
+        text = self.results.read_text(encoding="utf-8") if self.results.is_file() else ""
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut off when the script was killed
+                record = json.loads(line)
+                if record["of"] == self.of:
+                    found[record["row"], record["seed"]] = record
+        return found
 
     def roots(self, data: str) -> list[str]:
         """Flags that name the data."""
@@ -120,8 +135,7 @@ class Experiments:
 
     def prepare(self) -> None:
         """The quickstart's synthetic set."""
-        if not (self.out / "data" / "synthetic.json").is_file():
-            self.command("synth", "--out", str(self.out / "data"), threads=2)
+        self.command("synth", "--out", str(self.out / "data"), threads=2)  # at once where it is there already
 
     def command(self, *arguments: str, threads: int = 1, log: Path | None = None) -> None:
         """One of the project's commands; its output goes to ``log``.
@@ -130,33 +144,57 @@ class Experiments:
             RuntimeError: it failed.
         """
         env = os.environ | {"OMP_NUM_THREADS": str(threads), "SURGVIVQA_CACHE": str(self.out / "index")}
-        done = subprocess.run(
-            [sys.executable, "-m", "surgvivqa", *arguments], env=env, capture_output=True, text=True, check=False
+        child = subprocess.Popen(
+            [sys.executable, "-m", "surgvivqa", *arguments],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
+        self.children.append(child)
+        said = child.communicate()[0]
+        self.children.remove(child)
         if log is not None:
             with log.open("a", encoding="utf-8") as file:
-                file.write(f"$ surgvivqa {' '.join(arguments)}\n{done.stdout}{done.stderr}\n")
-        if done.returncode:
-            raise RuntimeError(f"surgvivqa {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-400:]}")
+                file.write(f"$ surgvivqa {' '.join(arguments)}\n{said}\n")
+        if child.returncode:
+            raise RuntimeError(f"surgvivqa {' '.join(arguments)} ended with {child.returncode}: {said[-400:]}")
+
+    def end_children(self) -> None:
+        """Ends the commands that are running, so that none goes on writing beside a later start."""
+        for child in list(self.children):
+            child.terminate()
 
     def one(self, row: Row, seed: int) -> None:
         """Trains and scores one run, and writes its line."""
         started = time.monotonic()
         source = next(r for r in ROWS if r.key == row.same_as) if row.same_as else row
-        folder = self.out / "runs" / f"{source.key} {seed}".replace("/", "-").replace(" ", "-")
-        log = self.out / "log.txt"
-        if not (folder / "best_model.pth").is_file():
+        folder, log = self.folder(source, seed), self.out / "log.txt"
+        if not self.is_trained(source, seed):
             shutil.rmtree(folder, ignore_errors=True)
             self.command("train", *self.train_flags(source, seed, folder), log=log)
         scored = self.out / "scored" / f"{row.key} {seed}".replace("/", "-").replace(" ", "-")
         cache = ["--cache", str(self.out / "cache")] if source.cache else []
         some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
         self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
-        line = {"row": row.key, "seed": seed, **measured(scored / "predictions.jsonl")}
+        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl")}
         line["seconds"] = round(time.monotonic() - started)
         with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" * self.cut_off() + json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
+
+    def cut_off(self) -> bool:
+        """Whether the results end in the middle of a line."""
+        return self.results.is_file() and not self.results.read_bytes().endswith(b"\n")
+
+    def folder(self, row: Row, seed: int) -> Path:
+        """A run's folder: one for each base, length, row and seed."""
+        name = f"{row.key} {seed} {self.of}"
+        return self.out / "runs" / "".join(c if c.isalnum() else "-" for c in name)
+
+    def is_trained(self, row: Row, seed: int) -> bool:
+        """Whether the run's model is there."""
+        return (self.folder(row, seed) / "best_model.pth").is_file()
 
     def train_flags(self, row: Row, seed: int, folder: Path) -> list[str]:
         """The flags of a row's training run."""
@@ -174,6 +212,7 @@ class Experiments:
         """The question-only model on both data sets, on the test videos."""
         from surgvivqa.baselines import question_only_baseline
         from surgvivqa.data.ssgqa import read_split
+        from surgvivqa.evaluation import spread
         from surgvivqa.labels import LABELS
         from surgvivqa.splits import load_splits
 
@@ -183,18 +222,18 @@ class Experiments:
             flags = self.roots(name)
             splits = load_splits(Path(flags[5]) if name == "real" else None)
             train, test = (read_split(Path(flags[1]), splits.videos(s))[0] for s in ("train", "test"))
-            questions = [q for f in test for q in f.questions]
+            questions = [q for f in spread(test, SCORED) for q in f.questions]  # those that the rows are scored on
             path = self.out / f"question-only-{name}.jsonl"
             with path.open("w", encoding="utf-8") as file:
-                for q, guess in zip(questions, question_only_baseline(train, test), strict=True):
-                    record = {"answer": LABELS[q.label], "prediction": LABELS[guess], "type": q.type}
-                    file.write(json.dumps(record) + "\n")
+                for q, guess in zip(questions, question_only_baseline(train, spread(test, SCORED)), strict=True):
+                    record = {"question": q.question, "answer": LABELS[q.label], "prediction": LABELS[guess]}
+                    file.write(json.dumps(record | {"type": q.type}) + "\n")
             yield name, measured(path)
 
 
 def table(done: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     """Rows with mean and standard deviation over seeds, as Markdown."""
-    kinds = ("all", "existence", "counting", "colour", "object", "verb")
+    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides")
     lines = [f"| row | {' | '.join(kinds)} | runs |", "| --- " * (len(kinds) + 2) + "|"]
     for row in ROWS:
         runs = [r for (key, _), r in sorted(done.items()) if key == row.key]
@@ -226,12 +265,23 @@ def main() -> int:
     for name, figures in work.baselines():
         print(f"question-only, {name}: {json.dumps({k: round(v, 1) for k, v in figures.items()})}", flush=True)
     groups = options.only.split(",") if options.only else None
+    unknown = set(groups or ()) - {r.group for r in ROWS}
+    if unknown:
+        parser.error(f"--only knows {', '.join(dict.fromkeys(r.group for r in ROWS))}; not {', '.join(unknown)}")
+    lock = (work.out / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        parser.error(f"another start is at work in {work.out}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    atexit.register(work.end_children)
     asked = [r for r in ROWS if groups is None or r.group in groups]
     needed = {r.key for r in asked} | {r.same_as for r in asked}
     rows = [r for r in ROWS if r.key in needed and (r.data != "real" or REAL.is_dir())]
     for seed in range(options.seeds):
         missing = [r for r in rows if (r.key, seed) not in work.done()]
-        trained = [r for r in missing if not r.same_as]
+        sources = {r.same_as or r.key for r in missing}
+        trained = [r for r in ROWS if r.key in sources and (r in missing or not work.is_trained(r, seed))]
         for part in (trained, [r for r in missing if r.same_as]):
             with ThreadPoolExecutor(options.jobs) as pool:
                 list(pool.map(lambda r, s=seed: work.one(r, s), part))

@@ -27,26 +27,33 @@ def test_names_are_told_apart() -> None:
 
 def test_figures_by_kind_of_question(tmp_path: Path) -> None:
     records = [
-        {"answer": "True", "prediction": "True", "type": "exist"},
-        {"answer": "2", "prediction": "3", "type": "count"},
-        {"answer": "cut", "prediction": "cut", "type": None},
-        {"answer": "liver", "prediction": "cut", "type": None},
+        {"question": "Are there any top-left things?", "answer": "True", "prediction": "True", "type": "exist"},
+        {"question": "q", "answer": "2", "prediction": "3", "type": "count"},
+        {"question": "q", "answer": "cut", "prediction": "cut", "type": None},
+        {"question": "q", "answer": "liver", "prediction": "cut", "type": None},
     ]
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     figures = measured(path)
     assert (figures["all"], figures["existence"], figures["counting"], figures["verb"]) == (50, 100, 0, 100)
+    assert figures["sides"] == 100
     assert figures["colour"] != figures["colour"]  # no such question
 
 
 def test_the_table_gives_mean_and_spread_over_seeds() -> None:
-    kinds = ("all", "existence", "counting", "colour", "object", "verb")
+    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides")
     done = {("mask/prefix", s): {"row": "mask/prefix", "seed": s} | dict.fromkeys(kinds, 50.0 + s) for s in range(3)}
     lines = table(done)
     assert lines[2].startswith("| mask: prefix | 51.0 ± 1.0 |") and lines[2].endswith("| 3 |")
     assert len(lines) == 3
 
 
-def test_what_was_done_is_read_again(tmp_path: Path) -> None:
-    (tmp_path / "results.jsonl").write_text(json.dumps({"row": "mask/prefix", "seed": 1, "all": 3}) + "\n")
-    assert Experiments(tmp_path).done() == {("mask/prefix", 1): {"row": "mask/prefix", "seed": 1, "all": 3}}
+def test_what_was_done_is_read_again_but_for_other_bases_and_half_lines(tmp_path: Path) -> None:
+    work = Experiments(tmp_path)
+    records = [{"row": "mask/prefix", "seed": n, "of": of} for n, of in enumerate((work.of, "another base", work.of))]
+    text = "".join(json.dumps(r) + "\n" for r in records)
+    (tmp_path / "results.jsonl").write_text(text + '{"row": "mask/pre')
+    assert set(work.done()) == {("mask/prefix", 0), ("mask/prefix", 2)}
+    assert work.cut_off()
+    (tmp_path / "results.jsonl").write_text(text)
+    assert not work.cut_off()

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,15 @@ from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store, frame_store_of, load_checkpoint
+from surgvivqa.model.loading import (
+    PACKAGED,
+    Bundle,
+    build_for_training,
+    coder,
+    frame_store,
+    frame_store_of,
+    load_checkpoint,
+)
 from surgvivqa.model.pretrained import load_video_encoder
 from surgvivqa.model.text_states import TextStates, text_states
 from surgvivqa.model.video_pool import pool_tokens, token_count
@@ -238,15 +247,13 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
         raise InputError(
             "--checkpoint and --pretrained-ckpt exclude each other; give the one that eval or train is given."
         )
-    given = config.checkpoint or config.pretrained_ckpt
+    given = config.checkpoint or config.pretrained_ckpt or (Path(PACKAGED) if config.preset == "tiny" else None)
     if given is not None:
         bundle = load_checkpoint(given, settings)
-        if config.pretrained_ckpt is not None:
+        if config.checkpoint is None:
             bundle = Bundle(bundle.model, bundle.tokenizer, settings)
         settings, video = bundle.settings, bundle.model.config.video_config
         encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
-    elif config.preset == "tiny":
-        raise InputError("--preset tiny trains its video encoder; give the weights it has, with --pretrained-ckpt.")
     else:
         length = clip_length(settings)
         if length < 2 or length % 2:

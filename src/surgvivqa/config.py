@@ -176,7 +176,7 @@ class EvalConfig:
     """Scores all 51 labels for every question of a split and writes predictions.jsonl and metrics.json."""
 
     checkpoint: Path
-    """A run folder, its best/, or a .pth state dict."""
+    """A run folder, its best/, a .pth state dict, or tiny: the packaged base as it is."""
     output: Path | None = None
     """Folder of the results (default: eval-<split> in the run folder)."""
     split: Literal["train", "val", "test"] = "test"
@@ -222,7 +222,7 @@ class PredictConfig:
     """Answers one question about one frame, or about a clip of several."""
 
     checkpoint: Path
-    """A run folder, its best/, or a .pth state dict."""
+    """A run folder, its best/, a .pth state dict, or tiny: the packaged base as it is."""
     image: list[Path]
     """The frame; or the frames of a clip, oldest first, for a model trained on past clips."""
     question: str

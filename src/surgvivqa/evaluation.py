@@ -17,7 +17,7 @@ from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
-from surgvivqa.model.loading import Bundle, coder, frame_store, load_checkpoint
+from surgvivqa.model.loading import PACKAGED, Bundle, coder, frame_store, load_checkpoint
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
@@ -203,6 +203,8 @@ def _root(given: Path | None, saved: str | None, flag: str) -> Path:
 
 
 def _default_output(config: EvalConfig) -> Path:
+    if str(config.checkpoint) == PACKAGED:
+        return Path("runs") / PACKAGED / f"eval-{config.split}"
     folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
     return (folder.parent if folder.name == "best" else folder) / f"eval-{config.split}"
 

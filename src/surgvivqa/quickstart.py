@@ -53,21 +53,25 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     started = time.monotonic()
     run, data = config.run, config.run / "data"
     roots = ["--ssgvqa-root", str(data / "ssg-qa"), "--image-root", str(data / "frames")]
+    marked = (data / "synthetic.json").read_bytes() if (data / "synthetic.json").is_file() else b""
     _run("synth", "--out", str(data), "--frames-per-video", str(config.frames_per_video), "--seed", str(config.seed))
+    if (data / "synthetic.json").read_bytes() != marked:
+        shutil.rmtree(run / "cache", ignore_errors=True)
     # LoRA alone, everything else frozen: frames and BLIP's outputs are cached, so an epoch is the decoder's work.
     lora = [*LORA, "--cache", str(run / "cache"), "--cache-text", "--max-steps", str(config.steps)]
+    common = ["--seed", str(config.seed), "--eval-every-steps", str(max(1, config.steps // 2))]
+    lora += common
     _run("check", *roots, *lora)
     _run("eval", "--checkpoint", "tiny", *roots, "--output", str(run / "eval-base"))
-    _tune(run, "train", "eval", roots, [*lora, "--eval-every-steps", str(max(1, config.steps // 2))])
-    seconds = time.monotonic() - started
+    _tune(run, "train", "eval", roots, lora)
     columns = {"base": "eval-base", "model": "eval"}
     if config.full:
-        _tune(run, "train-full", "eval-full", roots, [*FULL, "--max-steps", str(config.steps)])
+        _tune(run, "train-full", "eval-full", roots, [*FULL, *common, "--max-steps", str(config.steps)])
         columns["full"] = "eval-full"
-    summary = compare(config, columns) | {"seconds": seconds}
-    summary["trainable_fraction"] = _trained(run / "train")
+    summary = compare(config, columns)
+    picture = draw_answers(run / "eval" / "predictions.jsonl", data / "frames", run / "answers.png", seed=config.seed)
+    summary["trainable_fraction"], summary["seconds"] = _trained(run / "train"), time.monotonic() - started
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    picture = draw_answers(run / "eval" / "predictions.jsonl", data / "frames", run / "answers.png")
     print(f"written: {run / 'summary.json'}, {picture}   ({summary['seconds']:.0f} s)")
     return summary
 

@@ -46,9 +46,10 @@ def test_a_build_that_was_killed_goes_on_to_the_same_weights(
             build_base(config(tmp_path))
     assert not (tmp_path / "base").exists()
     assert build_base(config(tmp_path)) == 0
-    first, second = (load_file(out / "base" / "model.safetensors") for out in (whole, tmp_path))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(v, second[k]) for k, v in first.items())
+    for name in ("lesson.safetensors", "questions.safetensors", "base/model.safetensors"):
+        first, second = (load_file(out / name) for out in (whole, tmp_path))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(v, second[k]) for k, v in first.items()), name
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 from surgvivqa.model.loading import train_tokenizer
 from surgvivqa.synthetic.domain import TARGET, look_of
-from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, patch_offsets, read_source
+from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, patch_offsets, read_source, word_groups
 from surgvivqa.synthetic.pretraining import LAYERS, source_batch
 from surgvivqa.synthetic.questions import Scenery
 from surgvivqa.synthetic.render import render
@@ -46,8 +46,26 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
                     )
                     assert q.answer in truth, q
                     seen.add((q.kind, q.answer))
-                if q.kind == "component":
-                    assert Speaker(speaker).component(frame.scenery.objects[meant[0][0]]["component"]) == q.answer
+                objects = frame.scenery.objects
+                if q.kind in ("component", "color", "type", "place"):
+                    (only,) = meant[0]
+                    truth = {
+                        "component": Speaker(speaker).component(objects[only]["component"]),
+                        "type": objects[only]["type"],
+                        "color": objects[only]["color"], "place": objects[only]["location"],
+                    }  # fmt: skip
+                    assert q.answer == truth[q.kind], q
+                if q.kind == "action":
+                    (end,) = [m.objects for m in q.marks if m.role in ("target", "end")]
+                    names = {Speaker(speaker).component(objects[i]["component"]) for i in end}
+                    verbs = {
+                        v
+                        for t, v, o in frame.scenery.triplets
+                        if names & {Speaker(speaker).component(n) for n in (t, o)}
+                    }
+                    assert q.answer in names | verbs, q
+                    seen.add(("action", str(q.answer in verbs)))
+    assert {a for k, a in seen if k == "action"} == {"True", "False"}
     assert {a for k, a in seen if k == "exist"} == {"True", "False", "yes", "no"}
 
 
@@ -135,6 +153,37 @@ def test_pointers_name_the_tokens_of_their_words(frames: list[SourceFrame]) -> N
             checked += 1
     assert checked > 3
     assert {":"} <= set(spoken)  # the prompt's last token looks at what is asked for
+
+
+def test_words_of_two_classes_teach_none(frames: list[SourceFrame]) -> None:
+    tokenizer = train_tokenizer([q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)])
+    for group in word_groups(tokenizer):
+        assert len(set(group.tokens.tolist())) == len(group.tokens)
+        assert set(group.classes.tolist()) == set(range(1, int(group.classes.max()) + 1))
+
+
+def test_reading_forwards_a_phrase_is_not_drawn_to_what_follows(frames: list[SourceFrame]) -> None:
+    data = SourceSet(frames)
+    tokenizer = train_tokenizer([q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)])
+    marks = {}
+    for mask in ("prefix", "causal"):
+        batch = source_batch(data, tokenizer, np.random.default_rng(1), 6, 12, mask, 4)
+        late = batch.pointers.layers[:, 2]
+        marks[mask] = int(late.sum())
+        related = sum(any(m.role == "referent" for m in q.marks) for q in batch.questions if q.kind != "action")
+    assert 0 < marks["prefix"] - marks["causal"] <= related
+
+
+def test_verbs_are_asked_of_clips_that_move_alone(frames: list[SourceFrame]) -> None:
+    verbs = {v for frame in frames for _, v, _ in frame.scenery.triplets}
+    for moving in (False, True):
+        asked = [
+            q.answer
+            for f in frames
+            for q in source_questions(f.scenery, Speaker(0), np.random.default_rng(f.second), 60, moving)
+            if q.kind == "action"
+        ]
+        assert bool(verbs & set(asked)) == moving and asked
 
 
 def test_relations_and_colours_of_a_scenery_come_from_its_look() -> None:

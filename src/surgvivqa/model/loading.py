@@ -39,6 +39,7 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
 from surgvivqa.prompts import build_prompt, build_target
 
+PACKAGED = "tiny"  # what --checkpoint calls the packaged base
 PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
 _SETTINGS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
@@ -266,9 +267,11 @@ def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
         InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
     """
     path = Path(path)
-    if str(path) == "tiny":
-        path = PACKAGED_BASE
-    if path.suffix in (".pth", ".pt", ".bin"):
+    if str(path) == PACKAGED:
+        if any((folder / "surgvivqa.json").is_file() for folder in (path, path / "best")):
+            raise InputError(f"{PACKAGED!r} is the packaged base, but also a run folder here; give its full path.")
+        bundle = _load_folder(PACKAGED_BASE, fallback.num_frames)
+    elif path.suffix in (".pth", ".pt", ".bin"):
         bundle = _load_pth(path, fallback)
     else:
         folders = [path, path / "best"]

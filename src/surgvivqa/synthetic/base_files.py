@@ -69,8 +69,8 @@ each, for trying the pipeline on a laptop. It has seen drawn scenes alone, no re
 use on real surgery.
 
 - **Learned from**: the synthetic source domain (`surgvivqa synth --domain source --seed {SOURCE_SEED}`): palettes,
-  light and wordings of its own, none of SSG-QA's sentences. First what each patch shows, then questions, a part of
-  cross-attention being drawn to what the words mean.
+  light and wordings of its own. Its weights have seen none of SSG-QA's sentences; its tokenizer knows their words.
+  First what each patch shows, then questions, a part of cross-attention being drawn to what the words mean.
 - **Made by**: `surgvivqa build-base --out DIR {flags}`
 - **As it is, on the target domain** (seven synthetic videos of seed {CHECK_SEED}, {figures["n"]:.0f} questions):
   accuracy {100 * figures["acc"]:.1f}; by type {kinds}.

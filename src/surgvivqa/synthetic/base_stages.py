@@ -69,7 +69,7 @@ class LessonStage(Stage):
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        every = torch.arange(len(self.val.frames))
+        every = torch.arange(0, len(self.val.frames), 4)
         right = [self._of(self.val, part, torch.zeros(len(part), dtype=torch.bool))[1] for part in every.split(64)]
         return {"val_component": float(torch.cat(right).mean())}
 
@@ -120,6 +120,9 @@ class QuestionStage(Stage):
         length = self.model.config.video_config.num_frames
         parts = torch.arange(len(data.frames)).split(64)
         return torch.cat([self.model.encode_video(data.clips(p, past[p], length)).half() for p in parts])
+
+    def finish(self) -> None:
+        self.gaze.close()
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:

@@ -6,6 +6,7 @@
     lesson.safetensors, questions.safetensors
                         weights and optimiser of each stage, now and then, so that a stopped build goes on
     log.jsonl           losses and figures by stage and step
+    tokenizer/          made once, of the words of both domains
     check/              a small target-domain set, on which the base is scored as it is
     base/               what the package brings: model.safetensors (fp16), tokenizer, configuration, model card
 """
@@ -30,6 +31,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.model.configuration import tiny_config
@@ -55,11 +57,11 @@ class BaseConfig:
     """Folder to work in; the result is OUT/base."""
     frames_per_video: int = 200
     """Frames of each of the 45 source videos."""
-    lesson_steps: int = 3500
+    lesson_steps: int = 3000
     """Steps of the lesson on patches."""
     lesson_frames: int = 32
     """Frames a step of it."""
-    question_steps: int = 5500
+    question_steps: int = 5000
     """Steps of the lesson on questions."""
     question_frames: int = 8
     """Frames a step of it."""
@@ -84,9 +86,10 @@ def build_base(config: BaseConfig) -> int:
     Raises:
         InputError: numbers out of range, or the folder holds a build with other settings.
     """
-    for name in ("frames_per_video", "lesson_steps", "question_steps"):
-        if getattr(config, name) < 2:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 2.")
+    for name, value in vars(config).items():
+        least = {"out": None, "seed": 0, "gaze": 0, "lr": 0}.get(name, 1 if name == "save_every" else 2)
+        if least is not None and not value >= least:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
     started = time.monotonic()
     _same_settings(config)
     source = config.out / "source"
@@ -115,7 +118,9 @@ def _same_settings(config: BaseConfig) -> None:
     path, mine = config.out / "settings.json", dataclasses.asdict(config) | {"out": ""}
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(mine, default=str)):
         raise InputError(f"--out {config.out} holds a build with other settings (settings.json); take another folder.")
-    path.write_text(json.dumps(mine, default=str), encoding="utf-8")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(mine, default=str), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _materials(config: BaseConfig, source: Path) -> tuple[SurgViVQAModel, Any, SourceSet, SourceSet]:
@@ -128,9 +133,12 @@ def _materials(config: BaseConfig, source: Path) -> tuple[SurgViVQAModel, Any, S
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for split, videos in (("train", splits.train), ("val", splits.val)):
             frames[split] = list(itertools.chain.from_iterable(pool.imap(read, videos)))
-    tokenizer = train_tokenizer(_sentences(frames["train"]))
+    kept = config.out / "tokenizer"
+    if not (kept / "tokenizer.json").is_file():  # kept, so that weights and token ids belong together for good
+        train_tokenizer(_sentences(frames["train"])).save_pretrained(kept)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(kept)
     model = SurgViVQAModel(tiny_config(len(tokenizer)))
-    return model, tokenizer, SourceSet(frames["train"]), SourceSet(frames["val"][::4])
+    return model, tokenizer, SourceSet(frames["train"]), SourceSet(frames["val"])
 
 
 def _sentences(frames: list[SourceFrame]) -> Iterator[str]:

@@ -6,6 +6,7 @@ mean something. Each patch learns to lie near the words for its object's compone
 number, and to know where its object's centre is.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class SourceFrame:
 
     video: int
     second: int
-    image: Tensor  # [3, size, size] uint8
+    image: Array  # [3, size, size] uint8
     owner: Array
     scenery: Scenery
 
@@ -52,7 +53,7 @@ def read_source(root: Path, video: str, domain: Domain, seed: int, size: int, pa
         scenery = Scenery(graph, look_of(domain, seed, number, second).colors)
         image = load_image(path, size, "squash", mean=(0.0,) * 3, std=(1.0,) * 3)
         owner = patch_owners(root / "masks" / video / path.name, scenery.objects, size // patch)
-        frames.append(SourceFrame(number, second, (image * 255).round().to(torch.uint8), owner, scenery))
+        frames.append(SourceFrame(number, second, (image * 255).round().to(torch.uint8).numpy(), owner, scenery))
     return frames
 
 
@@ -135,7 +136,7 @@ def patch_offsets(frame: SourceFrame) -> Array:
 def word_groups(tokenizer: Any) -> list[WordGroup]:
     """The words of component, colour, kind, row, column, number of alike objects, and verb."""
     speakers = [Speaker(n) for n in range(SPEAKERS)]
-    names = [{f" {s.component(c)}" for s in speakers} | {f" {c}s"} for c in COMPONENTS]
+    names = [{f" {s.component(c)}" for s in speakers} for c in COMPONENTS]
     kinds = [{f" {s.kind(k)}{plural}" for s in speakers for plural in ("", "s")} for k in ("anatomy", "instrument")]
     return [
         _group(tokenizer, names),
@@ -149,13 +150,14 @@ def word_groups(tokenizer: Any) -> list[WordGroup]:
 
 
 def _group(tokenizer: Any, words: Sequence[set[str]]) -> WordGroup:
-    tokens, classes = [], []
-    for number, forms in enumerate(words, 1):
-        for form in sorted(forms):
-            # Of several tokens the last: "plate" of "cystic_plate" tells it from "cystic_duct".
-            tokens.append(tokenizer(form, add_special_tokens=False)["input_ids"][-1])
-            classes.append(number)
-    return WordGroup(torch.tensor(tokens), torch.tensor(classes))
+    # Of several tokens the last: "plate" of "cystic_plate" tells it from "cystic_duct". What ends words of two classes,
+    # such as a plural's own token, tells nothing and is left out.
+    last = [{tokenizer(form, add_special_tokens=False)["input_ids"][-1] for form in forms} for forms in words]
+    own = [sorted(t for t in tokens if sum(t in other for other in last) == 1) for tokens in last]
+    if not all(own):
+        raise ValueError(f"no token of its own for one of {words}")
+    classes = [number for number, tokens in enumerate(own, 1) for _ in tokens]
+    return WordGroup(torch.tensor(list(itertools.chain(*own))), torch.tensor(classes))
 
 
 class SourceSet:
@@ -163,7 +165,7 @@ class SourceSet:
 
     def __init__(self, frames: Sequence[SourceFrame], domain: Domain = "source") -> None:
         self.frames = frames
-        self.images = torch.stack([f.image for f in frames])
+        self.images = torch.from_numpy(np.stack([f.image for f in frames]))
         self.classes = torch.from_numpy(np.stack([patch_classes(f) for f in frames]))
         self.offsets = torch.from_numpy(np.stack([patch_offsets(f) for f in frames]))
         burst = BURST[domain]

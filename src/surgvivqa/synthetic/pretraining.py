@@ -22,7 +22,7 @@ from surgvivqa.prompts import build_prompt, build_target
 from surgvivqa.synthetic.lesson import SourceFrame, SourceSet
 from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
 
-LAYERS = {"word": (0,), "referent": (1,), "target": (2, 3)}
+LAYERS = {"word": (0,), "referent": (1,), "target": (2, 3), "end": (2, 3)}
 DRAWN_HEADS = 2
 
 
@@ -53,9 +53,10 @@ def source_batch(
 ) -> SourceBatch:
     """A batch drawn by ``rng``: ``questions`` of each of ``frames`` frames, asked by speakers of any kind."""
     chosen = rng.choice(len(data.frames), size=frames, replace=False)
-    past = (rng.random(frames) < 0.3) & data.moves.numpy()[chosen]
+    past = (rng.random(frames) < 0.5) & data.moves.numpy()[chosen]
     rows = [
-        source_questions(data.frames[i].scenery, Speaker(int(rng.integers(SPEAKERS))), rng, questions) for i in chosen
+        source_questions(data.frames[i].scenery, Speaker(int(rng.integers(SPEAKERS))), rng, questions, bool(moving))
+        for i, moving in zip(chosen, past, strict=True)
     ]
     asked = list(itertools.chain.from_iterable(rows))
     encoded = tokenizer([build_prompt(q.text) for q in asked], add_special_tokens=False, return_offsets_mapping=True)
@@ -65,7 +66,14 @@ def source_batch(
     packed = pack_training(_split(prompts, ends), _split(answers, ends), mask)
     numbers = [n for n, row in enumerate(rows) for _ in row]
     pointers = _pointers(
-        asked, [data.frames[chosen[n]] for n in numbers], numbers, prompts, answers, encoded["offset_mapping"], layers
+        asked,
+        [data.frames[chosen[n]] for n in numbers],
+        numbers,
+        prompts,
+        answers,
+        encoded["offset_mapping"],
+        layers,
+        mask,
     )
     return SourceBatch(torch.from_numpy(chosen), torch.from_numpy(past), asked, packed, pointers)
 
@@ -82,6 +90,7 @@ def _pointers(
     answers: Sequence[Sequence[int]],
     offsets: Sequence[Sequence[tuple[int, int]]],
     layers: int,
+    mask: str,
 ) -> Pointers:
     places, where, patches, drawn = [], [], [], []
     head, start = len(build_prompt("").partition("\n")[0]), 0
@@ -89,14 +98,18 @@ def _pointers(
         asked, frames, numbers, prompts, answers, offsets, strict=True
     ):
         ends = np.array([end for _, end in spans])
-        marked = [(int(np.searchsorted(ends, head + m.end)), m.role, m.objects) for m in question.marks]
-        marked += [(len(prompt) - 1, m.role, m.objects) for m in question.marks if m.role == "target"]
-        for token, role, objects in marked:
-            places.append(start + token)
-            where.append(number)
-            shown = np.isin(frame.owner, objects)
-            patches.append(shown if shown.any() else frame.owner < 0)
-            drawn.append(np.isin(np.arange(layers), LAYERS[role]))
+        related = any(m.role == "referent" for m in question.marks)
+        for mark in question.marks:
+            last = [len(prompt) - 1] if mark.role in ("target", "end") else []
+            # Reading forwards alone, the phrase asked for does not know yet what it stands to the left of.
+            known = mark.role != "end" and not (mark.role == "target" and related and mask == "causal")
+            here = [int(np.searchsorted(ends, head + mark.end))] if known else []
+            shown = np.isin(frame.owner, mark.objects) if mark.objects else frame.owner < 0
+            for token in (here + last) * bool(shown.any()):  # an object may be too small to own a patch
+                places.append(start + token)
+                where.append(number)
+                patches.append(shown)
+                drawn.append(np.isin(np.arange(layers), LAYERS[mark.role]))
         start += len(prompt) + len(answer) - 1
     return Pointers(
         torch.tensor(places),
@@ -127,9 +140,13 @@ class Gaze:
             rows = pointers.layers[:, number].nonzero()[:, 0]
             key = video.keys_values(attention)[0]
             heads, width = key.shape[1], key.shape[3]
-            query = attention.query(self.inputs[number][pointers.places[rows]]).view(len(rows), heads, width)
-            frames = pointers.frames[rows]
-            scores = torch.einsum("mhd,mhvd->mhv", query[:, :DRAWN_HEADS], key[frames][:, :DRAWN_HEADS]) * width**-0.5
+            query = attention.query(self.inputs[number].index_select(0, pointers.places[rows]))
+            # Frame by frame, the marks being in the stream's order: a gather of keys by mark has a slow gradient.
+            marks = torch.bincount(pointers.frames[rows], minlength=len(key)).tolist()
+            by_frame = query.view(len(rows), heads, width)[:, :DRAWN_HEADS].split(marks)
+            scores = width**-0.5 * torch.cat(
+                [torch.einsum("mhd,hvd->mhv", q, k[:DRAWN_HEADS]) for q, k in zip(by_frame, key, strict=True)]
+            )
             meant = pointers.patches[rows][:, None].expand_as(scores)
             each = scores.masked_fill(~meant, -torch.inf).logsumexp(-1) - scores.logsumexp(-1)
             total, count = total - each.sum(), count + each.numel()

@@ -14,7 +14,7 @@ import numpy as np
 from surgvivqa.synthetic.questions import Phrase, Scenery, pick, unique_phrase
 from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS
 
-Role = Literal["word", "referent", "target"]
+Role = Literal["word", "referent", "target", "end"]
 SPEAKERS = 4
 _SAID = {
     "abdominal_wall_cavity": "abdominal wall",
@@ -56,7 +56,10 @@ _SHARES = {"exist": 0.25, "count": 0.25, "color": 0.13, "component": 0.2, "type"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Characters ``start`` to ``end`` of a question point at these objects of the graph; none: at nothing there."""
+    """Characters ``start`` to ``end`` of a question point at these objects of the graph; none: at nothing there.
+
+    What is asked for (``target``) is pointed at from the question's end too; ``end`` is that alone.
+    """
 
     start: int
     end: int
@@ -110,14 +113,19 @@ class _Writer:
         self.text += text
 
 
-def source_questions(s: Scenery, speaker: Speaker, rng: np.random.Generator, count: int) -> list[SourceQuestion]:
-    """``count`` questions on one scene, drawn at random: its own answer priors, no balance over scenes."""
+def source_questions(
+    s: Scenery, speaker: Speaker, rng: np.random.Generator, count: int, moving: bool = True
+) -> list[SourceQuestion]:
+    """``count`` questions on one scene, drawn at random: its own answer priors, no balance over scenes.
+
+    ``moving`` tells whether they will be asked of a clip that moves.
+    """
     kinds, shares = list(_SHARES), list(_SHARES.values())
     found: list[SourceQuestion] = []
     for kind in rng.choice(kinds, size=40 * count, p=shares):
         if len(found) == count:
             break
-        one = _action(s, speaker, rng) if kind == "action" else _question(s, speaker, str(kind), rng)
+        one = _action(s, speaker, rng, moving) if kind == "action" else _question(s, speaker, str(kind), rng)
         if one is not None:
             found.append(one)
     return found
@@ -169,6 +177,8 @@ def _question(s: Scenery, speaker: Speaker, kind: str, rng: np.random.Generator)
     form = _FORMS[kind][speaker.number if rng.random() < 0.7 else int(rng.integers(SPEAKERS))]
     before, slot, rest = form.partition("{Xs}") if "{Xs}" in form else form.partition("{X}")
     middle, _, after = rest.partition("{W}")
+    if not relations and middle.endswith((" is", " lie")):
+        middle += " there"
     writer.say(before)
     _say_phrase(writer, s, speaker, phrase, "target", meant, plural=slot == "{Xs}")
     writer.say(middle)
@@ -223,8 +233,8 @@ def _say_phrase(
     writer.marks.append(Mark(start, len(writer.text), role, tuple(meant)))
 
 
-def _action(s: Scenery, speaker: Speaker, rng: np.random.Generator) -> SourceQuestion | None:
-    """A question on what a tool does to what."""
+def _action(s: Scenery, speaker: Speaker, rng: np.random.Generator, moving: bool) -> SourceQuestion | None:
+    """A question on what a tool does to what; on what it does only of clips that move, since that alone shows it."""
     if not s.triplets:
         return None
     tool, verb, target = s.triplets[int(rng.integers(len(s.triplets)))]
@@ -232,17 +242,21 @@ def _action(s: Scenery, speaker: Speaker, rng: np.random.Generator) -> SourceQue
     doing = [t for t in s.triplets if t[0] == tool]
     suffering = [t for t in s.triplets if t[2] == target]
     writer = _Writer()
-    asked = int(rng.integers(4))
-    if asked < 2 and len(tools) == 1 and len(doing) == 1:
+    about_verb = moving and rng.random() < 0.7
+    if rng.random() < 0.5:
+        if len(tools) != 1 or len(doing) != 1:
+            return None
         writer.say("What does the ")
-        writer.say(speaker.component(tool), "target", tools)
-        writer.say(" do?" if asked == 0 else " act on?")
-        answer = verb if asked == 0 else speaker.component(target)
-    elif asked >= 2 and len(suffering) == 1:
-        writer.say("What is done to the " if asked == 2 else "Which one acts on the ")
+        writer.say(speaker.component(tool), "target" if about_verb else "referent", tools)
+        writer.say(" do?" if about_verb else " act on?")
+        end, answer = targets, verb if about_verb else speaker.component(target)
+    else:
+        if len(suffering) != 1:
+            return None
+        writer.say("What is done to the " if about_verb else "Which one acts on the ")
         writer.say(speaker.component(target), "referent", targets)
         writer.say("?")
-        answer = verb if asked == 2 else speaker.component(tool)
-    else:
-        return None
+        end, answer = tools, verb if about_verb else speaker.component(tool)
+    if not any(mark.role == "target" for mark in writer.marks):
+        writer.say("", "end", end)
     return SourceQuestion(writer.text, answer, "action", tuple(writer.marks))

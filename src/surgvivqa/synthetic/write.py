@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class SynthConfig:
     videos: int = 45
     """How many of the 45 videos; fewer keep the proportions of the three splits, at least one of each."""
     frames_per_video: int = 24
-    """Frames of each video, one a second; every four seconds the view changes."""
+    """Frames of each video, one a second; every four seconds (two in the source domain) the view changes."""
     seed: int = 0
     """Everything follows from it."""
     domain: Domain = "target"
@@ -56,12 +57,20 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
     if not 3 <= config.videos <= 45 or config.frames_per_video < 1:
         raise InputError("--videos must lie between 3 and 45, and --frames-per-video must be at least 1.")
     out = config.out
+    made = {k: getattr(config, k) for k in ("seed", "domain", "videos", "frames_per_video", "masks")}
     try:
         out.mkdir(parents=True, exist_ok=True)
         there = [p.name for p in out.iterdir()]
-        if there and not (out / "synthetic.json").is_file():
+        mark = out / "synthetic.json"
+        if there and not mark.is_file():
             raise InputError(f"--out {out} holds other files ({there[0]}, ...); give an empty or new folder.")
-        (out / "synthetic.json").write_text(json.dumps({"seed": config.seed, "complete": False}), encoding="utf-8")
+        before = json.loads(mark.read_text(encoding="utf-8")) if there else {}
+        if before.get("complete") and all(before.get(k) == v for k, v in made.items()):
+            print(f"{out}: this set is there already")  # its files keep their times, by which caches know them
+            return {k: before[k] for k in ("videos", "frames", "lines")}
+        _whole(mark, json.dumps(made | {"complete": False}).encode())
+        for folder in ("ssg-qa", "frames", "scene_graph", "masks"):  # nothing of another set stays
+            shutil.rmtree(out / folder, ignore_errors=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}).") from None
     started = time.monotonic()
@@ -76,7 +85,7 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             counts = list(shown(pool.imap(work, videos)))
     summary = {"videos": len(videos), "frames": len(videos) * config.frames_per_video, "lines": sum(counts)}
-    done = {"seed": config.seed, "complete": True, **summary}
+    done = {**made, "complete": True, **summary}
     _whole(out / "synthetic.json", (json.dumps(done) + "\n").encode())
     print(f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['lines']} lines, "
           f"{time.monotonic() - started:.0f} s")  # fmt: skip
