@@ -76,19 +76,12 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     return summary
 
 
-_COMMON = ("--preset", "tiny", "--batch-size", "52", "--questions-per-frame", "13", "--save-every-steps", "0")
-LORA = (*_COMMON, "--lr", "2e-3", "--val-max-samples", "800")
-FULL = (
-    *_COMMON,
-    "--full-finetune",
-    "--train-blip",
-    "--lr",
-    "3e-4",
-    "--val-max-samples",
-    "800",
-    "--eval-every-steps",
-    "0",
+_COMMON = (
+    *("--preset", "tiny", "--batch-size", "52", "--questions-per-frame", "13"),
+    *("--save-every-steps", "0", "--val-max-samples", "800"),
 )
+LORA = (*_COMMON, "--lr", "2e-3")
+FULL = (*_COMMON, "--full-finetune", "--train-blip", "--lr", "3e-4")
 
 
 def _tune(run: Path, train: str, evaluation: str, roots: list[str], flags: list[str]) -> None:

@@ -68,9 +68,10 @@ The frozen base of surgvivqa's `tiny` preset: a VideoMAE, a BLIP text encoder an
 each, for trying the pipeline on a laptop. It has seen drawn scenes alone, no real frame and no patient, and is of no
 use on real surgery.
 
-- **Learned from**: the synthetic source domain (`surgvivqa synth --domain source --seed {SOURCE_SEED}`): palettes,
-  light and wordings of its own. Its weights have seen none of SSG-QA's sentences; its tokenizer knows their words.
-  First what each patch shows, then questions, a part of cross-attention being drawn to what the words mean.
+- **Learned from**: the synthetic source domain (`surgvivqa synth --domain source --seed {SOURCE_SEED}
+  --frames-per-video {config.frames_per_video}`): palettes, light and wordings of its own. Its weights have seen none of
+  SSG-QA's sentences; its tokenizer knows their words. First what each patch shows, then questions, a part of
+  cross-attention being drawn to what the words mean.
 - **Made by**: `surgvivqa build-base --out DIR {flags}`
 - **As it is, on the target domain** (seven synthetic videos of seed {CHECK_SEED}, {figures["n"]:.0f} questions):
   accuracy {100 * figures["acc"]:.1f}; by type {kinds}.
