@@ -139,12 +139,11 @@ def test_two_processes_that_fill_a_cache_of_text_train_as_one_that_reads_it(
 
 @pytest.mark.slow
 def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
-    one_process: Path, flags: list[str], tmp_path: Path
+    flags: list[str], tmp_path: Path
 ) -> None:
     tune = [
         *TRAIN,
         *flags,
-        f"--pretrained-ckpt={one_process}",
         "--lora-dropout=0.3",
         "--lr=1e-3",
         "--save-every-steps=2",
@@ -202,7 +201,7 @@ def test_wrong_input_in_one_process_ends_both(
 
 @pytest.mark.slow
 def test_a_non_finite_loss_ends_both_and_is_told_once(flags: list[str], tmp_path: Path) -> None:
-    wild = ["--lr=1e30", "--max-grad-norm=0", f"--checkpoint-dir={tmp_path / 'run'}"]
+    wild = ["--lr=1e30", "--max-grad-norm=0", "--full-finetune", "--train-blip", f"--checkpoint-dir={tmp_path / 'run'}"]
     codes, errors = Pair([*TRAIN, *flags, *wild]).wait()
     assert codes == [1, 1]
     assert told(errors[1]) == []
