@@ -161,7 +161,7 @@ def test_the_command_fills_what_evaluation_and_training_read(
     text = said()
     assert "12 frames x 128 tokens x 128 x fp16 = 0.000 GB" in text
     assert "12 frames encoded" in text
-    assert "Verified: 12 items, 301056 bytes" in text
+    assert "Verified: 12 items, 393216 bytes" in text
     assert sorted(p.name for p in cache.rglob("*.safetensors")) == [f"VID0{n}.safetensors" for n in (1, 2, 4)]
     made_of = json.loads(next(cache.rglob("manifest.json")).read_text())["made_of"]
     assert (made_of["frame_fit"], made_of["num_frames"], made_of["dtype"]) == ("squash", 4, "fp16")
