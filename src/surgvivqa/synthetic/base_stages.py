@@ -1,5 +1,6 @@
 """The two stages of the base's build: the lesson on patches, then questions."""
 
+import abc
 import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from surgvivqa.synthetic.build_base import BaseConfig
 
 
-class Stage:
+class Stage(abc.ABC):
     """A stage of the build: a module to train, its steps, and what it does when they are done."""
 
     name: str
@@ -25,14 +26,15 @@ class Stage:
     trained: list[nn.Parameter]
     modules: dict[str, nn.Module]
 
+    @abc.abstractmethod
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of a step, which is a function of the seed and the step alone, and figures for the log."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def figures(self) -> dict[str, float]:
         """Figures on validation videos."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish(self) -> None:
         """Called once after the last step."""
 
