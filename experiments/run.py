@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -28,6 +29,7 @@ from typing import Any
 
 from surgvivqa.model.loading import PACKAGED_BASE
 from surgvivqa.synthetic.base_files import weights_hash
+from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -76,6 +78,8 @@ ROWS = (
     Row("LoRA rank", "8", same_as="mask/prefix"),
     Row("LoRA rank", "32", ("--lora-r", "32", "--lora-alpha", "128")),
     Row("what trains", "LoRA", same_as="mask/prefix"),
+    Row("what trains", "LoRA (rate 1e-3)", lr="1e-3"),
+    Row("what trains", "LoRA (rate 3e-4)", lr="3e-4"),
     Row("what trains", "LoRA, patch embedding (tokens not cached)", ("--train-video", "patch-embed"), cache=False),
     Row("what trains", "LoRA, last BLIP layer (rate 1e-3)", ("--unfreeze-blip-last-n", "1"), lr="1e-3"),
     Row("what trains", "BLIP and GPT-2, no LoRA (rate 3e-4)", ("--full-finetune", "--train-blip"), lr="3e-4"),
@@ -83,8 +87,24 @@ ROWS = (
 )
 
 
-def measured(predictions: Path) -> dict[str, float]:
-    """Accuracy in all, by type, and on verbs, in per cent."""
+def names_what_is_cut_away(record: dict[str, Any], graphs: Path) -> bool:
+    """Whether a question, or its answer, names an object of the frame that centre-cropping to a square would lose: its
+    centre lies beyond the square, as do those of all objects of that name."""
+    path = graphs / f"{record['video']}_{record['frame']}.json"
+    if not path.is_file():
+        return False
+    said = f"{record['question']} {record['answer']}".replace("_", " ")
+    centres: dict[str, list[float]] = {}
+    for item in json.loads(path.read_text(encoding="utf-8"))["scenes"][0]["objects"]:
+        centres.setdefault(item["component"].replace("_", " "), []).append(item["center"][0])
+    return any(
+        re.search(rf"\b{name}\b", said) and all(abs(x - WIDTH / 2) > HEIGHT / 2 for x in places)
+        for name, places in centres.items()
+    )
+
+
+def measured(predictions: Path, graphs: Path) -> dict[str, float]:
+    """Accuracy in all, by type, on verbs, and on what lies at the sides, in per cent."""
     records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "all": lambda r: True,
@@ -94,6 +114,7 @@ def measured(predictions: Path) -> dict[str, float]:
         "object": lambda r: r["type"] == "query_component",
         "verb": lambda r: r["type"] is None and r["answer"] in VERBS,
         "sides": lambda r: "-left" in r["question"] or "-right" in r["question"],
+        "edge": lambda r: names_what_is_cut_away(r, graphs),
     }
     figures = {}
     for name, of in kinds.items():
@@ -110,6 +131,7 @@ class Experiments:
         self.results = self.out / "results.jsonl"
         # What makes results comparable: another base, length or number of questions, and they are not.
         self.of = f"base {weights_hash(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
+        self.graphs = self.out / "data" / "scene_graph"
         self.children: list[subprocess.Popen[str]] = []
 
     def done(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -177,7 +199,7 @@ class Experiments:
         cache = ["--cache", str(self.out / "cache")] if source.cache else []
         some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
         self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
-        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl")}
+        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl", self.graphs)}
         line["seconds"] = round(time.monotonic() - started)
         with self.results.open("a", encoding="utf-8") as file:
             file.write("\n" * self.cut_off() + json.dumps(line) + "\n")
@@ -226,21 +248,22 @@ class Experiments:
             path = self.out / f"question-only-{name}.jsonl"
             with path.open("w", encoding="utf-8") as file:
                 for q, guess in zip(questions, question_only_baseline(train, spread(test, SCORED)), strict=True):
-                    record = {"question": q.question, "answer": LABELS[q.label], "prediction": LABELS[guess]}
-                    file.write(json.dumps(record | {"type": q.type}) + "\n")
-            yield name, measured(path)
+                    asked = {"video": q.video, "frame": q.frame, "question": q.question, "type": q.type}
+                    said = {"answer": LABELS[q.label], "prediction": LABELS[guess]}
+                    file.write(json.dumps(asked | said) + "\n")
+            yield name, measured(path, self.graphs)
 
 
 def table(done: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
     """Rows with mean and standard deviation over seeds, as Markdown."""
-    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides")
+    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides", "edge")
     lines = [f"| row | {' | '.join(kinds)} | runs |", "| --- " * (len(kinds) + 2) + "|"]
     for row in ROWS:
         runs = [r for (key, _), r in sorted(done.items()) if key == row.key]
         if runs:
             cells = []
             for kind in kinds:
-                values = [r[kind] for r in runs if r[kind] == r[kind]]
+                values = [r[kind] for r in runs if r.get(kind, float("nan")) == r.get(kind)]
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
             lines.append(f"| {row.group}: {row.name} | {' | '.join(cells)} | {len(runs)} |")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import ROWS, Experiments, Row, measured, table
+from experiments.run import ROWS, Experiments, Row, measured, names_what_is_cut_away, table
 from surgvivqa.cli import parse
 from surgvivqa.config import EvalConfig, TrainConfig, refuse_numbers
 from surgvivqa.model.freezing import refuse_cache_of_what_trains
@@ -21,27 +21,54 @@ def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
     assert row.same_as is None or row.same_as in {r.key for r in ROWS if r.same_as is None}
 
 
+FRAME = {"video": "VID01", "frame": 0}
+
+
 def test_names_are_told_apart() -> None:
     assert len({r.key for r in ROWS}) == len(ROWS)
 
 
 def test_figures_by_kind_of_question(tmp_path: Path) -> None:
     records = [
-        {"question": "Are there any top-left things?", "answer": "True", "prediction": "True", "type": "exist"},
-        {"question": "q", "answer": "2", "prediction": "3", "type": "count"},
-        {"question": "q", "answer": "cut", "prediction": "cut", "type": None},
-        {"question": "q", "answer": "liver", "prediction": "cut", "type": None},
+        {
+            "question": "Are there any top-left things?",
+            "answer": "True",
+            "prediction": "True",
+            "type": "exist",
+            **FRAME,
+        },
+        {"question": "q", "answer": "2", "prediction": "3", "type": "count", **FRAME},
+        {"question": "q", "answer": "cut", "prediction": "cut", "type": None, **FRAME},
+        {"question": "q", "answer": "liver", "prediction": "cut", "type": None, **FRAME},
     ]
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    figures = measured(path)
+    figures = measured(path, tmp_path)
     assert (figures["all"], figures["existence"], figures["counting"], figures["verb"]) == (50, 100, 0, 100)
     assert figures["sides"] == 100
     assert figures["colour"] != figures["colour"]  # no such question
 
 
+def test_objects_that_a_square_crop_loses(tmp_path: Path) -> None:
+    objects = [
+        {"component": "grasper", "center": [30.0, 100.0]},
+        {"component": "cystic_plate", "center": [470.0, 100.0]},
+        {"component": "cystic_plate", "center": [240.0, 100.0]},
+        {"component": "liver", "center": [110.0, 100.0]},
+    ]
+    (tmp_path / "VID01_4.json").write_text(json.dumps({"scenes": [{"objects": objects}]}))
+
+    def lost(question: str, answer: str = "1", frame: int = 4) -> bool:
+        record = {"video": "VID01", "frame": frame, "question": question, "answer": answer}
+        return names_what_is_cut_away(record, tmp_path)
+
+    assert lost("What is the grasper doing?") and lost("What is that?", "grasper")
+    assert not lost("What is the cystic plate?")  # one of them stays
+    assert not lost("What is the liver?") and not lost("What is the hook doing?") and not lost("the grasper", frame=5)
+
+
 def test_the_table_gives_mean_and_spread_over_seeds() -> None:
-    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides")
+    kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides", "edge")
     done = {("mask/prefix", s): {"row": "mask/prefix", "seed": s} | dict.fromkeys(kinds, 50.0 + s) for s in range(3)}
     lines = table(done)
     assert lines[2].startswith("| mask: prefix | 51.0 ± 1.0 |") and lines[2].endswith("| 3 |")
