@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.model.loading import PACKAGED_BASE
+from surgvivqa.model.checkpoints import PACKAGED_BASE
 from surgvivqa.synthetic.base_files import weights_hash
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 

@@ -16,7 +16,8 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.loading import build_for_training, coder, frame_store
+from surgvivqa.model.bundle import coder, frame_store
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.text_states import TextStates, text_states
 from surgvivqa.model.video_tokens import video_tokens

@@ -20,7 +20,9 @@ from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.inputs import FrameInputs
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, RunError
-from surgvivqa.model.loading import build_for_training, frame_store, load_checkpoint
+from surgvivqa.model.bundle import frame_store
+from surgvivqa.model.checkpoints import load_checkpoint
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.video_tokens import video_tokens
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]

@@ -24,15 +24,9 @@ from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import (
-    PACKAGED,
-    Bundle,
-    build_for_training,
-    coder,
-    frame_store,
-    frame_store_of,
-    load_checkpoint,
-)
+from surgvivqa.model.bundle import Bundle, coder, frame_store, frame_store_of
+from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.pretrained import load_video_encoder
 from surgvivqa.model.text_states import TextStates, text_states
 from surgvivqa.model.video_pool import pool_tokens, token_count

@@ -18,7 +18,8 @@ from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
-from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.video_tokens import video_tokens
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import SPLIT_NAMES, Splits, load_splits

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
-from surgvivqa.data.frames import load_image, refuse_missing
+from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
-from surgvivqa.model.loading import PACKAGED, Bundle, coder, frame_store, load_checkpoint
+from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
+from surgvivqa.model.processing import SurgViVQAProcessor
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
-from surgvivqa.scoring import LabelTrie, normalise, score_rows
 from surgvivqa.splits import load_splits, overlap
 
 log = logging.getLogger("surgvivqa")
@@ -166,23 +167,9 @@ def predict(config: PredictConfig) -> int:
     bundle = load_checkpoint(config.checkpoint, config.model)
     if bundle.settings.mask == "bidirectional":
         log.warning(_LEAK)
-    video = bundle.model.config.video_config
-    images = [load_image(p, video.image_size, bundle.settings.frame_fit) for p in config.image[-video.num_frames :]]
-    # A clip too short is filled with its first frame, as at the start of a video.
-    clip = torch.stack([images[0]] * (video.num_frames - len(images)) + images)
-    prompts = coder(bundle)
-    ids = prompts.prompt_ids(config.question)
-    trie = LabelTrie(prompts.label_ids)
-    if len(ids) + int(trie.lengths.max()) > bundle.settings.max_length:
-        raise InputError(
-            f"The question takes {len(ids)} tokens; with its answer, at most {bundle.settings.max_length}."
-        )
-    with torch.inference_mode():
-        tokens = bundle.model.encode_video(clip.unsqueeze(0))
-        scores = score_rows(bundle.model, [[ids]], tokens, trie, bundle.settings.mask)
-    _, probability = normalise(scores, trie, "sum")
-    best = probability[0].topk(max(1, min(config.top, len(LABELS))))
-    answers = [(LABELS[c], float(p)) for c, p in zip(best.indices.tolist(), best.values, strict=True)]
+    processor = SurgViVQAProcessor.of(bundle)
+    inputs = processor([config.image], config.question)
+    answers = processor.answers(bundle.model.score(**inputs), max(1, min(config.top, len(LABELS))))[0]
     if config.json:
         print(
             json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})

@@ -15,7 +15,7 @@ from surgvivqa.data.ssgqa import Frame, Question
 from surgvivqa.errors import RunError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.attention import VideoMemory
-from surgvivqa.model.loading import Bundle, coder
+from surgvivqa.model.bundle import Bundle, coder
 from surgvivqa.model.video_tokens import VideoTokens
 from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
 

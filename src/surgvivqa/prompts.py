@@ -6,14 +6,15 @@ from surgvivqa.labels import LABELS
 
 PromptMode = Literal["simple", "choices"]
 PROMPT_MODES: tuple[str, ...] = get_args(PromptMode)
+PROMPT_END = "Answer:"  # of both
 
 
 def build_prompt(question: str, mode: str = "simple") -> str:
     """The prompt for one question: ``simple`` asks it, ``choices`` also lists the 51 candidates."""
     if mode == "simple":
-        return f"Question: {question}\nAnswer:"
+        return f"Question: {question}\n{PROMPT_END}"
     if mode == "choices":
-        return f"Question: {question}\nCandidates: {', '.join(LABELS)}\nAnswer:"
+        return f"Question: {question}\nCandidates: {', '.join(LABELS)}\n{PROMPT_END}"
     raise ValueError(f"prompt mode {mode!r} is none of {', '.join(PROMPT_MODES)}")
 
 

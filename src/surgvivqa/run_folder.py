@@ -6,7 +6,8 @@ from pathlib import Path
 
 from surgvivqa.config import TrainConfig, save_yaml
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import Bundle, export_pth, save_checkpoint
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.checkpoints import export_pth, save_checkpoint
 from surgvivqa.processes import together
 
 log = logging.getLogger("surgvivqa")

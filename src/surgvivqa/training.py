@@ -27,7 +27,8 @@ from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
 from surgvivqa.model.freezing import format_table, set_modes
-from surgvivqa.model.loading import Bundle, build_for_training, coder, frame_store
+from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames

@@ -23,15 +23,9 @@ from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
-from surgvivqa.model.loading import (
-    build_for_training,
-    coder,
-    export_pth,
-    frame_store,
-    load_checkpoint,
-    save_checkpoint,
-    train_tokenizer,
-)
+from surgvivqa.model.bundle import coder, frame_store
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_text_encoder
 from surgvivqa.model.text_states import text_states

@@ -61,15 +61,26 @@ def load_image(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                if image.mode.startswith("I") or image.mode == "F":  # 16-bit: convert("RGB") would clip, not scale
-                    grey = np.asarray(image, dtype=np.float32)
-                    top = 65535.0 if grey.max() > 255 else 255.0
-                    image = Image.fromarray((grey * (255.0 / top)).astype(np.uint8))
-                fitted = fit_image(image.convert("RGB"), size, fit)
+                return image_tensor(image, size, fit, mean, std)
     except FileNotFoundError:
         raise InputError(f"Frame {path} does not exist.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"Frame {path} cannot be read as an image ({str(error).splitlines()[0][:120]}).") from None
+
+
+def image_tensor(
+    image: Image.Image,
+    size: int = 224,
+    fit: str = "squash",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """An image of any mode as float32 ``[3, size, size]``, normalised by channel."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit: convert("RGB") would clip, not scale
+        grey = np.asarray(image, dtype=np.float32)
+        top = 65535.0 if grey.max() > 255 else 255.0
+        image = Image.fromarray((grey * (255.0 / top)).astype(np.uint8))
+    fitted = fit_image(image.convert("RGB"), size, fit)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0).permute(2, 0, 1)
     return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).contiguous()
 

@@ -57,9 +57,11 @@ class VideoMemory:
         self.tokens, self.reuse = tokens, reuse
         self.kept: dict[nn.Module, KeysValues] = {}
         self.frames: Grid | None = None
+        self.projection: nn.Module | None = None
+        self._seen: Tensor | None = None
 
-    def looked_at_by(self, frames: Grid) -> "VideoMemory":
-        """The same memory for another stream.
+    def looked_at_by(self, frames: Grid, projection: nn.Module | None = None) -> "VideoMemory":
+        """The same memory for another stream, seen through ``projection`` where the encoders' widths differ.
 
         Raises:
             ValueError: stream and video tokens differ in their number of frames (Transformers' BLIP would spread one
@@ -67,7 +69,7 @@ class VideoMemory:
         """
         if frames.groups != self.tokens.shape[0]:
             raise ValueError(f"{frames.groups} rows of text but {self.tokens.shape[0]} of video tokens")
-        self.frames = frames
+        self.frames, self.projection, self._seen = frames, projection, None
         return self
 
     def frame(self, index: int) -> "VideoMemory":
@@ -83,8 +85,10 @@ class VideoMemory:
         """Keys and values ``[F, heads, V, head]`` of one layer."""
         if attention in self.kept:
             return self.kept[attention]
+        if self._seen is None:
+            self._seen = self.tokens if self.projection is None else self.projection(self.tokens)
         heads = attention.num_attention_heads
-        made = (_heads(attention.key(self.tokens), heads), _heads(attention.value(self.tokens), heads))
+        made = (_heads(attention.key(self._seen), heads), _heads(attention.value(self._seen), heads))
         if self.reuse:
             self.kept[attention] = made
         return made

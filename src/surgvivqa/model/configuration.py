@@ -2,23 +2,27 @@
 
 from typing import Any
 
-from transformers import BlipTextConfig, GPT2Config, PreTrainedConfig, VideoMAEConfig
+from transformers import AutoConfig, BlipTextConfig, GPT2Config, PreTrainedConfig, VideoMAEConfig
 
 
 class SurgViVQAConfig(PreTrainedConfig):
-    """VideoMAE, BLIP text and GPT-2 in one, as ``SurgViVQAModel`` needs them.
+    """VideoMAE, BLIP text and a decoder in one, as ``SurgViVQAModel`` needs them.
 
     Args:
         video_config: VideoMAE's configuration (an object, a dictionary or None for the defaults).
         text_config: BLIP's text configuration; its vocabulary is the decoder's, and ``is_decoder`` is set, since that
             is what gives it cross-attention.
-        decoder_config: GPT-2's configuration.
-        lora: ``{"r", "alpha", "dropout"}`` of the adapters on GPT-2's ``c_attn`` and ``c_proj``; None for none.
+        decoder_config: the configuration of any causal language model of Transformers; GPT-2's by default.
+        lora: ``{"r", "alpha", "dropout"}`` of the adapters on the decoder (``decoders.lora_targets``); None for none.
         video_pool: ``none`` or ``temporal``: how the video tokens are pooled (``video_pool.pool_tokens``).
+        position_frames: the clip length that the video encoder's positions belong to; clips of another length get them
+            interpolated over time (``video_positions.set_positions``). None: the video encoder's own ``num_frames``.
+        mask: the mask mode it was trained with, and is scored with.
+        prompt_mode: the prompt it was trained with.
     """
 
     model_type = "surgvivqa"
-    sub_configs = {"video_config": VideoMAEConfig, "text_config": BlipTextConfig, "decoder_config": GPT2Config}  # noqa: RUF012
+    sub_configs = {"video_config": VideoMAEConfig, "text_config": BlipTextConfig, "decoder_config": AutoConfig}  # noqa: RUF012
 
     def __init__(
         self,
@@ -27,14 +31,19 @@ class SurgViVQAConfig(PreTrainedConfig):
         decoder_config: Any = None,
         lora: dict[str, float] | None = None,
         video_pool: str = "none",
+        position_frames: int | None = None,
+        mask: str = "prefix",
+        prompt_mode: str = "simple",
         **kwargs: Any,
     ) -> None:
         self.video_config = _as_config(video_config, VideoMAEConfig)
         self.text_config = _as_config(text_config, BlipTextConfig)
-        self.decoder_config = _as_config(decoder_config, GPT2Config)
+        self.decoder_config = _decoder_config(decoder_config)
         self.text_config.is_decoder = True
         self.lora = lora
         self.video_pool = video_pool
+        self.position_frames = position_frames or self.video_config.num_frames
+        self.mask, self.prompt_mode = mask, prompt_mode
         super().__init__(**kwargs)
 
 
@@ -42,6 +51,13 @@ def _as_config(value: Any, cls: Any) -> Any:
     if value is None:
         return cls()
     return cls(**value) if isinstance(value, dict) else value
+
+
+def _decoder_config(value: Any) -> Any:
+    if isinstance(value, dict):
+        value = dict(value)
+        return AutoConfig.for_model(value.pop("model_type", "gpt2"), **value)
+    return GPT2Config() if value is None else value
 
 
 def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> SurgViVQAConfig:

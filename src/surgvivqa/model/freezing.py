@@ -9,9 +9,10 @@ from torch import nn
 
 from surgvivqa.config import TrainConfig
 from surgvivqa.errors import InputError
+from surgvivqa.model.decoders import decoder_layers, output_layer
 from surgvivqa.model.modeling import SurgViVQAModel
 
-PARTS = ("visual_encoder", "text_encoder", "llm base", "llm LoRA")
+PARTS = ("visual_encoder", "text_encoder", "projections", "llm base", "llm LoRA")
 
 
 def lora_settings(config: TrainConfig) -> dict[str, float] | None:
@@ -50,8 +51,8 @@ def _refuse_cache_of_text(config: TrainConfig) -> None:
 def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
     """Sets ``requires_grad`` of every parameter from the flags.
 
-    Default: the LoRA adapters alone. ``--full-finetune`` and ``--train-gpt2-full`` add GPT-2's own weights,
-    ``--train-blip`` and ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's
+    Default: the LoRA adapters alone, and the projections between parts of different widths, which are new.
+    ``--full-finetune`` and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's
     pooler is never trained, since nothing reads it.
 
     Raises:
@@ -80,7 +81,13 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
         model.text_encoder.pooler.requires_grad_(False)
     if config.full_finetune or config.train_gpt2_full:
         model.llm.requires_grad_(True)
-        # The text encoder's output enters GPT-2 as inputs_embeds: wte trains only as the tied output layer.
+        # The text encoder's output enters the decoder as inputs_embeds, so its word embedding trains only where it is
+        # the output layer as well, as in GPT-2.
+        words = model.decoder.get_input_embeddings().weight
+        words.requires_grad_(words is output_layer(model.decoder).weight)
+    for projection in (model.video_projection, model.text_projection):
+        if projection is not None:
+            projection.requires_grad_(True)
     for name, parameter in model.llm.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
@@ -100,7 +107,7 @@ def set_modes(model: SurgViVQAModel) -> None:
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
-        for block in model.decoder.transformer.h:
+        for block in decoder_layers(model.decoder):
             # The block alone, not what is in it: a layer recomputes its activations only in training mode.
             block.training = block.gradient_checkpointing
 
@@ -117,19 +124,23 @@ def checkpoint_activations(model: SurgViVQAModel) -> None:
 
 
 def _layers(model: SurgViVQAModel) -> list[Any]:
-    return [*model.visual_encoder.encoder.layer, *model.text_encoder.encoder.layer, *model.decoder.transformer.h]
+    encoders = (model.visual_encoder.encoder.layer, model.text_encoder.encoder.layer)
+    return [layer for layers in (*encoders, decoder_layers(model.decoder)) for layer in layers]
 
 
 def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Rows (part, trainable parameters, all parameters) for the video encoder, the text encoder, GPT-2 and LoRA."""
+    """Rows (part, trainable parameters, all parameters) for the video encoder, the text encoder, the projections,
+    if any, the decoder and LoRA."""
     counts: dict[str, list[int]] = {part: [0, 0] for part in PARTS}
     for name, parameter in model.named_parameters():
         part = name.split(".", 1)[0]
         if part == "llm":
             part = "llm LoRA" if "lora_" in name else "llm base"
+        elif part.endswith("_projection"):
+            part = "projections"
         counts[part][0] += parameter.numel() if parameter.requires_grad else 0
         counts[part][1] += parameter.numel()
-    return [(part, trained, total) for part, (trained, total) in counts.items()]
+    return [(part, trained, total) for part, (trained, total) in counts.items() if total or part != "projections"]
 
 
 def trainable_fraction(model: nn.Module) -> float:

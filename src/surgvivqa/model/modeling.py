@@ -1,64 +1,98 @@
 """SurgViVQA: video tokens, a text encoder that looks at them, and a decoder that answers; over packed rows."""
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import BlipTextModel, GPT2LMHeadModel, PreTrainedModel, VideoMAEModel
+from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, VideoMAEModel
 
+from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import Packed
+from surgvivqa.errors import InputError
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, stream_states
 from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.video_pool import pool_tokens
+from surgvivqa.model.video_positions import set_positions
+from surgvivqa.scoring import LabelTrie, score_rows
 
 LOGIT_ROWS = 64
-LORA_TARGETS = ["c_attn", "c_proj"]
 
 
 class SurgViVQAModel(PreTrainedModel):
     """The model of arXiv 2511.03325 with children named as its published checkpoints name them.
 
     ``visual_encoder`` is a ``VideoMAEModel``, ``text_encoder`` a ``BlipTextModel`` with cross-attention to the video
-    tokens, ``llm`` a ``GPT2LMHeadModel``, wrapped by PEFT where the configuration has ``lora``.
+    tokens, ``llm`` a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration has
+    ``lora``. Where two neighbours differ in width, a linear layer lies between them: ``video_projection`` before the
+    text encoder's cross-attention, ``text_projection`` before the decoder.
     """
 
     config_class = SurgViVQAConfig
     base_model_prefix = ""
+    main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     visual_encoder: Any
     text_encoder: Any
     llm: Any
 
     def __init__(self, config: SurgViVQAConfig, parts: dict[str, nn.Module] | None = None) -> None:
-        """Random weights, or the given parts (``visual_encoder``, ``text_encoder``, ``llm``) as they are."""
+        """Random weights, or the given parts (``visual_encoder``, ``text_encoder``, ``llm``, and the projections, if
+        any) as they are."""
         super().__init__(config)
         parts = parts or {}
         self.visual_encoder = parts.get("visual_encoder") or VideoMAEModel(config.video_config)
+        set_positions(self.visual_encoder, config.position_frames)
         # BLIP's text model has an eager attention alone; the others take PyTorch's fused one.
         config.text_config._attn_implementation = "eager"
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
-        llm: Any = parts.get("llm") or GPT2LMHeadModel(config.decoder_config)
+        llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config)
+        for name, from_width, to_width in projections(config):
+            self.add_module(name, parts.get(name) or nn.Linear(from_width, to_width))
+        install(self.text_encoder, llm)
         if config.lora:
+            targets = lora_targets(llm)
             adapters = LoraConfig(
                 r=int(config.lora["r"]),
                 lora_alpha=int(config.lora["alpha"]),
                 lora_dropout=float(config.lora["dropout"]),
-                target_modules=LORA_TARGETS,
-                fan_in_fan_out=True,
+                target_modules=targets,
+                fan_in_fan_out=is_transposed(llm, targets),
+                task_type="CAUSAL_LM",
             )
             llm = get_peft_model(llm, adapters)
             install_dropout(llm)
         self.llm = llm
-        install(self.text_encoder, self.decoder)
         # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.
         self.visual_encoder.set_attn_implementation("sdpa")
+        self.post_init()
+
+    def init_weights(self) -> None:
+        """Nothing: each part comes with its weights, or made them itself. The names of tied weights are collected, which
+        Transformers cannot do through PEFT's wrapper."""
+        prefix = "llm.base_model.model." if self.config.lora else "llm."
+        tied = self.decoder.all_tied_weights_keys
+        self.all_tied_weights_keys = {prefix + name: prefix + source for name, source in tied.items()}
 
     @property
     def decoder(self) -> Any:
-        """The GPT-2 under the adapters, if any: the same modules, adapters in place."""
+        """The language model under the adapters, if any: the same modules, adapters in place."""
         return self.llm.base_model.model if self.config.lora else self.llm
+
+    @property
+    def video_projection(self) -> nn.Module | None:
+        """The layer between the video encoder and the text encoder, where their widths differ."""
+        return self._modules.get("video_projection")
+
+    @property
+    def text_projection(self) -> nn.Module | None:
+        """The layer between the text encoder and the decoder, where their widths differ."""
+        return self._modules.get("text_projection")
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""
@@ -79,22 +113,17 @@ class SurgViVQAModel(PreTrainedModel):
         encoded = self.text_encoder.encoder(
             embedded,
             attention_mask=layout,
-            encoder_hidden_states=video.looked_at_by(packed.frames),
+            encoder_hidden_states=video.looked_at_by(packed.frames, self.video_projection),
             encoder_attention_mask=layout,
         )
         states: Tensor = encoded.last_hidden_state[0]
         return states
 
     def decoder_states(self, packed: Packed, text: Tensor, layout: Layout) -> Tensor:
-        """The decoder's last hidden states ``[N, hidden]`` of a stream of text states ``[N, hidden]``."""
-        states: Tensor = self.decoder.transformer(
-            inputs_embeds=text.unsqueeze(0),
-            position_ids=packed.position_ids.unsqueeze(0),
-            attention_mask=text.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
-            layout=layout,
-            use_cache=False,
-        ).last_hidden_state[0]
-        return states
+        """The decoder's last hidden states ``[N, hidden]`` of a stream of text states ``[N, text hidden]``."""
+        if self.text_projection is not None:
+            text = self.text_projection(text)
+        return stream_states(self.decoder, text, packed.position_ids, layout)
 
     def hidden_states(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
         """The decoder's last hidden states ``[N, hidden]``; ``video`` may be video tokens ``[F, V, hidden]``."""
@@ -125,7 +154,7 @@ class SurgViVQAModel(PreTrainedModel):
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits in float32 under any autocast: GPT-2's lie near -100, where neighbouring bfloat16s are 0.5 apart."""
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.decoder.lm_head(hidden.float())
+            logits: Tensor = output_layer(self.decoder)(hidden.float())
             return logits
 
     def target_log_probs(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
@@ -138,8 +167,43 @@ class SurgViVQAModel(PreTrainedModel):
 
     def prompt_logits(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
         """Logits ``[N, vocabulary]`` at every position, for the leak check."""
-        logits: Tensor = self.decoder.lm_head(self.hidden_states(packed, video))
+        logits: Tensor = output_layer(self.decoder)(self.hidden_states(packed, video))
         return logits
+
+    @torch.inference_mode()
+    def score(
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[Sequence[Sequence[int]]],
+        label_ids: Sequence[Sequence[int]],
+        mask: str | None = None,
+    ) -> Tensor:
+        """Log-probabilities ``[Q, 51]`` (float32) of the labels after each prompt, questions in frame order; what
+        ``SurgViVQAProcessor`` returns is what it takes. ``mask`` is the configuration's unless given."""
+        video = self.encode_video(pixel_values.to(self.device))
+        return score_rows(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As Hugging Face's, from a folder or hub name that holds the whole model; a local checkpoint folder that holds
+        what was trained, or adapters, is put on the parts it names.
+
+        Raises:
+            InputError: a tensor of the model is not there: nothing is left at random.
+        """
+        from surgvivqa.model.checkpoints import is_whole, load_checkpoint  # which imports this module
+
+        if Path(name).is_dir() and not is_whole(Path(name)):
+            return load_checkpoint(Path(name), ModelConfig()).model
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))
+        if missing or info["mismatched_keys"]:
+            raise InputError(
+                f"{name} lacks {len(missing)} tensors of the model (first: {missing[0] if missing else 'shapes differ'}), "
+                f"which would stay at random; it is no whole checkpoint."
+            )
+        return (model, info) if wants_info else model
 
     def forward(
         self,
@@ -164,3 +228,14 @@ class SurgViVQAModel(PreTrainedModel):
 def answer_losses(packed: Packed, log_probs: Tensor) -> Tensor:
     """Log-probabilities ``[T]`` of target tokens to negative log-likelihoods ``[Q]`` of whole answers."""
     return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
+
+
+def projections(config: SurgViVQAConfig) -> list[tuple[str, int, int]]:
+    """Name, input and output width of the linear layers that a model of these parts needs between them; none where the
+    widths are equal, as published."""
+    video, text, decoder = config.video_config, config.text_config, config.decoder_config
+    wanted = (
+        ("video_projection", video.hidden_size, text.encoder_hidden_size),
+        ("text_projection", text.hidden_size, decoder.hidden_size),
+    )
+    return [row for row in wanted if row[1] != row[2]]

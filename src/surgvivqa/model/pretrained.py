@@ -6,29 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     BlipForQuestionAnswering,
     BlipTextModel,
-    GPT2LMHeadModel,
     VideoMAEModel,
 )
 
+from surgvivqa.config import ModelConfig, clip_length
 from surgvivqa.errors import InputError
+from surgvivqa.model.attention import install
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.decoders import refuse_what_cannot_be_packed
+from surgvivqa.model.modeling import SurgViVQAModel, projections
 
 _ADDED_ROWS_SEED = 20251123
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
-    """VideoMAE from a hub name or folder, for clips of ``num_frames`` (its positions are fixed sinusoids)."""
+    """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
+    configuration as ``position_frames``, for ``video_positions``."""
     with _clear_errors("--video-model", name):
         config = AutoConfig.from_pretrained(name)
         _refuse_kind("--video-model", name, config, "videomae")
-        config.num_frames = num_frames
-        model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True)
+        trained, config.num_frames = config.num_frames, num_frames
+        model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
+    model.config.position_frames = trained
     return model
 
 
@@ -43,11 +51,13 @@ def load_text_encoder(name: str) -> BlipTextModel:
         config = AutoConfig.from_pretrained(name)
         _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
-            whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True)
+            whole, info = BlipForQuestionAnswering.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32
+            )
             missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
             source = whole.text_encoder
         else:
-            source, info = BlipTextModel.from_pretrained(name, output_loading_info=True)
+            source, info = BlipTextModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
             missing = list(info["missing_keys"])
     missing = [k for k in missing if "pooler." not in k and not k.endswith("position_ids")]
     _refuse_random("text encoder", "--text-model", name, missing)
@@ -65,35 +75,76 @@ def load_text_encoder(name: str) -> BlipTextModel:
     return model
 
 
-def load_decoder(name: str) -> tuple[GPT2LMHeadModel, Any]:
-    """GPT-2 and its tokenizer."""
+def load_decoder(name: str) -> tuple[Any, Any]:
+    """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
-        _refuse_kind("--decoder-model", name, AutoConfig.from_pretrained(name), "gpt2")
+        config = AutoConfig.from_pretrained(name)
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise InputError(
+                f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
+                f"such as gpt2, Llama or Qwen3."
+            )
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model, info = GPT2LMHeadModel.from_pretrained(name, output_loading_info=True)
-    missing = [k for k in info["missing_keys"] if k != "lm_head.weight"]  # tied to wte
-    _refuse_random("decoder", "--decoder-model", name, missing)
+        model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+    tied = set(model.all_tied_weights_keys)
+    _refuse_random("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
+    if len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"--decoder-model {name} has {model.config.vocab_size} rows of words, but its tokenizer knows "
+            f"{len(tokenizer)}; give a folder whose tokenizer belongs to its weights."
+        )
     return model, tokenizer
 
 
-def resize_words(text_encoder: BlipTextModel, rows: int) -> None:
-    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it.
+def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
+    """The published parts that ``settings`` names in one model, with adapters if asked for.
 
-    The old rows are kept; the added ones are normal with the old mean and deviation, a pure function of a fixed seed,
-    so that adapters alone restore the same model.
+    Where two parts differ in width a projection lies between them; it starts from a fixed seed, so that its scale suits
+    what comes after it, and has to be trained.
+
+    Raises:
+        InputError: a part cannot be had, or the decoder cannot run packed rows.
     """
-    old = text_encoder.embeddings.word_embeddings.weight.data
-    if rows != old.shape[0]:
-        new = torch.empty(rows, old.shape[1], dtype=old.dtype)
-        kept = min(rows, old.shape[0])
-        generator = torch.Generator().manual_seed(_ADDED_ROWS_SEED)
-        new.normal_(float(old.mean()), float(old.std()), generator=generator)
-        new[:kept] = old[:kept]
-        padding = text_encoder.embeddings.word_embeddings.padding_idx
-        embedding = nn.Embedding(rows, old.shape[1], padding_idx=padding)
-        embedding.weight.data.copy_(new)
+    video = load_video_encoder(settings.video_model, clip_length(settings))
+    text = load_text_encoder(settings.text_model)
+    decoder, tokenizer = load_decoder(settings.decoder_model)
+    resize_words(text, decoder.config.vocab_size)
+    frames = video.config.position_frames
+    config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
+    parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
+    install(text, decoder)
+    if decoder.config.model_type != "gpt2":  # whose packed rows the tests hold against the plain way
+        refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_ADDED_ROWS_SEED)
+        for name, from_width, to_width in projections(config):
+            parts[name] = layer = nn.Linear(from_width, to_width)
+            # BLIP's states have a deviation near 1 in each number; the decoder's layers expect its word embedding's.
+            aim = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
+            nn.init.normal_(layer.weight, std=float(aim) * from_width**-0.5)
+            nn.init.zeros_(layer.bias)
+    return Bundle(SurgViVQAModel(config, parts), tokenizer, settings)
+
+
+def resize_words(text_encoder: BlipTextModel, rows: int) -> None:
+    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it (``grown_rows``)."""
+    old = text_encoder.embeddings.word_embeddings
+    if rows != old.weight.shape[0]:
+        embedding = nn.Embedding(rows, old.weight.shape[1], padding_idx=old.padding_idx)
+        embedding.weight.data.copy_(grown_rows(old.weight.data, rows))
         text_encoder.embeddings.word_embeddings = embedding
     text_encoder.config.vocab_size = rows
+
+
+def grown_rows(old: Tensor, rows: int) -> Tensor:
+    """A word embedding ``[V, hidden]`` with ``rows`` rows: the old ones, then rows that are normal with the old mean
+    and deviation, a pure function of a fixed seed, so that adapters alone restore the same model."""
+    new = torch.empty(rows, old.shape[1], dtype=old.dtype)
+    kept = min(rows, old.shape[0])
+    generator = torch.Generator().manual_seed(_ADDED_ROWS_SEED)
+    new.normal_(float(old.mean()), float(old.std()), generator=generator)
+    new[:kept] = old[:kept]
+    return new
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from surgvivqa.data.cache_file import Key
 from surgvivqa.data.packing import PromptCoder, pack_rows
 from surgvivqa.data.text_inputs import TextInputs, TextReader, UnmadeText, rows_of
 from surgvivqa.model.attention import VideoMemory, layouts
-from surgvivqa.model.loading import Bundle
+from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.video_tokens import VideoTokens
 

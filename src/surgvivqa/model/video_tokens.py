@@ -12,7 +12,7 @@ from surgvivqa.config import ModelConfig
 from surgvivqa.data.cache import FeatureStore, weights_hash
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.inputs import FrameInputs, FrameReader
-from surgvivqa.model.loading import Bundle
+from surgvivqa.model.bundle import Bundle
 
 log = logging.getLogger("surgvivqa")
 # What decides the encoder's output and shows in no tensor's shape is here too.

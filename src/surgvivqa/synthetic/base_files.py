@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.config import EvalConfig, ModelConfig
 from surgvivqa.evaluation import evaluate
-from surgvivqa.model.loading import Bundle, save_checkpoint
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.checkpoints import save_checkpoint
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.write import SynthConfig, chosen_videos, complete, write_synthetic
 

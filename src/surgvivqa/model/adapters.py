@@ -1,0 +1,108 @@
+"""LoRA adapters put on a bundle's decoder, merged into it, and kept in PEFT's own folder format."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from surgvivqa.errors import InputError
+from surgvivqa.model.bundle import Bundle, saved_tensors
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.decoders import lora_targets
+from surgvivqa.model.modeling import SurgViVQAModel
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OTHER_WEIGHTS = "other_trained.safetensors"  # what was trained beside the adapters, which PEFT knows nothing of
+_PARTS = ("visual_encoder", "text_encoder", "video_projection", "text_projection")
+
+
+def with_adapters(bundle: Bundle, lora: dict[str, float]) -> Bundle:
+    """The same weights with fresh adapters on the decoder. The bundle given is used up: parts are shared."""
+    return _rebuilt(bundle, bundle.model.llm, lora)
+
+
+def merged(bundle: Bundle) -> Bundle:
+    """The same function without adapters: they are added into the decoder's own weights. The bundle given is used up.
+
+    What the adapters changed now belongs to the checkpoint (``own``) under the decoder's own names.
+    """
+    if not bundle.model.config.lora:
+        return bundle
+    return _rebuilt(bundle, bundle.model.llm.merge_and_unload(), None)
+
+
+def _rebuilt(bundle: Bundle, llm: Any, lora: dict[str, float] | None) -> Bundle:
+    model = bundle.model
+    parts = {name: part for name in _PARTS if (part := model._modules.get(name)) is not None}
+    config = SurgViVQAConfig.from_dict({**model.config.to_dict(), "lora": lora})
+    for name in ("video_config", "text_config", "decoder_config"):  # those that the parts themselves hold
+        setattr(config, name, getattr(model.config, name))
+    new = SurgViVQAModel(config, {**parts, "llm": llm})
+    own = {_renamed(name, new) for name in bundle.own}
+    return dataclasses.replace(bundle, model=new, own=own & set(new.state_dict()))
+
+
+def _renamed(name: str, model: SurgViVQAModel) -> str:
+    """A tensor's name after PEFT has wrapped the decoder, or has unwrapped it."""
+    if not name.startswith("llm."):
+        return name
+    plain = name.replace("llm.base_model.model.", "llm.", 1).replace(".base_layer.", ".")
+    plain = re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", plain)  # what an adapter changed when it was merged
+    if not model.config.lora:
+        return plain
+    module, _, kind = plain.removeprefix("llm.").rpartition(".")
+    inner = ".base_layer" if module.rpartition(".")[2] in lora_targets(model.decoder) else ""
+    wrapped = f"llm.base_model.model.{module}{inner}.{kind}"
+    return wrapped if wrapped in model.state_dict() else f"llm.base_model.model.{module}.{kind}"
+
+
+def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[str, Any] | None = None) -> None:
+    """Writes the adapters as PEFT does: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Args:
+        bundle: with adapters.
+        folder: there already.
+        base_name: what the configuration says the adapters belong to.
+        unchanged: tensors of the base that the folder need not hold, as the loader has them already; others that were
+            trained beside the adapters go to ``other_trained.safetensors``.
+
+    Raises:
+        InputError: there are no adapters.
+    """
+    model = bundle.model
+    if not model.config.lora:
+        raise InputError("This checkpoint has no LoRA adapters, so there is nothing to write in PEFT's format.")
+    model.llm.peft_config["default"].base_model_name_or_path = base_name
+    model.llm.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+    known = unchanged or {}
+    rest = {
+        name: tensor.cpu()
+        for name, tensor in saved_tensors(bundle).items()
+        if "lora_" not in name and not (name in known and known[name].equal(tensor.cpu()))
+    }
+    if rest:
+        save_file(rest, folder / OTHER_WEIGHTS, {"format": "pt"})
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """``{"r", "alpha", "dropout"}`` and ``targets`` of a PEFT folder.
+
+    Raises:
+        InputError: it is no LoRA configuration, or one of a kind that this model cannot take.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        settings = {"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]}
+        targets = sorted(saved["target_modules"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
+    odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if saved.get(k)]
+    if saved.get("peft_type") != "LORA" or odd or saved.get("bias", "none") != "none":
+        what = ", ".join(odd) or f"bias {saved.get('bias')}, type {saved.get('peft_type')}"
+        raise InputError(f"{path} asks for adapters of a kind that is not supported here ({what}); use plain LoRA.")
+    return {**settings, "targets": targets}

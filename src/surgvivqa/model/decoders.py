@@ -1,0 +1,122 @@
+"""What differs among causal language models: where their parts lie, what LoRA adapts, and whether packed rows fit."""
+
+from typing import Any
+
+import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from surgvivqa.data.packing import Block, pack_rows
+from surgvivqa.errors import InputError
+from surgvivqa.model.attention import layouts
+
+_GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
+_LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_TOLERANCE = 1e-3
+
+
+def backbone(decoder: Any) -> Any:
+    """A causal language model without its output layer."""
+    return decoder.base_model
+
+
+def output_layer(decoder: Any) -> nn.Module:
+    """The layer from hidden states to logits."""
+    layer: nn.Module = decoder.get_output_embeddings()
+    return layer
+
+
+def decoder_layers(decoder: Any) -> nn.ModuleList:
+    """The layers, first to last."""
+    lists = [m for m in backbone(decoder).children() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len)
+
+
+def lora_targets(decoder: Any) -> list[str]:
+    """Names of the modules that LoRA adapts in a decoder of this kind: GPT-2's as published, the four attention
+    projections of Llama-like decoders, else PEFT's own choice for the kind.
+
+    Raises:
+        InputError: nobody says which.
+    """
+    kind = decoder.config.model_type
+    if kind == "gpt2":
+        return list(_GPT2_TARGETS)
+    names = {name.rpartition(".")[2] for name, _ in decoder.named_modules()}
+    if names.issuperset(_LLAMA_TARGETS):
+        return list(_LLAMA_TARGETS)
+    if kind in PEFT_TARGETS:
+        return list(PEFT_TARGETS[kind])
+    raise InputError(
+        f"It is not known which layers of a {kind} decoder LoRA should adapt; take another --decoder-model, or train "
+        f"the decoder itself with --full-finetune."
+    )
+
+
+def is_transposed(decoder: Any, targets: list[str]) -> bool:
+    """Whether the targets keep their weights as ``[in, out]``, as GPT-2 does."""
+    return any(isinstance(m, Conv1D) for n, m in decoder.named_modules() if n.rpartition(".")[2] in targets)
+
+
+def stream_states(decoder: Any, states: Tensor, positions: Tensor, layout: Any) -> Tensor:
+    """Last hidden states ``[N, hidden]`` of a packed stream of input states ``[N, hidden]`` at ``positions`` ``[N]``."""
+    result: Tensor = (
+        backbone(decoder)(
+            inputs_embeds=states.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            attention_mask=states.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
+            layout=layout,
+            use_cache=False,
+        )
+        .last_hidden_state[0]
+    )
+    return result
+
+
+@torch.no_grad()
+def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int) -> None:
+    """Runs two short sequences packed and one by one; they must agree.
+
+    A decoder whose attention does not go through Transformers' interface, that has another kind of position, or that
+    changes its logits after the output layer, would give wrong numbers in silence.
+
+    Args:
+        decoder: in eval mode, with ``attention.install`` done.
+        name: what to call it.
+        max_length: the longest sequence it will meet, in tokens.
+
+    Raises:
+        InputError: they differ, or a sliding window is shorter than ``max_length``.
+    """
+    config = decoder.config
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:
+        raise InputError(
+            f"--decoder-model {name} looks back over {window} tokens only, but --max-length is {max_length}; take a "
+            f"--max-length of at most {window}, or another decoder."
+        )
+    embedding = decoder.get_input_embeddings().weight
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(embedding.shape[0], (length,), generator=generator) for length in (5, 8)]
+    blocks = [Block(row.tolist(), (), (), (), n) for n, row in enumerate(rows)]
+    packed = pack_rows([blocks], "causal", len(blocks))
+    try:
+        states = embedding[packed.input_ids].float()
+        ours = stream_states(decoder, states, packed.position_ids, layouts(packed, states.dtype)[1])
+        fast = output_layer(decoder)(ours)
+        plain = torch.cat(
+            [decoder(inputs_embeds=embedding[row].float().unsqueeze(0), use_cache=False).logits[0] for row in rows]
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"--decoder-model {name}, a {config.model_type} model, cannot run packed rows "
+            f"({str(error).splitlines()[0][:160]}); take a decoder such as GPT-2, Llama or Qwen3."
+        ) from error
+    # Where the largest logit is small, a difference is measured against 1.
+    gap = float((fast - plain).abs().max() / plain.abs().max().clamp(min=1))
+    if not gap < _TOLERANCE:
+        raise InputError(
+            f"--decoder-model {name}, a {config.model_type} model, gives other logits for packed rows than one by one "
+            f"(by {gap:.2g}), so its figures would be wrong; take a decoder such as GPT-2, Llama or Qwen3."
+        )

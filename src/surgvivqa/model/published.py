@@ -1,0 +1,226 @@
+"""Files in the form in which SurgViVQA's checkpoints are passed around: a ``torch.save`` of names and tensors.
+
+They come bare or under a key, with and without LoRA, with the names of older and newer Transformers and PEFT, with the
+marks that DataParallel and ``torch.compile`` leave. Reading never executes what a file holds: tensors alone are taken.
+"""
+
+import pickle
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from surgvivqa.errors import InputError
+from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.model.pretrained import grown_rows
+
+Names = Literal["transformers4", "transformers5"]
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+WORDS = "text_encoder.embeddings.word_embeddings.weight"
+_PARTS = ("visual_encoder", "text_encoder", "video_projection", "text_projection", "llm")
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+(?=(?:" + "|".join(_PARTS) + r")\.)")
+_KEYS = ("state_dict", "model_state_dict", "model")  # under which a training script may have put it
+# What older versions saved and newer ones compute.
+_COMPUTED = (".position_ids", ".position_embeddings", ".attn.bias", ".attn.masked_bias", ".inv_freq")
+# VideoMAE's query and value biases: (Transformers 4's name, Transformers 5's).
+_RENAMED = (
+    ("attention.attention.q_bias", "attention.attention.query.bias"),
+    ("attention.attention.v_bias", "attention.attention.value.bias"),
+)
+_OLD_NORM = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
+_ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
+_BASE = "llm.base_model.model."
+
+
+@dataclass
+class LoadReport:
+    """What a file gave to a model. ``kept`` are the model's tensors that the file does not hold and that stay as the
+    published parts have them; ``ignored`` are the file's that newer versions compute."""
+
+    where: Path
+    loaded: list[str]
+    kept: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        def by_part(names: list[str]) -> str:
+            counts = Counter(_part(n) for n in names)
+            return ", ".join(f"{part} {count}" for part, count in counts.items()) or "none"
+
+        lines = [f"{self.where}: {len(self.loaded)} tensors loaded ({by_part(self.loaded)})"]
+        if self.kept:
+            lines.append(f"  not in the file, taken from the published parts: {len(self.kept)} ({by_part(self.kept)})")
+        if self.ignored:
+            lines.append(f"  in the file but computed today: {len(self.ignored)} (first: {self.ignored[0]})")
+        return "\n".join(lines + [f"  {note}" for note in self.notes])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their names in this model, whatever they are called there.
+
+    Raises:
+        InputError: the file does not exist, is cut off, holds anything but tensors, or names one tensor twice.
+    """
+    if not path.is_file():
+        raise InputError(f"--checkpoint {path} does not exist.")
+    found = load_safetensors(path) if path.suffix == ".safetensors" else _load_pth(path)
+    present: dict[str, Tensor] = {}
+    names = present_names(found)
+    for old, new in names.items():
+        if new in present and not torch.equal(present[new], found[old]):
+            raise InputError(f"{path} holds two different tensors for {new}; it is not clear which one is meant.")
+        present[new] = found[old]
+    return present
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors by name.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist, so the checkpoint is incomplete; copy it again.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or cut off ({str(error)[:120]}); copy it again.") from error
+    return tensors
+
+
+def _load_pth(path: Path) -> dict[str, Tensor]:
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds Python objects beside tensors, or is no state dict at all; such objects are never executed "
+            f"here, so save it again as a state dict of tensors alone."
+        ) from error
+    except Exception as error:  # a zip that is cut off, a file of another kind: torch raises several sorts
+        raise InputError(
+            f"{path} is damaged, cut off, or no state dict ({str(error).splitlines()[0][:120]}); copy it again."
+        ) from error
+    for key in _KEYS:
+        if isinstance(held, dict) and isinstance(held.get(key), dict):
+            held = held[key]
+            break
+    if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
+        raise InputError(f"{path} is no state dict: it must map parameter names to tensors, bare or under state_dict.")
+    return {str(k): v for k, v in held.items()}
+
+
+def present_names(names: Any) -> dict[str, str]:
+    """The names of a file to those of this model: wrappers' marks taken off, old names replaced, and the decoder's
+    names as PEFT has them where the file has adapters, plain where it has none."""
+    result = {name: _WRAPPERS.sub("", name) for name in names}
+    adapted = any(_ADAPTER.search(name) for name in result.values())
+    targets = {_ADAPTER.sub("", n) for n in result.values() if _ADAPTER.search(n)}
+    for old, name in result.items():
+        for before, after in (*_RENAMED, *_OLD_NORM):
+            if name.endswith(before):
+                name = name.removesuffix(before) + after
+        name = _ADAPTER.sub(r".\1.default.weight", name)
+        if name.startswith("llm.") and not adapted:
+            name = name.replace(_BASE, "llm.", 1).replace(".base_layer.", ".")
+        elif name.startswith(_BASE):
+            module, _, kind = name.rpartition(".")
+            if module in targets and kind in ("weight", "bias"):  # PEFT before 0.6 named the base layer so
+                name = f"{module}.base_layer.{kind}"
+        result[old] = name
+    return result
+
+
+def published_name(name: str, names: Names) -> str:
+    """A tensor's name as files of a Transformers version have it."""
+    if names == "transformers4" and name.startswith("visual_encoder."):
+        for old, new in _RENAMED:
+            if name.endswith(new):
+                return name.removesuffix(new) + old
+    return name
+
+
+def adapter_rank(tensors: dict[str, Tensor]) -> int | None:
+    """The rank of a file's adapters; None where it has none."""
+    ranks = [len(t) for n, t in tensors.items() if n.endswith(".lora_A.default.weight")]
+    return ranks[0] if ranks else None
+
+
+def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, needs: str) -> LoadReport:
+    """Copies tensors into the model by name.
+
+    Args:
+        model: made for them.
+        tensors: by this model's names; those of the text encoder's words may have fewer rows than the model's, and grow
+            as the published resizing does it.
+        where: their file, for messages.
+        needs: what must be there. ``all``: every tensor; ``decoder``: the decoder's trained part, that is all its
+            adapters, or all of itself where there are none; ``some``: anything.
+
+    Raises:
+        InputError: a name or shape does not fit, or what must be there is not.
+    """
+    own = model.state_dict()
+    tied = model.all_tied_weights_keys
+    report = LoadReport(where, [])
+    for name in [n for n in tensors if n not in own and n.endswith(_COMPUTED)]:
+        report.ignored.append(name)
+    given = {n: t for n, t in tensors.items() if n not in report.ignored}
+    for name in [n for n in tied if n in given]:
+        source = given.get(tied[name])
+        if source is not None and not torch.equal(source, given[name]):
+            raise InputError(
+                f"{where} holds an output layer ({name}) that differs from the word embedding it is tied to in this "
+                f"model; it is of another architecture."
+            )
+        if source is None:
+            given[tied[name]] = given[name]
+        del given[name]
+    words = given.get(WORDS)
+    if words is not None and WORDS in own and len(words) < len(own[WORDS]):
+        given[WORDS] = grown_rows(words, len(own[WORDS]))
+        report.notes.append(
+            f"BLIP's word embedding grew from {len(words)} to {len(own[WORDS])} rows, as published resizing does it"
+        )
+    foreign = [n for n in given if n not in own]
+    shapes = [n for n, t in given.items() if n in own and own[n].shape != t.shape]
+    for problem, names in (("does not know", foreign), ("has another shape for", shapes)):
+        if names:
+            raise InputError(
+                f"{where} does not fit the model: the model {problem} {len(names)} of its {len(tensors)} tensors "
+                f"(first: {names[0]}); give the parts and settings it was made with."
+            )
+    absent = [n for n in own if n not in given and n not in tied]
+    wanted = {"all": absent, "some": [], "decoder": _missing_of_the_decoder(model, given)}[needs]
+    if wanted or not given:
+        what = "" if needs == "all" else " of the decoder's trained part"
+        raise InputError(
+            f"{where} does not fit the model: the file lacks {len(wanted)} tensors{what}"
+            f"{f' (first: {wanted[0]})' if wanted else ', it holds none'}; it is incomplete, or of another model."
+        )
+    model.load_state_dict(given, strict=False)
+    report.loaded, report.kept = list(given), absent
+    return report
+
+
+def _missing_of_the_decoder(model: SurgViVQAModel, given: dict[str, Tensor]) -> list[str]:
+    """The tensors without which the decoder would not be the trained one."""
+    mine = {n for n in model.state_dict() if n.startswith("llm.") and n not in model.all_tied_weights_keys}
+    adapters = {n for n in mine if "lora_" in n}
+    words = model.decoder.get_input_embeddings().weight
+    unread = {n for n, p in model.named_parameters() if p is words and n not in model.all_tied_weights_keys.values()}
+    base = mine - adapters - unread
+    needed = set(adapters)
+    if not adapters or any(n in given for n in base):
+        needed |= base
+    return sorted(needed - given.keys())
+
+
+def _part(name: str) -> str:
+    return "adapters" if "lora_" in name else name.split(".", 1)[0]
