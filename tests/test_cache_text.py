@@ -15,8 +15,8 @@ from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs
-from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.bundle import coder, frame_store
+from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.text_states import TextStates, text_states

@@ -13,8 +13,8 @@ import torch
 
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.model.freezing import trainable_table
 from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint
+from surgvivqa.model.freezing import trainable_table
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.synthetic.base_files import size_of, weights_hash, zero_shot
 

@@ -17,8 +17,8 @@ from surgvivqa.data.packing import pack_training
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
-from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
 from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.video_tokens import video_tokens
 from surgvivqa.scoring import LabelTrie

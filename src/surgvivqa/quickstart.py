@@ -21,8 +21,8 @@ from surgvivqa.data.ssgqa import Frame, read_split
 from surgvivqa.errors import RunError
 from surgvivqa.labels import LABEL_INDEX, LABELS, label_of
 from surgvivqa.metrics import grouped_metrics
-from surgvivqa.model.freezing import apply_freezing, trainable_fraction
 from surgvivqa.model.checkpoints import load_checkpoint
+from surgvivqa.model.freezing import apply_freezing, trainable_fraction
 from surgvivqa.splits import load_splits
 
 log = logging.getLogger("surgvivqa")

@@ -26,8 +26,8 @@ from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
-from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens

@@ -96,8 +96,8 @@ def _end_what_begins_another(label_ids: list[list[int]], end: int | None) -> lis
     ]
     if ended and end is None:
         raise InputError(
-            f"With this tokenizer the label {LABELS[ended[0]]!r} is the beginning of another one, and the tokenizer has "
-            f"no end-of-text token to tell them apart; take a decoder whose tokenizer has one."
+            f"With this tokenizer the label {LABELS[ended[0]]!r} is the beginning of another one, and it has no "
+            f"end-of-text token to tell them apart; take a decoder whose tokenizer has one."
         )
     for c in ended:
         assert end is not None

@@ -64,9 +64,8 @@ def save_checkpoint(bundle: Bundle, folder: Path, *, everything: bool = False, m
         tensors = saved_tensors(bundle, everything=everything)
         whole = everything or bundle.settings.preset == "tiny"
         _write_settings(bundle, temporary, holds="all" if whole else "trained")
-        save_torch_state_dict(
-            {k: v.cpu() for k, v in tensors.items()}, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"}
-        )
+        here = {k: v.cpu() for k, v in tensors.items()}
+        save_torch_state_dict(here, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         for file in temporary.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors leaves it to its owner alone
 

@@ -60,17 +60,14 @@ def is_transposed(decoder: Any, targets: list[str]) -> bool:
 
 
 def stream_states(decoder: Any, states: Tensor, positions: Tensor, layout: Any) -> Tensor:
-    """Last hidden states ``[N, hidden]`` of a packed stream of input states ``[N, hidden]`` at ``positions`` ``[N]``."""
-    result: Tensor = (
-        backbone(decoder)(
-            inputs_embeds=states.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            attention_mask=states.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
-            layout=layout,
-            use_cache=False,
-        )
-        .last_hidden_state[0]
-    )
+    """Last hidden states ``[N, hidden]`` of a stream of input states ``[N, hidden]`` at ``positions`` ``[N]``."""
+    result: Tensor = backbone(decoder)(
+        inputs_embeds=states.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        attention_mask=states.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
+        layout=layout,
+        use_cache=False,
+    ).last_hidden_state[0]
     return result
 
 

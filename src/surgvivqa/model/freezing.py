@@ -48,12 +48,23 @@ def _refuse_cache_of_text(config: TrainConfig) -> None:
         raise InputError(f"--cache-text needs a frozen text encoder; leave out --cache-text, or {flag}.")
 
 
+def refuse_cached_text_of(model: SurgViVQAModel, config: TrainConfig) -> None:
+    """Raises InputError where ``--cache-text`` is asked for and the text encoder sees frames through a projection that
+    trains, so that its outputs change."""
+    if config.cache_text and model.video_projection is not None:
+        raise InputError(
+            "--cache-text needs a text encoder whose outputs do not change, but it sees the frames through a "
+            "projection that trains; leave out --cache-text, or take a --video-model of the text encoder's width."
+        )
+
+
 def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
     """Sets ``requires_grad`` of every parameter from the flags.
 
     Default: the LoRA adapters alone, and the projections between parts of different widths, which are new.
-    ``--full-finetune`` and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's
-    pooler is never trained, since nothing reads it.
+    ``--full-finetune`` and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and
+    ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's pooler is never
+    trained, since nothing reads it.
 
     Raises:
         InputError: nothing would be trained, or more BLIP layers are asked for than there are.
@@ -107,6 +118,7 @@ def set_modes(model: SurgViVQAModel) -> None:
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
+        block: Any
         for block in decoder_layers(model.decoder):
             # The block alone, not what is in it: a layer recomputes its activations only in training mode.
             block.training = block.gradient_checkpointing

@@ -1,7 +1,6 @@
 """From a run's flags to the model that it starts from; and the tiny preset's tokenizer."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -18,6 +17,7 @@ from surgvivqa.model.freezing import (
     checkpoint_activations,
     lora_settings,
     refuse_cache_of_what_trains,
+    refuse_cached_text_of,
 )
 from surgvivqa.model.pretrained import assemble
 from surgvivqa.prompts import build_prompt, build_target
@@ -62,6 +62,7 @@ def build_for_training(config: TrainConfig) -> Bundle:
         bundle = _go_on_from(start, settings, lora_settings(config), "--preset tiny")
     else:
         bundle = assemble(settings, lora_settings(config))
+    refuse_cached_text_of(bundle.model, config)
     apply_freezing(bundle.model, config)
     if config.gradient_checkpointing:
         checkpoint_activations(bundle.model)

@@ -28,9 +28,9 @@ class SurgViVQAModel(PreTrainedModel):
     """The model of arXiv 2511.03325 with children named as its published checkpoints name them.
 
     ``visual_encoder`` is a ``VideoMAEModel``, ``text_encoder`` a ``BlipTextModel`` with cross-attention to the video
-    tokens, ``llm`` a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration has
-    ``lora``. Where two neighbours differ in width, a linear layer lies between them: ``video_projection`` before the
-    text encoder's cross-attention, ``text_projection`` before the decoder.
+    tokens, ``llm`` a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration
+    has ``lora``. Where two neighbours differ in width, a linear layer lies between them: ``video_projection`` before
+    the text encoder's cross-attention, ``text_projection`` before the decoder.
     """
 
     config_class = SurgViVQAConfig
@@ -73,8 +73,8 @@ class SurgViVQAModel(PreTrainedModel):
         self.post_init()
 
     def init_weights(self) -> None:
-        """Nothing: each part comes with its weights, or made them itself. The names of tied weights are collected, which
-        Transformers cannot do through PEFT's wrapper."""
+        """Nothing: each part comes with its weights, or made them itself. The names of tied weights are collected,
+        which Transformers cannot do through PEFT's wrapper."""
         prefix = "llm.base_model.model." if self.config.lora else "llm."
         tied = self.decoder.all_tied_weights_keys
         self.all_tied_weights_keys = {prefix + name: prefix + source for name, source in tied.items()}
@@ -199,9 +199,10 @@ class SurgViVQAModel(PreTrainedModel):
         model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))
         if missing or info["mismatched_keys"]:
+            first = missing[0] if missing else "shapes differ"
             raise InputError(
-                f"{name} lacks {len(missing)} tensors of the model (first: {missing[0] if missing else 'shapes differ'}), "
-                f"which would stay at random; it is no whole checkpoint."
+                f"{name} lacks {len(missing)} tensors of the model (first: {first}), which would stay at random; it is "
+                f"no whole checkpoint."
             )
         return (model, info) if wants_info else model
 

@@ -23,6 +23,7 @@ from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import refuse_what_cannot_be_packed
 from surgvivqa.model.modeling import SurgViVQAModel, projections
+from surgvivqa.model.video_positions import set_positions
 
 _ADDED_ROWS_SEED = 20251123
 
@@ -37,6 +38,7 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
         model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
     model.config.position_frames = trained
+    set_positions(model, trained)
     return model
 
 
@@ -51,9 +53,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
         config = AutoConfig.from_pretrained(name)
         _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
-            whole, info = BlipForQuestionAnswering.from_pretrained(
-                name, output_loading_info=True, dtype=torch.float32
-            )
+            whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
             missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
             source = whole.text_encoder
         else:
@@ -121,7 +121,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
             parts[name] = layer = nn.Linear(from_width, to_width)
             # BLIP's states have a deviation near 1 in each number; the decoder's layers expect its word embedding's.
             aim = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
-            nn.init.normal_(layer.weight, std=float(aim) * from_width**-0.5)
+            nn.init.normal_(layer.weight, std=float(aim.detach()) * from_width**-0.5)
             nn.init.zeros_(layer.bias)
     return Bundle(SurgViVQAModel(config, parts), tokenizer, settings)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -16,7 +16,7 @@ from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.scoring import LabelTrie, normalise
 
-Picture = Image.Image | str | Path
+Picture: TypeAlias = Image.Image | str | Path
 
 
 class SurgViVQAProcessor(ProcessorMixin):
@@ -79,13 +79,13 @@ class SurgViVQAProcessor(ProcessorMixin):
         """Frames with their questions, as ``SurgViVQAModel.score`` takes them.
 
         Args:
-            images: a picture, or one for each frame; in the place of a picture a list makes a clip, oldest first. A clip
-                too short is filled with its first frame, one too long keeps its last frames.
+            images: a picture, or one for each frame; in the place of a picture a list makes a clip, oldest first. A
+                clip too short is filled with its first frame, one too long keeps its last frames.
             text: a question, the questions about one frame, or such a list for each frame.
 
         Returns:
-            ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids by frame and question) and ``label_ids``
-            (token ids of the 51 labels).
+            ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids by frame and question) and
+            ``label_ids`` (token ids of the 51 labels).
 
         Raises:
             InputError: an image cannot be read, a question is too long, or frames and lists of questions do not match.
@@ -103,7 +103,9 @@ class SurgViVQAProcessor(ProcessorMixin):
         prompts = [self.coder.all_prompt_ids(list(row)) for row in questions]
         longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.coder.label_ids))
         if longest > self.max_length:
-            raise InputError(f"A question takes {longest} tokens with its answer; at most {self.max_length} are allowed.")
+            raise InputError(
+                f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit."
+            )
         pixels = torch.stack([self._clip(frame) for frame in frames])
         return BatchFeature({"pixel_values": pixels, "prompts": prompts, "label_ids": self.coder.label_ids})
 

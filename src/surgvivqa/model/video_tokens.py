@@ -115,7 +115,11 @@ class VideoTokens:
 
 def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: FrameStore) -> dict[str, Any]:
     """Everything that decides a frame's video tokens beside the frame, as plain values for the fingerprint."""
+    trained = getattr(video_config, "position_frames", video_config.num_frames)
+    # Named only where it matters, so that older caches stay good.
+    positions = {"position_frames": trained} if trained != video_config.num_frames else {}
     return {
+        **positions,
         "features": "video tokens",
         "weights_sha256": weights_hash(encoder.state_dict()),
         "architecture": {name: getattr(video_config, name) for name in _ARCHITECTURE},
