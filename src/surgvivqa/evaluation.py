@@ -13,7 +13,7 @@ import torch
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import load_image, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import Frame, is_synthetic
 from surgvivqa.errors import InputError
 from surgvivqa.intervals import FIGURES, bootstrap_intervals
 from surgvivqa.labels import LABELS
@@ -140,6 +140,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "skipped": skipped,
         "checkpoint": str(config.checkpoint),
         "split": config.split,
+        "max_samples": config.max_samples,
+        "synthetic": is_synthetic(_root(config.ssgvqa_root, bundle.run.get("ssgvqa_root"), "--ssgvqa-root")),
         "mask": settings.mask,
         "prompt_mode": settings.prompt_mode,
         "score_norm": config.score_norm,

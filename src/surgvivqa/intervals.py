@@ -1,6 +1,6 @@
 """95% intervals of the five figures by a bootstrap over videos.
 
-Questions of one video share its patient, its camera and most of its frames, so they are no independent draws; videos are.
+Questions of one video share a patient, a camera and neighbouring frames: videos are independent draws, questions not.
 A resample draws as many videos as there are, with replacement, and takes all questions of each (the cluster bootstrap:
 Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8). The interval is the middle 95% of the
 resamples' figures (Efron's percentile interval).
