@@ -1,6 +1,8 @@
 """Intervals over videos: every resample has the figures of its own questions."""
 
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgvivqa.cli import main
 from surgvivqa.evaluation import format_figures
 from surgvivqa.intervals import (
     FIGURES,
@@ -88,6 +91,21 @@ def test_the_table_shows_both_ends() -> None:
     assert low.split()[2:] == [f"{100 * intervals[name][0]:.1f}" for name in FIGURES]
     assert high.split()[2:] == [f"{100 * intervals[name][1]:.1f}" for name in FIGURES]
     assert "5 videos, 1,000 resamples" in lines[-1]
+
+
+def test_eval_writes_them_beside_where_the_questions_come_from(
+    synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, videos in (("train", ["VID05"]), ("val", ["VID18"]), ("test", ["VID01", "VID02", "VID04"])):
+        (tmp_path / f"{split}_videos.json").write_text(json.dumps(videos))
+    roots = [f"--ssgvqa-root={synthetic_set / 'ssg-qa'}", f"--image-root={synthetic_set / 'frames'}"]
+    flags = ["--checkpoint=tiny", f"--splits-dir={tmp_path}", f"--output={tmp_path}", "--workers=0"]
+    assert main(["eval", *flags, *roots]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["intervals"]["videos"] == 3
+    assert all(metrics["intervals"][k][0] <= metrics[k] <= metrics["intervals"][k][1] for k in ("acc", "wF1"))
+    assert (metrics["synthetic"], metrics["max_samples"]) == (True, None)
+    assert "  95% low" in capsys.readouterr().out
 
 
 def coverage(videos: int, trials: int = 400) -> float:
