@@ -13,8 +13,9 @@ import torch
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import Frame, is_synthetic
 from surgvivqa.errors import InputError
+from surgvivqa.intervals import FIGURES, bootstrap_intervals
 from surgvivqa.labels import LABELS
 from surgvivqa.metrics import grouped_metrics
 from surgvivqa.model.bundle import Bundle, coder, frame_store
@@ -135,10 +136,13 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         records = deal(frames, score)
     figures = grouped_metrics(records)
     figures |= {
+        "intervals": bootstrap_intervals(records),
         "loss": None if config.answer_only else mean_label_loss(records),
         "skipped": skipped,
         "checkpoint": str(config.checkpoint),
         "split": config.split,
+        "max_samples": config.max_samples,
+        "synthetic": is_synthetic(_root(config.ssgvqa_root, bundle.run.get("ssgvqa_root"), "--ssgvqa-root")),
         "mask": settings.mask,
         "prompt_mode": settings.prompt_mode,
         "score_norm": config.score_norm,
@@ -153,12 +157,20 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
 
 def format_figures(figures: dict[str, Any]) -> str:
-    """The figures as a table: overall, by reasoning, by type."""
-    lines = [f"{'':<18}{'n':>7}{'acc':>8}{'mAP':>8}{'mAR':>8}{'mAF1':>8}{'wF1':>8}"]
-    rows = [("all", figures), *figures["by_reasoning"].items(), *figures["by_type"].items()]
-    for name, row in rows:
-        values = "".join(f"{100 * row[k]:>8.1f}" for k in ("acc", "mAP", "mAR", "mAF1", "wF1"))
-        lines.append(f"{name:<18}{row['n']:>7}{values}")
+    """The figures in % as a table: overall with its intervals, by reasoning, by type."""
+    lines = [f"{'':<18}{'n':>7}" + "".join(f"{name:>8}" for name in FIGURES)]
+    intervals = figures.get("intervals")
+    for name, row in [("all", figures), *figures["by_reasoning"].items(), *figures["by_type"].items()]:
+        lines.append(f"{name:<18}{row['n']:>7}" + "".join(f"{100 * row[k]:>8.1f}" for k in FIGURES))
+        if row is figures and intervals:
+            for end, label in enumerate(("  95% low", "  95% high")):
+                lines.append(f"{label:<25}" + "".join(f"{100 * intervals[k][end]:>8.1f}" for k in FIGURES))
+    if intervals:
+        lines.append(
+            f"95% intervals: {intervals['method']}, {intervals['videos']} videos, {intervals['resamples']:,} resamples"
+        )
+    else:
+        lines.append("no 95% intervals: they need at least two videos")
     return "\n".join(lines)
 
 

@@ -195,6 +195,11 @@ def present_videos(root: Path, videos: Sequence[str], missing: Literal["error", 
     return [v for v in videos if v not in absent]
 
 
+def is_synthetic(root: Path) -> bool:
+    """Whether the questions under ``root`` were made by ``surgvivqa synth``, which leaves its mark beside them."""
+    return (root.parent / "synthetic.json").is_file()
+
+
 def frame_number(name: str) -> int | None:
     """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
     stem = name.removesuffix(".txt")

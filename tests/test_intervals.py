@@ -1,0 +1,127 @@
+"""Intervals over videos: every resample has the figures of its own questions."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surgvivqa.cli import main
+from surgvivqa.evaluation import format_figures
+from surgvivqa.intervals import (
+    FIGURES,
+    bootstrap_intervals,
+    confusion_by_video,
+    resampled_figures,
+    resampled_videos,
+)
+from surgvivqa.labels import LABEL_INDEX, LABELS
+from surgvivqa.metrics import compute_metrics, grouped_metrics
+
+
+def record(video: int, truth: int, guess: int) -> dict[str, Any]:
+    names = {"answer": LABELS[truth], "prediction": LABELS[guess], "reasoning": "zero_hop", "type": "count"}
+    return {"video": f"VID{video:02d}", **names}
+
+
+# Few labels, so that a class is now and then in one video alone, or predicted and never true.
+asked = st.tuples(st.integers(1, 4), st.integers(0, 50).map(lambda c: c % 7 * 8), st.integers(0, 50))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(asked, min_size=1, max_size=40))
+def test_every_resample_equals_compute_metrics_on_its_questions(data: list[tuple[int, int, int]]) -> None:
+    records = [record(*d) for d in data]
+    names, confusion = confusion_by_video(records)
+    found = resampled_figures(confusion, resamples=12, seed=3)
+    for i, drawn in enumerate(resampled_videos(len(names), 12, 3)):
+        taken = [r for v in drawn for r in records if r["video"] == names[v]]
+        truth, guess = ([LABEL_INDEX[r[key]] for r in taken] for key in ("answer", "prediction"))
+        plain = compute_metrics(truth, guess)
+        for name in FIGURES:
+            assert abs(found[name][i] - plain[name]) < 1e-12
+
+
+def five_videos() -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    return [
+        record(v, t, t if rng.random() < 0.4 + v / 10 else rng.randrange(51))
+        for v in range(1, 6)
+        for t in rng.choices(range(51), k=80)
+    ]
+
+
+def test_an_interval_holds_the_figure_and_is_the_same_every_time() -> None:
+    records = five_videos()
+    intervals = bootstrap_intervals(records)
+    assert intervals is not None
+    assert {k: intervals[k] for k in ("resamples", "videos", "level")} == {
+        "resamples": 1000,
+        "videos": 5,
+        "level": 0.95,
+    }
+    figures = grouped_metrics(records)
+    assert all(intervals[name][0] < figures[name] < intervals[name][1] for name in FIGURES)
+    assert intervals == bootstrap_intervals(records[::-1])
+
+
+def test_a_copy_under_another_name_is_no_second_video() -> None:
+    records = [record(2, 1, 1), record(2, 1, 2) | {"video": "VID02_clean"}]
+    assert bootstrap_intervals(records) is None
+
+
+@pytest.mark.parametrize("videos", [0, 1])
+def test_fewer_than_two_videos_have_no_interval_and_the_table_says_so(videos: int) -> None:
+    records = [r for r in five_videos() if r["video"] <= f"VID{videos:02d}"]
+    assert bootstrap_intervals(records) is None
+    table = format_figures(grouped_metrics(records) | {"intervals": None})
+    assert "no 95% intervals: they need at least two videos" in table
+
+
+def test_the_table_shows_both_ends() -> None:
+    records = five_videos()
+    intervals = bootstrap_intervals(records)
+    assert intervals is not None
+    lines = format_figures(grouped_metrics(records) | {"intervals": intervals}).splitlines()
+    low, high = (next(line for line in lines if line.startswith(f"  95% {end}")) for end in ("low", "high"))
+    assert low.split()[2:] == [f"{100 * intervals[name][0]:.1f}" for name in FIGURES]
+    assert high.split()[2:] == [f"{100 * intervals[name][1]:.1f}" for name in FIGURES]
+    assert "5 videos, 1,000 resamples" in lines[-1]
+
+
+def test_eval_writes_them_beside_where_the_questions_come_from(
+    synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, videos in (("train", ["VID05"]), ("val", ["VID18"]), ("test", ["VID01", "VID02", "VID04"])):
+        (tmp_path / f"{split}_videos.json").write_text(json.dumps(videos))
+    roots = [f"--ssgvqa-root={synthetic_set / 'ssg-qa'}", f"--image-root={synthetic_set / 'frames'}"]
+    flags = ["--checkpoint=tiny", f"--splits-dir={tmp_path}", f"--output={tmp_path}", "--workers=0"]
+    assert main(["eval", *flags, *roots]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["intervals"]["videos"] == 3
+    assert all(metrics["intervals"][k][0] <= metrics[k] <= metrics["intervals"][k][1] for k in ("acc", "wF1"))
+    assert (metrics["synthetic"], metrics["max_samples"]) == (True, None)
+    assert "  95% low" in capsys.readouterr().out
+
+
+def coverage(videos: int, trials: int = 400) -> float:
+    """How often the interval of accuracy holds the true mean: videos of 1,000 questions at 60% in the mean, with a
+    standard deviation of 5 points between videos."""
+    rng, held = np.random.default_rng(1), 0
+    for trial in range(trials):
+        hits = rng.binomial(1000, rng.normal(0.6, 0.05, videos).clip(0, 1))
+        confusion = np.zeros((videos, 51, 51), np.int64)
+        confusion[:, 0, 0], confusion[:, 0, 1] = hits, 1000 - hits
+        low, high = np.quantile(resampled_figures(confusion, 300, trial)["acc"], (0.025, 0.975))
+        held += low <= 0.6 <= high
+    return held / trials
+
+
+def test_five_videos_give_intervals_that_are_too_narrow_and_forty_do_not() -> None:
+    """What docs/evaluation.md warns of."""
+    assert 0.78 <= coverage(5) <= 0.88
+    assert 0.90 <= coverage(40) <= 0.97
