@@ -39,6 +39,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training", "train", "fine-tune"),
     "cache": ("surgvivqa.config:CacheConfig", "surgvivqa.caching", "cache", "fill the cache of video tokens"),
     "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.evaluation", "evaluate", "score the 51 labels on a split"),
+    "convert": (
+        "surgvivqa.convert:ConvertConfig",
+        "surgvivqa.convert",
+        "convert",
+        "write a checkpoint in another form: Hugging Face, PEFT, published",
+    ),
     "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.evaluation", "predict", "answer one question"),
 }
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.errors import InputError
+from surgvivqa.hub import fetch
 from surgvivqa.model import adapters
 from surgvivqa.model.bundle import Bundle, saved_tensors
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -135,14 +136,15 @@ def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: N
     temporary.replace(path)
 
 
-def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
+def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> Bundle:
     """A model in eval mode from a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the
-    published form, or ``tiny``, the packaged base.
+    published form, a name on the hub (``user/model``), or ``tiny``, the packaged base.
 
     Args:
         path: the checkpoint.
         fallback: the settings of a checkpoint that does not bring its own; a file with a ``config.yaml`` beside it
             takes those.
+        flag: what named it, for messages.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
@@ -153,21 +155,23 @@ def load_checkpoint(path: Path, fallback: ModelConfig) -> Bundle:
             raise InputError(f"{PACKAGED!r} is the packaged base, but also a run folder here; give its full path.")
         bundle = load_folder(PACKAGED_BASE, fallback.num_frames)
     elif path.suffix in SUFFIXES:
-        bundle = _load_file(path, fallback)
+        bundle = _load_file(path, fallback, flag)
     else:
-        bundle = _load_any_folder(path, fallback)
+        # A name of the hub's looks like a path; it is one where nothing on disk could be meant.
+        on_hub = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
+        bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
     bundle.model.eval()
     return bundle
 
 
-def _load_any_folder(path: Path, fallback: ModelConfig) -> Bundle:
+def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     for folder in (path, path / "best"):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
         if (folder / SETTINGS_FILE).is_file():
             return load_folder(folder)
     raise InputError(
-        f"--checkpoint {path} holds no checkpoint: expected a run folder with best/, a folder with {SETTINGS_FILE} or "
+        f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with {SETTINGS_FILE} or "
         f"{adapters.ADAPTER_CONFIG}, or a file that ends in {', '.join(SUFFIXES)}."
     )
 
@@ -227,8 +231,10 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
     return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
 
 
-def _load_file(path: Path, fallback: ModelConfig) -> Bundle:
+def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     """A file in the published form."""
+    if not path.is_file():
+        raise InputError(f"{flag} {path} does not exist.")
     tensors = read_tensors(path)
     beside = path.parent / "config.yaml"
     run = read_yaml(beside, TrainConfig) if beside.is_file() else {}

@@ -55,7 +55,7 @@ def build_for_training(config: TrainConfig) -> Bundle:
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
-        start = load_checkpoint(config.pretrained_ckpt, settings)
+        start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt")
         bundle = _go_on_from(start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}")
     elif config.preset == "tiny":
         start = load_folder(PACKAGED_BASE, config.num_frames)

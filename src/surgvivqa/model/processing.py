@@ -103,9 +103,7 @@ class SurgViVQAProcessor(ProcessorMixin):
         prompts = [self.coder.all_prompt_ids(list(row)) for row in questions]
         longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.coder.label_ids))
         if longest > self.max_length:
-            raise InputError(
-                f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit."
-            )
+            raise InputError(f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit.")
         pixels = torch.stack([self._clip(frame) for frame in frames])
         return BatchFeature({"pixel_values": pixels, "prompts": prompts, "label_ids": self.coder.label_ids})
 

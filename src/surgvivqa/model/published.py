@@ -66,10 +66,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their names in this model, whatever they are called there.
 
     Raises:
-        InputError: the file does not exist, is cut off, holds anything but tensors, or names one tensor twice.
+        InputError: the file is cut off, holds anything but tensors, or names one tensor twice.
     """
-    if not path.is_file():
-        raise InputError(f"--checkpoint {path} does not exist.")
     found = load_safetensors(path) if path.suffix == ".safetensors" else _load_pth(path)
     present: dict[str, Tensor] = {}
     names = present_names(found)
