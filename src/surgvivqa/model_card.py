@@ -195,8 +195,9 @@ def _what(card: Card) -> str:
     learned = {True: "drawn scenes in SSG-QA's format", False: "SSG-QA", None: "questions in SSG-QA's format"}
     return f"""# {card.repo.split("/")[-1]}
 
-SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned with surgvivqa on {learned[card.synthetic]}.
-It answers a question about a frame of laparoscopic cholecystectomy with one of 51 labels, and is made of {parts}."""
+SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
+{learned[card.synthetic]}. It answers a question about a frame of laparoscopic cholecystectomy with one of 51 labels,
+and is made of {parts}."""
 
 
 def _loading(card: Card) -> str:
