@@ -32,7 +32,7 @@ def a_run(**flags: Any) -> dict[str, Any]:
     paths = {"ssgvqa_root": f"{HOME}/ssg-qa", "image_root": f"{HOME}/frames", "checkpoint_dir": f"{HOME}/runs/x"}
     paths |= {"cache": f"{HOME}/cache", "log_file": f"{HOME}/x.log", "pretrained_ckpt": f"{HOME}/first/best"}
     run = run_values(TrainConfig(max_steps=30_000)) | {k: str(v) for k, v in paths.items()}
-    return run | {"train_videos": list(load_splits().train)} | flags
+    return run | {"train_videos": list(load_splits().train), "synthetic": False} | flags
 
 
 def figures(n: int = 170_000, **more: Any) -> dict[str, Any]:
@@ -143,14 +143,27 @@ def test_a_test_video_among_the_training_videos_is_told(tmp_path: Path) -> None:
 
 
 def test_a_synthetic_set_is_never_called_ssgqa(tmp_path: Path) -> None:
-    (tmp_path / "set" / "ssg-qa").mkdir(parents=True)
-    (tmp_path / "set" / "synthetic.json").write_text("{}")
-    run = a_run(ssgvqa_root=str(tmp_path / "set" / "ssg-qa"))
+    run = a_run(synthetic=True, seed=0, pretrained_ckpt=None)
     text = card(tmp_path, ModelConfig(preset="tiny"), run=run, metrics=figures(synthetic=True))
     assert "datasets" not in front(text) and "base_model" not in front(text)
     assert front(text)["license"] == "apache-2.0"
     assert front(text)["model-index"][0]["results"][0]["dataset"]["type"] == "surgvivqa-synthetic"
-    assert "say nothing about real surgery" in text
+    assert "say nothing about real surgery" in text and "CholecT45, one frame" not in text
+    assert "| `--seed` | 0 |" in text
+    later = card(tmp_path, run=run | {"pretrained_ckpt": "runs/first"})  # which may have learned from SSG-QA
+    assert front(later)["license"] == "cc-by-nc-sa-4.0" and "drawn scenes alone" not in later
+
+
+def test_what_an_older_run_learned_from_is_looked_up_or_left_open(tmp_path: Path) -> None:
+    (tmp_path / "set" / "ssg-qa").mkdir(parents=True)
+    (tmp_path / "set" / "synthetic.json").write_text("{}")
+    run = a_run(ssgvqa_root=str(tmp_path / "set" / "ssg-qa"))
+    del run["synthetic"]
+    assert "Drawn scenes and questions" in card(tmp_path, run=run)
+    text = card(tmp_path, run=run | {"ssgvqa_root": "runs/gone"}, metrics={**figures(), "synthetic": None})
+    assert "whether they were SSG-QA's own is not recorded" in text
+    assert "datasets" not in front(text) and "model-index" not in text
+    assert front(text)["license"] == "cc-by-nc-sa-4.0"
 
 
 def test_the_licence_is_the_users_choice(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the sections of a card are written from; ``metrics`` and ``trained`` are empty where they are not known."""
+    """What the sections of a card are written from; ``metrics`` and ``trained`` are empty where they are not known.
+
+    ``synthetic`` says whether it learned from drawn scenes (True), from SSG-QA (False), or that nobody wrote it down.
+    """
 
     settings: ModelConfig
     run: Mapping[str, Any]
@@ -68,7 +71,7 @@ class Card:
     trained: Sequence[Row]
     repo: str
     licence: str
-    synthetic: bool
+    synthetic: bool | None
 
 
 def write_model_card(
@@ -101,8 +104,8 @@ def write_model_card(
     Raises:
         InputError: ``folder`` is no folder or cannot be written, or ``licence`` is no identifier.
     """
-    synthetic = _learned_from_synthetic(run, metrics or {})
-    licence = licence or ("apache-2.0" if synthetic else DATA_LICENCE)
+    synthetic = _learned_from_synthetic(run)
+    licence = licence or ("apache-2.0" if synthetic and not run.get("pretrained_ckpt") else DATA_LICENCE)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise InputError(
             f"Licence {licence!r} is no identifier of the hub's; give one such as {DATA_LICENCE}, or other."
@@ -147,7 +150,8 @@ def front_matter(card: Card) -> ModelCardData:
     parts = [] if card.settings.preset == "tiny" else [hub_name(value) for value in _parts(card.settings)]
     name = card.repo.split("/")[-1]
     other = card.licence == "other"  # the hub then wants a name and a place
-    tags = ["surgical", "video", *(["synthetic"] if card.synthetic else ["medical", "ssg-qa"])]
+    kind = {True: ["synthetic"], False: ["medical", "ssg-qa"], None: []}[card.synthetic]
+    tags = ["surgical", "video", *kind]
     return ModelCardData(
         language="en",
         license=card.licence,
@@ -156,7 +160,7 @@ def front_matter(card: Card) -> ModelCardData:
         library_name="surgvivqa",
         pipeline_tag="visual-question-answering",
         base_model=[part for part in parts if part] or None,
-        datasets=None if card.synthetic else ["ssg-qa"],
+        datasets=["ssg-qa"] if card.synthetic is False else None,
         tags=[*tags, "lora"] if card.settings.lora_r and not card.run.get("full_finetune") else tags,
         model_name=name,
         eval_results=_eval_results(card) or None,
@@ -164,9 +168,9 @@ def front_matter(card: Card) -> ModelCardData:
 
 
 def _eval_results(card: Card) -> list[EvalResult]:
-    """The figures in the hub's form, in fractions. Those on training videos are no result and stay out."""
+    """The figures in the hub's form, in fractions; none on training videos, and none on questions of unknown origin."""
     split = {"test": "test", "val": "validation"}.get(str(card.metrics.get("split")))
-    drawn = bool(card.metrics.get("synthetic"))
+    drawn = card.metrics.get("synthetic")
     return [
         EvalResult(
             task_type="visual-question-answering",
@@ -178,7 +182,7 @@ def _eval_results(card: Card) -> list[EvalResult]:
             metric_value=round(float(card.metrics[key]), 4),
         )
         for key in FIGURES
-        if split and key in card.metrics
+        if split and drawn is not None and key in card.metrics
     ]
 
 
@@ -188,11 +192,12 @@ def _what(card: Card) -> str:
     else:
         shown = (f"`{part_name(v)}`" + ("" if hub_name(v) else " (a local copy)") for v in _parts(card.settings))
         parts = "the video encoder {}, the text encoder {} and the decoder {}".format(*shown)
-    learned = "drawn scenes in the format of SSG-QA" if card.synthetic else "SSG-QA"
+    learned = {True: "drawn scenes in SSG-QA's format", False: "SSG-QA", None: "questions in SSG-QA's format"}
     return f"""# {card.repo.split("/")[-1]}
 
-SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned with surgvivqa on {learned}. It answers a
-question about a frame of laparoscopic cholecystectomy with one of 51 labels, and is made of {parts}."""
+SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
+{learned[card.synthetic]}. It answers a question about a frame of laparoscopic cholecystectomy with one of 51 labels,
+and is made of {parts}."""
 
 
 def _loading(card: Card) -> str:
@@ -220,6 +225,8 @@ def _data(card: Card) -> str:
         source = (
             "Drawn scenes and questions in SSG-QA's format, made by `surgvivqa synth`; no real frame and no patient."
         )
+    elif card.synthetic is None:
+        source = "Questions in SSG-QA's format; whether they were SSG-QA's own is not recorded."
     else:
         source = (
             "SSG-QA's questions on frames of CholecT45, one frame a second. The first two lines of a question file, "
@@ -248,7 +255,9 @@ def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
 def _training(card: Card) -> str:
     lines = ["## How it was trained", ""]
     if card.run:
-        flags = {k: card.run[k] for k in _RUN_FLAGS if card.run.get(k) not in (None, False)}
+        flags = {
+            k: card.run[k] for k in _RUN_FLAGS if k in card.run and card.run[k] is not None and card.run[k] is not False
+        }
         if "max_steps" in flags:
             flags.pop("epochs", None)
         if card.run.get("cache"):
@@ -300,10 +309,11 @@ graphs and carry their errors."""
 
 
 def _licence(card: Card) -> str:
-    if card.synthetic:
+    if card.synthetic and not card.run.get("pretrained_ckpt"):
         data = "It learned from drawn scenes alone; nothing of SSG-QA or CholecT45 was used."
     else:
-        data = (
+        data = "" if card.synthetic is False else "Whether it learned from SSG-QA is not recorded; if so: "
+        data += (
             "SSG-QA, CholecT45 and CholecT50 (University of Strasbourg, CAMMA) are licensed under CC BY-NC-SA 4.0: no "
             "commercial use, attribution, and the same licence for what is adapted from them. None of the data is "
             "part of this repository."
@@ -318,8 +328,9 @@ def _parts(settings: ModelConfig) -> tuple[str, str, str]:
     return settings.video_model, settings.text_model, settings.decoder_model
 
 
-def _learned_from_synthetic(run: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
-    root = run.get("ssgvqa_root")
-    if root and Path(str(root)).is_dir():
-        return is_synthetic(Path(str(root)))
-    return bool(metrics.get("synthetic"))
+def _learned_from_synthetic(run: Mapping[str, Any]) -> bool | None:
+    """What the run says; of one that says nothing, what lies at its data's place, where that is still there."""
+    if isinstance(run.get("synthetic"), bool):
+        return bool(run["synthetic"])
+    root = Path(str(run.get("ssgvqa_root") or ""))
+    return is_synthetic(root) if run.get("ssgvqa_root") and root.is_dir() else None

@@ -21,7 +21,7 @@ from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import Frame, is_synthetic
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
@@ -64,7 +64,11 @@ def train(config: TrainConfig) -> int:
     with together():
         train_frames, val_frames = read_training_data(config)
         bundle = build_for_training(config)
-        bundle.run = run_values(config) | {"train_videos": list(load_splits(config.splits_dir).train)}
+        assert config.ssgvqa_root is not None
+        bundle.run = run_values(config) | {
+            "train_videos": list(load_splits(config.splits_dir).train),
+            "synthetic": is_synthetic(config.ssgvqa_root),
+        }
         prompts = coder(bundle)
         LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
         prompts.check_fits(train_frames, val_frames)
