@@ -103,7 +103,7 @@ def names_what_is_cut_away(record: dict[str, Any], graphs: Path) -> bool:
     )
 
 
-def measured(predictions: Path, graphs: Path) -> dict[str, float]:
+def measured(predictions: Path, graphs: Path | None) -> dict[str, float]:
     """Accuracy in all, by type, on verbs, and on what lies at the sides, in per cent."""
     records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -114,7 +114,7 @@ def measured(predictions: Path, graphs: Path) -> dict[str, float]:
         "object": lambda r: r["type"] == "query_component",
         "verb": lambda r: r["type"] is None and r["answer"] in VERBS,
         "sides": lambda r: "-left" in r["question"] or "-right" in r["question"],
-        "edge": lambda r: names_what_is_cut_away(r, graphs),
+        "edge": lambda r: graphs is not None and names_what_is_cut_away(r, graphs),
     }
     figures = {}
     for name, of in kinds.items():
@@ -131,7 +131,6 @@ class Experiments:
         self.results = self.out / "results.jsonl"
         # What makes results comparable: another base, length or number of questions, and they are not.
         self.of = f"base {weights_hash(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
-        self.graphs = self.out / "data" / "scene_graph"
         self.children: list[subprocess.Popen[str]] = []
 
     def done(self) -> dict[tuple[str, int], dict[str, Any]]:
@@ -154,6 +153,10 @@ class Experiments:
                 (splits / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
             return ["--ssgvqa-root", f"{REAL}/ssg-qa", "--image-root", f"{REAL}/frames", "--splits-dir", str(splits)]
         return ["--ssgvqa-root", f"{self.out}/data/ssg-qa", "--image-root", f"{self.out}/data/frames"]
+
+    def graphs(self, data: str) -> Path | None:
+        """Where the scene graphs lie that say what is at the frame's sides; the real frames have no whole set."""
+        return self.out / "data" / "scene_graph" if data == "synthetic" else None
 
     def prepare(self) -> None:
         """The quickstart's synthetic set."""
@@ -199,7 +202,7 @@ class Experiments:
         cache = ["--cache", str(self.out / "cache")] if source.cache else []
         some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
         self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
-        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl", self.graphs)}
+        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl", self.graphs(row.data))}
         line["seconds"] = round(time.monotonic() - started)
         with self.results.open("a", encoding="utf-8") as file:
             file.write("\n" * self.cut_off() + json.dumps(line) + "\n")
@@ -251,7 +254,7 @@ class Experiments:
                     asked = {"video": q.video, "frame": q.frame, "question": q.question, "type": q.type}
                     said = {"answer": LABELS[q.label], "prediction": LABELS[guess]}
                     file.write(json.dumps(asked | said) + "\n")
-            yield name, measured(path, self.graphs)
+            yield name, measured(path, self.graphs(name))
 
 
 def table(done: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
