@@ -28,9 +28,13 @@ def plain_log_prob(
             else:
                 sees[query, key] = key < p or key <= query
     bias = torch.where(sees, 0.0, torch.finfo(torch.float32).min)[None, None]
+    if model.video_projection is not None:
+        video_tokens = model.video_projection(video_tokens)
     text = model.text_encoder(
         input_ids=ids, attention_mask=bias, encoder_hidden_states=video_tokens, is_decoder=False
     ).last_hidden_state
+    if model.text_projection is not None:
+        text = model.text_projection(text)
     logits = model.decoder(inputs_embeds=text, use_cache=False).logits[0]
     steps = logits.log_softmax(-1)
     return torch.stack([steps[p - 1 + i, token] for i, token in enumerate(answer)]).sum()

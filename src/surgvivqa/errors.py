@@ -17,6 +17,11 @@ class SurgViVQAError(Exception):
         return text
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """The first line of what an error says, for a sentence; its kind, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 class InputError(SurgViVQAError):
     """Wrong usage or wrong input (a flag, a path, a file): exit code 2."""
 

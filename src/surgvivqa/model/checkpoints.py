@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.hub import fetch
 from surgvivqa.model import adapters
 from surgvivqa.model.bundle import Bundle, saved_tensors
@@ -304,5 +304,4 @@ def _read_tokenizer(folder: Path) -> Any:
 
 
 def _damaged(folder: Path, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [repr(error)])[0][:200]
-    return InputError(f"Checkpoint {folder} is damaged or incomplete ({reason}).")
+    return InputError(f"Checkpoint {folder} is damaged or incomplete ({first_line(error)}).")

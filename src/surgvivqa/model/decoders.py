@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from surgvivqa.data.packing import Block, pack_rows
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.attention import layouts
 
 _GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
@@ -108,7 +108,7 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int) -> No
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise InputError(
             f"--decoder-model {name}, a {config.model_type} model, cannot run packed rows "
-            f"({str(error).splitlines()[0][:160]}); take a decoder such as GPT-2, Llama or Qwen3."
+            f"({first_line(error)}); take a decoder such as GPT-2, Llama or Qwen3."
         ) from error
     # Where the largest logit is small, a difference is measured against 1.
     gap = float((fast - plain).abs().max() / plain.abs().max().clamp(min=1))

@@ -51,9 +51,11 @@ class SurgViVQAModel(PreTrainedModel):
         # BLIP's text model has an eager attention alone; the others take PyTorch's fused one.
         config.text_config._attn_implementation = "eager"
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
+        self.video_projection: nn.Module | None = None
+        self.text_projection: nn.Module | None = None
         llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config)
         for name, from_width, to_width in projections(config):
-            self.add_module(name, parts.get(name) or nn.Linear(from_width, to_width))
+            setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
         install(self.text_encoder, llm)
         if config.lora:
             targets = lora_targets(llm)
@@ -83,16 +85,6 @@ class SurgViVQAModel(PreTrainedModel):
     def decoder(self) -> Any:
         """The language model under the adapters, if any: the same modules, adapters in place."""
         return self.llm.base_model.model if self.config.lora else self.llm
-
-    @property
-    def video_projection(self) -> nn.Module | None:
-        """The layer between the video encoder and the text encoder, where their widths differ."""
-        return self._modules.get("video_projection")
-
-    @property
-    def text_projection(self) -> nn.Module | None:
-        """The layer between the text encoder and the decoder, where their widths differ."""
-        return self._modules.get("text_projection")
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import grown_rows
 
@@ -89,7 +89,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist, so the checkpoint is incomplete; copy it again.") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged or cut off ({str(error)[:120]}); copy it again.") from error
+        raise InputError(f"{path} is damaged or cut off ({first_line(error)}); copy it again.") from error
     return tensors
 
 
@@ -103,7 +103,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a zip that is cut off, a file of another kind: torch raises several sorts
         raise InputError(
-            f"{path} is damaged, cut off, or no state dict ({str(error).splitlines()[0][:120]}); copy it again."
+            f"{path} is damaged, cut off, or no state dict ({first_line(error)}); copy it again."
         ) from error
     for key in _KEYS:
         if isinstance(held, dict) and isinstance(held.get(key), dict):

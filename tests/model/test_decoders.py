@@ -1,0 +1,221 @@
+"""Decoders other than GPT-2: packed rows equal the plain way, ends are scored, widths are bridged, or a clear no."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, MistralConfig, T5Config, T5Model
+
+from surgvivqa.data.packing import PromptCoder, pack_training
+from surgvivqa.errors import InputError
+from surgvivqa.labels import LABELS
+from surgvivqa.model.bundle import Bundle, coder
+from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
+from surgvivqa.model.freezing import trainable_table
+from surgvivqa.model.loading import build_for_training
+from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.scoring import LabelTrie, best_labels, score_rows
+from tests.oracle import plain_log_prob
+from tests.parts import KINDS, add_decoder, config, make_parts, settings, splitting_tokenizer, stir
+
+QUESTIONS = [["How many tools are there?", "Is a liver there?"], ["What is the grasper doing?"]]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_parts(tmp_path_factory.mktemp("parts"))
+    for kind in KINDS[1:]:
+        add_decoder(root, kind)
+    return root
+
+
+def built(parts: Path, kind: str, **flags: object) -> Bundle:
+    bundle = build_for_training(config(parts, kind, **flags))
+    stir(bundle.model, 0.1)
+    bundle.model.eval()
+    return bundle
+
+
+def video(model: SurgViVQAModel) -> torch.Tensor:
+    clips = torch.randn(2, model.config.video_config.num_frames, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.encode_video(clips)
+
+
+@pytest.mark.parametrize("mask", ["prefix", "causal", "bidirectional"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: str) -> None:
+    bundle = built(parts, kind)
+    prompts, tokens = coder(bundle), video(bundle.model)
+    ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
+    trie = LabelTrie(prompts.label_ids)
+    ours = score_rows(bundle.model, ids, tokens, trie, mask)
+    assert ours.shape == (3, 51)
+    with torch.no_grad():
+        plain = torch.stack(
+            [
+                torch.stack([plain_log_prob(bundle.model, p, a, tokens[f : f + 1], mask) for a in prompts.label_ids])
+                for f, row in enumerate(ids)
+                for p in row
+            ]
+        )
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    if mask != "bidirectional":
+        best, sums, _ = best_labels(bundle.model, ids, tokens, trie, mask)
+        assert torch.equal(best, plain.argmax(dim=1))
+        torch.testing.assert_close(sums, plain.max(dim=1).values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> None:
+    bundle = built(parts, kind, lora_dropout=0.0)
+    model, prompts = bundle.model, coder(bundle)
+    tokens = video(model)
+    ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
+    answers = [[prompts.label_ids[2], prompts.label_ids[12]], [prompts.label_ids[30]]]
+    losses = model(pack_training(ids, answers, "prefix"), video_tokens=tokens)
+    losses.sum().backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    flat = [
+        (p, a, f)
+        for f, (row, said) in enumerate(zip(ids, answers, strict=True))
+        for p, a in zip(row, said, strict=True)
+    ]
+    plain = torch.stack([-plain_log_prob(model, p, a, tokens[f : f + 1], "prefix") for p, a, f in flat])
+    plain.sum().backward()
+    torch.testing.assert_close(losses, plain, rtol=1e-5, atol=1e-5)
+    theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert ours.keys() == theirs.keys()
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == ours.keys()
+    for name, gradient in ours.items():
+        scale = float(theirs[name].abs().max().clamp(min=1))
+        torch.testing.assert_close(gradient / scale, theirs[name] / scale, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_adapters_sit_on_the_four_projections_of_a_llama(parts: Path) -> None:
+    bundle = built(parts, "llama", lora_r=4)
+    adapted = {n.split(".lora_")[0].rpartition(".")[2] for n, _ in bundle.model.named_parameters() if "lora_" in n}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    table = {name: trained for name, trained, _ in trainable_table(bundle.model)}
+    # Two layers; queries and outputs 48 x 48, keys and values 48 x 24 (two of four heads).
+    assert table["llm LoRA"] == 2 * 4 * (2 * (48 + 48) + 2 * (48 + 24))
+    assert table["projections"] == 32 * 48 + 48
+    assert not table["llm base"] and not table["text_encoder"]
+
+
+def test_labels_that_begin_others_are_ended(parts: Path) -> None:
+    prompts = coder(built(parts, "split"))
+    one, ten, liver = (LABELS.index(label) for label in ("1", "10", "liver"))
+    end = prompts.tokenizer.eos_token_id
+    assert prompts.label_ids[ten][: len(prompts.label_ids[one]) - 1] == prompts.label_ids[one][:-1]
+    assert prompts.label_ids[one][-1] == end and end not in prompts.label_ids[ten] + prompts.label_ids[liver]
+    assert one in prompts.ended and ten not in prompts.ended
+    # No label's tokens begin another's any more: their probabilities are of distinct outcomes.
+    for c, ids in enumerate(prompts.label_ids):
+        assert not any(other[: len(ids)] == ids for o, other in enumerate(prompts.label_ids) if o != c)
+
+
+def test_labels_that_begin_no_other_need_no_end() -> None:
+    prompts = coder(load_folder(PACKAGED_BASE))
+    assert prompts.ended == []
+    assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
+
+
+def test_a_label_follows_the_prompt_as_it_would_in_one_text(parts: Path) -> None:
+    prompts = coder(built(parts, "llama"))
+    whole = prompts.tokenizer("Answer: liver", add_special_tokens=False)["input_ids"]
+    assert prompts.label_ids[LABELS.index("liver")] == whole[-len(prompts.label_ids[LABELS.index("liver")]) :]
+    assert prompts.tokenizer.decode(prompts.label_ids[LABELS.index("liver")]).strip() == "liver"
+
+
+def test_without_an_end_such_labels_are_refused() -> None:
+    tokenizer = splitting_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end-of-text token"):
+        PromptCoder(tokenizer, "simple", 128)
+
+
+def test_ended_scores_are_probabilities_of_distinct_outcomes(parts: Path) -> None:
+    """By brute force: the sum over labels is the chance that some label is said, so at most 1."""
+    bundle = built(parts, "split")
+    prompts, tokens = coder(bundle), video(bundle.model)
+    trie = LabelTrie(prompts.label_ids)
+    scores = score_rows(bundle.model, [[prompts.prompt_ids("How many?")], [[5]]], tokens, trie, "prefix")
+    assert float(scores.exp().sum(dim=1).max()) <= 1.0
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "split"])
+def test_what_was_trained_restores_the_model(parts: Path, kind: str, tmp_path: Path) -> None:
+    bundle = built(parts, kind, lora_r=4)
+    save_checkpoint(bundle, tmp_path / "trained")
+    save_checkpoint(bundle, tmp_path / "all", everything=True)
+    for name in ("trained", "all"):
+        again = load_checkpoint(tmp_path / name, settings(parts)).model.state_dict()
+        for key, tensor in bundle.model.state_dict().items():
+            assert torch.equal(tensor, again[key]), (name, key)
+
+
+def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Path) -> None:
+    shutil.copytree(parts, tmp_path / "p")
+    make_parts(tmp_path / "wide", video_hidden=64)
+    run = config(tmp_path / "p", "qwen3", video_model=str(tmp_path / "wide" / "video"))
+    bundle = build_for_training(run)
+    model = bundle.model.eval()
+    assert isinstance(model.video_projection, torch.nn.Linear) and model.video_projection.in_features == 64
+    tokens, prompts = video(model), coder(bundle)
+    assert tokens.shape[-1] == 64  # what a cache holds is the encoder's own
+    ids, trie = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS], LabelTrie(prompts.label_ids)
+    ours = score_rows(model, ids, tokens, trie, "prefix")
+    with torch.no_grad():
+        plain = plain_log_prob(model, ids[1][0], prompts.label_ids[7], tokens[1:], "prefix")
+    torch.testing.assert_close(ours[2, 7], plain, rtol=1e-5, atol=1e-5)
+    best, _, _ = best_labels(model, ids, tokens, trie, "prefix")
+    assert torch.equal(best, ours.argmax(dim=1))
+    losses = model(pack_training(ids, [[[3], [4]], [[5, 6]]], "prefix"), video_tokens=tokens)
+    losses.sum().backward()
+    assert model.video_projection.weight.grad is not None
+    run.cache, run.cache_text = tmp_path / "cache", True
+    with pytest.raises(InputError, match="projection that trains"):
+        build_for_training(run)
+
+
+BLOOM = BloomConfig(vocab_size=405, hidden_size=32, n_layer=1, n_head=2)
+NEO = GPTNeoConfig(vocab_size=405, hidden_size=32, num_layers=1, num_heads=2, attention_types=[[["global"], 1]])
+
+
+@pytest.mark.parametrize(("name", "made", "message"), [("bloom", BLOOM, "packed rows"), ("neo", NEO, "packed rows")])
+def test_a_decoder_whose_packed_rows_would_be_wrong_is_refused(
+    parts: Path, tmp_path: Path, name: str, made: object, message: str
+) -> None:
+    folder = shutil.copytree(parts / "split", tmp_path / name)
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    with pytest.raises(InputError, match=message):
+        build_for_training(config(parts, decoder_model=str(folder)))
+
+
+def test_a_window_shorter_than_a_sequence_is_refused(parts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(parts / "split", tmp_path / "mistral")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    made = MistralConfig(vocab_size=405, num_key_value_heads=2, sliding_window=64, **sizes)
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    with pytest.raises(InputError, match="looks back over 64 tokens"):
+        build_for_training(config(parts, decoder_model=str(folder)))
+    assert build_for_training(config(parts, decoder_model=str(folder), max_length=64))
+
+
+def test_what_is_no_causal_language_model_is_refused(parts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(parts / "split", tmp_path / "t5")
+    T5Model(T5Config(vocab_size=405, d_model=16, d_ff=16, num_layers=1, num_heads=1, d_kv=16)).save_pretrained(folder)
+    with pytest.raises(InputError, match="no causal language model"):
+        build_for_training(config(parts, decoder_model=str(folder)))
+
+
+def test_a_tokenizer_larger_than_its_model_is_refused(parts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(parts / "gpt2", tmp_path / "gpt2")
+    tokenizer = splitting_tokenizer()
+    tokenizer.add_tokens([f"<extra{n}>" for n in range(200)])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match="its tokenizer knows"):
+        build_for_training(config(parts, decoder_model=str(folder)))

@@ -1,0 +1,288 @@
+"""Files in the published form: read as they come, written as they are read, refused where they are wrong."""
+
+import os
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
+
+from surgvivqa.cli import main
+from surgvivqa.errors import InputError
+from surgvivqa.model.bundle import coder
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.model.pretrained import grown_rows, load_text_encoder
+from surgvivqa.scoring import LabelTrie, score_rows
+from tests.parts import make_parts, settings
+
+State = dict[str, Tensor]
+
+
+class Published(nn.Module):
+    """The module whose state dict the published files are: three children, nothing of ours."""
+
+    def __init__(self, parts: Path, lora: bool) -> None:
+        super().__init__()
+        self.visual_encoder = VideoMAEModel.from_pretrained(parts / "video")
+        text = load_text_encoder(str(parts / "text"))
+        self.text_encoder = BlipTextModel(text.config, add_pooling_layer=True)
+        self.text_encoder.load_state_dict(text.state_dict())
+        self.llm: Any = GPT2LMHeadModel.from_pretrained(parts / "gpt2")
+        rows = self.llm.config.vocab_size
+        words = nn.Embedding(rows, 32)
+        words.weight.data.copy_(grown_rows(self.text_encoder.embeddings.word_embeddings.weight.data, rows))
+        self.text_encoder.embeddings.word_embeddings = words
+        if lora:
+            targets = LoraConfig(r=4, lora_alpha=32, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+            self.llm = get_peft_model(self.llm, targets)
+        torch.manual_seed(5)
+        for parameter in self.parameters():  # another model than the parts alone would give
+            parameter.data += 0.05 * torch.randn_like(parameter)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["lora", "plain"])
+def state(parts: Path, request: pytest.FixtureRequest) -> State:
+    return {k: v.clone() for k, v in Published(parts, request.param).state_dict().items()}
+
+
+def old_names(state: State) -> State:
+    """As a file written with Transformers 4 has them."""
+    result = OrderedDict()
+    for name, tensor in state.items():
+        if name.startswith("visual_encoder"):
+            for part, short in (("query", "q"), ("value", "v")):
+                name = name.replace(f"attention.attention.{part}.bias", f"attention.attention.{short}_bias")
+        result[name] = tensor
+    return result
+
+
+def same(ours: State, theirs: State) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+@pytest.mark.parametrize("names", ["transformers4", "transformers5"])
+def test_there_and_back_is_bit_equal(parts: Path, state: State, names: Any, tmp_path: Path) -> None:
+    written = old_names(state) if names == "transformers4" else state
+    torch.save(written, tmp_path / "wild.pth")
+    bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
+    save_checkpoint(bundle, tmp_path / "ours", everything=True)
+    again = load_checkpoint(tmp_path / "ours", settings(parts))
+    export_pth(again, tmp_path / "back.pth", everything=True, names=names)
+    same(torch.load(tmp_path / "back.pth", weights_only=True), dict(written))
+
+
+def wrapped(state: State) -> dict[str, State]:
+    return {"state_dict": state}
+
+
+def in_parallel(state: State) -> State:
+    return {f"module.{k}": v for k, v in state.items()}
+
+
+def compiled_in_parallel(state: State) -> dict[str, Any]:
+    return {"epoch": 3, "model_state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}}
+
+
+def with_old_buffers(state: State) -> State:
+    positions = {"text_encoder.embeddings.position_ids": torch.arange(512)[None]}
+    prefix = "llm.base_model.model." if any("lora_" in k for k in state) else "llm."
+    return {**state, **positions, f"{prefix}transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4)}
+
+
+def with_old_norms(state: State) -> State:
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith("text_encoder"):
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        renamed[name] = tensor
+    return renamed
+
+
+def with_old_peft(state: State) -> State:
+    return {k.replace(".base_layer.", ".").replace(".default.", "."): v for k, v in state.items()}
+
+
+def of_another_adapter(state: State) -> State:
+    return {k.replace(".default.", ".surgical."): v for k, v in state.items()}
+
+
+def without_the_tied_layer(state: State) -> State:
+    return {k: v for k, v in state.items() if not k.endswith("lm_head.weight")}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(dict, wrapped, in_parallel, compiled_in_parallel, old_names, with_old_buffers, with_old_norms),
+        *(with_old_peft, of_another_adapter, without_the_tied_layer),
+    ],
+)
+def test_it_is_read_as_it_comes(parts: Path, state: State, how: Callable[[State], Any], tmp_path: Path) -> None:
+    torch.save(how(state), tmp_path / "wild.pth")
+    bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
+    same(dict(bundle.model.state_dict()), state)
+    assert bundle.settings.lora_r == (4 if bundle.model.config.lora else 8)  # the rank is read off the file
+    assert "tensors loaded" in bundle.report
+
+
+def test_safetensors_are_read_as_well(parts: Path, state: State, tmp_path: Path) -> None:
+    save_file({k: v.contiguous() for k, v in without_the_tied_layer(state).items()}, tmp_path / "wild.safetensors")
+    same(dict(load_checkpoint(tmp_path / "wild.safetensors", settings(parts)).model.state_dict()), state)
+
+
+def test_blip_rows_that_were_never_resized_grow_as_published(parts: Path, state: State, tmp_path: Path) -> None:
+    name = "text_encoder.embeddings.word_embeddings.weight"
+    torch.save({**state, name: state[name][:300]}, tmp_path / "wild.pth")
+    bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
+    rows = bundle.model.state_dict()[name]
+    assert torch.equal(rows[:300], state[name][:300])
+    assert torch.equal(rows, grown_rows(state[name][:300], len(rows)))
+    assert "grew from 300" in bundle.report
+
+
+def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path) -> None:
+    state = Published(parts, True).state_dict()
+    torch.save({k: v for k, v in state.items() if "lora_" in k}, tmp_path / "wild.pth")
+    bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
+    assert "12 tensors loaded (adapters 12)" in bundle.report
+    assert "taken from the published parts" in bundle.report and "alpha is not in the file" in bundle.report
+    assert bundle.own == {k for k in state if "lora_" in k}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("llm.")}, "of the decoder's trained part"),
+        (lambda s: {k: v for k, v in s.items() if ".h.1." not in k}, "of the decoder's trained part"),
+        (lambda s: {**s, "llm.lm_head.weight": s["llm.lm_head.weight"] + 1}, "differs from the word embedding"),
+        (lambda s: {**s, "llm.transformer.h.2.ln_1.weight": torch.ones(32)}, "does not know 1 of its"),
+        (lambda s: {**s, "classifier.weight": torch.ones(3)}, "does not know 1 of its"),
+        (lambda s: {**s, "llm.transformer.wpe.weight": torch.ones(8, 32)}, "another shape for 1 of its"),
+        (lambda s: {"state_dict": 3}, "must map parameter names to tensors"),
+        (lambda s: {}, "must map parameter names to tensors"),
+        (lambda s: {**s, **{f"module.{k}": v + 1 for k, v in s.items()}}, "two different tensors"),
+    ],
+)
+def test_what_does_not_belong_to_the_model_is_refused(
+    parts: Path, change: Callable[[State], Any], message: str, tmp_path: Path
+) -> None:
+    torch.save(change(dict(Published(parts, False).state_dict())), tmp_path / "wild.pth")
+    with pytest.raises(InputError, match=message):
+        load_checkpoint(tmp_path / "wild.pth", settings(parts))
+
+
+def test_adapters_with_a_hole_are_refused(parts: Path, tmp_path: Path) -> None:
+    state = Published(parts, True).state_dict()
+    torch.save({k: v for k, v in state.items() if "lora_" in k and "h.1.mlp" not in k}, tmp_path / "wild.pth")
+    with pytest.raises(InputError, match="lacks 2 tensors of the decoder's trained part"):
+        load_checkpoint(tmp_path / "wild.pth", settings(parts))
+
+
+class Malicious:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_with_code_in_it_is_never_executed(parts: Path, tmp_path: Path) -> None:
+    state: dict[str, Any] = {**Published(parts, False).state_dict(), "extra": Malicious(tmp_path / "owned")}
+    torch.save(state, tmp_path / "zip.pth")
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious(tmp_path / "owned")))
+    for name in ("zip", "old", "plain"):
+        with pytest.raises(InputError, match="never executed") as refusal:
+            load_checkpoint(tmp_path / f"{name}.pth", settings(parts))
+        assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "owned").exists()
+    torch.load(tmp_path / "zip.pth", weights_only=False)  # the file would have done it
+    assert (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("left", [0, 10, 0.3, 0.9, 0.999])
+def test_a_file_cut_off_is_refused_in_one_sentence(parts: Path, state: State, left: float, tmp_path: Path) -> None:
+    path = tmp_path / "wild.pth"
+    torch.save(state, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(left * len(data)) if left < 1 else int(left)])
+    with pytest.raises(InputError, match=r"wild\.pth") as refusal:
+        load_checkpoint(path, settings(parts))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_run_that_froze_the_decoder_may_lack_it(parts: Path, tmp_path: Path) -> None:
+    run = {**vars(settings(parts)), "lora_r": 0, "train_blip": True}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    state = Published(parts, False).state_dict()
+    torch.save({k: v for k, v in state.items() if k.startswith("text_encoder.")}, tmp_path / "best_model.pth")
+    bundle = load_checkpoint(tmp_path / "best_model.pth", settings(parts))
+    assert bundle.model.config.lora is None and all(n.startswith("text_encoder.") for n in bundle.own)
+
+
+def test_a_published_file_scores_as_the_published_way(parts: Path, data_flags: list[str], tmp_path: Path) -> None:
+    """``eval`` on a file gives the 51 scores that whole bidirectional sequences give, one by one, in a module that has
+    nothing of ours in it."""
+    import json
+
+    from surgvivqa.data.frames import FrameStore
+
+    published = Published(parts, True).eval()
+    torch.save(published.state_dict(), tmp_path / "wild.pth")
+    model = settings(parts)
+    flags = [f"--model.{n}-model={getattr(model, f'{n}_model')}" for n in ("video", "text", "decoder")]
+    flags += ["--model.num-frames=4", "--mask=bidirectional", "--scores", "--max-samples=3", "--workers=0"]
+    output = tmp_path / "eval"
+    assert main(["eval", f"--checkpoint={tmp_path / 'wild.pth'}", f"--output={output}", *data_flags, *flags]) == 0
+    records = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert len(records) == 3
+    bundle = load_checkpoint(tmp_path / "wild.pth", model)
+    root = Path(next(f for f in data_flags if "image-root" in f).partition("=")[2])
+    store = FrameStore(root, size=32, num_frames=4)
+    prompts = coder(bundle)
+    for record in records:
+        clip = store.clip(record["video"], record["frame"]).unsqueeze(0)
+        with torch.no_grad():
+            video = published.visual_encoder(pixel_values=clip).last_hidden_state
+            ids = prompts.prompt_ids(record["question"])
+            for label, answer in enumerate(prompts.label_ids):
+                whole = torch.tensor([[*ids, *answer]])
+                states = published.text_encoder(
+                    input_ids=whole,
+                    attention_mask=torch.ones_like(whole),
+                    encoder_hidden_states=video,
+                    is_decoder=False,
+                ).last_hidden_state
+                steps = published.llm(inputs_embeds=states, use_cache=False).logits[0].log_softmax(-1)
+                plain = sum(float(steps[len(ids) - 1 + i, token]) for i, token in enumerate(answer))
+                assert record["scores"][label] == pytest.approx(plain, abs=1e-4)
+
+
+def test_scores_survive_the_way_through_the_published_form(parts: Path, tmp_path: Path) -> None:
+    torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
+    first = load_checkpoint(tmp_path / "wild.pth", settings(parts))
+    export_pth(first, tmp_path / "trained.pth")
+    second = load_checkpoint(tmp_path / "trained.pth", settings(parts))
+    clips = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    scores = []
+    for bundle in (first, second):
+        trie = LabelTrie(coder(bundle).label_ids)
+        scores.append(score_rows(bundle.model, [[[1, 2, 3]]], bundle.model.encode_video(clips), trie, "prefix"))
+    assert torch.equal(*scores)
