@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,7 @@ def convert(config: ConvertConfig) -> int:
     """
     _refuse_flags(config)
     _refuse_output(config)
+    metrics = _metrics(config)
     bundle = load_checkpoint(config.checkpoint, config.model)
     if bundle.report:
         log.info("%s", bundle.report)
@@ -81,7 +83,7 @@ def convert(config: ConvertConfig) -> int:
             config.output,
             bundle.settings,
             bundle.run,
-            _metrics(config),
+            metrics,
             trained,
             repo=config.push_to_hub or "USER/MODEL",
             licence=config.licence,
@@ -112,6 +114,8 @@ def _refuse_flags(config: ConvertConfig) -> None:
         )
     if config.push_to_hub and config.to == "published":
         raise InputError("--push-to-hub uploads a folder; use --to huggingface or --to peft with it.")
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", config.max_shard_size):
+        raise InputError(f"--max-shard-size {config.max_shard_size} must be a number with KB, MB, GB or TB after it.")
     if config.private and not config.push_to_hub:
         raise InputError("--private is about the repository on the hub; give --push-to-hub USER/MODEL with it.")
     if config.to == "published" and config.output.suffix not in (".pth", ".pt", ".bin"):
@@ -125,7 +129,8 @@ def _refuse_output(config: ConvertConfig) -> None:
     output = config.output
     if not output.exists():
         return
-    if config.checkpoint.exists() and config.checkpoint.resolve().is_relative_to(output.resolve()):
+    here, read = output.resolve(), config.checkpoint.resolve()
+    if read.exists() and (read.is_relative_to(here) or here.is_relative_to(read)):
         raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
     if output.is_dir() and not any(output.iterdir()):
         return

@@ -97,7 +97,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        settings = {"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]}
+        settings = {"r": int(saved["r"]), "alpha": saved["lora_alpha"], "dropout": float(saved["lora_dropout"])}
         targets = sorted(saved["target_modules"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error

@@ -160,7 +160,7 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
         # A name of the hub's looks like a path; it is one where nothing on disk could be meant.
         on_hub = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
         bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
-    bundle.model.eval()
+    bundle.model.eval().requires_grad_(False)  # what trains is a run's business
     return bundle
 
 

@@ -186,7 +186,7 @@ class SurgViVQAModel(PreTrainedModel):
         from surgvivqa.model.checkpoints import is_whole, load_checkpoint  # which imports this module
 
         if Path(name).is_dir() and not is_whole(Path(name)):
-            return load_checkpoint(Path(name), ModelConfig()).model
+            return load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))
