@@ -24,11 +24,12 @@ Row = tuple[str, int, int]
 DATA_LICENCE = "cc-by-nc-sa-4.0"  # SSG-QA's, CholecT45's and CholecT50's
 
 LOAD_SNIPPET = """\
-import surgvivqa  # makes the model known to Transformers' Auto classes
-from transformers import AutoModel, AutoProcessor
+from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor  # AutoModel and AutoProcessor know them from here on
 
-model = AutoModel.from_pretrained("{repo}")  # the same as surgvivqa.SurgViVQAModel.from_pretrained
-processor = AutoProcessor.from_pretrained("{repo}")
+model = SurgViVQAModel.from_pretrained("{repo}")
+processor = SurgViVQAProcessor.from_pretrained("{repo}")
+scores = model.score(**processor("frame.png", ["What is the grasper doing?", "How many tools are there?"]))
+print(processor.answers(scores, top=3))
 """
 LOAD_COMMANDS = """\
 surgvivqa predict --checkpoint {repo} --image frame.png --question "What is the grasper doing?"

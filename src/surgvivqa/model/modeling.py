@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, V
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import Packed
 from surgvivqa.errors import InputError
+from surgvivqa.hub import fetch
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, stream_states
@@ -177,14 +178,16 @@ class SurgViVQAModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As Hugging Face's, from a folder or hub name that holds the whole model; a local checkpoint folder that holds
-        what was trained, or adapters, is put on the parts it names.
+        """As Hugging Face's, from a folder or hub name that holds the whole model; one that holds what was trained, or
+        adapters, is put on the parts it names (without further arguments: those are about whole models).
 
         Raises:
             InputError: a tensor of the model is not there: nothing is left at random.
         """
         from surgvivqa.model.checkpoints import is_whole, load_checkpoint  # which imports this module
 
+        if not args and not kwargs and not Path(name).is_dir():
+            name = fetch(str(name), "from_pretrained")
         if Path(name).is_dir() and not is_whole(Path(name)):
             return load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
         wants_info = kwargs.pop("output_loading_info", False)
