@@ -72,7 +72,7 @@ def test_the_hubs_library_reads_metadata_and_figures_back(tmp_path: Path) -> Non
 def test_the_sections_say_what_a_reader_needs(tmp_path: Path) -> None:
     text = card(tmp_path, repo="lab/surgvivqa-lora")
     for said in (
-        'AutoModel.from_pretrained("lab/surgvivqa-lora")',
+        'SurgViVQAModel.from_pretrained("lab/surgvivqa-lora")',
         "Trained on 35 videos; validated on 5, with 5 kept for the test: the standard split",
         "| `--max-steps` | 30000 |",
         "| `--lr` | 0.0005 |",
