@@ -155,13 +155,11 @@ def _frames(store: FrameStore, frames: Sequence[Frame], most: int) -> Iterator[R
 
 
 def _tokens(bundle: Bundle) -> Result:
-    trie = LabelTrie(coder(bundle).label_ids)
+    prompts = coder(bundle)
+    trie = LabelTrie(prompts.label_ids)
+    ended = f"{len(prompts.ended)} that would begin another are ended" if prompts.ended else "none begins another"
     longest = int(trie.lengths.max())
-    return Result(
-        "tokens",
-        "PASS",
-        f"labels are 1 to {longest} tokens, none the beginning of another; {len(trie.tokens)} inner nodes.",
-    )
+    return Result("tokens", "PASS", f"labels are 1 to {longest} tokens, {ended}; {len(trie.tokens)} inner nodes.")
 
 
 def _prompts(bundle: Bundle, frames: Sequence[Frame]) -> Result:

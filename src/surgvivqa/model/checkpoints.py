@@ -202,7 +202,7 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
     else:
         model = assemble(settings, config.lora).model
     report = put(model, tensors, folder, needs="all" if holds == "all" else "some")
-    return Bundle(model, tokenizer, settings, run, set(report.loaded), str(report))
+    return Bundle(model, tokenizer, settings, run, set(report.loaded))
 
 
 def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:

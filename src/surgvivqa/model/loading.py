@@ -97,4 +97,4 @@ def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | N
         start = merged(start)
     elif lora is not None and not has_adapters:
         start = with_adapters(start, lora)
-    return Bundle(start.model, start.tokenizer, settings, own=start.own)
+    return Bundle(start.model, start.tokenizer, settings, own=start.own, report=start.report)
