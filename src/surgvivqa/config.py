@@ -102,6 +102,10 @@ class TrainConfig(DataConfig, ModelConfig):
     """Text log (default: train.log in the run folder)."""
     overwrite: bool = False
     """Replace a run that the run folder already holds."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: a run folder's run goes on from its newest whole checkpoint, with the same flags; never: it is refused."""
+    max_hours: float | None = None
+    """Stop after this long as if a signal came: a checkpoint, exit code 75, and the same command goes on."""
     pretrained_ckpt: Path | None = None
     """Start from these weights: a run folder, its best/, or a .pth state dict."""
 
@@ -283,6 +287,7 @@ _LEAST = {
     "max_length": 1,
     "keep_checkpoints": 1,
     "lr": 0,
+    "max_hours": 0,
     "weight_decay": 0,
     "max_grad_norm": 0,
     "warmup_steps": 0,

@@ -1,34 +1,68 @@
-"""The run folder: opened, cleared of an older run, and given its checkpoints."""
+"""The run folder: opened, gone on from or cleared of an older run, and given its checkpoints."""
 
+import dataclasses
+import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+import yaml
+
+from surgvivqa.atomic import write_text
 from surgvivqa.config import TrainConfig, save_yaml
 from surgvivqa.errors import InputError
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import export_pth, save_checkpoint
 from surgvivqa.processes import together
+from surgvivqa.resume import Progress, find_state, save_state
 
 log = logging.getLogger("surgvivqa")
-RUN_FILES = ("best", "checkpoints", "metrics.jsonl", "best_model.pth")
+FINISHED = "finished.json"
+RUN_FILES = ("best", "best.old", "best.tmp", "checkpoints", "metrics.jsonl", "best_model.pth", FINISHED)
+# Flags that change no number of a run, or that ``resume.fingerprint`` compares by what they come to.
+_FREE = frozenset(
+    "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
+    "ssgvqa_root image_root gradient_accumulation_steps".split()
+)
 
 
-def open_run_folder(config: TrainConfig, main: bool) -> Path:
-    """Makes the run folder and opens its log; a run that is there is refused unless ``--overwrite``.
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: anew, from a checkpoint of its own, or not at all, as it is finished."""
+
+    folder: Path
+    checkpoint: Path | None = None
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    finished: bool = False
+
+
+def open_run_folder(config: TrainConfig, main: bool) -> Start:
+    """Makes the run folder, opens its log, and says where the run starts.
+
+    With ``--resume auto`` a run that is there goes on from its newest whole checkpoint if its flags are the same;
+    ``--overwrite`` starts anew.
 
     Raises:
-        InputError: the folder holds a run, or the run's own start, or cannot be written.
+        InputError: the folder holds another run, or the run's own start, or cannot be written.
     """
     folder = config.checkpoint_dir
+    start = Start(folder)
     if main and any((folder / name).exists() for name in RUN_FILES):
-        if not config.overwrite:
+        if config.overwrite:
+            if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
+                    f"--checkpoint-dir."
+                )
+        elif config.resume == "never":
             raise InputError(f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite.")
-        if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
-                f"--checkpoint-dir."
-            )
+        else:
+            _refuse_another_run(folder, config)
+            checkpoint, progress = find_state(folder / "checkpoints") or (None, Progress())
+            start = Start(folder, checkpoint, progress, finished=(folder / FINISHED).is_file())
     try:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +79,56 @@ def open_run_folder(config: TrainConfig, main: bool) -> Path:
         log.removeHandler(old)
         old.close()
     log.addHandler(handler)
-    return folder
+    return start
+
+
+def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
+    """Raises InputError, with the differences, where a folder's run has other flags."""
+    path = folder / "config.yaml"
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        was = {name: saved[name] for name in saved if name not in _FREE}
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        raise InputError(
+            f"--checkpoint-dir {folder} holds a run without its config.yaml, so it cannot go on; give another folder, "
+            f"or --overwrite."
+        ) from None
+    now = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _FREE}
+    now = {name: str(value) if isinstance(value, Path) else value for name, value in now.items()}
+    usual = {f.name: f.default for f in dataclasses.fields(config)}
+    for values in (was, now):  # where the cache lies does not matter, whether there is one does: it rounds
+        values["cache"] = values.get("cache") is not None
+    changed = [name for name in now if was.get(name, usual[name]) != now[name]]
+    if changed:
+        shown = ", ".join(f"--{n.replace('_', '-')} was {was.get(n, usual[n])}, is {now[n]}" for n in changed)
+        raise InputError(
+            f"--checkpoint-dir {folder} holds a run with other flags ({shown}); give them as they were to go on, or "
+            f"another folder, or --overwrite."
+        )
+
+
+def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
+    """Brings the folder to where its checkpoint is: what was written after it is written again.
+
+    Raises:
+        InputError: the data, the number of steps or the size of a step is not what the run began with.
+    """
+    was = start.progress.of
+    changed = [name for name in of if was.get(name) != of[name]]
+    if changed:
+        shown = ", ".join(f"{name.replace('_', ' ')} {was.get(name)}, now {of[name]}" for name in changed)
+        advice = " (processes times --gradient-accumulation-steps must stay the same)" if "micro" in shown else ""
+        raise InputError(f"The run in {start.folder} was of something else: {shown}{advice}; it cannot go on.")
+    path = start.folder / "metrics.jsonl"
+    if main and path.is_file():
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= start.progress.step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was cut off
+        write_text(path, "".join(kept))
 
 
 def clear_run_folder(config: TrainConfig, main: bool) -> None:
@@ -69,10 +152,23 @@ def save_best(bundle: Bundle, folder: Path, main: bool) -> None:
             export_pth(bundle, folder / "best_model.pth")
 
 
-def save_step(bundle: Bundle, folder: Path, step: int, keep: int, main: bool) -> None:
-    """The main process writes ``checkpoints/step-N`` and removes all but the newest ``keep``; all wait for it."""
+def save_step(
+    bundle: Bundle, folder: Path, progress: Progress, optimizer: torch.optim.Optimizer, keep: int, main: bool
+) -> None:
+    """The main process writes ``checkpoints/step-N`` and then removes all but the newest ``keep``; all wait for it."""
     with together():
         if main:
-            save_checkpoint(bundle, folder / "checkpoints" / f"step-{step:07d}")
-            for old in sorted((folder / "checkpoints").glob("step-*[0-9]"))[: -max(1, keep)]:
+            checkpoints = folder / "checkpoints"
+            save_checkpoint(
+                bundle,
+                checkpoints / f"step-{progress.step:07d}",
+                also=lambda aside: save_state(aside, progress, bundle.model, optimizer),
+            )
+            for old in sorted(checkpoints.glob("step-*[0-9]"))[: -max(1, keep)]:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def finish(folder: Path, steps: int, main: bool) -> None:
+    """Marks the run as finished, so that starting it again does nothing."""
+    if main:
+        write_text(folder / FINISHED, json.dumps({"steps": steps}) + "\n")

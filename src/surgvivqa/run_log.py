@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,9 +20,9 @@ log = logging.getLogger("surgvivqa")
 class LossWindow:
     """Mean loss a question, and questions a second, since it was made."""
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.questions, self.started = 0, time.monotonic()
+    def __init__(self, losses: Sequence[float] = (), questions: int = 0) -> None:
+        self.losses, self.questions = list(losses), questions
+        self._timed_from, self.started = questions, time.monotonic()
 
     def add(self, loss: float, questions: int) -> None:
         """Takes one step's mean loss and its number of questions."""
@@ -34,7 +35,7 @@ class LossWindow:
 
     def rate(self) -> float:
         """Questions a second."""
-        return self.questions / max(1e-9, time.monotonic() - self.started)
+        return (self.questions - self._timed_from) / max(1e-9, time.monotonic() - self.started)
 
 
 class RunLog:
@@ -55,14 +56,21 @@ class RunLog:
 
 
 class StopSignals:
-    """Within it, SIGTERM, SIGINT and SIGUSR1 are noted in ``caught`` and acted on after the step."""
+    """Within it, SIGTERM, SIGINT and SIGUSR1, and the end of ``hours``, are told in ``caught`` and acted on after the
+    step."""
 
-    def __init__(self) -> None:
-        self.caught: str | None = None
+    def __init__(self, hours: float | None = None) -> None:
+        self._caught: str | None = None
+        self._until = math.inf if hours is None else time.monotonic() + 3600 * hours
         self._old: dict[int, Any] = {}
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.caught = signal.Signals(number).name
+        self._caught = signal.Signals(number).name
+
+    @property
+    def caught(self) -> str | None:
+        """What asks for a stop, or None."""
+        return self._caught or ("--max-hours" if time.monotonic() >= self._until else None)
 
     def __enter__(self) -> "StopSignals":
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -75,7 +83,7 @@ class StopSignals:
 
 
 class progress_bar:  # noqa: N801  (used as a function)
-    """A bar on a terminal, nothing elsewhere; gives a function to call after each step."""
+    """A bar on a terminal, nothing elsewhere; gives a function to call with the steps done since."""
 
     def __init__(self, total: int, main: bool) -> None:
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -85,7 +93,7 @@ class progress_bar:  # noqa: N801  (used as a function)
     def __enter__(self) -> Any:
         self.bar.start()
         task = self.bar.add_task("train", total=self.total)
-        return lambda: self.bar.advance(task)
+        return lambda steps: self.bar.advance(task, steps)
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
 from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
@@ -33,7 +33,8 @@ from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
-from surgvivqa.run_folder import clear_run_folder, open_run_folder, save_best, save_step
+from surgvivqa.resume import Progress, fingerprint, load_moments, load_weights
+from surgvivqa.run_folder import clear_run_folder, finish, go_on, open_run_folder, save_best, save_step
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import load_splits
@@ -58,12 +59,19 @@ def train(config: TrainConfig) -> int:
     accelerator = start_accelerator(config)
     set_seed(config.seed)
     with together():
-        folder = open_run_folder(config, accelerator.is_main_process)
+        start = open_run_folder(config, accelerator.is_main_process)
+    start = broadcast_object_list([start])[0]
+    folder = start.folder
+    if start.finished:
+        log.info("The run in %s is finished; --overwrite starts it anew.", folder)
+        return 0
 
     # Data in.
     with together():
         train_frames, val_frames = read_training_data(config)
         bundle = build_for_training(config)
+        if start.checkpoint is not None:
+            load_weights(start.checkpoint, bundle.model)
         assert config.ssgvqa_root is not None
         bundle.run = run_values(config) | {
             "train_videos": list(load_splits(config.splits_dir).train),
@@ -95,7 +103,6 @@ def train(config: TrainConfig) -> int:
         len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0)) / micro_per_step
     )
     total = config.max_steps if config.max_steps is not None else config.epochs * per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_factor(s, total, config))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     trained = [p for p in model.parameters() if p.requires_grad]
     log.info(
@@ -107,20 +114,33 @@ def train(config: TrainConfig) -> int:
         per_epoch,
     )
 
-    clear_run_folder(config, accelerator.is_main_process)
+    progress = dataclasses.replace(start.progress, of=fingerprint(counts, micro_per_step, total))
+    if start.checkpoint is None:
+        clear_run_folder(config, accelerator.is_main_process)
+    else:
+        with together():
+            go_on(start, progress.of, accelerator.is_main_process)
+            load_moments(start.checkpoint, model, optimizer.optimizer)
+        if accelerator.scaler is not None and progress.scaler is not None:
+            accelerator.scaler.load_state_dict(progress.scaler)
+        log.info("Going on after step %d, from %s", progress.step, start.checkpoint)
     tracker = RunLog(folder / "metrics.jsonl", accelerator.is_main_process)
-    best: float | None = None
-    window, started = LossWindow(), time.monotonic()
-    stop = StopSignals()
+    best, step = progress.best, progress.step
+    window, started = LossWindow(progress.losses, progress.questions), time.monotonic()
+    stop = StopSignals(config.max_hours)
     set_modes(model)
     with stop, feed, progress_bar(total, accelerator.is_main_process) as advance:
-        step = 0
+        advance(step)
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
+            done = step - epoch * per_epoch  # 0 but in the epoch that a run goes on in
+            if done >= len(real):
+                continue
+            first = done * config.gradient_accumulation_steps
             rows = TrainingRows(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
-            batches = enumerate(training_loader(rows, range(len(plan)), config.workers))
-            for questions_in_step in real:
+            batches = enumerate(training_loader(rows, range(first, len(plan)), config.workers), first)
+            for questions_in_step in real[done:]:
                 # One step: forward and backward for each micro-batch, then the update.
                 step_loss, culprit = 0.0, ""
                 for micro in range(config.gradient_accumulation_steps):
@@ -153,14 +173,15 @@ def train(config: TrainConfig) -> int:
                             f"The gradients of step {step + 1} are not finite; no update was made, and the last "
                             f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
                         )
-                rate = schedule.get_last_lr()[0]
+                rate = config.lr * rate_factor(step, total, config)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
                 optimizer.step()
-                schedule.step()
                 optimizer.zero_grad()
                 step += 1
                 stopping = stopping and step < total  # after the last step the run is done anyway
                 window.add(step_loss, config.batch_size * micro_per_step)
-                advance()
+                advance(1)
 
                 # Log, validate, save.
                 if step % config.log_interval == 0 or step == total:
@@ -183,13 +204,23 @@ def train(config: TrainConfig) -> int:
                         save_best(bundle, folder, accelerator.is_main_process)
                     set_modes(model)
                 if is_due(step, config.save_every_steps) or stopping:
-                    save_step(bundle, folder, step, config.keep_checkpoints, accelerator.is_main_process)
+                    scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+                    progress = Progress(step, best, window.losses, window.questions, scaler, progress.of)
+                    save_step(
+                        bundle,
+                        folder,
+                        progress,
+                        optimizer.optimizer,
+                        config.keep_checkpoints,
+                        accelerator.is_main_process,
+                    )
                 if stopping:
                     name = next(name for name in gather_object([stop.caught]) if name)
-                    log.warning("Stopped by %s after step %d; the weights are in checkpoints/.", name, step)
+                    log.warning("Stopped by %s after step %d; the same command goes on from checkpoints/.", name, step)
                     return EXIT_STOPPED
     if best is None:  # no validation questions: the last weights are the best known
         save_best(bundle, folder, accelerator.is_main_process)
+    finish(folder, step, accelerator.is_main_process)
     log.info("Done: %d steps in %.0f s; %s", step, time.monotonic() - started, folder)
     return 0
 

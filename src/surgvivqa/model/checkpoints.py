@@ -14,7 +14,6 @@ A checkpoint folder holds::
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from surgvivqa.atomic import in_place, write_file, write_folder
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.errors import InputError, first_line
 from surgvivqa.hub import fetch
@@ -51,7 +51,14 @@ SETTINGS_FILE, WEIGHTS, INDEX = "surgvivqa.json", "model.safetensors", "model.sa
 MODEL_FIELDS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 
-def save_checkpoint(bundle: Bundle, folder: Path, *, everything: bool = False, max_shard_size: str = "5GB") -> None:
+def save_checkpoint(
+    bundle: Bundle,
+    folder: Path,
+    *,
+    everything: bool = False,
+    max_shard_size: str = "5GB",
+    also: Callable[[Path], None] | None = None,
+) -> None:
     """Writes a checkpoint folder (drawn at the top of this file), whole or not at all.
 
     Args:
@@ -59,6 +66,10 @@ def save_checkpoint(bundle: Bundle, folder: Path, *, everything: bool = False, m
         folder: replaced if it is there.
         everything: all tensors, so that the folder needs no published part; else those that ``saved_tensors`` names.
         max_shard_size: larger weights are written in several files with an index, as Hugging Face does.
+        also: adds files of its own to the folder before it is put in place.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written; what was there stays.
     """
 
     def write(temporary: Path) -> None:
@@ -69,8 +80,10 @@ def save_checkpoint(bundle: Bundle, folder: Path, *, everything: bool = False, m
         save_torch_state_dict(here, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         for file in temporary.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors leaves it to its owner alone
+        if also is not None:
+            also(temporary)
 
-    _written_aside(folder, write)
+    write_folder(folder, write)
 
 
 def save_adapters(bundle: Bundle, folder: Path) -> None:
@@ -89,7 +102,7 @@ def save_adapters(bundle: Bundle, folder: Path) -> None:
             known = base.model.state_dict()
         adapters.save_adapters(bundle, temporary, _base_name(bundle.settings), known)
 
-    _written_aside(folder, write)
+    write_folder(folder, write)
 
 
 def _base_name(settings: ModelConfig) -> str:
@@ -107,19 +120,6 @@ def _write_settings(bundle: Bundle, folder: Path, holds: str) -> None:
     (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")
 
 
-def _written_aside(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` fill a folder beside and puts it in the place of ``folder``."""
-    temporary, old = folder.with_name(folder.name + ".tmp"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    temporary.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: Names = "transformers4") -> None:
     """Writes tensors in the published form: a ``torch.save`` of names and tensors, nothing else in it.
 
@@ -131,9 +131,8 @@ def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: N
         names: VideoMAE's, of the Transformers version that will read it.
     """
     tensors = bundle.model.state_dict() if everything else saved_tensors(bundle)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save({published_name(k, names): v.detach().cpu() for k, v in tensors.items()}, temporary)
-    temporary.replace(path)
+    state = {published_name(k, names): v.detach().cpu() for k, v in tensors.items()}
+    write_file(path, lambda aside: torch.save(state, aside))
 
 
 def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> Bundle:
@@ -165,7 +164,7 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
 
 
 def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
-    for folder in (path, path / "best"):
+    for folder in map(in_place, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
         if (folder / SETTINGS_FILE).is_file():

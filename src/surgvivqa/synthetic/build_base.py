@@ -177,7 +177,7 @@ def _run(stage: Stage, config: BaseConfig, stop: StopSignals) -> bool:
             torch.nn.utils.clip_grad_norm_(stage.trained, 1.0)
             optimizer.step()
             step, counted = step + 1, counted + 1
-            advance()
+            advance(1)
             for name, figure in (figures | {"loss": value}).items():
                 sums[name] += figure
             if step % config.save_every == 0 or step == stage.steps or stop.caught:

@@ -1,0 +1,94 @@
+"""Files and folders written aside, flushed to the disk, and put in place by a rename: whole or not at all.
+
+A kill at any moment leaves the old one or the new one. A folder cannot be replaced by one rename, so for a moment the
+old one has the ending ``.old``; ``in_place`` finds it there.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from surgvivqa.errors import RunError, first_line
+
+ASIDE, OLD = ".tmp", ".old"
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` make a file aside and puts it in the place of ``path``.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written; what was there stays.
+    """
+    aside = path.with_name(path.name + ASIDE)
+    with _kept(path, lambda: aside.unlink(missing_ok=True)):
+        write(aside)
+        _flush(aside)
+        aside.replace(path)
+        _flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_file`` of a text."""
+    write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Lets ``write`` fill a folder aside and puts it in the place of ``folder``.
+
+    Raises:
+        RunError: as ``write_file``.
+    """
+    aside, old = folder.with_name(folder.name + ASIDE), folder.with_name(folder.name + OLD)
+    with _kept(folder, lambda: shutil.rmtree(aside, ignore_errors=True)):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write(aside)
+        for path in (*aside.rglob("*"), aside):
+            _flush(path)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+        aside.replace(folder)
+        _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def in_place(folder: Path) -> Path:
+    """The folder, or where it was put when a kill fell between the two renames that replace it."""
+    old = folder.with_name(folder.name + OLD)
+    return old if not folder.exists() and old.is_dir() else folder
+
+
+@contextlib.contextmanager
+def _kept(path: Path, clear: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            clear()
+        # PyTorch and safetensors tell a full disk by their own errors.
+        raise RunError(f"{path} cannot be written ({first_line(error)}); what was there before is kept.") from error
+    except RuntimeError as error:
+        if "write" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        with contextlib.suppress(OSError):
+            clear()
+        raise RunError(f"{path} cannot be written ({first_line(error)}); what was there before is kept.") from error
+
+
+def _flush(path: Path) -> None:
+    """To the disk itself, so that a rename is never there before what it names."""
+    if path.is_symlink():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot flush folders
+            raise
+    finally:
+        os.close(handle)
