@@ -5,10 +5,15 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
 #SBATCH --output=surgvivqa-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@300
 #
 # Fine-tunes with the recipe's settings; runs with or without SLURM, from the project's root:
 #   SSGVQA_ROOT=/data/ssg-qa IMAGE_ROOT=/data/CholecT45/data sbatch fine-tune/run_finetune.sh [more flags of train]
 # Also read: MAX_STEPS BATCH_SIZE LR PRECISION (fp16, bf16, fp32) PROMPT_MODE CKPT_DIR SPLITS_DIR PYTHON
+# Five minutes before its time is up (or when it is preempted) SLURM sends a signal: the run saves, exits with 75, and the job
+# is queued again, where it goes on from its checkpoint; REQUEUE=0 leaves that to you.
 # NPROC (processes on this machine, one a GPU; default 1): see docs/several-processes.md
 set -euo pipefail
 
@@ -48,4 +53,30 @@ launcher=()
 if (( ${NPROC:-1} > 1 )); then
   launcher=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
 fi
-exec "$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@"
+# In the background, so that this shell hears the signals while it waits. Given on they are USR1, which saves and stops; under
+# torchrun it is the processes that save, and torchrun reports their 75 as a failure of its own.
+warned=0
+"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@" &
+child=$!
+# shellcheck disable=SC2329  # by the traps below
+give_on() {
+  warned=1
+  if (( ${NPROC:-1} > 1 )); then
+    pkill -USR1 -P "$child" || true
+  else
+    kill -USR1 "$child" 2>/dev/null || true
+  fi
+}
+trap give_on USR1 TERM INT
+code=0
+wait "$child" || code=$?
+while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the run
+  code=0
+  wait "$child" || code=$?
+done
+if (( warned && code != 0 && ${NPROC:-1} > 1 )); then code=75; fi
+if (( code == 75 )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
+  echo "run_finetune.sh: saved; queueing job $SLURM_JOB_ID again." >&2
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

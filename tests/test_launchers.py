@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,30 @@ def test_full_fine_tuning_and_the_slurm_script_run(synthetic_set: Path, tmp_path
     done = run("bash", str(copy), *more[2:], **roots, **slurm)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "job" / "best_model.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", ["1", "2"])
+def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, synthetic_set: Path, tmp_path: Path) -> None:
+    """With a fake ``scontrol`` on PATH: warned, the job saves and queues itself; started again, it comes to its end."""
+    said = tmp_path / "scontrol.txt"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    env = os.environ | {"SSGVQA_ROOT": f"{synthetic_set}/ssg-qa/", "IMAGE_ROOT": f"{synthetic_set}/frames"}
+    env |= {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "42", "PYTHON": sys.executable, "PRECISION": "fp32"}
+    env |= {"CKPT_DIR": str(tmp_path / "job"), "SPLITS_DIR": f"{synthetic_set}/splits", "NPROC": nproc}
+    env |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MAX_STEPS": "30"}
+    command = ["bash", SCRIPTS[0], "--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=5"]
+    job = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 180
+    while not (tmp_path / "job" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(120) == 75, job.stderr.read() if job.stderr else ""
+    assert said.read_text() == "requeue 42\n"
+    assert list((tmp_path / "job" / "checkpoints").iterdir()) and not (tmp_path / "job" / "finished.json").exists()
+    again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "Going on after step" in (tmp_path / "job" / "train.log").read_text()
+    assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,4 +89,146 @@ def test_stopped_again_and_again(
             code = train(tmp_path / "run", data_flags)
         assert code in (0, 75)
     assert code == 0
+    same(tmp_path / "run", whole)
+
+
+def differs(flags: list[str], run: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert train(run, flags, *more) == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def stopped(data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped after its fifth step."""
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        assert train(tmp_path / "run", data_flags) == 75
+    return tmp_path / "run"
+
+
+def test_another_run_is_refused_with_its_differences(
+    stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in stopped.rglob("*.safetensors")}
+    said = differs(data_flags, stopped, "--lr=1e-3", "--mask=causal", capsys=capsys)
+    assert "--mask was prefix, is causal" in said and "--lr was 0.002, is 0.001" in said and "--seed" not in said
+    assert "already holds a run" in differs(data_flags, stopped, "--resume=never", capsys=capsys)
+    said = differs(data_flags, stopped, "--gradient-accumulation-steps=2", capsys=capsys)
+    assert "micro batches a step 1, now 2" in said
+    assert {p: p.read_bytes() for p in stopped.rglob("*.safetensors")} == before
+    assert train(stopped, data_flags, "--log-interval=3", "--keep-checkpoints=1", "--save-every-steps=2") == 0  # free
+
+
+def test_other_questions_are_refused(
+    stopped: Path, synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    other = tmp_path / "ssg-qa"
+    shutil.copytree(synthetic_set / "ssg-qa", other)
+    for path in (other / "VID04").iterdir():
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
+    flags = [f"--ssgvqa-root={other}", *data_flags[1:]]
+    assert "was of something else" in differs(flags, stopped, capsys=capsys)
+
+
+def test_a_finished_run_is_not_run_again(
+    whole: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (whole / "best_model.pth").stat().st_mtime_ns
+    assert train(whole, data_flags) == 0
+    assert (whole / "best_model.pth").stat().st_mtime_ns == before
+
+
+def test_damaged_checkpoints_are_passed_over(
+    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(9, patch)
+        assert train(run, data_flags, "--save-every-steps=2", "--keep-checkpoints=9") == 75
+    steps = sorted((run / "checkpoints").iterdir())
+    assert [int(p.name[5:]) for p in steps] == [2, 4, 6, 8, 9]
+    flipped = bytearray((steps[4] / "model.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (steps[4] / "model.safetensors").write_bytes(flipped)
+    (steps[3] / "training.safetensors").write_bytes((steps[3] / "training.safetensors").read_bytes()[:-7])
+    (steps[2] / "training.json").write_text("{")
+    assert train(run, data_flags, "--save-every-steps=2", "--keep-checkpoints=9") == 0
+    same(run, whole)
+
+
+def test_killed_before_its_first_checkpoint_it_starts_anew(whole: Path, data_flags: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    (run / "metrics.jsonl").write_text('{"step": 3, "loss": 9.0}\n{"st')
+    assert train(run, data_flags) == 0
+    same(run, whole)
+
+
+def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -> None:
+    from surgvivqa.config import ModelConfig
+    from surgvivqa.model.checkpoints import load_checkpoint
+
+    (stopped / "best").rename(stopped / "best.old")
+    assert load_checkpoint(stopped, ModelConfig()).own
+
+
+def test_time_is_up(data_flags: list[str], tmp_path: Path, whole: Path) -> None:
+    assert train(tmp_path / "run", data_flags, "--max-hours=0") == 75
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+    assert train(tmp_path / "run", data_flags, "--max-hours=5") == 0
+    same(tmp_path / "run", whole)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    data_flags: list[str],
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from surgvivqa import resume
+
+    real, count = resume.save_state, [0]
+
+    def full(*arguments: object) -> None:
+        count[0] += 1
+        if count[0] == 3:
+            raise OSError(28, "No space left on device")
+        real(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("surgvivqa.run_folder.save_state", full)
+        assert train(tmp_path / "run", data_flags, "--save-every-steps=2") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-0000002", "step-0000004"]
+    assert train(tmp_path / "run", data_flags) == 0
+    same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_at_any_time_exit_with_75(
+    number: signal.Signals, whole: Path, data_flags: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "surgvivqa", "train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path / 'run'}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for wait in (2.0, None):  # while it loads, and in its steps
+        if number == signal.SIGINT and wait:
+            continue  # by hand, before anything began: 130
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        if wait:
+            time.sleep(wait)
+        else:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        process.send_signal(number)
+        started = time.monotonic()
+        assert process.wait(60) == 75, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() - started < 10
+    assert subprocess.run(command, env=env, capture_output=True).returncode == 0
     same(tmp_path / "run", whole)

@@ -1,11 +1,14 @@
 """The door: ``surgvivqa COMMAND --flags``. Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal."""
 
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,9 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+RESUMABLE = ("train", "cache", "build-base")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An expected error is printed as one sentence, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -68,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cls_module, cls_name = where.split(":")
         cls = getattr(importlib.import_module(cls_module), cls_name)
         parsed = parse(command, cls, arguments[1:])
-        result = getattr(importlib.import_module(module), function)(parsed)
+        with stops_at_once() if command in RESUMABLE else contextlib.nullcontext():
+            result = getattr(importlib.import_module(module), function)(parsed)
         distributed = sys.modules.get("torch.distributed")
         if distributed is not None and distributed.is_initialized():  # or gloo may abort at the end, and NCCL complains
             distributed.destroy_process_group()
@@ -83,6 +90,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+
+
+@contextlib.contextmanager
+def stops_at_once() -> Iterator[None]:
+    """Until a command listens itself (``run_log.StopSignals``), SLURM's warning and SIGTERM end it with exit code 75:
+    nothing is lost while it loads, and a requeued job starts it again."""
+
+    def stop(number: int, _: Any) -> None:
+        sys.stderr.write(f"surgvivqa: stopped by {signal.Signals(number).name}; the same command goes on.\n")
+        sys.stderr.flush()
+        os._exit(75)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def parse(command: str, cls: Any, arguments: list[str]) -> Any:
