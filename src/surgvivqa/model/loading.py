@@ -36,7 +36,8 @@ from surgvivqa.model.freezing import (
     refuse_cache_of_what_trains,
 )
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder, resize_words
+from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder
+from surgvivqa.model.vocabulary import fit_vocabulary
 from surgvivqa.prompts import build_prompt, build_target
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
@@ -143,13 +144,13 @@ def _build_base(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
             f"--text-model {settings.text_model} gives states of {text.config.hidden_size} numbers, but the decoder "
             f"{settings.decoder_model} takes {decoder.config.hidden_size}; take parts of one width."
         )
-    resize_words(text, decoder.config.vocab_size)
+    fit_vocabulary(text, settings, decoder, tokenizer)
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora)
     model = SurgViVQAModel(config, {"visual_encoder": video, "text_encoder": text, "llm": decoder})
     return Bundle(model, tokenizer, settings)
 
 
-_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "num_frames")
+_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
 _OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -17,8 +16,7 @@ from transformers import (
 )
 
 from surgvivqa.errors import InputError
-
-_ADDED_ROWS_SEED = 20251123
+from surgvivqa.model.vocabulary import ADDED_ROWS_SEED
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
@@ -59,7 +57,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
         return source
     source.config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_ADDED_ROWS_SEED)
+        torch.manual_seed(ADDED_ROWS_SEED)
         model = BlipTextModel(source.config, add_pooling_layer=True)
     model.load_state_dict(source.state_dict(), strict=False)
     return model
@@ -74,26 +72,6 @@ def load_decoder(name: str) -> tuple[GPT2LMHeadModel, Any]:
     missing = [k for k in info["missing_keys"] if k != "lm_head.weight"]  # tied to wte
     _refuse_random("decoder", "--decoder-model", name, missing)
     return model, tokenizer
-
-
-def resize_words(text_encoder: BlipTextModel, rows: int) -> None:
-    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it.
-
-    The old rows are kept; the added ones are normal with the old mean and deviation, a pure function of a fixed seed,
-    so that adapters alone restore the same model.
-    """
-    old = text_encoder.embeddings.word_embeddings.weight.data
-    if rows != old.shape[0]:
-        new = torch.empty(rows, old.shape[1], dtype=old.dtype)
-        kept = min(rows, old.shape[0])
-        generator = torch.Generator().manual_seed(_ADDED_ROWS_SEED)
-        new.normal_(float(old.mean()), float(old.std()), generator=generator)
-        new[:kept] = old[:kept]
-        padding = text_encoder.embeddings.word_embeddings.padding_idx
-        embedding = nn.Embedding(rows, old.shape[1], padding_idx=padding)
-        embedding.weight.data.copy_(new)
-        text_encoder.embeddings.word_embeddings = embedding
-    text_encoder.config.vocab_size = rows
 
 
 @contextlib.contextmanager
