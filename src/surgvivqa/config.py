@@ -25,6 +25,7 @@ ScoreNorm = Literal["sum", "mean"]
 Schedule = Literal["cosine", "constant"]
 TrainVideo = Literal["none", "patch-embed", "full"]
 VideoPool = Literal["none", "temporal"]
+TextEmbeddings = Literal["published", "aligned"]
 CacheDtype = Literal["fp16", "bf16", "fp32"]
 BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
 
@@ -62,6 +63,9 @@ class ModelConfig:
     """Text encoder of the base preset: a hub name or a local folder."""
     decoder_model: str = "gpt2"
     """Decoder and tokenizer of the base preset: a hub name or a local folder."""
+    text_embeddings: TextEmbeddings = "published"
+    """The text encoder's rows in the base preset. published looks BLIP's WordPiece rows up with the decoder's ids, as
+    published checkpoints do; aligned gives each of the decoder's tokens the mean of BLIP's rows for its string."""
     mask: MaskMode = "prefix"
     """Who sees whom. bidirectional is the published behaviour, in which the answer leaks into its own prediction."""
     prompt_mode: PromptMode = "simple"

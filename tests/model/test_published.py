@@ -19,7 +19,8 @@ from surgvivqa.cli import main
 from surgvivqa.errors import InputError
 from surgvivqa.model.bundle import coder
 from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
-from surgvivqa.model.pretrained import grown_rows, load_text_encoder
+from surgvivqa.model.pretrained import load_text_encoder
+from surgvivqa.model.vocabulary import grown_rows
 from surgvivqa.scoring import LabelTrie, score_rows
 from tests.parts import make_parts, settings
 

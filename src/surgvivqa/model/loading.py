@@ -69,7 +69,7 @@ def build_for_training(config: TrainConfig) -> Bundle:
     return bundle
 
 
-_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "num_frames")
+_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
 _OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,8 +24,7 @@ from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import refuse_what_cannot_be_packed
 from surgvivqa.model.modeling import SurgViVQAModel, projections
 from surgvivqa.model.video_positions import set_positions
-
-_ADDED_ROWS_SEED = 20251123
+from surgvivqa.model.vocabulary import ADDED_ROWS_SEED, fit_vocabulary
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
@@ -69,7 +68,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
         return source
     source.config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_ADDED_ROWS_SEED)
+        torch.manual_seed(ADDED_ROWS_SEED)
         model = BlipTextModel(source.config, add_pooling_layer=True)
     model.load_state_dict(source.state_dict(), strict=False)
     return model
@@ -108,7 +107,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
     video = load_video_encoder(settings.video_model, clip_length(settings))
     text = load_text_encoder(settings.text_model)
     decoder, tokenizer = load_decoder(settings.decoder_model)
-    resize_words(text, decoder.config.vocab_size)
+    fit_vocabulary(text, settings, decoder, tokenizer)
     frames = video.config.position_frames
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
@@ -116,7 +115,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
     if decoder.config.model_type != "gpt2":  # whose packed rows the tests hold against the plain way
         refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_ADDED_ROWS_SEED)
+        torch.manual_seed(ADDED_ROWS_SEED)
         for name, from_width, to_width in projections(config):
             parts[name] = layer = nn.Linear(from_width, to_width)
             # BLIP's states have a deviation near 1 in each number; the decoder's layers expect its word embedding's.
@@ -124,27 +123,6 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
             nn.init.normal_(layer.weight, std=float(aim.detach()) * from_width**-0.5)
             nn.init.zeros_(layer.bias)
     return Bundle(SurgViVQAModel(config, parts), tokenizer, settings)
-
-
-def resize_words(text_encoder: BlipTextModel, rows: int) -> None:
-    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it (``grown_rows``)."""
-    old = text_encoder.embeddings.word_embeddings
-    if rows != old.weight.shape[0]:
-        embedding = nn.Embedding(rows, old.weight.shape[1], padding_idx=old.padding_idx)
-        embedding.weight.data.copy_(grown_rows(old.weight.data, rows))
-        text_encoder.embeddings.word_embeddings = embedding
-    text_encoder.config.vocab_size = rows
-
-
-def grown_rows(old: Tensor, rows: int) -> Tensor:
-    """A word embedding ``[V, hidden]`` with ``rows`` rows: the old ones, then rows that are normal with the old mean
-    and deviation, a pure function of a fixed seed, so that adapters alone restore the same model."""
-    new = torch.empty(rows, old.shape[1], dtype=old.dtype)
-    kept = min(rows, old.shape[0])
-    generator = torch.Generator().manual_seed(_ADDED_ROWS_SEED)
-    new.normal_(float(old.mean()), float(old.std()), generator=generator)
-    new[:kept] = old[:kept]
-    return new
 
 
 @contextlib.contextmanager

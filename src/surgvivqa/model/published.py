@@ -18,7 +18,7 @@ from torch import Tensor
 
 from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.pretrained import grown_rows
+from surgvivqa.model.vocabulary import grown_rows
 
 Names = Literal["transformers4", "transformers5"]
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
