@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from surgvivqa.config import TrainConfig
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.loading import build_for_training
 from tests.parts import add_decoder, config, make_parts, settings, stir
 
@@ -71,8 +72,11 @@ assert not model.training and processor.frame_fit == "pad" and model.config.mask
 inputs = processor("frame.png", {QUESTIONS!r})
 torch.save(model.score(**inputs), "scores.pt")
 """
-    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    hidden = parts.rename(parts.with_name("hidden"))  # nothing but the folder is needed
+    try:
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    finally:
+        hidden.rename(parts)
     torch.testing.assert_close(torch.load(tmp_path / "scores.pt"), of(bundle), rtol=0, atol=1e-6)
 
 
@@ -153,7 +157,9 @@ def test_adapters_on_the_packaged_base_come_back(tmp_path: Path) -> None:
         ({"use_dora": True}, "not supported here \\(use_dora\\)"),
         ({"peft_type": "IA3"}, "not supported here"),
         ({"target_modules": ["c_attn"]}, "adapts c_attn, but"),
-        ({"r": None}, "another shape|no LoRA configuration|does not fit"),
+        ({"r": None}, "no LoRA configuration"),
+        ({"r": 3}, "another shape"),
+        ({"target_modules": "all-linear"}, "adapts all-linear, but"),
     ],
 )
 def test_adapters_of_another_kind_are_refused(
@@ -282,6 +288,124 @@ def test_convert_to_each_form_and_on(
         assert card.startswith("---\n") and "somebody" not in card and str(tmp_path) not in card
 
 
+def test_merged_runs_go_on(best: Path, parts: Path, tmp_path: Path) -> None:
+    expected = of(load_checkpoint(best, settings(parts)))
+    for source, form, target in (
+        (best, "huggingface", "merged"),
+        (best, "published", "merged.pth"),
+        ("merged", "huggingface", "again"),
+        ("merged", "published", "again.pth"),
+    ):
+        merge = ["--merge"] if source is best else []
+        path = [f"--checkpoint={tmp_path / source}", f"--output={tmp_path / target}", f"--to={form}"]
+        assert main(["convert", *path, *merge, *flags_of(parts)]) == 0
+        found = load_checkpoint(tmp_path / target, settings(parts))
+        assert found.model.config.lora is None and found.settings.lora_r == 0
+        torch.testing.assert_close(of(found), expected, rtol=0, atol=1e-4)
+
+
+def test_adapters_on_what_was_merged_come_back_in_every_form(parts: Path, tmp_path: Path) -> None:
+    """LoRA, then BLIP's last layer without it (which merges), then LoRA again."""
+    save_checkpoint(trained(parts, lora_r=4), tmp_path / "a")
+    save_checkpoint(trained(parts, pretrained_ckpt=tmp_path / "a", lora_r=0, unfreeze_blip_last_n=1), tmp_path / "b")
+    last = trained(parts, pretrained_ckpt=tmp_path / "b", lora_r=2)
+    save_checkpoint(last, tmp_path / "best")
+    save_adapters(last, tmp_path / "adapters")
+    export_pth(last, tmp_path / "best_model.pth")
+    run = dict(vars(last.settings))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    for name in ("best", "adapters", "best_model.pth"):
+        assert torch.equal(of(load_checkpoint(tmp_path / name, settings(parts))), of(last)), name
+
+
+def test_a_backup_beside_the_output_is_left_alone(best: Path, tmp_path: Path) -> None:
+    for name in ("hf.old", "hf.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("x")
+    assert main(["convert", f"--checkpoint={best}", f"--output={tmp_path / 'hf'}"]) == 0
+    assert (tmp_path / "hf.old" / "mine").exists() and (tmp_path / "hf.tmp" / "mine").exists()
+
+
+def test_figures_of_another_model_are_not_put_on_the_card(best: Path, parts: Path, tmp_path: Path) -> None:
+    figures = {"n": 9, "acc": 0.987, "by_type": {}, "checkpoint": "/elsewhere/run"}
+    (best / "eval-test").mkdir()
+    (best / "eval-test" / "metrics.json").write_text(json.dumps(figures))
+    (best / "config.yaml").write_text("{}")
+    assert main(["convert", f"--checkpoint={best}", f"--output={tmp_path / 'hf'}"]) == 0
+    assert "98.7" not in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_a_folder_that_misses_a_tensor_it_was_written_with_is_refused(best: Path, parts: Path) -> None:
+    file = best / "best" / "model.safetensors"
+    tensors = load_file(file)
+    save_file({k: v for k, v in tensors.items() if "h.1." not in k}, file, {"format": "pt"})
+    with pytest.raises(InputError, match="lacks 6 tensors"):
+        load_checkpoint(best, settings(parts))
+
+
+def test_weights_are_read_with_the_settings_that_lie_beside_them(parts: Path, tmp_path: Path) -> None:
+    bundle = trained(parts, frame_fit="pad", mask="causal", lora_alpha=8)
+    save_checkpoint(bundle, tmp_path / "best")
+    again = load_checkpoint(tmp_path / "best" / "model.safetensors", settings(parts))
+    assert (again.settings.frame_fit, again.settings.mask) == ("pad", "causal")
+    assert torch.equal(of(again), of(bundle))
+
+
+def test_adapters_without_their_projection_are_refused(parts: Path, tmp_path: Path) -> None:
+    bundle = trained(parts, "llama")
+    bundle.model.llm.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(InputError, match=r"lacks 2 tensors .*text_projection"):
+        load_checkpoint(tmp_path / "theirs", settings(parts, "llama"))
+
+
+def test_an_alpha_that_is_a_fraction_stays_one(parts: Path, tmp_path: Path) -> None:
+    bundle = trained(parts, lora_r=4)
+    save_adapters(bundle, tmp_path / "adapters")
+    path = tmp_path / "adapters" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 0.5}))
+    model = load_checkpoint(tmp_path / "adapters", settings(parts)).model
+    assert model.decoder.transformer.h[0].attn.c_attn.scaling["default"] == 0.125
+
+
+def test_a_folder_of_save_pretrained_is_a_checkpoint(parts: Path, tmp_path: Path) -> None:
+    bundle = trained(parts, "llama", lora_r=4, frame_fit="crop", mask="causal")
+    bundle.model.save_pretrained(tmp_path / "m")
+    SurgViVQAProcessor.of(bundle).save_pretrained(tmp_path / "m")
+    again = load_checkpoint(tmp_path / "m", settings(parts))
+    assert torch.equal(of(again), of(bundle))
+    found = again.settings
+    assert (found.frame_fit, found.mask, found.lora_r, found.num_frames) == ("crop", "causal", 4, 4)
+
+
+def test_save_pretrained_over_adapters_is_what_is_read_again(parts: Path, tmp_path: Path) -> None:
+    save_adapters(trained(parts, "llama"), tmp_path / "m")
+    model = SurgViVQAModel.from_pretrained(tmp_path / "m")
+    torch.nn.init.normal_(model.text_projection.weight)
+    model.save_pretrained(tmp_path / "m")
+    again = SurgViVQAModel.from_pretrained(tmp_path / "m")
+    assert torch.equal(again.text_projection.weight, model.text_projection.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_scores_nearly_the_same(parts: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    bundle = trained(parts, "llama")
+    save_checkpoint(bundle, tmp_path / "whole", everything=True)
+    model = SurgViVQAModel.from_pretrained(tmp_path / "whole", dtype=dtype).eval()
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" not in n} == {
+        dtype
+    }  # PEFT keeps adapters in float32
+    found = scores(model, SurgViVQAProcessor.of(bundle))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, of(bundle), rtol=0.05, atol=0.3)
+
+
+def test_from_pretrained_refuses_what_it_would_not_do(parts: Path, tmp_path: Path) -> None:
+    save_checkpoint(trained(parts), tmp_path / "best")
+    with pytest.raises(InputError, match="takes dtype alone and not nonsense"):
+        SurgViVQAModel.from_pretrained(tmp_path / "best", nonsense=1)
+    assert SurgViVQAModel.from_pretrained(tmp_path / "best", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
     output = tmp_path / "hf"
     assert main(["convert", f"--checkpoint={best}", f"--output={output}", "--max-shard-size=50KB"]) == 0
@@ -300,6 +424,10 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
         (["--to=published"], "must end in .pth"),
         (["--metrics=nowhere.json"], "is no metrics.json"),
         (["--max-shard-size=lots"], "--max-shard-size"),
+        (["--max-shard-size=0KB"], "no room"),
+        (["--licence=CC BY"], "no identifier"),
+        (["--push-to-hub=bad name"], "no name of a repository"),
+        (["--names=transformers5"], "has nothing to do with --to huggingface"),
     ],
 )
 def test_convert_refuses(

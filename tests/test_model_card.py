@@ -77,7 +77,7 @@ def test_the_sections_say_what_a_reader_needs(tmp_path: Path) -> None:
         "| `--max-steps` | 30000 |",
         "| `--lr` | 0.0005 |",
         "| `--frame-fit` | squash |",
-        "| LoRA adapters on GPT-2 | 811,008 | 811,008 | 100% |",
+        "| LoRA adapters on the decoder | 811,008 | 811,008 | 100% |",
         "| acc | 61.2 | 50.0 to 70.0 | 60.8 |",
         "| object | 170,000 | 61.2 | 55.0 | 49.0 | 50.7 | 60.0 | 49.4 |",
         "Never for clinical use",

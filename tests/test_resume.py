@@ -171,7 +171,7 @@ def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -
     from surgvivqa.config import ModelConfig
     from surgvivqa.model.checkpoints import load_checkpoint
 
-    (stopped / "best").rename(stopped / "best.old")
+    (stopped / "best").rename(stopped / ".best.replaced")
     assert load_checkpoint(stopped, ModelConfig()).own
 
 

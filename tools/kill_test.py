@@ -68,14 +68,14 @@ def finished(child: int, within: float) -> int | None:
 
 def state_of(run: Path) -> str:
     """What the kill left lying about: what was being written, by the names of its unfinished files."""
-    asides = list(run.rglob("*.tmp")) if run.is_dir() else []
+    asides = list(run.rglob(".*.writing")) if run.is_dir() else []
     if any("step-" in p.name for p in asides):
         return "writing checkpoints/"
-    if any(p.name.startswith("best.tmp") for p in asides):
+    if any(p.name == ".best.writing" for p in asides):
         return "writing best/"
     if asides:
-        return f"writing {asides[0].name.removesuffix('.tmp')}"
-    if not (run / "best").exists() and (run / "best.old").exists():
+        return f"writing {asides[0].name[1:].removesuffix('.writing')}"
+    if not (run / "best").exists() and (run / ".best.replaced").exists():
         return "between the renames of best/"
     if not any((run / "checkpoints").glob("step-*")) if run.is_dir() else True:
         return "before the first checkpoint"

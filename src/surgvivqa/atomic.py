@@ -1,7 +1,8 @@
 """Files and folders written aside, flushed to the disk, and put in place by a rename: whole or not at all.
 
 A kill at any moment leaves the old one or the new one. A folder cannot be replaced by one rename, so for a moment the
-old one has the ending ``.old``; ``in_place`` finds it there.
+old one has another name; ``in_place`` finds it there. These names begin with a dot, since ``hf.old`` beside ``hf`` may
+be somebody's backup.
 """
 
 import contextlib
@@ -14,7 +15,12 @@ from safetensors import SafetensorError
 
 from surgvivqa.errors import RunError, first_line
 
-ASIDE, OLD = ".tmp", ".old"
+ASIDE, REPLACED = ".writing", ".replaced"
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Where a file or folder is while it is being written, or replaced."""
+    return path.with_name(f".{path.name}{ending}")
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -23,7 +29,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         RunError: the disk is full, or the file cannot be written; what was there stays.
     """
-    aside = path.with_name(path.name + ASIDE)
+    aside = beside(path, ASIDE)
     with _kept(path, lambda: aside.unlink(missing_ok=True)):
         write(aside)
         _flush(aside)
@@ -42,7 +48,8 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: as ``write_file``.
     """
-    aside, old = folder.with_name(folder.name + ASIDE), folder.with_name(folder.name + OLD)
+    folder = folder.resolve()  # "." has no name
+    aside, old = beside(folder, ASIDE), beside(folder, REPLACED)
     with _kept(folder, lambda: shutil.rmtree(aside, ignore_errors=True)):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -59,7 +66,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 def in_place(folder: Path) -> Path:
     """The folder, or where it was put when a kill fell between the two renames that replace it."""
-    old = folder.with_name(folder.name + OLD)
+    old = beside(folder.resolve(), REPLACED)
     return old if not folder.exists() and old.is_dir() else folder
 
 

@@ -249,10 +249,7 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
         settings, video = bundle.settings, bundle.model.config.video_config
         encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
     else:
-        length = clip_length(settings)
-        if length < 2 or length % 2:
-            raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
-        encoder = load_video_encoder(settings.video_model, length)
+        encoder = load_video_encoder(settings.video_model, clip_length(settings))
         encoder.set_attn_implementation("sdpa")  # as the whole model has it
         video = encoder.config
 

@@ -92,8 +92,15 @@ class ModelConfig:
 
 
 def clip_length(config: ModelConfig) -> int:
-    """Frames in a clip: what the flag says, or the preset's own number."""
-    return config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
+    """Frames in a clip: what the flag says, or the preset's own number.
+
+    Raises:
+        InputError: it is odd or below 2; VideoMAE takes frames two by two.
+    """
+    length = config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
+    if length < 2 or length % 2:
+        raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
+    return length
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """Checkpoints from one form to another: published files, Hugging Face folders, PEFT adapters; and to the hub."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -9,12 +10,12 @@ from typing import Any, Literal
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.errors import InputError
-from surgvivqa.hub import push
+from surgvivqa.hub import is_name, push
 from surgvivqa.model.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import SETTINGS_FILE, export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.published import Names
-from surgvivqa.model_card import trained_parts, write_model_card
+from surgvivqa.model_card import is_licence, trained_parts, write_model_card
 
 log = logging.getLogger("surgvivqa")
 
@@ -62,10 +63,8 @@ def convert(config: ConvertConfig) -> int:
     """
     _refuse_flags(config)
     _refuse_output(config)
-    metrics = _metrics(config)
+    metrics = _metrics(config) if config.to != "published" else None
     bundle = load_checkpoint(config.checkpoint, config.model)
-    if bundle.report:
-        log.info("%s", bundle.report)
     trained = trained_parts(bundle)
     if config.merge:
         if not bundle.model.config.lora:
@@ -96,7 +95,12 @@ def convert(config: ConvertConfig) -> int:
 
 def _write(config: ConvertConfig, bundle: Bundle) -> None:
     if config.to == "published":
-        export_pth(bundle, config.output, everything=config.tensors == "all", names=config.names)
+        export_pth(
+            bundle,
+            config.output,
+            everything=(config.tensors or ("all" if config.merge else "trained")) == "all",
+            names=config.names,
+        )
     elif config.to == "peft":
         save_adapters(bundle, config.output)
     else:
@@ -118,6 +122,19 @@ def _refuse_flags(config: ConvertConfig) -> None:
         raise InputError(f"--max-shard-size {config.max_shard_size} must be a number with KB, MB, GB or TB after it.")
     if config.private and not config.push_to_hub:
         raise InputError("--private is about the repository on the hub; give --push-to-hub USER/MODEL with it.")
+    if float(re.split("[KMGT]", config.max_shard_size)[0]) == 0:
+        raise InputError(f"--max-shard-size {config.max_shard_size} leaves no room for a tensor; give more.")
+    if config.licence is not None and not is_licence(config.licence):
+        raise InputError(
+            f"--licence {config.licence!r} is no identifier of the hub's; give one such as cc-by-nc-sa-4.0."
+        )
+    if config.push_to_hub is not None and (not is_name(config.push_to_hub) or "@" in config.push_to_hub):
+        raise InputError(f"--push-to-hub {config.push_to_hub} is no name of a repository; one looks like USER/MODEL.")
+    usual = {f.name: f.default for f in dataclasses.fields(config)}
+    idle = ("licence", "metrics", "max_shard_size") if config.to == "published" else ("names",)
+    for name in idle:
+        if getattr(config, name) != usual[name]:
+            raise InputError(f"--{name.replace('_', '-')} has nothing to do with --to {config.to}; leave it out.")
     if config.to == "published" and config.output.suffix not in (".pth", ".pt", ".bin"):
         raise InputError(f"--output {config.output} must end in .pth for --to published.")
     if config.to != "published" and config.output.suffix in (".pth", ".pt", ".bin", ".safetensors"):
@@ -146,10 +163,10 @@ def _refuse_output(config: ConvertConfig) -> None:
 def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
     path = config.metrics
     if path is None:
-        folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
-        folder = folder.parent if folder.name == "best" else folder
-        path = folder / "eval-test" / "metrics.json"
-        if not path.is_file():
+        given = config.checkpoint
+        run = given.parent if given.name in ("best", "best_model.pth") else given
+        path = run / "eval-test" / "metrics.json"
+        if not ((run / "config.yaml").is_file() and path.is_file()):
             return None
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -157,6 +174,9 @@ def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
             raise ValueError("it lacks eval's figures")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"--metrics {path} is no metrics.json of eval ({str(error)[:120]}).") from None
+    if config.metrics is None and not Path(str(found.get("checkpoint"))).resolve().is_relative_to(run.resolve()):
+        log.info("%s is of another checkpoint, so the model card goes without figures; give --metrics to use it.", path)
+        return None
     return found
 
 

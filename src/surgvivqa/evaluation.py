@@ -63,8 +63,6 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only bounds sums; under --score-norm mean it would spare nothing, so leave it out.")
     bundle = load_checkpoint(config.checkpoint, config.model)
-    if bundle.report:
-        log.info("%s", bundle.report)
     settings, run = bundle.settings, bundle.run
     if config.max_length is not None:
         settings.max_length = config.max_length

@@ -34,6 +34,11 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 _NETWORK = ("httpx", "httpcore", "requests", "urllib3")
 
 
+def is_name(value: str) -> bool:
+    """Whether a value has the form of a model's name on the hub."""
+    return bool(_NAME.fullmatch(value))
+
+
 def fetch(name: str, flag: str) -> Path:
     """The local folder of a model of the hub's, fetched where the hub's cache does not have it yet.
 

@@ -46,8 +46,8 @@ _METRIC_NAMES = {
 _PART_NAMES = {
     "visual_encoder": "VideoMAE, the video encoder",
     "text_encoder": "BLIP's text encoder",
-    "llm base": "GPT-2",
-    "llm LoRA": "LoRA adapters on GPT-2",
+    "llm base": "the decoder",
+    "llm LoRA": "LoRA adapters on the decoder",
 }
 _RUN_FLAGS = (
     *("max_steps", "epochs", "batch_size", "questions_per_frame", "gradient_accumulation_steps", "lr", "schedule"),
@@ -107,7 +107,7 @@ def write_model_card(
     """
     synthetic = _learned_from_synthetic(run)
     licence = licence or ("apache-2.0" if synthetic and not run.get("pretrained_ckpt") else DATA_LICENCE)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+    if not is_licence(licence):
         raise InputError(
             f"Licence {licence!r} is no identifier of the hub's; give one such as {DATA_LICENCE}, or other."
         )
@@ -122,6 +122,11 @@ def write_model_card(
     return path
 
 
+def is_licence(value: str) -> bool:
+    """Whether a value has the form of the hub's identifiers of licences."""
+    return bool(re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value))
+
+
 def trained_parts(bundle: "Bundle") -> list[Row]:
     """Rows (part, trained parameters, all parameters) of the run that made a checkpoint; none where it is not recorded.
 
@@ -133,11 +138,14 @@ def trained_parts(bundle: "Bundle") -> list[Row]:
         return []
     names = set(TrainConfig.__dataclass_fields__) & set(bundle.run)
     before = [(p, p.requires_grad) for p in bundle.model.parameters()]
-    apply_freezing(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names}))
-    rows = trainable_table(bundle.model)
-    for parameter, needed in before:
-        parameter.requires_grad_(needed)
-    return rows
+    try:
+        apply_freezing(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names}))
+        return trainable_table(bundle.model)
+    except InputError:  # its adapters have been merged, and nothing shows any more what was trained
+        return []
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
 
 
 def model_card(card: Card) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from surgvivqa.errors import InputError
 from surgvivqa.model.checkpoints import WEIGHTS, read_weights
-from surgvivqa.model.published import load_safetensors, put
+from surgvivqa.model.published import load_safetensors, new_of, put
 
 log = logging.getLogger("surgvivqa")
 STATE, MOMENTS = "training.json", "training.safetensors"
@@ -85,7 +85,7 @@ def load_weights(folder: Path, model: Any) -> None:
     Raises:
         InputError: they do not belong to it.
     """
-    put(model, read_weights(folder), folder, needs="some")
+    put(model, read_weights(folder), folder, new_of(model))
 
 
 def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -21,7 +21,7 @@ from surgvivqa.resume import Progress, find_state, save_state
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
-RUN_FILES = ("best", "best.old", "best.tmp", "checkpoints", "metrics.jsonl", "best_model.pth", FINISHED)
+RUN_FILES = ("best", ".best.replaced", ".best.writing", "checkpoints", "metrics.jsonl", "best_model.pth", FINISHED)
 # Flags that change no number of a run, or that ``resume.fingerprint`` compares by what they come to.
 _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "

@@ -1,18 +1,29 @@
 """Decoders other than GPT-2: packed rows equal the plain way, ends are scored, widths are bridged, or a clear no."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, MistralConfig, T5Config, T5Model
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    GptOssConfig,
+    MistralConfig,
+    OPTConfig,
+    T5Config,
+    T5Model,
+)
 
 from surgvivqa.data.packing import PromptCoder, pack_training
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle, coder
 from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
-from surgvivqa.model.freezing import trainable_table
+from surgvivqa.model.freezing import set_modes, trainable_table
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.scoring import LabelTrie, best_labels, score_rows
@@ -137,13 +148,23 @@ def test_without_an_end_such_labels_are_refused() -> None:
         PromptCoder(tokenizer, "simple", 128)
 
 
-def test_ended_scores_are_probabilities_of_distinct_outcomes(parts: Path) -> None:
-    """By brute force: the sum over labels is the chance that some label is said, so at most 1."""
+def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -> None:
+    """By brute force over one step: a label's score with its end, those of its continuations and the rest of the
+    vocabulary make the score of its beginning."""
     bundle = built(parts, "split")
     prompts, tokens = coder(bundle), video(bundle.model)
-    trie = LabelTrie(prompts.label_ids)
-    scores = score_rows(bundle.model, [[prompts.prompt_ids("How many?")], [[5]]], tokens, trie, "prefix")
-    assert float(scores.exp().sum(dim=1).max()) <= 1.0
+    one = prompts.label_ids[LABELS.index("1")]
+    prompt = prompts.prompt_ids("How many?")
+    with torch.no_grad():
+        begun = plain_log_prob(bundle.model, prompt, one[:-1], tokens[:1], "prefix")
+        steps = [
+            plain_log_prob(bundle.model, prompt, [*one[:-1], token], tokens[:1], "prefix")
+            for token in range(bundle.model.config.decoder_config.vocab_size)
+        ]
+    torch.testing.assert_close(torch.stack(steps).logsumexp(0), begun, rtol=1e-5, atol=1e-5)
+    scores = score_rows(bundle.model, [[prompt], [prompt]], tokens, LabelTrie(prompts.label_ids), "prefix")[0]
+    torch.testing.assert_close(scores[LABELS.index("1")], steps[one[-1]], rtol=1e-5, atol=1e-5)
+    assert scores[LABELS.index("1")] < begun
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "split"])
@@ -185,7 +206,14 @@ BLOOM = BloomConfig(vocab_size=405, hidden_size=32, n_layer=1, n_head=2)
 NEO = GPTNeoConfig(vocab_size=405, hidden_size=32, num_layers=1, num_heads=2, attention_types=[[["global"], 1]])
 
 
-@pytest.mark.parametrize(("name", "made", "message"), [("bloom", BLOOM, "packed rows"), ("neo", NEO, "packed rows")])
+OSS = GptOssConfig(vocab_size=405, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+                   head_dim=16, intermediate_size=32, num_local_experts=2, num_experts_per_tok=1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "message"),
+    [("bloom", BLOOM, "packed rows"), ("neo", NEO, "packed rows"), ("oss", OSS, "its attention has s_aux")],
+)
 def test_a_decoder_whose_packed_rows_would_be_wrong_is_refused(
     parts: Path, tmp_path: Path, name: str, made: object, message: str
 ) -> None:
@@ -193,6 +221,45 @@ def test_a_decoder_whose_packed_rows_would_be_wrong_is_refused(
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     with pytest.raises(InputError, match=message):
         build_for_training(config(parts, decoder_model=str(folder)))
+
+
+NEOX = GPTNeoXConfig(vocab_size=405, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+OPT = OPTConfig(
+    vocab_size=405, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32, word_embed_proj_dim=32
+)
+
+
+@pytest.mark.parametrize(("name", "made"), [("neox", NEOX), ("opt", OPT)])
+def test_other_kinds_train_or_are_refused_but_never_crash(parts: Path, tmp_path: Path, name: str, made: object) -> None:
+    folder = shutil.copytree(parts / "split", tmp_path / name)
+    AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    try:
+        bundle = build_for_training(config(parts, decoder_model=str(folder)))
+    except InputError as refusal:
+        assert "packed rows" in str(refusal)
+        return
+    set_modes(bundle.model)
+    prompts = coder(bundle)
+    packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[3]]], "prefix")
+    loss = bundle.model(packed, video_tokens=video(bundle.model)[:1]).sum()
+    loss.backward()
+    plain = -plain_log_prob(
+        bundle.model.eval(), prompts.prompt_ids("How many?"), prompts.label_ids[3], video(bundle.model)[:1], "prefix"
+    )
+    bundle.model.eval()
+    again = bundle.model(packed, video_tokens=video(bundle.model)[:1]).sum()
+    torch.testing.assert_close(again, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_code_in_a_decoders_folder_is_never_run(parts: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(parts / "split", tmp_path / "foreign")
+    (folder / "modeling_foreign.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'owned')!r})\n")
+    written = json.loads((folder / "config.json").read_text())
+    written |= {"model_type": "foreign", "auto_map": {"AutoConfig": "modeling_foreign.Foreign"}}
+    (folder / "config.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        build_for_training(config(parts, decoder_model=str(folder)))
+    assert not (tmp_path / "owned").exists()
 
 
 def test_a_window_shorter_than_a_sequence_is_refused(parts: Path, tmp_path: Path) -> None:

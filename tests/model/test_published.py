@@ -99,6 +99,10 @@ def compiled_in_parallel(state: State) -> dict[str, Any]:
     return {"epoch": 3, "model_state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}}
 
 
+def in_a_trainer(state: State) -> dict[str, State]:
+    return {"state_dict": {"net." + k.replace("llm.", "llm.module.", 1): v for k, v in state.items()}}
+
+
 def with_old_buffers(state: State) -> State:
     positions = {"text_encoder.embeddings.position_ids": torch.arange(512)[None]}
     prefix = "llm.base_model.model." if any("lora_" in k for k in state) else "llm."
@@ -130,14 +134,14 @@ def without_the_tied_layer(state: State) -> State:
     "how",
     [
         *(dict, wrapped, in_parallel, compiled_in_parallel, old_names, with_old_buffers, with_old_norms),
-        *(with_old_peft, of_another_adapter, without_the_tied_layer),
+        *(with_old_peft, of_another_adapter, without_the_tied_layer, in_a_trainer),
     ],
 )
 def test_it_is_read_as_it_comes(parts: Path, state: State, how: Callable[[State], Any], tmp_path: Path) -> None:
     torch.save(how(state), tmp_path / "wild.pth")
     bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
     same(dict(bundle.model.state_dict()), state)
-    assert bundle.settings.lora_r == (4 if bundle.model.config.lora else 8)  # the rank is read off the file
+    assert bundle.settings.lora_r == (4 if bundle.model.config.lora else 0)  # the rank is read off the file
     assert "tensors loaded" in bundle.report
 
 
@@ -168,12 +172,13 @@ def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {k: v for k, v in s.items() if not k.startswith("llm.")}, "of the decoder's trained part"),
-        (lambda s: {k: v for k, v in s.items() if ".h.1." not in k}, "of the decoder's trained part"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("llm.")}, "tensors that must be there"),
+        (lambda s: {k: v for k, v in s.items() if ".h.1." not in k}, "tensors that must be there"),
         (lambda s: {**s, "llm.lm_head.weight": s["llm.lm_head.weight"] + 1}, "differs from the word embedding"),
         (lambda s: {**s, "llm.transformer.h.2.ln_1.weight": torch.ones(32)}, "does not know 1 of its"),
         (lambda s: {**s, "classifier.weight": torch.ones(3)}, "does not know 1 of its"),
         (lambda s: {**s, "llm.transformer.wpe.weight": torch.ones(8, 32)}, "another shape for 1 of its"),
+        (lambda s: {**s, "llm.transformer.wpe.weight": s["llm.transformer.wpe.weight"] * torch.nan}, "not finite"),
         (lambda s: {"state_dict": 3}, "must map parameter names to tensors"),
         (lambda s: {}, "must map parameter names to tensors"),
         (lambda s: {**s, **{f"module.{k}": v + 1 for k, v in s.items()}}, "two different tensors"),
@@ -190,7 +195,7 @@ def test_what_does_not_belong_to_the_model_is_refused(
 def test_adapters_with_a_hole_are_refused(parts: Path, tmp_path: Path) -> None:
     state = Published(parts, True).state_dict()
     torch.save({k: v for k, v in state.items() if "lora_" in k and "h.1.mlp" not in k}, tmp_path / "wild.pth")
-    with pytest.raises(InputError, match="lacks 2 tensors of the decoder's trained part"):
+    with pytest.raises(InputError, match="lacks 2 tensors that must be there"):
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
 
 

@@ -98,7 +98,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         settings = {"r": int(saved["r"]), "alpha": saved["lora_alpha"], "dropout": float(saved["lora_dropout"])}
-        targets = sorted(saved["target_modules"])
+        targets = saved["target_modules"]
+        targets = [targets] if isinstance(targets, str) else sorted(targets)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
     odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if saved.get(k)]

@@ -210,6 +210,9 @@ def _decoder_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return stock
+    odd = [k for k in ("s_aux", "softcap") if kwargs.get(k) is not None]
+    if odd:
+        raise ValueError(f"its attention has {', '.join(odd)}, which packed rows have not")
     laid = [
         _heads(spread(x.transpose(1, 2).flatten(2)[0], layout.grid), x.shape[1]) for x in (query, key, value)
     ]  # fewer key than query heads (grouped queries) stay as they are

@@ -14,7 +14,9 @@ A checkpoint folder holds::
 
 import dataclasses
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,10 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from surgvivqa.atomic import in_place, write_file, write_folder
+from surgvivqa.atomic import in_place, write_file, write_folder, write_text
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.errors import InputError, first_line
-from surgvivqa.hub import fetch
+from surgvivqa.hub import fetch, is_name
 from surgvivqa.model import adapters
 from surgvivqa.model.bundle import Bundle, saved_tensors
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -38,16 +40,21 @@ from surgvivqa.model.published import (
     SUFFIXES,
     Names,
     adapter_rank,
+    all_of,
     load_safetensors,
+    new_of,
     present_names,
     published_name,
     put,
     read_tensors,
+    trained_of,
 )
+from surgvivqa.privacy import part_name
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
 PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
 SETTINGS_FILE, WEIGHTS, INDEX = "surgvivqa.json", "model.safetensors", "model.safetensors.index.json"
+log = logging.getLogger("surgvivqa")
 MODEL_FIELDS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 
@@ -75,7 +82,7 @@ def save_checkpoint(
     def write(temporary: Path) -> None:
         tensors = saved_tensors(bundle, everything=everything)
         whole = everything or bundle.settings.preset == "tiny"
-        _write_settings(bundle, temporary, holds="all" if whole else "trained")
+        _write_settings(bundle, temporary, "all" if whole else "trained", [] if whole else sorted(tensors))
         here = {k: v.cpu() for k, v in tensors.items()}
         save_torch_state_dict(here, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         for file in temporary.glob("*.safetensors"):
@@ -94,7 +101,7 @@ def save_adapters(bundle: Bundle, folder: Path) -> None:
     """
 
     def write(temporary: Path) -> None:
-        _write_settings(bundle, temporary, holds="adapters")
+        _write_settings(bundle, temporary, "adapters")
         (temporary / "config.json").unlink()  # PEFT's tools take it for a base model's
         known = {}
         if bundle.settings.preset == "tiny":
@@ -109,14 +116,15 @@ def _base_name(settings: ModelConfig) -> str:
     """What a PEFT configuration says the adapters belong to; of a local folder its own name, not where it lies."""
     if settings.preset == "tiny":
         return "surgvivqa-tiny-base"
-    return Path(settings.decoder_model).name if Path(settings.decoder_model).is_dir() else settings.decoder_model
+    return part_name(settings.decoder_model)
 
 
-def _write_settings(bundle: Bundle, folder: Path, holds: str) -> None:
+def _write_settings(bundle: Bundle, folder: Path, holds: str, tensors: Sequence[str] = ()) -> None:
     bundle.model.config.save_pretrained(folder)
     bundle.tokenizer.save_pretrained(folder)
     SurgViVQAProcessor.of(bundle).save_pretrained(folder)
-    saved = {"holds": holds, "settings": dataclasses.asdict(bundle.settings), "run": bundle.run}
+    settings = dataclasses.asdict(bundle.settings)
+    saved = {"holds": holds, "tensors": list(tensors), "settings": settings, "run": bundle.run}
     (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")
 
 
@@ -153,13 +161,18 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
         if any((folder / SETTINGS_FILE).is_file() for folder in (path, path / "best")):
             raise InputError(f"{PACKAGED!r} is the packaged base, but also a run folder here; give its full path.")
         bundle = load_folder(PACKAGED_BASE, fallback.num_frames)
-    elif path.suffix in SUFFIXES:
+    elif path.suffix in SUFFIXES and not (path.parent / SETTINGS_FILE).is_file():
         bundle = _load_file(path, fallback, flag)
+    elif path.suffix in SUFFIXES:  # the weights of a folder, which says what they are
+        bundle = _load_any_folder(path.parent, fallback, flag)
     else:
         # A name of the hub's looks like a path; it is one where nothing on disk could be meant.
-        on_hub = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
+        first = path.parts[0] if path.parts else ""
+        on_hub = is_name(str(path)) and not path.exists() and not Path(first).exists()
         bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
     bundle.model.eval().requires_grad_(False)  # what trains is a run's business
+    if bundle.report:
+        log.info("%s", bundle.report)
     return bundle
 
 
@@ -167,19 +180,29 @@ def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     for folder in map(in_place, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
-        if (folder / SETTINGS_FILE).is_file():
+        if (folder / SETTINGS_FILE).is_file() or is_whole(folder):
             return load_folder(folder)
     raise InputError(
-        f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with {SETTINGS_FILE} or "
+        f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with config.json or "
         f"{adapters.ADAPTER_CONFIG}, or a file that ends in {', '.join(SUFFIXES)}."
     )
 
 
 def is_whole(folder: Path) -> bool:
     """Whether a folder holds all of a model's tensors, so that Hugging Face's loader can read it."""
-    if not (folder / SETTINGS_FILE).is_file():
-        return (folder / "config.json").is_file() and not (folder / adapters.ADAPTER_CONFIG).is_file()
-    return _read_settings(folder)[2] == "all"
+    if (folder / SETTINGS_FILE).is_file():
+        return _read_settings(folder).holds == "all"
+    return (folder / "config.json").is_file() and not (folder / adapters.ADAPTER_CONFIG).is_file()
+
+
+def now_whole(folder: Path) -> None:
+    """Makes the files beside a whole model's weights say so, where they are an older checkpoint's."""
+    for name in (adapters.ADAPTER_CONFIG, adapters.ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    path = folder / SETTINGS_FILE
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8")) | {"holds": "all", "tensors": []}
+        write_text(path, json.dumps(content, indent=2))
 
 
 def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
@@ -188,20 +211,23 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
     Raises:
         InputError: something in it is damaged or missing.
     """
-    settings, run, holds = _read_settings(folder)
+    saved = _read_settings(folder) if (folder / SETTINGS_FILE).is_file() else _read_hugging_face(folder)
     tokenizer = _read_tokenizer(folder)
     try:
         config = SurgViVQAConfig.from_pretrained(folder)
     except Exception as error:  # Transformers raises several kinds
         raise _damaged(folder, error) from error
-    tensors = read_weights(folder)
-    if holds == "all":
+    found = read_weights(folder)
+    names = present_names(found)  # Hugging Face's save_pretrained writes older ones
+    tensors = {names[name]: tensor for name, tensor in found.items()}
+    if saved.holds == "all":
         config.video_config.num_frames = num_frames or config.video_config.num_frames
         model = SurgViVQAModel(config)
     else:
-        model = assemble(settings, config.lora).model
-    report = put(model, tensors, folder, needs="all" if holds == "all" else "some")
-    return Bundle(model, tokenizer, settings, run, set(report.loaded))
+        model = assemble(saved.settings, config.lora).model
+    required = all_of(model) if saved.holds == "all" else new_of(model) | set(saved.tensors)
+    report = put(model, tensors, folder, required)
+    return Bundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
 
 
 def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
@@ -209,7 +235,8 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
     lora = adapters.read_adapter_config(folder)
     targets = lora.pop("targets")
     known = (folder / SETTINGS_FILE).is_file()
-    settings, run, _ = _read_settings(folder) if known else (dataclasses.replace(fallback), {}, "")
+    saved = _read_settings(folder) if known else Saved(dataclasses.replace(fallback))
+    settings, run = saved.settings, saved.run
     settings.lora_r, settings.lora_alpha, settings.lora_dropout = lora["r"], lora["alpha"], lora["dropout"]
     if settings.preset == "tiny":
         bundle = adapters.with_adapters(load_folder(PACKAGED_BASE, settings.num_frames), lora)
@@ -226,7 +253,7 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
     tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
     if (folder / adapters.OTHER_WEIGHTS).is_file():
         tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
-    report = put(bundle.model, tensors, folder, needs="decoder")
+    report = put(bundle.model, tensors, folder, new_of(bundle.model))
     return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
 
 
@@ -238,26 +265,28 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     beside = path.parent / "config.yaml"
     run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
     settings = ModelConfig(**({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback)))
+    rank = adapter_rank(tensors)
+    if not run:
+        settings.lora_r = rank or 0
+    lora = {"r": settings.lora_r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout} if rank else None
     if settings.preset == "tiny":
-        folder = path.parent / "best"
-        if not (folder / SETTINGS_FILE).is_file():
-            raise InputError(f"{path} is of the tiny preset, whose tokenizer is in best/ beside it; that is missing.")
-        bundle, needs = load_folder(folder), "all"
+        beside = path.parent / "best"
+        bundle = load_folder(beside if (beside / SETTINGS_FILE).is_file() else PACKAGED_BASE, settings.num_frames)
+        bundle = dataclasses.replace(bundle, settings=settings)
+        if lora and not bundle.model.config.lora:
+            bundle = adapters.with_adapters(bundle, lora)
+        required = all_of(bundle.model)
     else:
-        rank = adapter_rank(tensors)
-        if rank is not None and not run:
-            settings.lora_r = rank
-        lora = {"r": settings.lora_r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
-        bundle = assemble(settings, lora if rank is not None else None)
-        # A run that froze the decoder saved nothing of it.
-        frozen = bool(run) and not any((run.get("lora_r", 8), run.get("full_finetune"), run.get("train_gpt2_full")))
-        needs = "some" if frozen else "decoder"
-    report = put(bundle.model, tensors, path, needs=needs)
+        bundle = assemble(settings, lora)
+        # What a run of ours saved is what it trained; a file of unknown making must hold the decoder's trained part.
+        required = new_of(bundle.model) if run else trained_of(bundle.model, tensors)
+    report = put(bundle.model, tensors, path, required)
     if bundle.model.config.lora and not run:
         report.notes.append(
             f"adapters of rank {settings.lora_r}; their alpha is not in the file, taken as {settings.lora_alpha}"
         )
-    return Bundle(bundle.model, bundle.tokenizer, bundle.settings, run, set(report.loaded), str(report))
+    own = set(report.changed) | (new_of(bundle.model) & set(report.loaded))
+    return Bundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -286,12 +315,39 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_settings(folder: Path) -> tuple[ModelConfig, dict[str, Any], str]:
+@dataclass
+class Saved:
+    """What ``surgvivqa.json`` says."""
+
+    settings: ModelConfig
+    run: dict[str, Any] = field(default_factory=dict)
+    holds: str = "all"
+    tensors: Sequence[str] = ()
+
+
+def _read_settings(folder: Path) -> Saved:
     try:
         saved = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         settings = ModelConfig(**saved["settings"])
-        return settings, saved.get("run", {}), saved.get("holds", "all" if settings.preset == "tiny" else "trained")
+        holds = saved.get("holds", "all" if settings.preset == "tiny" else "trained")
+        return Saved(settings, saved.get("run", {}), holds, saved.get("tensors", ()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _read_hugging_face(folder: Path) -> Saved:
+    """The settings of a folder that ``save_pretrained`` of model and processor made: what these two say."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if config.get("model_type") != SurgViVQAConfig.model_type:
+            raise InputError(f"{folder} holds a {config.get('model_type')} model, not a SurgViVQA model.")
+        path = folder / "processor_config.json"
+        processor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = {name: value for name, value in (config | processor).items() if name in MODEL_FIELDS}
+        lora = config.get("lora") or {"r": 0}
+        known |= {f"lora_{name}": value for name, value in lora.items()}
+        return Saved(ModelConfig(**known))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
 
 

@@ -40,6 +40,8 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.text_config = _as_config(text_config, BlipTextConfig)
         self.decoder_config = _decoder_config(decoder_config)
         self.text_config.is_decoder = True
+        for part in (self.video_config, self.text_config, self.decoder_config):
+            part.dtype = None  # the whole model's decides: parts of several would not fit together
         self.lora = lora
         self.video_pool = video_pool
         self.position_frames = position_frames or self.video_config.num_frames

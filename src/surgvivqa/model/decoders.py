@@ -14,6 +14,7 @@ from surgvivqa.model.attention import layouts
 _GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
 _LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _TOLERANCE = 1e-3
+_FAULTS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
 
 
 def backbone(decoder: Any) -> Any:
@@ -28,18 +29,21 @@ def output_layer(decoder: Any) -> nn.Module:
 
 
 def decoder_layers(decoder: Any) -> nn.ModuleList:
-    """The layers, first to last."""
-    lists = [m for m in backbone(decoder).children() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len)
+    """The layers, first to last.
+
+    Raises:
+        InputError: there is no list of layers.
+    """
+    lists = [m for m in backbone(decoder).modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise InputError(f"A {decoder.config.model_type} decoder has no list of layers; take another --decoder-model.")
+    count = getattr(decoder.config, "num_hidden_layers", None)
+    return max(lists, key=lambda layers: (len(layers) == count, len(layers)))
 
 
 def lora_targets(decoder: Any) -> list[str]:
     """Names of the modules that LoRA adapts in a decoder of this kind: GPT-2's as published, the four attention
-    projections of Llama-like decoders, else PEFT's own choice for the kind.
-
-    Raises:
-        InputError: nobody says which.
-    """
+    projections of Llama-like decoders, else PEFT's own choice for the kind, else all linear layers of its layers."""
     kind = decoder.config.model_type
     if kind == "gpt2":
         return list(_GPT2_TARGETS)
@@ -48,10 +52,10 @@ def lora_targets(decoder: Any) -> list[str]:
         return list(_LLAMA_TARGETS)
     if kind in PEFT_TARGETS:
         return list(PEFT_TARGETS[kind])
-    raise InputError(
-        f"It is not known which layers of a {kind} decoder LoRA should adapt; take another --decoder-model, or train "
-        f"the decoder itself with --full-finetune."
-    )
+    inner = decoder_layers(decoder).named_modules()
+    # Under adapters the layer itself has gone one level down.
+    linear = [n for n, m in inner if isinstance(m, nn.Linear | Conv1D) and ".lora_" not in n]
+    return sorted({n.removesuffix(".base_layer").rpartition(".")[2] for n in linear})
 
 
 def is_transposed(decoder: Any, targets: list[str]) -> bool:
@@ -71,17 +75,46 @@ def stream_states(decoder: Any, states: Tensor, positions: Tensor, layout: Any) 
     return result
 
 
-@torch.no_grad()
-def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int) -> None:
-    """Runs two short sequences packed and one by one; they must agree.
+def _probe(decoder: Any) -> list[Tensor]:
+    """Token ids of two short sequences."""
+    generator = torch.Generator().manual_seed(0)
+    rows = decoder.get_input_embeddings().weight.shape[0]
+    return [torch.randint(rows, (length,), generator=generator) for length in (5, 8)]
 
-    A decoder whose attention does not go through Transformers' interface, that has another kind of position, or that
-    changes its logits after the output layer, would give wrong numbers in silence.
+
+@torch.no_grad()
+def plain_logits(decoder: Any, name: str) -> Tensor:
+    """Logits of two short sequences, one by one, by the attention that Transformers' authors wrote out for the kind;
+    for ``refuse_what_cannot_be_packed``, before ``attention.install``.
+
+    Raises:
+        InputError: the decoder takes no embeddings in the place of token ids.
+    """
+    usual = decoder.config._attn_implementation
+    decoder.set_attn_implementation("eager")
+    words = decoder.get_input_embeddings().weight
+    try:
+        return torch.cat(
+            [decoder(inputs_embeds=words[ids].unsqueeze(0), use_cache=False).logits[0] for ids in _probe(decoder)]
+        )
+    except _FAULTS as error:
+        raise _cannot(decoder, name, error) from error
+    finally:
+        decoder.set_attn_implementation(usual)
+
+
+@torch.no_grad()
+def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain: Tensor) -> None:
+    """Runs two short sequences packed; the logits must be those that they have one by one.
+
+    A decoder whose attention does not go through Transformers' interface, has sinks or caps that ours has not, has
+    another kind of position, or that changes its logits after the output layer, would give wrong numbers in silence.
 
     Args:
         decoder: in eval mode, with ``attention.install`` done.
         name: what to call it.
         max_length: the longest sequence it will meet, in tokens.
+        plain: of ``plain_logits``.
 
     Raises:
         InputError: they differ, or a sliding window is shorter than ``max_length``.
@@ -93,23 +126,15 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int) -> No
             f"--decoder-model {name} looks back over {window} tokens only, but --max-length is {max_length}; take a "
             f"--max-length of at most {window}, or another decoder."
         )
-    embedding = decoder.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(embedding.shape[0], (length,), generator=generator) for length in (5, 8)]
-    blocks = [Block(row.tolist(), (), (), (), n) for n, row in enumerate(rows)]
+    decoder_layers(decoder)
+    blocks = [Block(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
     packed = pack_rows([blocks], "causal", len(blocks))
     try:
-        states = embedding[packed.input_ids].float()
+        states = decoder.get_input_embeddings().weight[packed.input_ids]
         ours = stream_states(decoder, states, packed.position_ids, layouts(packed, states.dtype)[1])
         fast = output_layer(decoder)(ours)
-        plain = torch.cat(
-            [decoder(inputs_embeds=embedding[row].float().unsqueeze(0), use_cache=False).logits[0] for row in rows]
-        )
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
-        raise InputError(
-            f"--decoder-model {name}, a {config.model_type} model, cannot run packed rows "
-            f"({first_line(error)}); take a decoder such as GPT-2, Llama or Qwen3."
-        ) from error
+    except _FAULTS as error:
+        raise _cannot(decoder, name, error) from error
     # Where the largest logit is small, a difference is measured against 1.
     gap = float((fast - plain).abs().max() / plain.abs().max().clamp(min=1))
     if not gap < _TOLERANCE:
@@ -117,3 +142,10 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int) -> No
             f"--decoder-model {name}, a {config.model_type} model, gives other logits for packed rows than one by one "
             f"(by {gap:.2g}), so its figures would be wrong; take a decoder such as GPT-2, Llama or Qwen3."
         )
+
+
+def _cannot(decoder: Any, name: str, error: BaseException) -> InputError:
+    return InputError(
+        f"--decoder-model {name}, a {decoder.config.model_type} model, cannot run packed rows ({first_line(error)}); "
+        f"take a decoder such as GPT-2, Llama or Qwen3."
+    )

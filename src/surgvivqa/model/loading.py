@@ -49,9 +49,7 @@ def build_for_training(config: TrainConfig) -> Bundle:
         InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
     """
     refuse_cache_of_what_trains(config)
-    length = clip_length(config)
-    if length < 2 or length % 2:
-        raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
+    clip_length(config)  # refuses odd ones
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:

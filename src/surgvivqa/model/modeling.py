@@ -23,6 +23,8 @@ from surgvivqa.model.video_positions import set_positions
 from surgvivqa.scoring import LabelTrie, score_rows
 
 LOGIT_ROWS = 64
+# What Hugging Face's Auto classes hand on, and what has been seen to by the time they do.
+_OF_AUTO_CLASSES = ("config", "_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "revision")
 
 
 class SurgViVQAModel(PreTrainedModel):
@@ -62,7 +64,7 @@ class SurgViVQAModel(PreTrainedModel):
             targets = lora_targets(llm)
             adapters = LoraConfig(
                 r=int(config.lora["r"]),
-                lora_alpha=int(config.lora["alpha"]),
+                lora_alpha=config.lora["alpha"],  # which may be a fraction
                 lora_dropout=float(config.lora["dropout"]),
                 target_modules=targets,
                 fan_in_fan_out=is_transposed(llm, targets),
@@ -86,6 +88,19 @@ class SurgViVQAModel(PreTrainedModel):
     def decoder(self) -> Any:
         """The language model under the adapters, if any: the same modules, adapters in place."""
         return self.llm.base_model.model if self.config.lora else self.llm
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embedding that prompts enter by: the text encoder's."""
+        words: nn.Module = self.text_encoder.embeddings.word_embeddings
+        return words
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As Hugging Face's: the whole model, adapters in place. What another checkpoint left in the folder about what
+        it holds is brought up to date."""
+        from surgvivqa.model.checkpoints import now_whole  # which imports this module
+
+        super().save_pretrained(save_directory, *args, **kwargs)
+        now_whole(Path(save_directory))
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""
@@ -147,8 +162,9 @@ class SurgViVQAModel(PreTrainedModel):
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits in float32 under any autocast: GPT-2's lie near -100, where neighbouring bfloat16s are 0.5 apart."""
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = output_layer(self.decoder)(hidden.float())
-            return logits
+            layer: Any = output_layer(self.decoder)
+            logits: Tensor = layer(hidden.to(layer.weight.dtype))
+            return logits.float()
 
     def target_log_probs(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
         """Log-probability ``[T]`` (float32) of each target token, over the whole vocabulary."""
@@ -173,23 +189,32 @@ class SurgViVQAModel(PreTrainedModel):
     ) -> Tensor:
         """Log-probabilities ``[Q, 51]`` (float32) of the labels after each prompt, questions in frame order; what
         ``SurgViVQAProcessor`` returns is what it takes. ``mask`` is the configuration's unless given."""
-        video = self.encode_video(pixel_values.to(self.device))
+        video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
         return score_rows(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """As Hugging Face's, from a folder or hub name that holds the whole model; one that holds what was trained, or
-        adapters, is put on the parts it names (without further arguments: those are about whole models).
+        adapters, is put on the parts it names.
 
         Raises:
             InputError: a tensor of the model is not there: nothing is left at random.
         """
         from surgvivqa.model.checkpoints import is_whole, load_checkpoint  # which imports this module
 
-        if not args and not kwargs and not Path(name).is_dir():
-            name = fetch(str(name), "from_pretrained")
+        revision = kwargs.get("revision")
+        if not Path(name).exists() and not {"token", "cache_dir", "local_files_only"} & kwargs.keys():
+            name = fetch(f"{name}@{revision}" if revision else str(name), "from_pretrained")
         if Path(name).is_dir() and not is_whole(Path(name)):
-            return load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
+            given = {k: v for k, v in kwargs.items() if k not in _OF_AUTO_CLASSES}
+            dtype = given.pop("dtype", None)
+            if args or given:
+                raise InputError(
+                    f"{name} holds what was trained, to be put on the parts it names, so from_pretrained takes dtype "
+                    f"alone and not {', '.join(given) or 'more arguments'}; make it whole with surgvivqa convert."
+                )
+            model = load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
+            return model if dtype in (None, "auto") else model.to(dtype)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))

@@ -21,7 +21,7 @@ from surgvivqa.errors import InputError
 from surgvivqa.model.attention import install
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.configuration import SurgViVQAConfig
-from surgvivqa.model.decoders import refuse_what_cannot_be_packed
+from surgvivqa.model.decoders import plain_logits, refuse_what_cannot_be_packed
 from surgvivqa.model.modeling import SurgViVQAModel, projections
 from surgvivqa.model.video_positions import set_positions
 from surgvivqa.model.vocabulary import ADDED_ROWS_SEED, fit_vocabulary
@@ -31,7 +31,7 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
     """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
     configuration as ``position_frames``, for ``video_positions``."""
     with _clear_errors("--video-model", name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         _refuse_kind("--video-model", name, config, "videomae")
         trained, config.num_frames = config.num_frames, num_frames
         model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
@@ -49,7 +49,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
     SurgViVQA checkpoints do: one is added, unused, from a fixed seed.
     """
     with _clear_errors("--text-model", name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
             whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
@@ -77,14 +77,16 @@ def load_text_encoder(name: str) -> BlipTextModel:
 def load_decoder(name: str) -> tuple[Any, Any]:
     """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise InputError(
                 f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
                 f"such as gpt2, Llama or Qwen3."
             )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
     tied = set(model.all_tied_weights_keys)
     _refuse_random("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
     if len(tokenizer) > model.config.vocab_size:
@@ -111,9 +113,11 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
     frames = video.config.position_frames
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
+    known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against the plain way
+    plain = None if known else plain_logits(decoder, settings.decoder_model)
     install(text, decoder)
-    if decoder.config.model_type != "gpt2":  # whose packed rows the tests hold against the plain way
-        refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length)
+    if plain is not None:
+        refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length, plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ADDED_ROWS_SEED)
         for name, from_width, to_width in projections(config):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +17,7 @@ from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.scoring import LabelTrie, normalise
 
-Picture: TypeAlias = Image.Image | str | Path
+Picture: TypeAlias = Image.Image | np.ndarray | str | Path
 
 
 class SurgViVQAProcessor(ProcessorMixin):
@@ -27,6 +28,7 @@ class SurgViVQAProcessor(ProcessorMixin):
         image_size: frames become ``image_size x image_size``.
         num_frames: frames in a clip.
         frame_fit: ``squash``, ``pad`` or ``crop`` (``data.frames.fit_image``).
+        clip_stride: seconds between the frames of a ``past`` clip, for whoever gathers them.
         clip_mode: ``repeat`` shows one frame ``num_frames`` times; ``past`` wants the frames before it as well.
         prompt_mode: ``simple`` or ``choices``.
         max_length: longest prompt with its answer, in tokens.
@@ -39,13 +41,14 @@ class SurgViVQAProcessor(ProcessorMixin):
         num_frames: int = 16,
         frame_fit: str = "squash",
         clip_mode: str = "repeat",
+        clip_stride: int = 1,
         prompt_mode: str = "simple",
         max_length: int = 128,
         **kwargs: Any,
     ) -> None:
         super().__init__(tokenizer, **kwargs)
         self.image_size, self.num_frames = image_size, num_frames
-        self.frame_fit, self.clip_mode = frame_fit, clip_mode
+        self.frame_fit, self.clip_mode, self.clip_stride = frame_fit, clip_mode, clip_stride
         self.prompt_mode, self.max_length = prompt_mode, max_length
         self._coder: PromptCoder | None = None
 
@@ -59,6 +62,7 @@ class SurgViVQAProcessor(ProcessorMixin):
             num_frames=video.num_frames,
             frame_fit=settings.frame_fit,
             clip_mode=settings.clip_mode,
+            clip_stride=settings.clip_stride,
             prompt_mode=settings.prompt_mode,
             max_length=settings.max_length,
         )
@@ -79,8 +83,9 @@ class SurgViVQAProcessor(ProcessorMixin):
         """Frames with their questions, as ``SurgViVQAModel.score`` takes them.
 
         Args:
-            images: a picture, or one for each frame; in the place of a picture a list makes a clip, oldest first. A
-                clip too short is filled with its first frame, one too long keeps its last frames.
+            images: a picture (PIL's, an array ``[H, W, 3]`` uint8, or a path), or one for each frame; in the place of a
+                picture a list makes a clip, oldest first. A clip too short is filled with its first frame, one too
+                long keeps its last frames.
             text: a question, the questions about one frame, or such a list for each frame.
 
         Returns:
@@ -90,6 +95,8 @@ class SurgViVQAProcessor(ProcessorMixin):
         Raises:
             InputError: an image cannot be read, a question is too long, or frames and lists of questions do not match.
         """
+        if kwargs.pop("return_tensors", None) not in (None, "pt"):
+            raise InputError("The processor gives PyTorch tensors alone; leave return_tensors out, or give 'pt'.")
         if kwargs:
             raise InputError(f"The processor knows no {', '.join(kwargs)}; it takes images and text alone.")
         frames = [images] if isinstance(images, Picture) else list(images)
@@ -111,22 +118,24 @@ class SurgViVQAProcessor(ProcessorMixin):
         pictures = [frame] if isinstance(frame, Picture) else list(frame)[-self.num_frames :]
         if not pictures:
             raise InputError("A clip has no frame.")
-        tensors = [
-            image_tensor(p, self.image_size, self.frame_fit)
-            if isinstance(p, Image.Image)
-            else load_image(Path(p), self.image_size, self.frame_fit)
-            for p in pictures
-        ]
+        tensors = [self._pixels(picture) for picture in pictures]
         return torch.stack([tensors[0]] * (self.num_frames - len(tensors)) + tensors)
 
-    def answers(self, scores: Tensor, top: int = 1) -> list[list[tuple[str, float]]]:
+    def _pixels(self, picture: Picture) -> Tensor:
+        if isinstance(picture, str | Path):
+            return load_image(Path(picture), self.image_size, self.frame_fit)
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        return image_tensor(image, self.image_size, self.frame_fit)
+
+    def answers(self, scores: Tensor, top: int = 1, norm: str = "sum") -> list[list[tuple[str, float]]]:
         """The likeliest labels with their probabilities, best first, of each question.
 
         Args:
             scores: ``[Q, 51]``, of ``SurgViVQAModel.score``.
             top: how many.
+            norm: ``sum``, or ``mean`` over a label's tokens, as published.
         """
-        _, probability = normalise(scores.float(), LabelTrie(self.coder.label_ids), "sum")
+        _, probability = normalise(scores.float(), LabelTrie(self.coder.label_ids), norm)
         best = probability.sort(dim=1, descending=True, stable=True)
         return [
             [(LABELS[c], float(p)) for c, p in zip(labels[:top], values[:top], strict=True)]

@@ -7,6 +7,7 @@ marks that DataParallel and ``torch.compile`` leave. Reading never executes what
 import pickle
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ Names = Literal["transformers4", "transformers5"]
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 WORDS = "text_encoder.embeddings.word_embeddings.weight"
 _PARTS = ("visual_encoder", "text_encoder", "video_projection", "text_projection", "llm")
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+(?=(?:" + "|".join(_PARTS) + r")\.)")
+_BEFORE = re.compile(r"^(?:\w+\.)+?(?=(?:" + "|".join(_PARTS) + r")\.)")  # what a wrapper put before a part
+_WITHIN = re.compile(r"(?<=\.)(?:module|_orig_mod)\.")  # and within
 _KEYS = ("state_dict", "model_state_dict", "model")  # under which a training script may have put it
 # What older versions saved and newer ones compute.
 _COMPUTED = (".position_ids", ".position_embeddings", ".attn.bias", ".attn.masked_bias", ".inv_freq")
@@ -40,11 +42,16 @@ _BASE = "llm.base_model.model."
 
 @dataclass
 class LoadReport:
-    """What a file gave to a model. ``kept`` are the model's tensors that the file does not hold and that stay as the
-    published parts have them; ``ignored`` are the file's that newer versions compute."""
+    """What a file gave to a model.
+
+    ``changed`` are the tensors loaded that the model did not have so already. ``kept`` are the model's tensors that the
+    file does not hold and that stay as the published parts have them. ``ignored`` are the file's that newer versions
+    compute.
+    """
 
     where: Path
     loaded: list[str]
+    changed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -117,7 +124,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
 def present_names(names: Any) -> dict[str, str]:
     """The names of a file to those of this model: wrappers' marks taken off, old names replaced, and the decoder's
     names as PEFT has them where the file has adapters, plain where it has none."""
-    result = {name: _WRAPPERS.sub("", name) for name in names}
+    result = {name: _WITHIN.sub("", _BEFORE.sub("", name)) for name in names}
     adapted = any(_ADAPTER.search(name) for name in result.values())
     targets = {_ADAPTER.sub("", n) for n in result.values() if _ADAPTER.search(n)}
     for old, name in result.items():
@@ -150,7 +157,7 @@ def adapter_rank(tensors: dict[str, Tensor]) -> int | None:
     return ranks[0] if ranks else None
 
 
-def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, needs: str) -> LoadReport:
+def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, required: Collection[str]) -> LoadReport:
     """Copies tensors into the model by name.
 
     Args:
@@ -158,8 +165,7 @@ def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, needs
         tensors: by this model's names; those of the text encoder's words may have fewer rows than the model's, and grow
             as the published resizing does it.
         where: their file, for messages.
-        needs: what must be there. ``all``: every tensor; ``decoder``: the decoder's trained part, that is all its
-            adapters, or all of itself where there are none; ``some``: anything.
+        required: names of tensors that must be there (``all_of``, ``trained_of``, ``new_of``).
 
     Raises:
         InputError: a name or shape does not fit, or what must be there is not.
@@ -195,29 +201,40 @@ def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, *, needs
                 f"(first: {names[0]}); give the parts and settings it was made with."
             )
     absent = [n for n in own if n not in given and n not in tied]
-    wanted = {"all": absent, "some": [], "decoder": _missing_of_the_decoder(model, given)}[needs]
-    if wanted or not given:
-        what = "" if needs == "all" else " of the decoder's trained part"
+    lacking = [n for n in absent if n in set(required)]
+    if lacking or not given:
         raise InputError(
-            f"{where} does not fit the model: the file lacks {len(wanted)} tensors{what}"
-            f"{f' (first: {wanted[0]})' if wanted else ', it holds none'}; it is incomplete, or of another model."
+            f"{where} does not fit the model: it lacks {len(lacking)} tensors that must be there"
+            f"{f' (first: {lacking[0]})' if lacking else ', it holds none'}; it is incomplete, or of another model."
         )
+    odd = [n for n, t in given.items() if t.is_floating_point() and not t.isfinite().all()]
+    if odd:
+        raise InputError(f"{where} holds values that are not finite (first: {odd[0]}); its run had failed.")
+    report.changed = [n for n, t in given.items() if not torch.equal(own[n], t.to(own[n]))]
     model.load_state_dict(given, strict=False)
     report.loaded, report.kept = list(given), absent
     return report
 
 
-def _missing_of_the_decoder(model: SurgViVQAModel, given: dict[str, Tensor]) -> list[str]:
-    """The tensors without which the decoder would not be the trained one."""
-    mine = {n for n in model.state_dict() if n.startswith("llm.") and n not in model.all_tied_weights_keys}
-    adapters = {n for n in mine if "lora_" in n}
+def all_of(model: SurgViVQAModel) -> set[str]:
+    """The names of all tensors but the tied ones."""
+    return set(model.state_dict()) - set(model.all_tied_weights_keys)
+
+
+def new_of(model: SurgViVQAModel) -> set[str]:
+    """What no published part has, and so must come from a checkpoint: adapters and projections."""
+    return {n for n in all_of(model) if "lora_" in n or "_projection." in n}
+
+
+def trained_of(model: SurgViVQAModel, given: Collection[str]) -> set[str]:
+    """The tensors without which a file of unknown making would not be the trained model: adapters and projections, and
+    all of the decoder where it has no adapters, or where the file holds some of it."""
     words = model.decoder.get_input_embeddings().weight
-    unread = {n for n, p in model.named_parameters() if p is words and n not in model.all_tied_weights_keys.values()}
-    base = mine - adapters - unread
-    needed = set(adapters)
-    if not adapters or any(n in given for n in base):
-        needed |= base
-    return sorted(needed - given.keys())
+    tied = model.all_tied_weights_keys
+    unread = {n for n, p in model.named_parameters() if p is words and n not in tied.values()}
+    base = {n for n in all_of(model) if n.startswith("llm.") and "lora_" not in n} - unread
+    adapted = bool(model.config.lora)
+    return new_of(model) | (base if not adapted or any(n in base for n in given) else set())
 
 
 def _part(name: str) -> str:

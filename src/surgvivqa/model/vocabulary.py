@@ -135,7 +135,7 @@ def load_word_pieces(name: str) -> Any:
     """
     cause: Exception | None = None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         # Of a folder with a model's configuration alone, Transformers makes a tokenizer that knows no word.
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             return tokenizer
