@@ -171,11 +171,11 @@ def test_two_processes_predict_as_one(one_process: Path, tmp_path: Path, questio
 @pytest.mark.slow
 def test_a_run_that_is_there_ends_every_process_with_one_sentence(one_process: Path, flags: list[str]) -> None:
     before = (one_process / "metrics.jsonl").read_text()
-    codes, errors = Pair([*TRAIN, *flags, f"--checkpoint-dir={one_process}"]).wait()
+    codes, errors = Pair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()
     assert codes == [2, 2]
     assert told(errors[1]) == []
     assert len(told(errors[0])) == 1
-    assert "already holds a run" in told(errors[0])[0]
+    assert "holds a run with other flags (--mask was prefix, is causal)" in told(errors[0])[0]
     assert (one_process / "metrics.jsonl").read_text() == before
 
 
@@ -223,6 +223,44 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(flags: list[str]
     assert f"Stopped by SIGTERM after step {last};" in errors[0]
     assert "Stopped" not in errors[1]
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step-{last:07d}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_stopped_run_goes_on_with_another_number_of_processes(
+    first: int, one_process: Path, flags: list[str], tmp_path: Path
+) -> None:
+    """Stopped after its first step; with two processes instead of twice the accumulation, or the other way round."""
+    folder = tmp_path / "run"
+    own = [*TRAIN, *flags, f"--checkpoint-dir={folder}"]
+    if first == 2:
+        assert Pair([*own, "--max-hours=0"]).wait()[0] == [75, 75]
+        alone(*own, "--gradient-accumulation-steps=2")
+    else:
+        assert main([*own, "--gradient-accumulation-steps=2", "--max-hours=0"]) == 75
+        as_two(*own)
+    assert "Going on after step 1" in (folder / "train.log").read_text()
+    assert_same_run(one_process, folder, steps=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
+    killed: int, flags: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    own = [*TRAIN, *flags, "--max-steps=2000", "--save-every-steps=1", f"--checkpoint-dir={folder}"]
+    pair = Pair([*own, "--eval-every-steps=0"])
+    deadline = time.monotonic() + LIMIT
+    while not list(folder.glob("checkpoints/step-*[0-9]")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pair.processes[killed].send_signal(signal.SIGKILL)
+    codes, errors = pair.wait()
+    assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
+    assert "Another process of this run has gone" in told(errors[1 - killed])[0]
+    last = max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]"))
+    assert Pair([*own, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
+    assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1
 
 
 @pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (2, 3), (3, 2), (7, 1)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
@@ -22,7 +22,7 @@ from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, trai
 from surgvivqa.data.frames import refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame, is_synthetic
-from surgvivqa.errors import InputError, RunError
+from surgvivqa.errors import InputError, RunError, first_line
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
@@ -41,10 +41,28 @@ from surgvivqa.splits import load_splits
 
 CHANCE = math.log(51)
 EXIT_STOPPED = 75
+_GONE = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "Socket Timeout")
 log = logging.getLogger("surgvivqa")
 
 
 def train(config: TrainConfig) -> int:
+    """``train_run``, with a sentence where another process of the run has gone.
+
+    Raises:
+        InputError, RunError: as ``train_run``; or another process was killed.
+    """
+    try:
+        return train_run(config)
+    except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
+        if PartialState().num_processes == 1 or not any(word in str(error) for word in _GONE):
+            raise
+        raise RunError(
+            f"Another process of this run has gone ({first_line(error, 80)}); the newest checkpoint in "
+            f"{config.checkpoint_dir} is good, and the same command goes on from it."
+        ) from error
+
+
+def train_run(config: TrainConfig) -> int:
     """Fine-tunes a model as ``config`` says and leaves the run folder.
 
     Returns:
