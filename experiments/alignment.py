@@ -275,7 +275,8 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     started = time.monotonic()
-    out = options.out or Path(tempfile.mkdtemp())
+    scratch = tempfile.TemporaryDirectory()  # goes with the process
+    out = options.out or Path(scratch.name)
     known, new = questions("source", range(60)), questions("target", range(100, 112))
     order = np.random.default_rng(0).permutation(len(new))
     held_out, asked = [new[i] for i in order[:1000]], [new[i] for i in order[1000:]]
