@@ -59,7 +59,7 @@ from surgvivqa.training import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label
 HIDDEN, LAYERS, HEADS, FRAMES, IMAGE = 64, 2, 4, 2, 32
-PIECES, TOKENS = 220, 480  # as with BLIP and GPT-2: most words are whole in both, some are cut, in other places
+PIECES, TOKENS = 220, 480  # half of the words are whole in both; the others are cut, in other places
 BATCH, LORA_BATCH, MARKS = 64, 32, (0, 50, 200)
 _NAMED = re.compile(rf"\b({'|'.join(sorted({*COMPONENTS, *COLORS.values()}))})\b")
 
