@@ -202,7 +202,8 @@ class Experiments:
         cache = ["--cache", str(self.out / "cache")] if source.cache else []
         some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
         self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
-        line = {"row": row.key, "seed": seed, "of": self.of, **measured(scored / "predictions.jsonl", self.graphs(row.data))}
+        figures = measured(scored / "predictions.jsonl", self.graphs(row.data))
+        line = {"row": row.key, "seed": seed, "of": self.of, **figures}
         line["seconds"] = round(time.monotonic() - started)
         with self.results.open("a", encoding="utf-8") as file:
             file.write("\n" * self.cut_off() + json.dumps(line) + "\n")
