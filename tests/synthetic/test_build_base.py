@@ -59,7 +59,7 @@ def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monke
     class Signalled(build.StopSignals):
         def __enter__(self) -> Any:
             entered = super().__enter__()
-            entered.caught = 15
+            entered._caught = "SIGTERM"
             return entered
 
     with monkeypatch.context() as patch:
