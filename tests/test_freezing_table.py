@@ -57,6 +57,7 @@ def ids_of(row: tuple[dict[str, object], list[str]]) -> str:
     return " ".join(f"{k}={v}" for k, v in row[0].items()) or "default"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "patterns"), TABLE, ids=[ids_of(row) for row in TABLE])
 def test_exactly_what_is_named_trains(
     parts: Path, data_flags: list[str], flags: dict[str, object], patterns: list[str], tmp_path: Path

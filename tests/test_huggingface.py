@@ -56,6 +56,7 @@ def of(bundle: Bundle) -> torch.Tensor:
     return scores(bundle.model, SurgViVQAProcessor.of(bundle))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flags"), [("gpt2", {}), ("qwen3", {"full_finetune": True})])
 def test_a_whole_folder_is_read_by_the_auto_classes_in_a_new_process(
     parts: Path, kind: str, flags: dict[str, object], tmp_path: Path
@@ -262,6 +263,7 @@ def best(parts: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_convert_to_each_form_and_on(
     best: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +290,7 @@ def test_convert_to_each_form_and_on(
         assert card.startswith("---\n") and "somebody" not in card and str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_merged_runs_go_on(best: Path, parts: Path, tmp_path: Path) -> None:
     expected = of(load_checkpoint(best, settings(parts)))
     for source, form, target in (

@@ -68,6 +68,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "seed_micro_batch", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7, 13])  # 7 steps are an epoch
 def test_stopped_at_a_step_and_started_again(
     step: int, whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,6 +81,7 @@ def test_stopped_at_a_step_and_started_again(
     same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(
     whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +108,7 @@ def stopped(data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_with_its_differences(
     stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_another_run_is_refused_with_its_differences(
     assert train(stopped, data_flags, "--log-interval=3", "--keep-checkpoints=1", "--save-every-steps=2") == 0  # free
 
 
+@pytest.mark.slow
 def test_other_questions_are_refused(
     stopped: Path, synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +144,7 @@ def test_a_finished_run_is_not_run_again(
     assert (whole / "best_model.pth").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_passed_over(
     whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +163,7 @@ def test_damaged_checkpoints_are_passed_over(
     same(run, whole)
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_it_starts_anew(whole: Path, data_flags: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -175,6 +181,7 @@ def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -
     assert load_checkpoint(stopped, ModelConfig()).own
 
 
+@pytest.mark.slow
 def test_time_is_up(data_flags: list[str], tmp_path: Path, whole: Path) -> None:
     assert train(tmp_path / "run", data_flags, "--max-hours=0") == 75
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
@@ -182,6 +189,7 @@ def test_time_is_up(data_flags: list[str], tmp_path: Path, whole: Path) -> None:
     same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(
     data_flags: list[str],
     tmp_path: Path,

@@ -54,6 +54,7 @@ def video(model: SurgViVQAModel) -> torch.Tensor:
         return model.encode_video(clips)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", ["prefix", "causal", "bidirectional"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: str) -> None:
