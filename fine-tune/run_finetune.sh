@@ -53,10 +53,15 @@ launcher=()
 if (( ${NPROC:-1} > 1 )); then
   launcher=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
 fi
+# A job that was queued again goes on with its run, also where it was submitted to replace an older one.
+more=()
+for flag in "$@"; do
+  if [[ "$flag" != --overwrite || "${SLURM_RESTART_COUNT:-0}" == 0 ]]; then more+=("$flag"); fi
+done
 # In the background, so that this shell hears the signals while it waits. Given on they are USR1, which saves and stops; under
 # torchrun it is the processes that save, and torchrun reports their 75 as a failure of its own.
 warned=0
-"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@" &
+"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "${more[@]}" &
 child=$!
 # shellcheck disable=SC2329  # by the traps below
 give_on() {

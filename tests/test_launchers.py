@@ -124,7 +124,9 @@ def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, syntheti
     assert job.wait(120) == 75, job.stderr.read() if job.stderr else ""
     assert said.read_text() == "requeue 42\n"
     assert list((tmp_path / "job" / "checkpoints").iterdir()) and not (tmp_path / "job" / "finished.json").exists()
-    again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    # SLURM starts it with the same arguments, the one that replaced an older run among them.
+    env |= {"SLURM_RESTART_COUNT": "1"}
+    again = subprocess.run([*command, "--overwrite"], cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "Going on after step" in (tmp_path / "job" / "train.log").read_text()
     assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
