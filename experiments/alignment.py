@@ -45,9 +45,10 @@ from transformers.utils import logging as transformers_logging
 from surgvivqa.config import TextEmbeddings, TrainConfig
 from surgvivqa.data.packing import pack_training
 from surgvivqa.labels import LABEL_INDEX, LABELS
+from surgvivqa.model.bundle import Bundle, coder
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.loading import Bundle, build_for_training, coder, train_tokenizer
+from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.prompts import build_prompt, build_target
 from surgvivqa.synthetic.domain import Domain, look_of

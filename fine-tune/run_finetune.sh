@@ -79,6 +79,8 @@ while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the run
   code=0
   wait "$child" || code=$?
 done
+# Warned while Python itself was starting, it died of the signal: nothing was begun, so nothing is lost.
+if (( warned && (code == 138 || code == 143) )); then code=75; fi
 if (( warned && code != 0 && ${NPROC:-1} > 1 )); then code=75; fi
 if (( code == 75 )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
   echo "run_finetune.sh: saved; queueing job $SLURM_JOB_ID again." >&2

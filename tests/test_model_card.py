@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.errors import InputError
 from surgvivqa.intervals import FIGURES
-from surgvivqa.model.loading import build_for_training, load_checkpoint
+from surgvivqa.model.checkpoints import load_checkpoint
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model_card import trained_parts, write_model_card
 from surgvivqa.privacy import hub_name, masked, public_run, public_settings
 from surgvivqa.splits import TEST_VIDEOS, load_splits

@@ -133,7 +133,15 @@ def test_other_questions_are_refused(
     for path in (other / "VID04").iterdir():
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     flags = [f"--ssgvqa-root={other}", *data_flags[1:]]
-    assert "was of something else" in differs(flags, stopped, capsys=capsys)
+    said = differs(flags, stopped, capsys=capsys)
+    assert "was of something else: questions 40, now" in said and "validation" not in said
+    # As many questions, one answer another: in training, then in validation.
+    for video, word in (("VID04", "training"), ("VID01", "validation")):
+        shutil.rmtree(other)
+        shutil.copytree(synthetic_set / "ssg-qa", other)
+        for path in (other / video).iterdir():
+            path.write_text(path.read_text().replace("|True", "|?").replace("|False", "|True").replace("|?", "|False"))
+        assert f"checksum of {word} questions" in differs(flags, stopped, capsys=capsys)
 
 
 def test_a_finished_run_is_not_run_again(
@@ -159,11 +167,37 @@ def test_damaged_checkpoints_are_passed_over(
     (steps[4] / "model.safetensors").write_bytes(flipped)
     (steps[3] / "training.safetensors").write_bytes((steps[3] / "training.safetensors").read_bytes()[:-7])
     (steps[2] / "training.json").write_text("{")
-    assert train(run, data_flags, "--save-every-steps=2", "--keep-checkpoints=9") == 0
+    assert train(run, data_flags, "--save-every-steps=2", "--keep-checkpoints=1") == 0
     same(run, whole)
+    left = sorted(p.name for p in (run / "checkpoints").iterdir())
+    assert left == ["damaged-step-0000006", "damaged-step-0000008", "damaged-step-0000009", "step-0000014"]
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_weights_in_several_files_are_whole_or_not(
+    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from surgvivqa.model import checkpoints
+
+    real = checkpoints.save_checkpoint
+
+    def small(*arguments: object, **more: object) -> None:
+        real(*arguments, **{**more, "max_shard_size": "2MB"})  # type: ignore[arg-type]
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("surgvivqa.run_folder.save_checkpoint", small)
+        stop_after(9, patch)
+        assert train(run, data_flags, "--save-every-steps=4") == 75
+    shards = sorted((run / "checkpoints" / "step-0000009").glob("model-*.safetensors"))
+    assert len(shards) > 2
+    shards[1].unlink()
+    assert train(run, data_flags) == 0
+    same(run, whole)
+    assert (run / "checkpoints" / "damaged-step-0000009").is_dir()
+
+
 def test_killed_before_its_first_checkpoint_it_starts_anew(whole: Path, data_flags: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -215,6 +249,73 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert left == ["step-0000002", "step-0000004"]
     assert train(tmp_path / "run", data_flags) == 0
     same(tmp_path / "run", whole)
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_removed(
+    stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in stopped.glob("checkpoints/*/training.json"):
+        path.write_text("{")
+    before = {p: p.read_bytes() for p in stopped.rglob("*.safetensors")}
+    assert "None of the 1 checkpoints" in differs(data_flags, stopped, capsys=capsys)
+    assert {p: p.read_bytes() for p in stopped.rglob("*.safetensors")} == before
+
+
+@pytest.mark.slow
+def test_a_run_that_saved_no_checkpoint_starts_anew_and_keeps_what_is_there(
+    stopped: Path, data_flags: list[str], whole: Path
+) -> None:
+    import shutil
+
+    shutil.rmtree(stopped / "checkpoints")
+    best = (stopped / "best" / "model.safetensors").read_bytes()
+    assert train(stopped, data_flags) == 0
+    same(stopped, whole)
+    assert (stopped / "before-1" / "best" / "model.safetensors").read_bytes() == best
+
+
+def test_overwrite_is_used_up(stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert train(stopped, data_flags, "--overwrite") == 75
+    assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-0000002"]
+    assert "overwrite: false" in (stopped / "config.yaml").read_text()
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        assert main(["train", f"--config={stopped / 'config.yaml'}"]) == 75
+    assert [p.name for p in sorted((stopped / "checkpoints").iterdir())] == ["step-0000002", "step-0000003"]
+
+
+def test_a_kill_while_the_old_run_is_removed_leaves_nothing_that_looks_finished(
+    stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    (stopped / "finished.json").write_text("{}")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        assert train(stopped, data_flags, "--overwrite") == 130
+    assert not (stopped / "finished.json").exists()
+    assert train(stopped, data_flags, "--max-hours=0") == 75  # the old run goes on, as its config.yaml says
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_is_answered_by_the_run_and_not_by_its_workers(
+    data_flags: list[str], tmp_path: Path
+) -> None:
+    flags = [*TINY, *data_flags, "--workers=2", "--max-steps=100000", f"--checkpoint-dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "surgvivqa", "train", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 75, process.stderr.read() if process.stderr else ""
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ be somebody's backup.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def _kept(path: Path, clear: Callable[[], None]) -> Iterator[None]:
         # PyTorch and safetensors tell a full disk by their own errors.
         raise RunError(f"{path} cannot be written ({first_line(error)}); what was there before is kept.") from error
     except RuntimeError as error:
-        if "write" not in str(error) and "PytorchStreamWriter" not in str(error):
+        if "PytorchStreamWriter" not in str(error) and "file write" not in str(error):
             raise
         with contextlib.suppress(OSError):
             clear()
@@ -94,8 +95,8 @@ def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some network file systems cannot flush folders
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # what some network file systems cannot do
             raise
     finally:
         os.close(handle)

@@ -23,6 +23,7 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
+from surgvivqa.data.workers import deaf
 from surgvivqa.errors import InputError
 from surgvivqa.model.bundle import Bundle, coder, frame_store, frame_store_of
 from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
@@ -121,7 +122,10 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int) -> bo
             began = time.monotonic()
             # One frame an item: its decoding, in a worker, overlaps the encoding of the one before.
             loader: DataLoader[Any] = DataLoader(
-                _Missing(frames, part.maker.reader), batch_size=None, num_workers=workers if len(frames) > 1 else 0
+                _Missing(frames, part.maker.reader),
+                batch_size=None,
+                num_workers=workers if len(frames) > 1 else 0,
+                worker_init_fn=deaf,
             )
             for inputs in loader:
                 part.maker(inputs)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from surgvivqa.atomic import write_text
 from surgvivqa.errors import InputError
 from surgvivqa.prompts import PromptMode
 
@@ -341,13 +342,11 @@ def data_roots(config: DataConfig) -> tuple[Path, Path]:
 
 
 def save_yaml(config: Any, path: Path) -> None:
-    """Writes a config as YAML, by rename; paths become text."""
+    """Writes a config as YAML, whole or not at all; paths become text."""
     plain = {
         f.name: str(v) if isinstance(v := getattr(config, f.name), Path) else v for f in dataclasses.fields(config)
     }
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, yaml.safe_dump(plain, sort_keys=False))
 
 
 def yaml_arguments(path: Path, cls: type) -> list[str]:

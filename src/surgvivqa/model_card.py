@@ -17,7 +17,7 @@ from surgvivqa.privacy import hub_name, part_name
 from surgvivqa.splits import TEST_VIDEOS, load_splits, overlap
 
 if TYPE_CHECKING:
-    from surgvivqa.model.loading import Bundle
+    from surgvivqa.model.bundle import Bundle
 
 Row = tuple[str, int, int]
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.ssgqa import Frame, Question
+from surgvivqa.data.workers import deaf
 from surgvivqa.errors import RunError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.attention import VideoMemory
@@ -85,7 +86,8 @@ def predict_frames(
     prompts, mask = coder(bundle), bundle.settings.mask
     trie = LabelTrie(prompts.label_ids)
     groups = _Groups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
-    loader = DataLoader(groups, batch_size=None, num_workers=workers if len(groups) > 1 else 0)
+    workers = workers if len(groups) > 1 else 0
+    loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=deaf)
     records: list[dict[str, Any]] = []
     for asked, inputs in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
         passes = list(_passes(asked, batch_size))

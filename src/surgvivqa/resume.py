@@ -8,19 +8,19 @@ figure so far, and the losses since the last line of the log.
 import hashlib
 import json
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from surgvivqa.data.index import question_counts, questions_checksum
+from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
-from surgvivqa.model.checkpoints import WEIGHTS, read_weights
+from surgvivqa.model.checkpoints import read_weights
 from surgvivqa.model.published import load_safetensors, new_of, put
 
 log = logging.getLogger("surgvivqa")
@@ -40,12 +40,12 @@ class Progress:
     of: dict[str, Any] = field(default_factory=dict)
 
 
-def fingerprint(counts: Sequence[int], micro_per_step: int, total: int) -> dict[str, Any]:
-    """What a run is of, beside its flags: its questions by frame, micro-batches in a step, and how many steps."""
+def fingerprint(train: Sequence[Frame], validation: Sequence[Frame], micro_per_step: int, total: int) -> dict[str, Any]:
+    """What a run is of, beside its flags: its questions with their answers, micro-batches in a step, how many steps."""
     return {
-        "frames": len(counts),
-        "questions": int(sum(counts)),
-        "questions_by_frame": zlib.crc32(np.asarray(counts, np.int64).tobytes()),
+        "questions": sum(question_counts(train)),
+        "checksum_of_training_questions": questions_checksum(train),
+        "checksum_of_validation_questions": questions_checksum(validation),
         "micro_batches_a_step": micro_per_step,
         "steps": total,
     }
@@ -58,24 +58,41 @@ def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: to
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, folder / MOMENTS, {"format": "pt"})
-    sums = {name: _sum(folder / name) for name in (MOMENTS, WEIGHTS)}
+    sums = {path.name: _sum(path) for path in _summed(folder)}
     (folder / STATE).write_text(json.dumps({**asdict(progress), "sha256": sums}, indent=2), encoding="utf-8")
 
 
+def step_folders(checkpoints: Path) -> list[Path]:
+    """A run's checkpoints, newest first."""
+    return sorted(checkpoints.glob("step-*[0-9]"), key=lambda folder: int(folder.name[5:]), reverse=True)
+
+
 def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
-    """The newest whole checkpoint of a run with its progress; a damaged one is told of and passed over."""
-    for folder in sorted(checkpoints.glob("step-*[0-9]"), reverse=True):
+    """The newest whole checkpoint of a run with its progress, or None where the run has saved none.
+
+    A damaged one is told of and passed over.
+
+    Raises:
+        InputError: there are some, and none of them can be read.
+    """
+    found = step_folders(checkpoints)
+    for folder in found:
         try:
             saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
             sums = saved.pop("sha256")
             progress = Progress(**saved)
-            bad = [name for name in (MOMENTS, WEIGHTS) if _sum(folder / name) != sums[name]]
+            bad = [p.name for p in _summed(folder) if _sum(p) != sums.pop(p.name, "")] or list(sums)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is no whole checkpoint (%s); an older one is looked for.", folder, error)
             continue
         if not bad:
             return folder, progress
         log.warning("%s is damaged (%s does not have its checksum); an older one is looked for.", folder, bad[0])
+    if found:
+        raise InputError(
+            f"None of the {len(found)} checkpoints in {checkpoints} can be read (newest: {found[0].name}), so the run "
+            f"cannot go on; mend the disk, or give another folder, or --overwrite to start anew."
+        )
     return None
 
 
@@ -111,6 +128,10 @@ def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
             f"{folder / MOMENTS} is of other parameters than this run trains; use the flags it began with."
         )
     optimizer.state.update({p: s for p, s in state.items() if s})
+
+
+def _summed(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.index.json")])
 
 
 def _sum(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The run folder: opened, gone on from or cleared of an older run, and given its checkpoints."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -11,17 +12,18 @@ from typing import Any
 import torch
 import yaml
 
-from surgvivqa.atomic import write_text
+from surgvivqa.atomic import in_place, write_text
 from surgvivqa.config import TrainConfig, save_yaml
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, RunError, first_line
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import export_pth, save_checkpoint
 from surgvivqa.processes import together
-from surgvivqa.resume import Progress, find_state, save_state
+from surgvivqa.resume import Progress, find_state, save_state, step_folders
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
-RUN_FILES = ("best", ".best.replaced", ".best.writing", "checkpoints", "metrics.jsonl", "best_model.pth", FINISHED)
+# What says that a run is whole or can go on comes first: a kill while they are removed must leave nothing that lies.
+RUN_FILES = (FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth")
 # Flags that change no number of a run, or that ``resume.fingerprint`` compares by what they come to.
 _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
@@ -62,7 +64,12 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         else:
             _refuse_another_run(folder, config)
             checkpoint, progress = find_state(folder / "checkpoints") or (None, Progress())
-            start = Start(folder, checkpoint, progress, finished=(folder / FINISHED).is_file())
+            start = Start(
+                folder,
+                checkpoint,
+                progress,
+                finished=(folder / FINISHED).is_file() and in_place(folder / "best").is_dir(),
+            )
     try:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +126,19 @@ def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
         shown = ", ".join(f"{name.replace('_', ' ')} {was.get(name)}, now {of[name]}" for name in changed)
         advice = " (processes times --gradient-accumulation-steps must stay the same)" if "micro" in shown else ""
         raise InputError(f"The run in {start.folder} was of something else: {shown}{advice}; it cannot go on.")
+    if not main:
+        return
+    assert start.checkpoint is not None
+    for folder in step_folders(start.folder / "checkpoints"):
+        if folder == start.checkpoint:
+            break
+        # Damaged, and in the way of those that are made from here on.
+        shutil.rmtree(folder.with_name(f"damaged-{folder.name}"), ignore_errors=True)
+        folder.rename(folder.with_name(f"damaged-{folder.name}"))
+    for left in (start.folder / "checkpoints").glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
     path = start.folder / "metrics.jsonl"
-    if main and path.is_file():
+    if path.is_file():
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -132,16 +150,34 @@ def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
 
 
 def clear_run_folder(config: TrainConfig, main: bool) -> None:
-    """Writes ``config.yaml`` and removes what an older run left, once nothing can refuse this one any more."""
+    """Writes ``config.yaml`` and takes away what an older run left, once nothing can refuse this one any more.
+
+    ``--overwrite`` removes it. Without, what is there is of a run with the same flags that saved no checkpoint: it is
+    made again, and the old files are kept in ``before-N``.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
     if not main:
         return
     folder = config.checkpoint_dir
-    for path in [*(folder / name for name in RUN_FILES), *folder.glob("eval-*")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    save_yaml(config, folder / "config.yaml")
+    old = [p for p in (*(folder / name for name in RUN_FILES), *folder.glob("eval-*")) if p.exists() or p.is_symlink()]
+    try:
+        if old and not config.overwrite:
+            aside = next(p for n in itertools.count(1) if not (p := folder / f"before-{n}").exists())
+            aside.mkdir()
+            log.warning("The run in %s saved no checkpoint and starts anew; its files are in %s.", folder, aside.name)
+            for path in old:
+                path.rename(aside / path.name)
+        for path in old if config.overwrite else []:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
+    # Used up: the file starts the same run again, and must not replace it.
+    save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
 
 
 def save_best(bundle: Bundle, folder: Path, main: bool) -> None:
@@ -164,7 +200,7 @@ def save_step(
                 checkpoints / f"step-{progress.step:07d}",
                 also=lambda aside: save_state(aside, progress, bundle.model, optimizer),
             )
-            for old in sorted(checkpoints.glob("step-*[0-9]"))[: -max(1, keep)]:
+            for old in step_folders(checkpoints)[max(1, keep) :]:
                 shutil.rmtree(old, ignore_errors=True)
 
 

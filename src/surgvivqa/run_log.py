@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from surgvivqa.errors import RunError, first_line
+
 log = logging.getLogger("surgvivqa")
 
 
@@ -50,8 +52,15 @@ class RunLog:
             return
         # JSON knows no infinity: a gradient norm that the loss scaler skipped is null.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain, allow_nan=False) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before the checkpoint that follows it
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({first_line(error)}); the last checkpoint is good."
+            ) from error
         log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
 
 

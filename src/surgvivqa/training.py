@@ -132,9 +132,10 @@ def train_run(config: TrainConfig) -> int:
         per_epoch,
     )
 
-    progress = dataclasses.replace(start.progress, of=fingerprint(counts, micro_per_step, total))
+    progress = dataclasses.replace(start.progress, of=fingerprint(train_frames, val_frames, micro_per_step, total))
     if start.checkpoint is None:
-        clear_run_folder(config, accelerator.is_main_process)
+        with together():
+            clear_run_folder(config, accelerator.is_main_process)
     else:
         with together():
             go_on(start, progress.of, accelerator.is_main_process)
@@ -221,6 +222,9 @@ def train_run(config: TrainConfig) -> int:
                         best = score
                         save_best(bundle, folder, accelerator.is_main_process)
                     set_modes(model)
+                    if step < total:  # validation may have taken a while
+                        told = torch.tensor(float(stop.caught is not None), device=accelerator.device)
+                        stopping = stopping or bool(accelerator.reduce(told, "sum").item())
                 if is_due(step, config.save_every_steps) or stopping:
                     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
                     progress = Progress(step, best, window.losses, window.questions, scaler, progress.of)
@@ -234,7 +238,8 @@ def train_run(config: TrainConfig) -> int:
                     )
                 if stopping:
                     name = next(name for name in gather_object([stop.caught]) if name)
-                    log.warning("Stopped by %s after step %d; the same command goes on from checkpoints/.", name, step)
+                    again = "the same command without --overwrite" if config.overwrite else "the same command"
+                    log.warning("Stopped by %s after step %d; %s goes on from checkpoints/.", name, step, again)
                     return EXIT_STOPPED
     if best is None:  # no validation questions: the last weights are the best known
         save_best(bundle, folder, accelerator.is_main_process)

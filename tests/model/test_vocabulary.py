@@ -17,7 +17,8 @@ from experiments.alignment import Asked, held_out_loss, make_stand_ins, question
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.errors import InputError
-from surgvivqa.model.loading import build_for_training, export_pth, load_checkpoint, save_checkpoint, train_tokenizer
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.pretrained import load_text_encoder
 from surgvivqa.model.vocabulary import align_words, aligned_rows, resize_words
 

@@ -11,6 +11,7 @@ from surgvivqa.data.inputs import FrameInputs, FrameReader
 from surgvivqa.data.packing import Packed, PromptCoder, pack_training
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
+from surgvivqa.data.workers import deaf
 
 Group = tuple[int, list[int]]  # a frame's index and some of its questions
 MicroBatch = list[Group]
@@ -94,5 +95,6 @@ def training_loader(rows: TrainingRows, order: Sequence[int], workers: int) -> D
         batch_size=None,
         sampler=list(order),
         num_workers=workers,
+        worker_init_fn=deaf,
         prefetch_factor=4 if workers else None,
     )

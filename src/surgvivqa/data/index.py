@@ -9,10 +9,12 @@ a changed video is parsed alone. A check sum follows the stream's end, where Arr
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -91,6 +93,20 @@ class Frames(Sequence[Frame]):
         for index, row in zip(self._video.tolist(), self._row.tolist(), strict=True):
             yield self._videos[index].video, self._videos[index].numbers[row]
 
+    def checksum(self) -> int:
+        """CRC-32 of the frames, their questions and their labels."""
+        crc = 0
+        for index, video in enumerate(self._videos):
+            rows = self._row[self._video == index]
+            chosen = np.zeros(len(video.numbers), bool)
+            chosen[rows] = True
+            asked = np.repeat(chosen, video.counts)
+            codes, places = np.unique(video.values["code"][asked], return_inverse=True)
+            crc = zlib.crc32(json.dumps([video.video, video.texts(codes)]).encode(), crc)
+            for column in (np.asarray(video.numbers)[rows], rows, places, video.values["label"][asked]):
+                crc = zlib.crc32(np.ascontiguousarray(column, np.int64).tobytes(), crc)
+        return crc
+
     def unique_questions(self) -> list[str]:
         """Each distinct question once, in the order of the index."""
         seen: dict[str, None] = {}
@@ -129,6 +145,17 @@ class Frames(Sequence[Frame]):
 def question_counts(frames: Sequence[Frame]) -> list[int]:
     """Questions of each frame."""
     return frames.counts.tolist() if isinstance(frames, Frames) else [len(f.questions) for f in frames]
+
+
+def questions_checksum(frames: Sequence[Frame]) -> int:
+    """CRC-32 of frames, their questions and their labels; of a list another value than of the index."""
+    if isinstance(frames, Frames):
+        return frames.checksum()
+    crc = 0
+    for frame in frames:
+        asked = [(q.question, q.label) for q in frame.questions]
+        crc = zlib.crc32(json.dumps([frame.video, frame.frame, asked]).encode(), crc)
+    return crc
 
 
 def distinct_questions(frames: Iterable[Frame]) -> list[str]:
