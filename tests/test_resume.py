@@ -342,3 +342,33 @@ def test_signals_at_any_time_exit_with_75(
         assert time.monotonic() - started < 10
     assert subprocess.run(command, env=env, capture_output=True).returncode == 0
     same(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_two_jobs_do_not_train_in_one_folder(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*TINY, *data_flags, "--max-steps=100000", "--workers=2", f"--checkpoint-dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "surgvivqa", "train", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert main(["train", *flags]) == 2
+        assert "Another process is training in" in capsys.readouterr().err
+    finally:
+        process.kill()  # its workers live on for a moment, and must not keep the lock
+        process.wait()
+    assert main(["train", *flags, "--max-hours=0", "--resume=auto"]) == 75
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments(tmp_path: Path) -> None:
+    """The short form of ``tools/kill_test.py``, whose long form is told of in docs/reliability.md."""
+    tool = Path(__file__).resolve().parents[1] / "tools" / "kill_test.py"
+    command = [sys.executable, str(tool), "--kills=8", f"--out={tmp_path / 'kills'}"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    report = json.loads((tmp_path / "kills" / "report.json").read_text())
+    assert report["kills"] == 8 and report["runs"] >= 1 and report["failures"] == []

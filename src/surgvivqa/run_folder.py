@@ -1,9 +1,11 @@
 """The run folder: opened, gone on from or cleared of an older run, and given its checkpoints."""
 
 import dataclasses
+import fcntl
 import itertools
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,8 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
     """
     folder = config.checkpoint_dir
     start = Start(folder)
+    if main and folder.is_dir() and os.access(folder, os.W_OK):
+        _lock(folder)
     if main and any((folder / name).exists() for name in RUN_FILES):
         if config.overwrite:
             if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
@@ -71,8 +75,9 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
                 finished=(folder / FINISHED).is_file() and in_place(folder / "best").is_dir(),
             )
     try:
-        if main:
+        if main and not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
+            _lock(folder)
     except OSError as error:
         raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
     path = config.log_file or folder / "train.log"
@@ -87,6 +92,34 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         old.close()
     log.addHandler(handler)
     return start
+
+
+_held: list[Any] = []  # the open lock file of the run under way
+
+
+def _lock(folder: Path) -> None:
+    """Raises InputError where another process, on this machine or on another one, trains in the folder.
+
+    The lock goes with the process, however it ends; processes forked from it do not hold it. File systems without locks
+    are left alone.
+    """
+    handle = (folder / ".lock").open("w")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        handle.close()
+        raise InputError(
+            f"Another process is training in --checkpoint-dir {folder}; wait for it, or stop it."
+        ) from None
+    except OSError as error:
+        log.debug("%s cannot be locked (%s)", folder, error)
+    _held.append(handle)
+
+
+def release_run_folder() -> None:
+    """Lets others train in the run folder again."""
+    while _held:
+        _held.pop().close()
 
 
 def _refuse_another_run(folder: Path, config: TrainConfig) -> None:

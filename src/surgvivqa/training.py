@@ -34,7 +34,15 @@ from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
 from surgvivqa.processes import deal, start_processes, together
 from surgvivqa.resume import Progress, fingerprint, load_moments, load_weights
-from surgvivqa.run_folder import clear_run_folder, finish, go_on, open_run_folder, save_best, save_step
+from surgvivqa.run_folder import (
+    clear_run_folder,
+    finish,
+    go_on,
+    open_run_folder,
+    release_run_folder,
+    save_best,
+    save_step,
+)
 from surgvivqa.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import load_splits
@@ -60,6 +68,8 @@ def train(config: TrainConfig) -> int:
             f"Another process of this run has gone ({first_line(error, 80)}); the newest checkpoint in "
             f"{config.checkpoint_dir} is good, and the same command goes on from it."
         ) from error
+    finally:
+        release_run_folder()
 
 
 def train_run(config: TrainConfig) -> int:

@@ -76,7 +76,9 @@ def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[
     if not model.config.lora:
         raise InputError("This checkpoint has no LoRA adapters, so there is nothing to write in PEFT's format.")
     model.llm.peft_config["default"].base_model_name_or_path = base_name
-    model.llm.save_pretrained(folder)
+    # "auto" would look the base up on the hub, to see whether its vocabulary was resized; ours never is.
+    model.llm.save_pretrained(folder, save_embedding_layers=False)
+    (folder / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
     known = unchanged or {}
     rest = {
