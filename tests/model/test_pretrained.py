@@ -6,14 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    BlipConfig,
-    BlipForQuestionAnswering,
     BlipTextConfig,
-    BlipVisionConfig,
     GPT2Config,
-    GPT2LMHeadModel,
     VideoMAEConfig,
-    VideoMAEForPreTraining,
 )
 
 from surgvivqa.cli import main
@@ -25,45 +20,20 @@ from surgvivqa.model.bundle import coder, frame_store
 from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
-from surgvivqa.model.loading import build_for_training, train_tokenizer
+from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.pretrained import load_text_encoder
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import video_tokens
+from tests.parts import config, make_parts, settings, stir
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PARTS = (("video", "video"), ("text", "text"), ("decoder", "gpt2"))
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders ``video``, ``text`` (in the layout of blip-vqa-base) and ``gpt2`` with small random weights."""
-    root = tmp_path_factory.mktemp("parts")
-    torch.manual_seed(0)
-    video = VideoMAEConfig(**SIZES, image_size=32, num_frames=4, use_mean_pooling=False,
-                           decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-                           decoder_intermediate_size=32)  # fmt: skip
-    VideoMAEForPreTraining(video).save_pretrained(root / "video")
-    blip = BlipConfig(
-        text_config=BlipTextConfig(**SIZES, vocab_size=300, encoder_hidden_size=32, projection_dim=32).to_dict(),
-        vision_config=BlipVisionConfig(**SIZES, image_size=32).to_dict(),
-    )
-    BlipForQuestionAnswering(blip).save_pretrained(root / "text")
-    tokenizer = train_tokenizer(["How many tools are there?"], vocab_size=400)
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2)).save_pretrained(
-        root / "gpt2"
-    )
-    tokenizer.save_pretrained(root / "gpt2")
-    return root
-
-
-def config(parts: Path, **flags: object) -> TrainConfig:
-    names = {
-        "video_model": str(parts / "video"),
-        "text_model": str(parts / "text"),
-        "decoder_model": str(parts / "gpt2"),
-    }
-    return TrainConfig(**names, num_frames=4, **flags)  # type: ignore[arg-type]
+    return make_parts(tmp_path_factory.mktemp("parts"))
 
 
 def test_the_question_answering_layout_of_blip_is_loaded_tensor_for_tensor(parts: Path) -> None:
@@ -99,9 +69,8 @@ def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: 
     save_checkpoint(bundle, tmp_path / "best")
     export_pth(bundle, tmp_path / "lone.pth")
     assert all("lora_" in k for k in load_file(tmp_path / "best" / "model.safetensors"))
-    fallback = ModelConfig(**{k: getattr(config(parts), k) for k in vars(ModelConfig())})
     for path in (tmp_path / "best", tmp_path / "lone.pth"):
-        again = load_checkpoint(path, fallback).model.state_dict()
+        again = load_checkpoint(path, settings(parts)).model.state_dict()
         for name, tensor in bundle.model.state_dict().items():
             assert torch.equal(tensor, again[name]), (path.name, name)
 
@@ -139,17 +108,6 @@ def test_nothing_to_train_is_an_error(parts: Path) -> None:
         build_for_training(config(parts, lora_r=0))
 
 
-def fallback(parts: Path) -> ModelConfig:
-    return ModelConfig(**{k: getattr(config(parts), k) for k in vars(ModelConfig())})
-
-
-def stir(model: SurgViVQAModel) -> None:
-    """Moves everything that trains, as a run would."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.1)
-
-
 def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tmp_path: Path) -> None:
     bundle = build_for_training(config(parts, train_video="full"))
     stir(bundle.model)
@@ -158,7 +116,7 @@ def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tm
     assert "visual_encoder.encoder.layer.0.attention.attention.q_bias" in names
     assert "visual_encoder.encoder.layer.1.attention.attention.v_bias" in names
     assert not any(name.endswith("query.bias") for name in names if name.startswith("visual_encoder"))
-    again = load_checkpoint(tmp_path / "whole.pth", fallback(parts)).model.state_dict()
+    again = load_checkpoint(tmp_path / "whole.pth", settings(parts)).model.state_dict()
     for name, tensor in bundle.model.state_dict().items():
         assert torch.equal(tensor, again[name]), name
 
@@ -215,8 +173,8 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused(
 
 def test_the_checkpoint_says_what_its_model_is_made_of(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(build_for_training(config(parts, lora_r=4)), tmp_path / "first")
-    settings = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first")).settings
-    assert (settings.lora_r, settings.num_frames, settings.video_model) == (4, 4, str(parts / "video"))
+    found = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first")).settings
+    assert (found.lora_r, found.num_frames, found.video_model) == (4, 4, str(parts / "video"))
 
 
 @pytest.mark.parametrize(
