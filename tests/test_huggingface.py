@@ -17,7 +17,7 @@ from transformers import GPT2LMHeadModel
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
 from surgvivqa.cli import main
-from surgvivqa.config import TrainConfig
+from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
@@ -480,3 +480,12 @@ def test_a_checkpoint_of_the_hubs_is_fetched_by_name(
     with pytest.raises(InputError, match="holds no checkpoint"):  # a mistyped folder is no name of the hub's
         load_checkpoint(Path("runs/lora"), settings(parts))
     assert len(asked) == 1
+
+
+def test_the_packaged_base_goes_through_the_published_form(tmp_path: Path) -> None:
+    output = tmp_path / "tiny.pth"
+    assert main(["convert", "--checkpoint=tiny", f"--output={output}", "--to=published", "--tensors=all"]) == 0
+    first = load_checkpoint(Path("tiny"), ModelConfig(preset="tiny"))
+    again = load_checkpoint(output, ModelConfig(preset="tiny"))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
