@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -76,20 +77,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parse(command, cls, arguments[1:])
         with stops_at_once() if command in RESUMABLE else contextlib.nullcontext():
             result = getattr(importlib.import_module(module), function)(parsed)
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is not None and distributed.is_initialized():  # or gloo may abort at the end, and NCCL complains
-            distributed.destroy_process_group()
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        leave(code)
+        return code
     except SurgViVQAError as error:
         if not error.told_elsewhere:
             print(f"surgvivqa: {error.sentence}", file=sys.stderr)
+        leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
         return error.exit_code
     except KeyboardInterrupt:
         print("surgvivqa: stopped by hand.", file=sys.stderr)
+        leave(130)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except Exception:
+        leave(1, traceback.format_exc())
+        raise
+
+
+def leave(exit_code: int, last_words: str = "") -> None:
+    """``processes.leave_if_several``, where a command has loaded it."""
+    processes = sys.modules.get("surgvivqa.processes")
+    if processes is not None:
+        processes.leave_if_several(exit_code, last_words)
 
 
 @contextlib.contextmanager
