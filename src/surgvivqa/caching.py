@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, data_roots, refuse_numbers
 from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.cache_file import DTYPES
-from surgvivqa.data.frames import refuse_missing
+from surgvivqa.data.frames import BadFrame, FrameStore, refuse_missing
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.data.workers import deaf
@@ -71,8 +72,9 @@ class _Missing(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index: int) -> FrameInputs | TextInputs:
-        return self.reader.read_rows([(self.frames[index], ())])
+    def __getitem__(self, index: int) -> tuple[FrameInputs | TextInputs | None, tuple[BadFrame, ...]]:
+        inputs, _, bad = read_good(self.reader, [(self.frames[index], ())])
+        return inputs, bad
 
 
 def cache(config: CacheConfig) -> int:
@@ -91,26 +93,45 @@ def cache(config: CacheConfig) -> int:
     """
     refuse_numbers(config)
     videos = asked_frames(config)
+    bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
         text, pool = training_text(config)
+        videos = there(text.video.reader.store, videos, bad)
         parts = [video_part(text.video, pool, videos), text_part(text, of_training(videos, config))]
     else:
-        parts = [video_part(*encoder_tokens(config), videos)]
+        tokens, pool = encoder_tokens(config)
+        videos = there(tokens.reader.store, videos, bad)
+        parts = [video_part(tokens, pool, videos)]
     missing = [part.missing() for part in parts]
     refuse_small_disk(config, sum(announce(p.store, p.items, m) for p, m in zip(parts, missing, strict=True)))
     for part, absent in zip(parts, missing, strict=True):
-        if not fill(part, absent, config.workers):
+        if not fill(part, absent, config.workers, bad):
             return EXIT_STOPPED
     for part in parts if config.verify else ():
         verify(part.store)
+    if len(bad):
+        log.warning("%d frames cannot be used and are not in the cache.", len(bad))
     return 0
 
 
-def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int) -> bool:
+def there(store: FrameStore, videos: Mapping[str, list[Frame]], bad: BadFrames) -> dict[str, list[Frame]]:
+    """The frames whose images are there; the others are put to the account.
+
+    Raises:
+        InputError: more are missing than ``--on-bad-frame`` allows.
+    """
+    absent = refuse_missing(store, *videos.values(), allowed=bad.limit)
+    bad.take(absent)
+    names = {(video, frame) for video, frame, _ in absent}
+    return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
+
+
+def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int, bad: BadFrames) -> bool:
     """Makes what is missing, a video at a time, and leaves one file a video; False where a signal stopped it.
 
     Raises:
-        InputError: the folder cannot be written, or a file in it is damaged.
+        InputError: the folder cannot be written, a file in it is damaged, or more frames cannot be used than ``bad``
+            allows; what was made until then is kept.
         RunError: an encoder gives a value that is not finite.
     """
     started, store = time.monotonic(), part.store
@@ -127,8 +148,13 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int) -> bo
                 num_workers=workers if len(frames) > 1 else 0,
                 worker_init_fn=deaf,
             )
-            for inputs in loader:
-                part.maker(inputs)
+            for inputs, faults in loader:
+                bad.take(faults)
+                if bad.too_many:
+                    part.maker.flush()
+                    bad.refuse("run the same again, which goes on")
+                if inputs is not None:
+                    part.maker(inputs)
                 bar.advance(task)
                 if stop.caught:
                     part.maker.flush()
@@ -146,12 +172,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int) -> bo
 
 
 def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[Frame]]) -> Part:
-    """The video tokens of frames.
-
-    Raises:
-        InputError: an image is missing.
-    """
-    refuse_missing(tokens.reader.store, [f for frames in videos.values() for f in frames])
+    """The video tokens of frames, whose images are there."""
     count = token_count(tokens.video_config, pool)
     items = {
         video: {f.frame: (tokens.reader.key(f.video, f.frame)[2], count) for f in frames}

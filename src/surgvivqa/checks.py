@@ -9,17 +9,19 @@ from typing import Any
 
 import torch
 
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import CheckConfig, refuse_numbers
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, open_questions
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError, SurgViVQAError
+from surgvivqa.errors import FrameError, InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.bundle import Bundle, coder, frame_store
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
 from surgvivqa.model.loading import build_for_training
+from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import video_tokens
 from surgvivqa.scoring import LabelTrie
 from surgvivqa.splits import SPLIT_NAMES, Splits, load_splits
@@ -80,7 +82,10 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     if not frames:
         return
     store = FrameStore(Path(config.image_root), fit=config.frame_fit)
-    yield from _frames(store, frames, config.frames_to_open)
+    try:
+        yield from _frames(store, frames, config)
+    except InputError as error:
+        yield Result("frames", "FAIL", str(error))
     train = found["train"]
     if not train:
         yield Result("model", "FAIL", "without training questions the model, prompt, leak and loss checks cannot run.")
@@ -99,8 +104,10 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         ("tokens", lambda: _tokens(bundle)),
         ("prompts", lambda: _prompts(bundle, frames)),
         ("leak", lambda: _leak(bundle, train, config)),
+        ("cache", lambda: _cache(bundle, frames, config)),
     ):
-        yield _guarded(name, part)
+        if name != "cache" or config.cache is not None:
+            yield _guarded(name, part)
     yield from _loss_and_gradients(bundle, train, config)
 
 
@@ -136,22 +143,28 @@ def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Fr
         yield Result(name, status, message), frames
 
 
-def _frames(store: FrameStore, frames: Sequence[Frame], most: int) -> Iterator[Result]:
+def _frames(store: FrameStore, frames: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
+    allowed = BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
     missing = missing_frames(store, frames)
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
-        yield Result("frames", "FAIL", f"{len(missing)} of {len(frames)} frames are missing (first: {first}).")
+        status, may = ("FAIL", "") if len(missing) > allowed else ("WARN", f"; up to {allowed} are skipped")
+        yield Result("frames", status, f"{len(missing)} of {len(frames)} frames are missing (first: {first}){may}.")
     else:
         yield Result("frames", "PASS", f"all {len(frames)} frames are there.")
     gone = set(missing)
     there = [f for f in frames if store.path(f.video, f.frame) not in gone]
-    step = max(1, len(there) // most) if most else 1
+    step = max(1, len(there) // config.frames_to_open) if config.frames_to_open else 1
     opened = there[::step]
     bad = unreadable_frames(store, opened)
-    if bad:
-        yield Result("images", "FAIL", f"{len(bad)} of {len(opened)} frames opened cannot be read: {bad[0][1]}")
-    else:
-        yield Result("images", "PASS", f"{len(opened)} frames opened.")
+    message = f"{len(opened)} of {len(there)} frames opened"
+    if not bad:
+        yield Result("images", "PASS", f"{message}.")
+        return
+    # Of those that were not opened as large a part may be bad.
+    expected = len(missing) + len(bad) * len(there) / len(opened)
+    status = "FAIL" if expected > allowed else "WARN"
+    yield Result("images", status, f"{message}, {len(bad)} cannot be used: {' '.join(why for _, why in bad[:3])}")
 
 
 def _tokens(bundle: Bundle) -> Result:
@@ -195,6 +208,29 @@ def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result
     )
 
 
+def _cache(bundle: Bundle, frames: Sequence[Frame], config: CheckConfig) -> Result:
+    """What the cache holds of some frames, read back: checksums, and no NaN."""
+    assert config.cache is not None and config.image_root is not None
+    if not config.cache.is_dir():
+        return Result("cache", "PASS", f"{config.cache} is not there yet; the run makes and fills it.")
+    video = video_tokens(bundle, frame_store(bundle, config.image_root), config.cache, config.cache_dtype)
+    feed: Any = video
+    if config.cache_text:
+        feed = text_states(bundle, video, coder(bundle), config.cache, config.cache_dtype)
+    step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
+    found, bad, some = 0, [], frames[::step]
+    for frame in some:
+        try:
+            for item in {id(r): r for r in (video.reader, feed.reader)}.values():
+                found += item.cached(frame) is not None
+        except FrameError as error:
+            bad.append(error.sentence)
+    message = f"{found} items of {len(some)} frames read back"
+    if not bad:
+        return Result("cache", "PASS", f"{message}, checksums right.")
+    return Result("cache", "FAIL", f"{message}, {len(bad)} cannot be used: {bad[0]}")
+
+
 def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
     try:
         assert config.image_root is not None
@@ -203,6 +239,8 @@ def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckCon
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
         frame_tokens: Any = video_tokens(bundle, store)
         batch = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)[0]
+        if batch.inputs is None:
+            raise InputError(batch.bad[0][2])
         packed = batch.packed
         set_modes(model)
         losses = model(packed, **frame_tokens.model_inputs(batch.inputs))

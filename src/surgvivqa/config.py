@@ -28,6 +28,7 @@ TrainVideo = Literal["none", "patch-embed", "full"]
 VideoPool = Literal["none", "temporal"]
 TextEmbeddings = Literal["published", "aligned"]
 CacheDtype = Literal["fp16", "bf16", "fp32"]
+OnBadFrame = Literal["error", "skip"]
 BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
 
 
@@ -49,6 +50,11 @@ class DataConfig:
     """Make an answer outside the 51 labels, or a question file that is no text, an error instead of a count."""
     workers: int = 2
     """Processes that decode frames beside the training process; 0 decodes in it."""
+    on_bad_frame: OnBadFrame = "error"
+    """A frame that is missing, damaged or no still 8-bit picture ends the command (what was learned is saved), or the
+    questions about it are left out, told of and counted."""
+    max_bad_frames: float = 0.01
+    """With --on-bad-frame skip: the part of the frames that may be left out; one more is an error."""
 
 
 @dataclass(kw_only=True)
@@ -223,6 +229,10 @@ class EvalConfig:
     """Processes that decode frames."""
     strict: bool = False
     """Make an unknown answer or an unreadable question file an error."""
+    on_bad_frame: OnBadFrame = "error"
+    """A frame that cannot be used ends the command, or its questions are left out; metrics.json then names it."""
+    max_bad_frames: float = 0.01
+    """With --on-bad-frame skip: the part of the frames that may be left out; one more is an error."""
     bf16: bool = False
     """Run in bfloat16 (a GPU)."""
     cache: Path | None = None
@@ -310,6 +320,7 @@ _LEAST = {
     "save_every_steps": 0,
     "val_max_samples": 0,
     "frames_to_open": 0,
+    "max_bad_frames": 0,
 }
 
 
@@ -321,6 +332,8 @@ def refuse_numbers(config: Any) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
     if getattr(config, "seed", 0) >= 2**32:
         raise InputError(f"--seed must be below 2**32, not {config.seed}.")
+    if getattr(config, "max_bad_frames", 0) > 1:
+        raise InputError(f"--max-bad-frames is a part of all frames, at most 1, not {config.max_bad_frames}.")
     if getattr(config, "lora_dropout", 0) >= 1:
         raise InputError(f"--lora-dropout must be below 1, not {config.lora_dropout}.")
 

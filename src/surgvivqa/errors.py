@@ -28,6 +28,14 @@ class InputError(SurgViVQAError):
     exit_code = 2
 
 
+class FrameError(InputError):
+    """A frame that cannot be used: its image is missing, damaged or of a kind that is refused, or what a cache holds of
+    it is damaged. ``--on-bad-frame`` says what a command makes of it."""
+
+    frame: tuple[str, int] | None = None
+    """The frame whose questions cannot be asked: video and number; None where only the image is known."""
+
+
 class RunError(SurgViVQAError):
     """A check or a run failed although its input was well-formed: exit code 1."""
 

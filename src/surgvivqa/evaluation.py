@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
-from surgvivqa.data.frames import refuse_missing
+from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame, is_synthetic
 from surgvivqa.errors import InputError
@@ -51,8 +52,11 @@ def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
     return kept
 
 
-def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], VideoTokens, Path, Any]:
-    """The model, the frames asked about, where they lie, the output folder (made by the main process), skipped lines.
+def prepare(
+    config: EvalConfig, main: bool
+) -> tuple[Bundle, Sequence[Frame], list[BadFrame], VideoTokens, Path, dict[str, int]]:
+    """The model, the frames asked about, those that are missing, where they lie, the output folder (made by the main
+    process), skipped lines.
 
     Raises:
         InputError: a checkpoint, root, split or output folder that cannot be used.
@@ -91,7 +95,7 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     coder(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
-    refuse_missing(store, frames)
+    missing = refuse_missing(store, frames, allowed=_account(config, frames).limit)
     tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     try:
@@ -101,7 +105,7 @@ def prepare(config: EvalConfig, main: bool) -> tuple[Bundle, Sequence[Frame], Vi
             (output / ".probe").unlink()
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
-    return bundle, frames, tokens, output, report.to_dict()["skipped"]
+    return bundle, frames, missing, tokens, output, report.to_dict()["skipped"]
 
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
@@ -113,11 +117,12 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         What ``metrics.json`` holds.
 
     Raises:
-        InputError: a checkpoint, root, split or output folder that cannot be used.
+        InputError: a checkpoint, root, split, output folder or frame that cannot be used.
     """
     state = start_processes()
     with together():
-        bundle, frames, tokens, output, skipped = prepare(config, state.is_main_process)
+        bundle, frames, missing, tokens, output, skipped = prepare(config, state.is_main_process)
+    bad, met = _account(config, frames), list[BadFrame]()
     settings = bundle.settings
     if state.device.type == "cuda":
         bundle.model.to(state.device)
@@ -132,13 +137,21 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             workers=config.workers,
             keep_scores=config.scores,
             progress=state.is_main_process,
+            bad=met,
+            most_bad=bad.limit,
         )
         records = deal(frames, score)
+    bad.share([*missing, *met])
+    with together():
+        bad.refuse()
+        if not records:
+            raise InputError(f"None of the {len(frames)} frames can be used.")
     figures = grouped_metrics(records)
     figures |= {
         "intervals": bootstrap_intervals(records),
         "loss": None if config.answer_only else mean_label_loss(records),
         "skipped": skipped,
+        "skipped_frames": [{"video": video, "frame": frame, "why": why} for video, frame, why in bad.to_list()],
         "checkpoint": str(config.checkpoint),
         "split": config.split,
         "max_samples": config.max_samples,
@@ -152,8 +165,15 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     _write(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     _write(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))
+    if len(bad):
+        left = sum(question_counts(frames)) - len(records)
+        print(f"LEFT OUT: {left} questions on {len(bad)} frames that cannot be used (skipped_frames in metrics.json)")
     print(f"written: {output / 'metrics.json'}, {output / 'predictions.jsonl'}")
     return figures
+
+
+def _account(config: EvalConfig, frames: Sequence[Frame]) -> BadFrames:
+    return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
 
 
 def format_figures(figures: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
-from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.ssgqa import Frame, Question
 from surgvivqa.data.workers import deaf
-from surgvivqa.errors import RunError
+from surgvivqa.errors import FrameError, RunError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.bundle import Bundle, coder
@@ -23,8 +24,9 @@ from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
 FRAMES_A_PASS = 32  # whose keys and values for cross-attention are in memory together, 116 MB a frame at full size
 
 
-class _Groups(Dataset[tuple[list[Frame], FrameInputs]]):
-    """Frames that are scored together, by number of the group."""
+class _Groups(Dataset[Any]):
+    """Frames that are scored together, by number of the group: those that can be used, their inputs (None where none
+    can be), and the others."""
 
     def __init__(self, frames: Sequence[Frame], groups: Sequence[range], reader: FrameReader) -> None:
         self.frames, self.groups, self.reader = frames, groups, reader
@@ -32,9 +34,9 @@ class _Groups(Dataset[tuple[list[Frame], FrameInputs]]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> tuple[list[Frame], FrameInputs]:
-        asked = [self.frames[i] for i in self.groups[index]]
-        return asked, self.reader.read(asked)
+    def __getitem__(self, index: int) -> tuple[list[Frame], FrameInputs | None, tuple[BadFrame, ...]]:
+        inputs, good, bad = read_good(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
+        return [frame for frame, _ in good], inputs, bad
 
 
 def frame_groups(counts: Iterable[int], most: int) -> list[range]:
@@ -61,6 +63,8 @@ def predict_frames(
     keep_scores: bool = False,
     answer_only: bool = False,
     progress: bool = False,
+    bad: list[BadFrame] | None = None,
+    most_bad: int = 0,
 ) -> list[dict[str, Any]]:
     """Finds the best of the 51 labels for every question.
 
@@ -76,11 +80,14 @@ def predict_frames(
         answer_only: leaves out the scores of labels that cannot win; ``probability``, ``top5`` and ``loss`` are then
             None. For ``sum``, and for masks under which labels share a prompt.
         progress: shows a bar on a terminal.
+        bad: takes the frames that cannot be used; their questions are left out. None makes such a frame an error.
+        most_bad: with more of them than this, the rest is left out too.
 
     Returns:
         One record a question, in the order of ``frames``; its ``loss`` is the true label's, in nats.
 
     Raises:
+        FrameError: a frame cannot be used, and ``bad`` is None.
         RunError: a score is not finite.
     """
     prompts, mask = coder(bundle), bundle.settings.mask
@@ -89,7 +96,15 @@ def predict_frames(
     workers = workers if len(groups) > 1 else 0
     loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=deaf)
     records: list[dict[str, Any]] = []
-    for asked, inputs in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
+    for asked, inputs, faults in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
+        if faults and bad is None:
+            raise FrameError(faults[0][2])
+        if bad is not None:
+            bad += faults
+            if len(bad) > most_bad:
+                break
+        if inputs is None:
+            continue
         passes = list(_passes(asked, batch_size))
         memory = VideoMemory(tokens(inputs), reuse=answer_only or len(passes) > 1)
         for rows in passes:

@@ -86,7 +86,8 @@ def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[s
 
     Args:
         frames: all frames, the same list in every process.
-        score: gives one record for each question of the frames it is handed, in their order.
+        score: gives a record, with ``video`` and ``frame``, for each question of the frames it is handed, in their
+            order; it may leave whole frames out.
 
     Returns:
         In every process all records, in the order of ``frames``.
@@ -100,8 +101,8 @@ def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[s
         mine = score(frames[rank::world])
     if world == 1:
         return mine
-    shares = [iter(share) for share in gather_object([mine])]
-    return [next(shares[i % world]) for i, frame in enumerate(frames) for _ in frame.questions]
+    order = {(frame.video, frame.frame): i for i, frame in enumerate(frames)}
+    return sorted(gather_object(mine), key=lambda record: order[record["video"], record["frame"]])
 
 
 def _sentence(error: Exception) -> str:

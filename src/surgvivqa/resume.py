@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
@@ -30,7 +31,9 @@ STATE, MOMENTS = "training.json", "training.safetensors"
 @dataclass
 class Progress:
     """How far a run has come. ``scaler`` is fp16's loss scaler; ``losses`` and ``questions`` are those since the last
-    line of the log; ``of`` is what the run is of (``fingerprint``), which must not have changed when it goes on."""
+    line of the log; ``of`` is what the run is of (``fingerprint``), which must not have changed when it goes on;
+    ``bad`` are the frames that could not be used, and ``validated`` is False where the validation after the step did
+    not come to its end."""
 
     step: int = 0
     best: float | None = None
@@ -38,6 +41,8 @@ class Progress:
     questions: int = 0
     scaler: dict[str, Any] | None = None
     of: dict[str, Any] = field(default_factory=dict)
+    bad: list[BadFrame] = field(default_factory=list)
+    validated: bool = True
 
 
 def fingerprint(train: Sequence[Frame], validation: Sequence[Frame], micro_per_step: int, total: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from surgvivqa.atomic import in_place, write_text
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import TrainConfig, save_yaml
 from surgvivqa.errors import InputError, RunError, first_line
 from surgvivqa.model.bundle import Bundle
@@ -29,7 +30,7 @@ RUN_FILES = (FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing",
 # Flags that change no number of a run, or that ``resume.fingerprint`` compares by what they come to.
 _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
-    "ssgvqa_root image_root gradient_accumulation_steps".split()
+    "ssgvqa_root image_root gradient_accumulation_steps on_bad_frame max_bad_frames".split()
 )
 
 
@@ -237,7 +238,7 @@ def save_step(
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def finish(folder: Path, steps: int, main: bool) -> None:
-    """Marks the run as finished, so that starting it again does nothing."""
+def finish(folder: Path, steps: int, bad: BadFrames, main: bool) -> None:
+    """Marks the run as finished, so that starting it again does nothing, and says what it skipped."""
     if main:
-        write_text(folder / FINISHED, json.dumps({"steps": steps}) + "\n")
+        write_text(folder / FINISHED, json.dumps({"steps": steps, "skipped_frames": bad.to_list()}, indent=2) + "\n")

@@ -32,8 +32,8 @@ class LossWindow:
         self.questions += questions
 
     def mean(self) -> float:
-        """Mean over the steps."""
-        return float(np.mean(self.losses))
+        """Mean over the steps; NaN of none."""
+        return float(np.mean(self.losses)) if self.losses else math.nan
 
     def rate(self) -> float:
         """Questions a second."""

@@ -17,9 +17,10 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
-from surgvivqa.data.frames import refuse_missing
+from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame, is_synthetic
 from surgvivqa.errors import InputError, RunError, first_line
@@ -80,6 +81,7 @@ def train_run(config: TrainConfig) -> int:
 
     Raises:
         InputError: data, flags or folders that cannot be used; found before the first step.
+            Later, a frame that cannot be used, as ``--on-bad-frame`` has it; a checkpoint is written before.
         RunError: a non-finite loss; raised before the update, so that saved weights stay good.
     """
     config = _debugged(config)
@@ -110,12 +112,18 @@ def train_run(config: TrainConfig) -> int:
         prompts.check_fits(train_frames, val_frames)
         assert config.image_root is not None
         store = frame_store(bundle, config.image_root)
-        refuse_missing(store, train_frames, val_frames)
+        bad = BadFrames(
+            config.on_bad_frame, config.max_bad_frames, len(train_frames) + len(val_frames), start.progress.bad
+        )
+        missing = refuse_missing(store, train_frames, val_frames, allowed=bad.limit)
         tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
         feed: Any = tokens  # what a step is given: clips, video tokens, or text states
         if config.cache_text:
             assert config.cache is not None
             feed = text_states(bundle, tokens, prompts, config.cache, config.cache_dtype)
+    bad.share(missing)
+    with together():
+        bad.refuse()
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
@@ -157,9 +165,44 @@ def train_run(config: TrainConfig) -> int:
     best, step = progress.best, progress.step
     window, started = LossWindow(progress.losses, progress.questions), time.monotonic()
     stop = StopSignals(config.max_hours)
+
+    def save(**other: Any) -> None:
+        """Writes checkpoints/step-N."""
+        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        now = Progress(step, best, window.losses, window.questions, scaler, progress.of, bad.to_list())
+        now, main = dataclasses.replace(now, **other), accelerator.is_main_process
+        save_step(bundle, folder, now, optimizer.optimizer, config.keep_checkpoints, main)
+
+    def account(met: Sequence[BadFrame], **other: Any) -> None:
+        """Takes the frames that could not be used; where they are too many, saves what is learned and says so."""
+        before = bad.to_list()
+        bad.share(met)
+        if bad.too_many and step:
+            save(bad=before, **other)  # once they are mended they count no more
+        with together():
+            bad.refuse(f"the same command goes on after step {step}" if step else "run the same again")
+
+    def look() -> None:
+        """Validates, and keeps the best."""
+        nonlocal best
+        figures, met = validate(bundle, val_frames, tokens, config, bad.limit)
+        account(met, validated=False)
+        if not figures["n"]:
+            with together():
+                raise InputError("None of the frames to validate on can be used.")
+        tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
+        score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
+        if best is None or score > best:
+            best = score
+            save_best(bundle, folder, accelerator.is_main_process)
+        set_modes(model)
+
     set_modes(model)
     with stop, feed, progress_bar(total, accelerator.is_main_process) as advance:
         advance(step)
+        if not progress.validated:
+            look()
+            save()
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
         ):
@@ -172,22 +215,36 @@ def train_run(config: TrainConfig) -> int:
             for questions_in_step in real[done:]:
                 # One step: forward and backward for each micro-batch, then the update.
                 step_loss, culprit = 0.0, ""
+                asked, lost, met = 0, 0, list[BadFrame]()
                 for micro in range(config.gradient_accumulation_steps):
                     weight = questions_in_step[micro]
                     index, batch = next(batches)
                     seed_micro_batch(config.seed, epoch, index * accelerator.num_processes + accelerator.process_index)
+                    if weight:
+                        asked, lost = asked + batch.asked, lost + batch.lost
+                    met += batch.bad
                     packed = batch.packed.to(accelerator.device)
                     last = micro == config.gradient_accumulation_steps - 1
                     with accelerator.autocast(), _sync(accelerator, wrapped, last):
-                        losses = wrapped(packed, **feed.model_inputs(batch.inputs))
+                        if (
+                            batch.inputs is None
+                        ):  # no frame of it can be used, but the other processes wait for this one
+                            losses, weight = wrapped(packed, **tokens.blank_inputs()), 0.0
+                        else:
+                            losses = wrapped(packed, **feed.model_inputs(batch.inputs))
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes
                     if not losses.detach().isfinite().all():
-                        culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()))
-                # One exchange a step: the loss, and whether a signal reached any process, so that all stop together.
-                told = torch.tensor([step_loss, float(stop.caught is not None)], device=accelerator.device)
-                step_loss, stopping = accelerator.reduce(told, "sum").tolist()
+                        culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()), batch.bad)
+                # One exchange a step, so that all processes do the same: the loss, whether a signal reached any of
+                # them, and how many questions and frames could not be used.
+                told = torch.tensor(
+                    [step_loss, stop.caught is not None, asked, lost, len(bad.new(met))], device=accelerator.device
+                )
+                step_loss, stopping, asked, lost, news = accelerator.reduce(told, "sum").tolist()
+                if news:
+                    account(met)
                 if not math.isfinite(step_loss):
                     with together():
                         culprit = next(filter(None, gather_object([culprit])), "no question alone")
@@ -195,21 +252,27 @@ def train_run(config: TrainConfig) -> int:
                             f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
                             f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
                         )
-                norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
-                if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
-                    with together():
-                        raise RunError(
-                            f"The gradients of step {step + 1} are not finite; no update was made, and the last "
-                            f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
-                        )
-                rate = config.lr * rate_factor(step, total, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
+                norm, rate = 0.0, config.lr * rate_factor(step, total, config)
+                if asked > lost:
+                    if lost:  # still the mean over the questions that were asked
+                        step_loss *= asked / (asked - lost)
+                        for parameter in trained:
+                            if parameter.grad is not None:
+                                parameter.grad *= asked / (asked - lost)
+                    norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
+                    if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
+                        with together():
+                            raise RunError(
+                                f"The gradients of step {step + 1} are not finite; no update was made, and the last "
+                                f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
+                            )
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    optimizer.step()
+                    window.add(step_loss, int(asked - lost))
                 optimizer.zero_grad()
                 step += 1
                 stopping = stopping and step < total  # after the last step the run is done anyway
-                window.add(step_loss, config.batch_size * micro_per_step)
                 advance(1)
 
                 # Log, validate, save.
@@ -225,27 +288,12 @@ def train_run(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    figures = validate(bundle, val_frames, tokens, config)
-                    tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
-                    score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
-                    if best is None or score > best:
-                        best = score
-                        save_best(bundle, folder, accelerator.is_main_process)
-                    set_modes(model)
+                    look()
                     if step < total:  # validation may have taken a while
                         told = torch.tensor(float(stop.caught is not None), device=accelerator.device)
                         stopping = stopping or bool(accelerator.reduce(told, "sum").item())
                 if is_due(step, config.save_every_steps) or stopping:
-                    scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-                    progress = Progress(step, best, window.losses, window.questions, scaler, progress.of)
-                    save_step(
-                        bundle,
-                        folder,
-                        progress,
-                        optimizer.optimizer,
-                        config.keep_checkpoints,
-                        accelerator.is_main_process,
-                    )
+                    save()
                 if stopping:
                     name = next(name for name in gather_object([stop.caught]) if name)
                     again = "the same command without --overwrite" if config.overwrite else "the same command"
@@ -253,8 +301,9 @@ def train_run(config: TrainConfig) -> int:
                     return EXIT_STOPPED
     if best is None:  # no validation questions: the last weights are the best known
         save_best(bundle, folder, accelerator.is_main_process)
-    finish(folder, step, accelerator.is_main_process)
-    log.info("Done: %d steps in %.0f s; %s", step, time.monotonic() - started, folder)
+    finish(folder, step, bad, accelerator.is_main_process)
+    skipped = f"; the questions of {len(bad)} frames were skipped (finished.json)" if len(bad) else ""
+    log.info("Done: %d steps in %.0f s; %s%s", step, time.monotonic() - started, folder, skipped)
     return 0
 
 
@@ -362,14 +411,18 @@ def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
 
 
-def validate(bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig) -> dict[str, float]:
-    """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes."""
+def validate(
+    bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig, most_bad: int = 0
+) -> tuple[dict[str, float], list[BadFrame]]:
+    """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes; and the
+    frames of this process's share that could not be used (with more than ``most_bad`` of them the rest is left out)."""
     bundle.model.eval()
-    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers)
+    bad: list[BadFrame] = []
+    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad)
     records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)
-    return figures
+    return figures, bad
 
 
 def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:

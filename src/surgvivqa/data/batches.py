@@ -1,13 +1,14 @@
 """The order in which questions are seen, and the rows that a step is fed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.frames import BadFrame
+from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.packing import Packed, PromptCoder, pack_training
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
@@ -50,10 +51,21 @@ def micro_batches(
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: its frames (clips, cached video tokens or cached text states) and its rows, one a frame."""
+    """One micro-batch: its frames (clips, cached video tokens or cached text states) and its rows, one a frame.
 
-    inputs: FrameInputs | TextInputs
+    ``asked`` is how many questions were planned, ``bad`` the frames that could not be used: theirs are left out of
+    ``packed``. Where none of the frames could be, ``inputs`` is None and ``packed`` a stand-in that must not count.
+    """
+
+    inputs: FrameInputs | TextInputs | None
     packed: Packed
+    asked: int
+    bad: tuple[BadFrame, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """How many of the planned questions cannot be asked."""
+        return self.asked - (self.packed.num_questions if self.inputs is not None else 0)
 
 
 class TrainingRows(Dataset[Batch]):
@@ -73,18 +85,23 @@ class TrainingRows(Dataset[Batch]):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Batch:
-        picked, prompts, answers = [], [], []
-        for frame_index, chosen in self.plan[index]:
-            frame = self.frames[frame_index]
+        picked = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
+        asked = sum(len(chosen) for _, chosen in picked)
+        inputs, good, bad = read_good(self.reader, picked)
+        if inputs is None:
+            good = [(picked[0][0], picked[0][1][:1])]
+        prompts, answers = [], []
+        for frame, chosen in good:
             questions = [frame.questions[q] for q in chosen]
-            picked.append((frame, chosen))
             prompts.append([self.coder.prompt_ids(q.question) for q in questions])
             answers.append([self.coder.label_ids[q.label] for q in questions])
-        return Batch(self.reader.read_rows(picked), pack_training(prompts, answers, self.mask))
+        return Batch(inputs, pack_training(prompts, answers, self.mask), asked, bad)
 
-    def describe(self, index: int, question: int) -> str:
-        """Names question ``question`` of micro-batch ``index`` for an error."""
-        asked = [self.frames[f].questions[q] for f, chosen in self.plan[index] for q in chosen][question]
+    def describe(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
+        """Names question ``question`` of micro-batch ``index``, those of bad frames left out, for an error."""
+        out = {(video, frame) for video, frame, _ in bad}
+        frames = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
+        asked = [f.questions[q] for f, chosen in frames if (f.video, f.frame) not in out for q in chosen][question]
         return f"{asked.video}/{asked.frame}.txt:{asked.line}: {asked.question!r}"
 
 

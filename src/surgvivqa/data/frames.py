@@ -1,6 +1,8 @@
 """Frames from disk, fitted to the video encoder's square, and the clips made of them."""
 
 import functools
+import io
+import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +15,16 @@ from torch import Tensor
 
 from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError
+from surgvivqa.errors import FrameError, InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FRAME_FITS = ("squash", "pad", "crop")
 CLIP_MODES = ("repeat", "past")
+BadFrame = tuple[str, int, str]  # video, frame, what is wrong with it, as a sentence
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # others may start programs of their own, as EPS does
+_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "La", "RGBa", "P", "PA", "1")
+_MOST_BYTES = 200_000_000  # a picture of the largest size that is decoded, without compression, is smaller
 
 
 def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
@@ -55,17 +61,46 @@ def load_image(
     """One frame as float32 ``[3, size, size]``, normalised by channel.
 
     Raises:
-        InputError: the file is missing, is no image, is cut off, or is absurdly large.
+        FrameError: the file is missing, is no image, is damaged or cut off, is absurdly large, or is no still picture
+            of 8 bits a channel in grey or RGB.
     """
     try:
+        if not stat.S_ISREG((status := path.stat()).st_mode):  # to open a pipe would wait for ever
+            raise _Refused("it is no regular file")
+        if not 0 < status.st_size <= _MOST_BYTES:
+            raise _Refused(f"it has {status.st_size:,} bytes")
+        raw = path.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
+                # Three in a hundred flipped bits of a PNG file decode into another picture without an error; its
+                # checksums, which decoding leaves out, show them. They take a hundredth of the decoding's time.
+                image.verify()
+            with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
                 return image_tensor(image, size, fit, mean, std)
     except FileNotFoundError:
-        raise InputError(f"Frame {path} does not exist.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"Frame {path} cannot be read as an image ({str(error).splitlines()[0][:120]}).") from None
+        raise FrameError(f"Frame {path} does not exist.") from None
+    except Image.UnidentifiedImageError:
+        raise FrameError(f"Frame {path} is none of {', '.join(_FORMATS)}, whatever its name says.") from None
+    except Exception as error:  # a decoder may fail in any way where the bytes are wrong
+        why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
+        raise FrameError(f"Frame {path} cannot be read as an image ({why}).") from None
+
+
+class _Refused(ValueError):
+    """A picture that could be decoded but would not be what it stands for."""
+
+
+def _refuse_kind(image: Image.Image) -> None:
+    """What would only be guessed at: which of several pictures, how 16 bits become 8, what CMYK inks look like."""
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1:
+        raise _Refused(f"it holds {pictures} pictures, not one")
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))  # "RGB;16B" is handed out as RGB
+    if image.mode == "F" or image.mode.startswith("I") or ";16" in stored:
+        raise _Refused("it has more than 8 bits a channel; convert it to 8")
+    if image.mode not in _MODES:
+        raise _Refused(f"its colours are {image.mode}; convert it to RGB")
 
 
 def image_tensor(
@@ -75,11 +110,12 @@ def image_tensor(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """An image of any mode as float32 ``[3, size, size]``, normalised by channel."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit: convert("RGB") would clip, not scale
-        grey = np.asarray(image, dtype=np.float32)
-        top = 65535.0 if grey.max() > 255 else 255.0
-        image = Image.fromarray((grey * (255.0 / top)).astype(np.uint8))
+    """A picture as float32 ``[3, size, size]``, normalised by channel.
+
+    Raises:
+        ValueError: it has several pictures, more than 8 bits a channel, or colours other than grey and RGB.
+    """
+    _refuse_kind(image)
     fitted = fit_image(image.convert("RGB"), size, fit)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0).permute(2, 0, 1)
     return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).contiguous()
@@ -134,14 +170,15 @@ class FrameStore:
         """``[frame, bytes, modification time in ns]`` of each image of a frame's clip: another one, another clip.
 
         Raises:
-            InputError: an image is missing.
+            FrameError: an image is missing.
         """
         stamps = []
         for number in sorted(set(self.clip_frames(video, frame))):
             try:
                 status = self.path(video, number).stat()
-            except OSError:
-                raise InputError(f"Frame {self.path(video, number)} does not exist.") from None
+            except OSError as error:
+                why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+                raise FrameError(f"Frame {self.path(video, number)} {why}.") from None
             stamps.append([number, status.st_size, status.st_mtime_ns])
         return stamps
 
@@ -150,29 +187,45 @@ class FrameStore:
 def _listing(folder: str) -> frozenset[str]:
     try:
         return frozenset(p.name for p in Path(folder).iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except OSError as error:
+        raise FrameError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
 
 def missing_frames(store: FrameStore, *frames: Sequence[Frame]) -> list[Path]:
-    """Paths of the frames that do not exist; one directory listing a video."""
+    """Paths of the frames that do not exist; one directory listing a video.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    return [store.path(video, frame) for video, frame in _missing(store, *frames)]
+
+
+def _missing(store: FrameStore, *frames: Sequence[Frame]) -> list[tuple[str, int]]:
     _listing.cache_clear()
     return [
-        path
+        (video, frame)
         for group in frames
         for video, frame in frame_names(group)
-        if (path := store.path(video, frame)).name not in _listing(str(Path(store.root) / video))
+        if store.path(video, frame).name not in _listing(str(Path(store.root) / video))
     ]
 
 
-def refuse_missing(store: FrameStore, *frames: Sequence[Frame]) -> None:
-    """Raises InputError, with a count and the first few, where a question's frame does not exist."""
-    missing = missing_frames(store, *frames)
-    if missing:
-        first = ", ".join(str(p) for p in missing[:3])
+def refuse_missing(store: FrameStore, *frames: Sequence[Frame], allowed: int = 0) -> list[BadFrame]:
+    """The frames of questions that do not exist, at most ``allowed`` of them.
+
+    Raises:
+        InputError: there are more; with a count and the first few.
+    """
+    missing = _missing(store, *frames)
+    if len(missing) > allowed:
+        first = ", ".join(str(store.path(*name)) for name in missing[:3])
+        more = f"; at most {allowed} may be (--max-bad-frames)" if allowed else ""
         raise InputError(
-            f"{len(missing)} of {sum(map(len, frames))} frames are missing under {store.root} (first: {first})."
+            f"{len(missing)} of {sum(map(len, frames))} frames are missing under {store.root} (first: {first}){more}."
         )
+    return [(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
 
 
 def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:

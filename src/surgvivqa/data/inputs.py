@@ -1,15 +1,18 @@
 """What a step is given of each frame: its clip, or its video tokens where a cache has them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from surgvivqa.data.cache import FeatureStore, tag_of
 from surgvivqa.data.cache_file import Key
-from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.frames import BadFrame, FrameStore
 from surgvivqa.data.ssgqa import Frame
+from surgvivqa.errors import FrameError
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,33 @@ class FrameReader:
         """The cache key of a frame: its images' sizes and modification times are in the tag.
 
         Raises:
-            InputError: an image of its clip is missing.
+            FrameError: an image of its clip is missing.
         """
         return video, frame, tag_of(self.store.stamp(video, frame)) if self.cache is not None else 0
+
+    def cached(self, frame: Frame) -> Tensor | None:
+        """What the cache has of a frame.
+
+        Raises:
+            FrameError: as ``read``.
+        """
+        with naming(frame):
+            return self.cache.get(*self.key(frame.video, frame.frame)) if self.cache is not None else None
 
     def read(self, frames: Sequence[Frame]) -> FrameInputs:
         """The frames as a step wants them.
 
         Raises:
-            InputError: an image cannot be read, or a cache file is damaged.
+            FrameError: an image, or what a cache file holds of a frame, cannot be used; it names the frame.
+            InputError: a whole cache file is damaged.
         """
-        keys = [self.key(f.video, f.frame) for f in frames]
-        found = [self.cache.get(*key) if self.cache is not None else None for key in keys]
-        clips = [self._clip(f) for f, tokens in zip(frames, found, strict=True) if tokens is None]
+        keys, found, clips = [], [], []
+        for f in frames:
+            with naming(f):
+                keys.append(self.key(f.video, f.frame))
+                found.append(self.cache.get(*keys[-1]) if self.cache is not None else None)
+                if found[-1] is None:
+                    clips.append(self._clip(f))
         tokens = [t for t in found if t is not None]
         return FrameInputs(
             keys=tuple(keys),
@@ -66,3 +83,36 @@ class FrameReader:
     def _clip(self, frame: Frame) -> Tensor:
         clip = self.store.clip(frame.video, frame.frame)
         return clip[:1] if self.store.clip_mode == "repeat" else clip
+
+
+@contextlib.contextmanager
+def naming(frame: Frame) -> Iterator[None]:
+    """Says in a ``FrameError`` which frame's questions cannot be asked; its image may be of another one, in a clip."""
+    try:
+        yield
+    except FrameError as error:
+        error.frame = (frame.video, frame.frame)
+        raise
+
+
+def read_good(
+    reader: Any, picked: Sequence[tuple[Frame, Sequence[int]]]
+) -> tuple[Any, list[tuple[Frame, Sequence[int]]], tuple[BadFrame, ...]]:
+    """``reader.read_rows`` of those frames that can be used.
+
+    Returns:
+        What was read (None where none can be used), the frames it is of, and the others.
+
+    Raises:
+        InputError: something other than a frame cannot be used.
+    """
+    left, bad = list(picked), list[BadFrame]()
+    while left:
+        try:
+            return reader.read_rows(left), left, tuple(bad)
+        except FrameError as error:
+            if error.frame is None:
+                raise
+            bad.append((*error.frame, error.sentence))
+            left = [(frame, chosen) for frame, chosen in left if (frame.video, frame.frame) != error.frame]
+    return None, [], tuple(bad)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from surgvivqa.data.cache import FeatureStore, tag_of
 from surgvivqa.data.cache_file import Key
-from surgvivqa.data.inputs import FrameInputs, FrameReader
+from surgvivqa.data.inputs import FrameInputs, FrameReader, naming
 from surgvivqa.data.packing import Block, PromptCoder, chain_block
 from surgvivqa.data.ssgqa import Frame
 
@@ -72,27 +72,38 @@ class TextReader:
         Where a prompt ends is in it too: under ``prefix`` a prompt's first token sees its last, but no answer token.
 
         Raises:
-            InputError: an image of its clip is missing.
+            FrameError: an image of its clip is missing.
         """
         stamp = self.frames.store.stamp(frame.video, frame.frame)
         ids = [[list(block.prompt), list(block.tokens)] for block in blocks]
         return frame.video, frame.frame, tag_of(stamp, ids)
 
+    def cached(self, frame: Frame) -> Tensor | None:
+        """What the cache has of a frame with its questions.
+
+        Raises:
+            FrameError: as ``read_rows``.
+        """
+        with naming(frame):
+            return self.cache.get(*self.key(frame, self.blocks(frame)))
+
     def read_rows(self, picked: Sequence[tuple[Frame, Sequence[int]]]) -> TextInputs:
         """Frames, each with the indices of the questions that are asked.
 
         Raises:
-            InputError: an image cannot be read, or a cache file is damaged.
+            FrameError: an image, or what a cache file holds of a frame, cannot be used; it names the frame.
+            InputError: a whole cache file is damaged.
         """
         keys, spans, unmade, states = [], [], [], []
         for frame, chosen in picked:
             blocks = self.blocks(frame)
-            key, ends = self.key(frame, blocks), [0]
+            ends = [0]
             for block in blocks:
                 ends.append(ends[-1] + len(block.prompt) + len(block.tokens))
-            keys.append(key)
             spans.append(tuple((ends[q], ends[q + 1]) for q in chosen))
-            item = self.cache.get(*key)
+            with naming(frame):
+                keys.append(self.key(frame, blocks))
+                item = self.cache.get(*keys[-1])
             if item is not None:
                 states.append(rows_of(item, spans[-1]))
             unmade.append(UnmadeText(blocks, self.frames.read([frame])) if item is None else None)

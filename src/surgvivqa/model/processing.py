@@ -12,7 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from surgvivqa.data.frames import image_tensor, load_image
 from surgvivqa.data.packing import PromptCoder
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.scoring import LabelTrie, normalise
@@ -124,8 +124,11 @@ class SurgViVQAProcessor(ProcessorMixin):
     def _pixels(self, picture: Picture) -> Tensor:
         if isinstance(picture, str | Path):
             return load_image(Path(picture), self.image_size, self.frame_fit)
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-        return image_tensor(image, self.image_size, self.frame_fit)
+        try:
+            image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+            return image_tensor(image, self.image_size, self.frame_fit)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"The picture cannot be used ({first_line(error)}).") from None
 
     def answers(self, scores: Tensor, top: int = 1, norm: str = "sum") -> list[list[tuple[str, float]]]:
         """The likeliest labels with their probabilities, best first, of each question.

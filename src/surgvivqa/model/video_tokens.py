@@ -62,12 +62,18 @@ class VideoTokens:
             return {"pixel_values": self.clips(inputs)}
         return {"video_tokens": self(inputs)}
 
+    def blank_inputs(self) -> dict[str, Tensor]:
+        """What ``forward`` takes of one frame that nobody has: a clip of zeros, for a place that must not count."""
+        video = self.video_config
+        size = (1, video.num_frames, video.num_channels, video.image_size, video.image_size)
+        return {"pixel_values": torch.zeros(size, device=self.device)}
+
     def __call__(self, inputs: FrameInputs) -> Tensor:
         """Tokens ``[F, V, H]`` on the encoder's device; float32 and without a gradient where there is a cache.
 
         Raises:
             RunError: the encoder gives a value that is not finite.
-            InputError: a cache file is damaged.
+            FrameError, InputError: a cache file is damaged.
         """
         if self.cache is None:
             return self.encode(self.clips(inputs))

@@ -1,0 +1,72 @@
+"""The account of frames that cannot be used, and what a command makes of them: ``--on-bad-frame``."""
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from surgvivqa.data.frames import BadFrame
+from surgvivqa.errors import InputError
+
+log = logging.getLogger("surgvivqa")
+
+
+class BadFrames:
+    """The frames of a run that could not be used, the same ones in every process once they are ``share``\\ d.
+
+    Args:
+        policy: ``error`` allows none; ``skip`` leaves their questions out and allows a part of the run's frames.
+        most: that part (``--max-bad-frames``).
+        total: how many frames the run has.
+        known: those that are known of, from an earlier part of the run.
+    """
+
+    def __init__(self, policy: str, most: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
+        self.policy, self.most, self.total = policy, most, total
+        self._why: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
+        self.limit = math.ceil(most * total) if policy == "skip" else len(self._why)
+
+    def __len__(self) -> int:
+        return len(self._why)
+
+    def new(self, bad: Iterable[BadFrame]) -> list[BadFrame]:
+        """Those that were not known of."""
+        return [b for b in bad if b[:2] not in self._why]
+
+    def share(self, bad: Iterable[BadFrame]) -> None:
+        """Takes what every process has met; all processes must call it."""
+        self.take(gather_object(self.new(bad)))
+
+    def take(self, bad: Iterable[BadFrame]) -> None:
+        """Takes frames to the account; the log says each once."""
+        for video, frame, why in bad:
+            if (video, frame) not in self._why:
+                self._why[video, frame] = why
+                if self.policy == "skip":
+                    log.warning(
+                        "Skipped the questions of %s frame %d: %s (%d of at most %d)",
+                        *(video, frame, why, len(self), self.limit),
+                    )
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the policy does not allow them."""
+        return len(self) > self.limit
+
+    def refuse(self, advice: str = "run the same again") -> None:
+        """Raises InputError where they are too many; ``advice`` is what to do once they are mended."""
+        if not self.too_many:
+            return
+        last = list(self._why.values())[-1]
+        if self.policy == "error":
+            raise InputError(f"{last} Mend it and {advice}; --on-bad-frame skip leaves such frames out.")
+        raise InputError(
+            f"{len(self)} of {self.total} frames cannot be used, more than the {self.limit} that --max-bad-frames "
+            f"{self.most:g} allows (the last one: {last}) Mend them and {advice}, or allow more."
+        )
+
+    def to_list(self) -> list[BadFrame]:
+        """Plain values: video, frame and reason of each."""
+        return [(video, frame, why) for (video, frame), why in self._why.items()]
