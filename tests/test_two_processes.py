@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +18,12 @@ from safetensors.torch import load_file
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import micro_batches
+from surgvivqa.data.index import open_questions
 from surgvivqa.errors import InputError
 from surgvivqa.processes import start_processes
-from surgvivqa.training import seed_micro_batch, step_plans
+from surgvivqa.training import drawn, seed_micro_batch, step_plans
 
-LIMIT = 120  # seconds after which a command counts as hanging
+LIMIT = 300  # seconds after which a command counts as hanging
 # 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.
 TRAIN = ["train", "--preset=tiny", "--workers=0", "--batch-size=4", "--max-train-samples=18", "--epochs=2"]
 TRAIN += ["--lr=2e-4", "--max-grad-norm=1", "--log-interval=1", "--eval-every-steps=2", "--val-max-samples=90"]
@@ -84,9 +86,9 @@ def told(stderr: str) -> list[str]:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without the timings."""
+    """The lines of ``metrics.jsonl`` without the timings and without what is null (the loss of no question)."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k != "questions_per_second" and v is not None} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +104,10 @@ def one_process(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def assert_same_run(first: Path, second: Path, steps: int) -> None:
+def assert_same_run(first: Path, second: Path, steps: int, validations: int = 2) -> None:
     one, two = figures(first), figures(second)
     assert [line["step"] for line in one if "loss" in line] == list(range(1, steps + 1))
-    assert sum("val_loss" in line for line in one) > 1
+    assert sum("val_loss" in line for line in one) >= validations
     assert [line.keys() for line in one] == [line.keys() for line in two]
     for expected, found in zip(one, two, strict=True):
         assert found == pytest.approx(expected, abs=1e-5, rel=0)
@@ -153,6 +155,59 @@ def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=4)
     saved = [sorted(p.name for p in (tmp_path / run / "checkpoints").iterdir()) for run in ("one", "two")]
     assert saved[0] == saved[1] == ["step-0000002", "step-0000004"]
+
+
+@pytest.mark.slow
+def test_a_process_that_has_no_question_and_no_frame_of_its_own(flags: list[str], tmp_path: Path) -> None:
+    # One micro-batch an epoch, and one frame to validate on: the second process has neither.
+    few = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
+    alone(*few, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    done = as_two(*few, f"--checkpoint-dir={tmp_path / 'two'}")
+    assert "3 questions on 1 frames; 2 steps of 8 questions, 1 an epoch" in done.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "two", steps=2, validations=1)
+
+
+def spoilt(synthetic_set: Path, folder: Path) -> Path:
+    """The frames, one of the training video's cut off."""
+    frames = Path(shutil.copytree(synthetic_set / "frames", folder))
+    (frames / "VID04" / "000001.png").write_bytes((frames / "VID04" / "000001.png").read_bytes()[:3000])
+    return frames
+
+
+@pytest.mark.slow
+def test_a_frame_that_cannot_be_used_is_skipped_by_all(flags: list[str], synthetic_set: Path, tmp_path: Path) -> None:
+    """Also where it is all that one process has of a step."""
+    images = f"--image-root={spoilt(synthetic_set, tmp_path / 'frames')}"
+    small = ["--batch-size=2", "--questions-per-frame=2", "--max-train-samples=156", "--max-steps=10"]
+    own = [*TRAIN, *flags, images, *small, "--on-bad-frame=skip", "--max-bad-frames=0.2"]
+    found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
+    drawn_frames = drawn(found, 156, TrainConfig.seed)
+    bad = [f.frame for f in drawn_frames].index(1)
+    plan = micro_batches([len(f.questions) for f in drawn_frames], 2, 2, TrainConfig.seed, 0)[:20]
+    empty = [all(frame == bad for frame, _ in batch) for batch in plan]
+    assert any(one != other for one, other in zip(empty[::2], empty[1::2], strict=True))
+    alone(*own, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    as_two(*own, f"--checkpoint-dir={tmp_path / 'two'}")
+    assert_same_run(tmp_path / "one", tmp_path / "two", steps=10)
+    finished = [json.loads((tmp_path / name / "finished.json").read_text()) for name in ("one", "two")]
+    assert finished[0] == finished[1]
+    assert [frame[:2] for frame in finished[0]["skipped_frames"]] == [["VID04", 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_a_frame_that_cannot_be_used_ends_all_and_is_told_once(
+    command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
+) -> None:
+    images = f"--image-root={spoilt(synthetic_set, tmp_path / 'frames')}"
+    if command == "train":
+        own = [*TRAIN, "--max-train-samples=156", f"--checkpoint-dir={tmp_path / 'run'}"]
+    else:
+        own = ["eval", f"--checkpoint={one_process}", "--workers=0", "--split=train", f"--output={tmp_path / 'eval'}"]
+    codes, errors = Pair([*own, *flags, images]).wait()
+    assert codes == [2, 2]
+    assert sum(len(told(error)) for error in errors) == 1
+    assert "000001.png cannot be read" in "".join(errors) and "--on-bad-frame skip" in "".join(errors)
 
 
 @pytest.mark.slow

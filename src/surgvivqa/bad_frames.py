@@ -33,7 +33,7 @@ class BadFrames:
 
     def new(self, bad: Iterable[BadFrame]) -> list[BadFrame]:
         """Those that were not known of."""
-        return [b for b in bad if b[:2] not in self._why]
+        return [b for b in bad if (b.video, b.frame) not in self._why]
 
     def share(self, bad: Iterable[BadFrame]) -> None:
         """Takes what every process has met; all processes must call it."""
@@ -68,5 +68,5 @@ class BadFrames:
         )
 
     def to_list(self) -> list[BadFrame]:
-        """Plain values: video, frame and reason of each."""
-        return [(video, frame, why) for (video, frame), why in self._why.items()]
+        """All of them, in the order they were met."""
+        return [BadFrame(*name, why) for name, why in self._why.items()]

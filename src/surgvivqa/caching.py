@@ -122,7 +122,7 @@ def there(store: FrameStore, videos: Mapping[str, list[Frame]], bad: BadFrames) 
     """
     absent = refuse_missing(store, *videos.values(), allowed=bad.limit)
     bad.take(absent)
-    names = {(video, frame) for video, frame, _ in absent}
+    names = {(b.video, b.frame) for b in absent}
     return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
 
 

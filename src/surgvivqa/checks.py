@@ -240,7 +240,7 @@ def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckCon
         frame_tokens: Any = video_tokens(bundle, store)
         batch = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)[0]
         if batch.inputs is None:
-            raise InputError(batch.bad[0][2])
+            raise InputError(batch.bad[0].why)
         packed = batch.packed
         set_modes(model)
         losses = model(packed, **frame_tokens.model_inputs(batch.inputs))

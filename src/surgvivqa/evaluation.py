@@ -151,7 +151,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "intervals": bootstrap_intervals(records),
         "loss": None if config.answer_only else mean_label_loss(records),
         "skipped": skipped,
-        "skipped_frames": [{"video": video, "frame": frame, "why": why} for video, frame, why in bad.to_list()],
+        "skipped_frames": [frame._asdict() for frame in bad.to_list()],
         "checkpoint": str(config.checkpoint),
         "split": config.split,
         "max_samples": config.max_samples,

@@ -98,7 +98,7 @@ def predict_frames(
     records: list[dict[str, Any]] = []
     for asked, inputs, faults in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
         if faults and bad is None:
-            raise FrameError(faults[0][2])
+            raise FrameError(faults[0].why)
         if bad is not None:
             bad += faults
             if len(bad) > most_bad:

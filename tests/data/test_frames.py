@@ -1,5 +1,8 @@
 """Frames: the three fits, clips, and files that are no frames."""
 
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from surgvivqa.data.frames import IMAGENET_MEAN, IMAGENET_STD, FrameStore, load_image, missing_frames
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError
+from surgvivqa.errors import FrameError, InputError
 
 
 def picture(path: Path, width: int = 430, height: int = 240, seed: int = 0) -> Path:
@@ -54,25 +57,152 @@ def test_a_repeated_clip_is_one_frame(tmp_path: Path) -> None:
     assert (clip == clip[0]).all()
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "missing"])
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, depth: int, content: bytes) -> bytes:
+    """An RGB file of the given header."""
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(content)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def spoil(path: Path, kind: str) -> None:
+    """Makes something of a frame that must not be taken for one."""
+    grey = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))
+    image = Image.open(path).convert("RGB")
+    match kind:
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:5000])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_bytes(b"no picture")
+        case "zeros":  # what a copy that broke off can leave
+            path.write_bytes(bytes(path.stat().st_size))
+        case "missing":
+            path.unlink()
+        case "folder" | "pipe":
+            path.unlink()
+            path.mkdir() if kind == "folder" else os.mkfifo(path)
+        case "CMYK" | "LAB":
+            image.convert("CMYK").save(path, "JPEG") if kind == "CMYK" else Image.merge(
+                "LAB", [Image.fromarray(grey)] * 3
+            ).save(path, "TIFF")
+        case "16-bit grey":
+            Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+        case "16-bit RGB":
+            path.write_bytes(png(8, 8, 16, (b"\0" + b"\x12\x34" * 24) * 8))
+        case "float":
+            Image.fromarray(grey.astype(np.float32)).save(path, "TIFF")
+        case "animated":
+            image.save(
+                path, "PNG", save_all=True, append_images=[Image.fromarray(grey).convert("RGB").resize(image.size)]
+            )
+        case "two pages":
+            image.save(path, "TIFF", save_all=True, append_images=[image])
+        case "GIF":
+            image.save(path, "GIF")
+        case "EPS":  # Pillow would start Ghostscript
+            image.save(path, "EPS")
+        case "bomb":
+            path.write_bytes(png(60_000, 60_000, 8, b"\0" * 1000))
+        case "bomb that is whole":
+            path.write_bytes(png(30_000, 30_000, 8, (b"\0" * 90_001) * 1000))
+        case "huge file":
+            path.write_bytes(path.read_bytes())
+            os.truncate(path, 10**12)
+
+
+KINDS = {
+    "truncated": "cannot be read",
+    "empty": "0 bytes",
+    "text": "whatever its name says",
+    "zeros": "whatever its name says",
+    "missing": "does not exist",
+    "folder": "no regular file",
+    "pipe": "no regular file",
+    "CMYK": "its colours are CMYK; convert it to RGB",
+    "LAB": "its colours are LAB; convert it to RGB",
+    "16-bit grey": "more than 8 bits a channel",
+    "16-bit RGB": "more than 8 bits a channel",
+    "float": "more than 8 bits a channel",
+    "animated": "it holds 2 pictures",
+    "two pages": "it holds 2 pictures",
+    "GIF": "whatever its name says",
+    "EPS": "whatever its name says",
+    "bomb": "exceeds limit",
+    "bomb that is whole": "exceeds limit",
+    "huge file": "1,000,000,000,000 bytes",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_frame_is_one_sentence_with_its_path(tmp_path: Path, kind: str) -> None:
     path = picture(tmp_path / "000001.png")
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:5000])
-    elif kind == "missing":
-        path.unlink()
-    else:
-        path.write_bytes(b"" if kind == "empty" else b"no picture")
-    with pytest.raises(InputError, match=r"000001\.png"):
+    spoil(path, kind)
+    with pytest.raises(FrameError, match=r"000001\.png") as raised:
         load_image(path)
+    assert KINDS[kind] in raised.value.sentence
+    assert len(raised.value.sentence.splitlines()) == 1 and len(raised.value.sentence) < 300
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_no_flipped_bit_becomes_another_picture(tmp_path: Path) -> None:
+    """Decoding alone lets three in a hundred through."""
+    path = picture(tmp_path / "000001.png", 86, 48)
+    raw, right, silent = path.read_bytes(), load_image(path, 32), 0
+    rng = np.random.default_rng(0)
+    for place, bit in zip(rng.integers(0, len(raw), 400), rng.integers(0, 8, 400), strict=True):
+        spoilt = bytearray(raw)
+        spoilt[place] ^= 1 << int(bit)
+        path.write_bytes(spoilt)
+        try:
+            silent += not torch.equal(load_image(path, 32), right)
+        except FrameError:
+            continue
+    assert silent == 0
+
+
+@pytest.mark.parametrize("kind", ["bytes", "cut", "noise"])
+def test_no_spoilt_file_is_anything_but_a_frame_error(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    path = tmp_path / "000001.png"
+    for form in ("PNG", "JPEG", "BMP", "TIFF", "WEBP"):
+        picture(tmp_path / "good.png", 43, 24)
+        Image.open(tmp_path / "good.png").save(path, form)
+        raw = path.read_bytes()
+        for _ in range(60):
+            spoilt = bytearray(raw)
+            if kind == "bytes":
+                for place in rng.integers(0, len(raw), 5):
+                    spoilt[place] = int(rng.integers(0, 256))
+            elif kind == "cut":
+                spoilt = spoilt[: int(rng.integers(0, len(raw)))]
+            else:
+                spoilt[8:200] = rng.bytes(192)
+            path.write_bytes(spoilt)
+            try:
+                assert load_image(path, 16).shape == (3, 16, 16)
+            except FrameError as error:
+                assert len(error.sentence.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "VID04" / "000001.png")
+
+    def refused(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match=r"VID04 cannot be read \(Permission denied\)"):
+        missing_frames(FrameStore(tmp_path), [Frame("VID04", 1, ())])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_other_colour_modes_are_read_right(tmp_path: Path, mode: str) -> None:
     grey = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))
-    image = Image.fromarray(grey)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    image.save(tmp_path / "a.png")
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
     Image.fromarray(grey).convert("RGB").save(tmp_path / "b.png")
     torch.testing.assert_close(
         load_image(tmp_path / "a.png", 64), load_image(tmp_path / "b.png", 64), rtol=0, atol=0.02

@@ -99,7 +99,7 @@ class TrainingRows(Dataset[Batch]):
 
     def describe(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
         """Names question ``question`` of micro-batch ``index``, those of bad frames left out, for an error."""
-        out = {(video, frame) for video, frame, _ in bad}
+        out = {(b.video, b.frame) for b in bad}
         frames = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
         asked = [f.questions[q] for f, chosen in frames if (f.video, f.frame) not in out for q in chosen][question]
         return f"{asked.video}/{asked.frame}.txt:{asked.line}: {asked.question!r}"

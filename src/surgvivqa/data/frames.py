@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,17 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FRAME_FITS = ("squash", "pad", "crop")
 CLIP_MODES = ("repeat", "past")
-BadFrame = tuple[str, int, str]  # video, frame, what is wrong with it, as a sentence
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # others may start programs of their own, as EPS does
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "La", "RGBa", "P", "PA", "1")
 _MOST_BYTES = 200_000_000  # a picture of the largest size that is decoded, without compression, is smaller
+
+
+class BadFrame(NamedTuple):
+    """A frame that cannot be used: which, and why in a sentence. Plain values, as it travels between processes."""
+
+    video: str
+    frame: int
+    why: str
 
 
 def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
@@ -71,6 +79,7 @@ def load_image(
             raise _Refused(f"it has {status.st_size:,} bytes")
         raw = path.read_bytes()
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
                 # Three in a hundred flipped bits of a PNG file decode into another picture without an error; its
@@ -225,7 +234,7 @@ def refuse_missing(store: FrameStore, *frames: Sequence[Frame], allowed: int = 0
         raise InputError(
             f"{len(missing)} of {sum(map(len, frames))} frames are missing under {store.root} (first: {first}){more}."
         )
-    return [(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
+    return [BadFrame(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
 
 
 def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:

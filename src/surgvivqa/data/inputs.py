@@ -113,6 +113,6 @@ def read_good(
         except FrameError as error:
             if error.frame is None:
                 raise
-            bad.append((*error.frame, error.sentence))
+            bad.append(BadFrame(*error.frame, error.sentence))
             left = [(frame, chosen) for frame, chosen in left if (frame.video, frame.frame) != error.frame]
     return None, [], tuple(bad)

@@ -1,0 +1,273 @@
+"""Frames that cannot be used: found by ``check``, met in training, validation, evaluation and caching by the policy."""
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from surgvivqa import training
+from surgvivqa.cli import main
+from surgvivqa.config import TrainConfig
+from surgvivqa.data.batches import MicroBatch, micro_batches
+from surgvivqa.data.cache_file import CacheFile, Entry, write_file
+from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.run_log import RunLog
+
+TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=30", "--eval-every-steps=4"]
+TINY += ["--max-steps=8", "--warmup-steps=3", "--lr=2e-3", "--batch-size=12"]
+BAD = "000001.png"  # of VID04, the training video
+SKIP = ["--on-bad-frame=skip", "--max-bad-frames=0.25"]
+
+
+@pytest.fixture
+def frames(synthetic_set: Path, tmp_path: Path) -> Path:
+    """A copy of the frames, to be spoilt."""
+    return Path(shutil.copytree(synthetic_set / "frames", tmp_path / "frames"))
+
+
+@pytest.fixture
+def flags(synthetic_set: Path, frames: Path) -> list[str]:
+    return [f"--ssgvqa-root={synthetic_set}/ssg-qa", f"--image-root={frames}", f"--splits-dir={synthetic_set}/splits"]
+
+
+def spoil(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:3000])
+    return path
+
+
+def train(folder: Path, flags: list[str], *more: str) -> int:
+    torch.set_num_threads(1)
+    return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in found]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence of an error."""
+    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("surgvivqa: ")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def skipped(folder: Path) -> list[tuple[str, int]]:
+    return [(video, frame) for video, frame, _ in json.loads((folder / "finished.json").read_text())["skipped_frames"]]
+
+
+def without(frame: int, plan: list[MicroBatch]) -> list[MicroBatch]:
+    return [[(f, chosen) for f, chosen in batch if f != frame] for batch in plan]
+
+
+def place_of(synthetic_set: Path, number: int) -> int:
+    found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
+    return [f.frame for f in found].index(number)
+
+
+def assert_same(one: Path, other: Path, bound: float) -> None:
+    assert len(lines(one)) == len(lines(other))
+    for first, second in zip(lines(one), lines(other), strict=True):
+        assert second == pytest.approx(first, abs=bound, rel=0)
+    weights, others = (load_file(folder / "best" / "model.safetensors") for folder in (one, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, atol=bound, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_a_skipped_frame_is_as_if_its_questions_had_not_been_planned(
+    synthetic_set: Path, frames: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Large micro-batches, so that none is empty without the frame.
+    large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
+    with monkeypatch.context() as patch:
+        frame = place_of(synthetic_set, 1)
+        patch.setattr(training, "micro_batches", lambda *a: without(frame, micro_batches(*a)))
+        assert train(tmp_path / "planned", flags, *large) == 0
+    spoil(frames / "VID04" / BAD)
+    assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0
+    assert skipped(tmp_path / "skipped") == [("VID04", 1)]
+    assert_same(tmp_path / "planned", tmp_path / "skipped", 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_step_without_a_frame_makes_no_update(
+    workers: int, synthetic_set: Path, frames: Path, flags: list[str], tmp_path: Path
+) -> None:
+    spoil(frames / "VID04" / BAD)
+    small = ["--batch-size=2", "--questions-per-frame=2", "--max-steps=12", f"--workers={workers}"]
+    assert train(tmp_path / "run", flags, *small, *SKIP) == 0
+    found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
+    plan = micro_batches(question_counts(found), 2, 2, TrainConfig.seed, 0)[:12]
+    empty = [not batch for batch in without(place_of(synthetic_set, 1), plan)]
+    assert any(empty)
+    assert [line["loss"] is None for line in lines(tmp_path / "run") if "loss" in line] == empty
+    assert [line["grad_norm"] == 0 for line in lines(tmp_path / "run") if "loss" in line] == empty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
+    where: str,
+    frames: Path,
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert train(tmp_path / "whole", flags) == 0
+    lost = [frames / "VID04" / BAD] if where == "training" else sorted((frames / "VID01").iterdir())
+    step = 2 if where == "training" else 4  # the last one before it is missed
+    write = RunLog.write
+
+    def and_then_they_go(self: RunLog, **values: Any) -> None:
+        write(self, **values)
+        if values["step"] == step and "loss" in values:
+            for path in lost:
+                path.rename(tmp_path / path.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", and_then_they_go)
+        capsys.readouterr()
+        assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
+    sentence = said(capsys)
+    assert "does not exist" in sentence and "--on-bad-frame skip" in sentence
+    reached = lines(tmp_path / "run")[-1]["step"]
+    assert f"the same command goes on after step {reached}" in sentence
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{reached:07d}"]
+    for path in lost:
+        (tmp_path / path.name).rename(path)
+    assert train(tmp_path / "run", flags, "--save-every-steps=0") == 0
+    assert_same(tmp_path / "whole", tmp_path / "run", 0)
+    assert skipped(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_more_bad_frames_than_allowed_end_the_run_and_what_is_learned_is_kept(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(frames / "VID04" / BAD)
+    write = RunLog.write
+
+    def and_then_more_go(self: RunLog, **values: Any) -> None:
+        write(self, **values)
+        if values["step"] == 3:
+            for path in list((frames / "VID04").iterdir())[:3]:
+                path.unlink()
+
+    monkeypatch.setattr(RunLog, "write", and_then_more_go)
+    assert train(tmp_path / "run", flags, *SKIP) == 2
+    sentence = said(capsys)
+    assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in sentence
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    progress = json.loads((checkpoint / "training.json").read_text())
+    assert progress["step"] >= 3 and len(progress["bad"]) <= 2
+
+
+@pytest.mark.slow
+def test_frames_missing_from_the_start(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (frames / "VID04" / BAD).unlink()
+    assert train(tmp_path / "run", flags, "--on-bad-frame=skip", "--max-bad-frames=0") == 2
+    assert "1 of 5 frames are missing" in said(capsys)
+    assert train(tmp_path / "run", flags, *SKIP) == 0
+    assert skipped(tmp_path / "run") == [("VID04", 1)]
+    (frames / "VID04" / "000000.png").unlink()
+    (frames / "VID04" / "000002.png").unlink()
+    assert train(tmp_path / "other", flags, *SKIP) == 2
+    assert "3 of 5 frames are missing" in said(capsys)
+
+
+@pytest.mark.slow
+def test_evaluation_names_what_it_left_out(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", flags, "--max-steps=1") == 0
+    command = ["eval", f"--checkpoint={tmp_path / 'run'}", *flags, "--workers=0"]
+    assert main([*command, f"--output={tmp_path / 'whole'}"]) == 0
+    whole = (tmp_path / "whole" / "predictions.jsonl").read_text().splitlines()
+    spoil(frames / "VID02" / BAD)
+    (frames / "VID02" / "000002.png").unlink()
+    capsys.readouterr()
+    assert main([*command, f"--output={tmp_path / 'eval'}"]) == 2
+    assert "1 of 4 frames are missing" in said(capsys)
+    assert main([*command, f"--output={tmp_path / 'eval'}", "--on-bad-frame=skip"]) == 2
+    assert "2 of 4 frames cannot be used, more than the 1" in said(capsys)
+    assert main([*command, f"--output={tmp_path / 'eval'}", "--on-bad-frame=skip", "--max-bad-frames=0.5"]) == 0
+    figures = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert [(bad["video"], bad["frame"]) for bad in figures["skipped_frames"]] == [("VID02", 2), ("VID02", 1)]
+    left = [line for line in whole if json.loads(line)["frame"] not in (1, 2)]
+    assert figures["n"] == len(left) and f"LEFT OUT: {len(whole) - len(left)} questions" in capsys.readouterr().out
+    assert [json.loads(x)["prediction"] for x in left] == [
+        json.loads(x)["prediction"] for x in (tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["skipped_frames"] == []
+
+
+@pytest.mark.slow
+def test_the_cache_leaves_them_out_and_is_filled_later(
+    frames: Path,
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = (frames / "VID04" / BAD).read_bytes()
+    spoil(frames / "VID04" / BAD)
+    (frames / "VID01" / "000003.png").unlink()
+    command = ["cache", "--preset=tiny", "--workers=0", *flags, f"--cache={tmp_path / 'cache'}"]
+    assert main(command) == 2
+    assert "1 of 12 frames are missing" in said(capsys)
+    assert main([*command, *SKIP]) == 0
+    assert "2 frames cannot be used and are not in the cache" in caplog.text
+    (frames / "VID04" / BAD).write_bytes(good)
+    assert main([*command, *SKIP]) == 0
+    assert "Done: 1 frames encoded" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["flipped byte", "NaN"])
+def test_a_cache_with_wrong_numbers(
+    fault: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = f"--cache={tmp_path / 'cache'}"
+    assert main(["cache", "--preset=tiny", "--workers=0", *flags, cache]) == 0
+    (path,) = (tmp_path / "cache").glob("*/VID04.safetensors")
+    file = CacheFile(path)
+    if fault == "flipped byte":
+        raw = bytearray(path.read_bytes())
+        raw[file.data_start + 5] ^= 1
+        path.write_bytes(raw)
+    else:  # with the checksums that belong to it, as another tool might leave it
+        arrays = [file.read(key) for key in file.entries]
+        arrays[0].view("<u2")[0, 0] = 0x7E00
+        items = [(k, Entry(0, len(a), zlib.crc32(a.data))) for k, a in zip(file.entries, arrays, strict=True)]
+        write_file(path, file.fingerprint, file.dtype, file.width, items, arrays)
+    capsys.readouterr()
+    what = "checksum" if fault == "flipped byte" else "not all finite"
+    assert main(["check", *TINY, *flags, cache, "--json"]) == 1
+    found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+    assert found["cache"]["status"] == "FAIL" and what in found["cache"]["message"]
+    assert train(tmp_path / "run", flags, cache) == 2
+    sentence = said(capsys)
+    assert what in sentence and "VID04.safetensors" in sentence and "remove the file" in sentence
+    assert train(tmp_path / "skip", flags, cache, *SKIP) == 0
+    assert len(skipped(tmp_path / "skip")) == 1
+    path.unlink()
+    assert train(tmp_path / "run", flags, cache) == 0
+
+
+def test_check_finds_them(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    spoil(frames / "VID04" / BAD)
+    for more, status in (([], "FAIL"), (["--on-bad-frame=skip", "--max-bad-frames=0.1"], "WARN")):
+        assert main(["check", *TINY, *flags, *more, "--json"]) == (status == "FAIL")
+        found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+        assert found["images"]["status"] == status and BAD in found["images"]["message"]
