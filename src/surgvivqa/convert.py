@@ -1,7 +1,6 @@
 """Checkpoints from one form to another: published files, Hugging Face folders, PEFT adapters; and to the hub."""
 
 import dataclasses
-import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import SETTINGS_FILE, export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.published import Names
 from surgvivqa.model_card import is_licence, trained_parts, write_model_card
+from surgvivqa.strangers import read_json
 
 log = logging.getLogger("surgvivqa")
 
@@ -169,7 +169,7 @@ def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
         if not ((run / "config.yaml").is_file() and path.is_file()):
             return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         if not {"n", "acc", "by_type"} <= found.keys():
             raise ValueError("it lacks eval's figures")
     except (OSError, ValueError, AttributeError) as error:

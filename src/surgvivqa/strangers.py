@@ -108,6 +108,22 @@ def refuse_code(config: Any) -> None:
             stack += value
 
 
+def refuse_folder(folder: Path) -> None:
+    """Refuses a model's folder that leads out of itself, or asks for code.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: an index names weights outside the folder, or ``config.json`` names code on the hub.
+    """
+    for index in folder.glob("*.index.json"):
+        named = read_json(index)["weight_map"].values()
+        outside = [name for name in names_of(list(named)) if not is_plain_name(name)]
+        if outside:
+            raise ValueError(f"{index.name} names a file outside the folder ({outside[0][:60]}), which is not read")
+    if (folder / "config.json").is_file():
+        refuse_code(read_json(folder / "config.json"))
+
+
 def _texts(value: Any) -> list[str]:
     return [v for v in (value.values() if isinstance(value, Mapping) else [value]) if isinstance(v, str)]
 
@@ -145,7 +161,7 @@ def refuse_size(config: Any, tensors: Mapping[str, Any]) -> None:
     for part in (config.video_config, config.text_config, config.decoder_config):
         width = _count(part, "hidden_size")
         layers, vocabulary = _count(part, "num_hidden_layers"), _count(part, "vocab_size")
-        inner = _count(part, "intermediate_size")
+        inner = max(_count(part, "intermediate_size"), _count(part, "n_inner"), _count(part, "encoder_hidden_size"))
         # A layer has at least one matrix of each of these forms.
         if layers > len(tensors) or max(layers * width * max(width, inner), vocabulary * width) > held:
             raise ValueError(
@@ -156,6 +172,9 @@ def refuse_size(config: Any, tensors: Mapping[str, Any]) -> None:
         if _count(part, name) * _count(part, "hidden_size") > held:
             raise ValueError(f"its config.json asks for {_count(part, name):,} positions, more than its weights can be")
     video = config.video_config
+    patch = _count(video, "patch_size") ** 2 * _count(video, "tubelet_size") * _count(video, "num_channels")
+    if patch * _count(video, "hidden_size") > held:
+        raise ValueError("its config.json asks for larger patches than its weights can be")
     side = _count(video, "image_size") // max(1, _count(video, "patch_size"))
     frames = max(_count(video, "num_frames"), int(config.position_frames))
     if side * side * frames > _MOST_TOKENS or _count(video, "image_size") > _MOST_TOKENS:

@@ -213,6 +213,10 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
         InputError: something in it is damaged or missing.
     """
     saved = _read_settings(folder) if (folder / SETTINGS_FILE).is_file() else _read_hugging_face(folder)
+    try:
+        refuse_code(read_json(folder / "config.json"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
     tokenizer = _read_tokenizer(folder)
     try:
         config = SurgViVQAConfig.from_pretrained(folder)
@@ -224,7 +228,10 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
     tensors = {names[name]: tensor for name, tensor in found.items()}
     if saved.holds == "all":
         config.video_config.num_frames = num_frames or config.video_config.num_frames
-        model = SurgViVQAModel(config)
+        try:
+            model = SurgViVQAModel(config)
+        except Exception as error:  # impossible numbers: Transformers raises whatever they lead to
+            raise _damaged(folder, error) from error
     else:
         model = assemble(saved.settings, config.lora).model
     required = all_of(model) if saved.holds == "all" else new_of(model) | set(saved.tensors)
@@ -233,9 +240,8 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
 
 
 def _refuse_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:
-    """Raises InputError where the configuration asks for more than the weights can be, or for code."""
+    """Raises InputError where the configuration asks for more than the weights can be."""
     try:
-        refuse_code(config.to_dict())
         if config.lora:
             _refuse_rank(int(lora_of(config.lora)["r"]), tensors)
         if holds == "all":
@@ -248,7 +254,7 @@ def _refuse_rank(rank: int, tensors: dict[str, Tensor]) -> None:
     """Raises ValueError where a rank is not that of the adapters in a file: they are made before they are filled."""
     ranks = {len(t) if t.ndim else 0 for n, t in tensors.items() if ".lora_A." in n}
     if ranks - {rank}:
-        raise ValueError(f"its adapters are of rank {min(ranks - {rank})}, its settings say {rank}")
+        raise ValueError(f"its adapters have another shape: rank {min(ranks - {rank})}, where its settings say {rank}")
     if not ranks:
         raise ValueError("its settings ask for adapters, and it holds none")
 

@@ -118,7 +118,15 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
         raise InputError(f"{path} is no state dict: it must map parameter names to tensors, bare or under state_dict.")
+    # A view of one number may be as large as it says: it would be a hang or the end of the memory further on.
+    false = [k for k, v in held.items() if v.layout != torch.strided or v.is_quantized or v.is_meta or _is_false(v)]
+    if false:
+        raise InputError(f"{path} is no state dict: {str(false[0])[:80]} declares more numbers than the file holds.")
     return {str(k): v for k, v in held.items()}
+
+
+def _is_false(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def present_names(names: Any) -> dict[str, str]:
@@ -153,7 +161,7 @@ def published_name(name: str, names: Names) -> str:
 
 def adapter_rank(tensors: dict[str, Tensor]) -> int | None:
     """The rank of a file's adapters; None where it has none."""
-    ranks = [len(t) for n, t in tensors.items() if n.endswith(".lora_A.default.weight")]
+    ranks = [len(t) for n, t in tensors.items() if n.endswith(".lora_A.default.weight") and t.ndim]
     return ranks[0] if ranks else None
 
 
