@@ -1,4 +1,4 @@
-"""What a stranger's file says, taken only as what it should be: JSON of any depth, flags of their kinds, a model's size.
+"""What a stranger's file says, taken only as what it should be: sound JSON, flags of their kinds, a model of its size.
 
 A checkpoint comes from somebody else. Its text may be made to exhaust a parser, its values to be of another kind than
 the code expects, its numbers to ask for more memory than there is. Each becomes a ``ValueError`` with a reason, from
@@ -136,7 +136,9 @@ def lora_of(value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, Mapping):
         raise ValueError("its LoRA settings are no mapping")
-    rank, alpha, dropout = value.get("r"), value.get("alpha"), value.get("dropout")
+    rank: Any = value.get("r")
+    alpha: Any = value.get("alpha")
+    dropout: Any = value.get("dropout")
     good = _fits(rank, int) and _fits(alpha, float) and _fits(dropout, float)
     if not good or rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"its LoRA settings are impossible (r {_short(rank)}, alpha {_short(alpha)}, "
