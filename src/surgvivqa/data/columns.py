@@ -72,7 +72,7 @@ class VideoColumns:
         bounds |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
         least = {"reasoning": -1, "type": -1}
         asked = int(self.counts.sum())
-        return (
+        return bool(
             isinstance(self.video, str)
             and all(isinstance(n, int) for n in self.numbers)
             and all(isinstance(a, str) for a in self.about["answers"])
