@@ -133,7 +133,8 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
     false = [k for k, v in held.items() if _is_odd(v)]
     if false:
         raise InputError(
-            f"{path} is no state dict: {str(false[0])[:80]} is no plain tensor, or declares more numbers than the file holds."
+            f"{path} is no state dict: {str(false[0])[:80]} is no plain tensor, or declares more numbers than the file "
+            f"holds; save it again as plain tensors."
         )
     return {str(k): v for k, v in held.items()}
 
