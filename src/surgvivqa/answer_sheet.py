@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.frames import FrameStore, open_picture
 
 COLUMNS = 4
 _CELL, _FRAME = (440, 372), (430, 240)
@@ -31,8 +31,8 @@ def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12
     store = FrameStore(image_root)
     for number, record in enumerate(chosen):
         left, top = 10 + _CELL[0] * (number % COLUMNS), 10 + _CELL[1] * (number // COLUMNS)
-        with Image.open(store.path(record["video"], record["frame"])) as frame:
-            sheet.paste(frame.convert("RGB").resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
+        frame = open_picture(store.path(record["video"], record["frame"]))
+        sheet.paste(frame.resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
         _write(ImageDraw.Draw(sheet), record, left, top + _FRAME[1] + 6)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")

@@ -32,6 +32,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     aside = beside(path, ASIDE)
     with _kept(path, lambda: aside.unlink(missing_ok=True)):
+        aside.unlink(missing_ok=True)  # a link left there would be written through
         write(aside)
         _flush(aside)
         aside.replace(path)
@@ -49,20 +50,30 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises:
         RunError: as ``write_file``.
     """
+    if folder.is_symlink():  # of a stranger's folder it may lead anywhere, and what is there would be replaced
+        raise RunError(f"{folder} is a link, which is not written through; give the folder itself, or remove the link.")
     folder = folder.resolve()  # "." has no name
     aside, old = beside(folder, ASIDE), beside(folder, REPLACED)
     with _kept(folder, lambda: shutil.rmtree(aside, ignore_errors=True)):
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         aside.mkdir(parents=True)
         write(aside)
         for path in (*aside.rglob("*"), aside):
             _flush(path)
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
             folder.replace(old)
         aside.replace(folder)
         _flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder; of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def in_place(folder: Path) -> Path:

@@ -95,7 +95,8 @@ def _interval_note(intervals: Mapping[str, Any]) -> str:
     if not intervals:
         return "There are no intervals: they need at least two videos, and an evaluation that computed them."
     few = " With so few videos they are coarse, and narrower than 95% asks for." if intervals["videos"] < 20 else ""
-    return f"Intervals: {intervals['method']}, {intervals['videos']} videos, {intervals['resamples']:,} resamples.{few}"
+    method = re.sub(r"[^\w .,+()%-]", "", str(intervals["method"]))[:100]
+    return f"Intervals: {method}, {intervals['videos']} videos, {intervals['resamples']:,} resamples.{few}"
 
 
 def cell(value: Any) -> str:
@@ -104,7 +105,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    return re.sub(r"[^\w .,+=:()%-]", "", last_name(str(value)))[:60]
+    return re.sub(r"[^\w .,+=:()%-]", "", last_name(str(value)[:1000]))[:60]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

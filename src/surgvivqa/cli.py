@@ -19,6 +19,7 @@ from surgvivqa import __version__
 from surgvivqa.config import yaml_arguments
 from surgvivqa.errors import InputError, SurgViVQAError
 from surgvivqa.memory import keep_freed_memory
+from surgvivqa.privacy import holds_secret, masked
 
 # command: (its dataclass, the module and function that do it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except SurgViVQAError as error:
         if not error.told_elsewhere:
-            print(f"surgvivqa: {error.sentence}", file=sys.stderr)
+            print(f"surgvivqa: {one_line(masked(error.sentence))}", file=sys.stderr)
         leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
         return error.exit_code
     except KeyboardInterrupt:
@@ -138,12 +139,30 @@ def parse(command: str, cls: Any, arguments: list[str]) -> Any:
             given += yaml_arguments(Path(path), cls)
         else:
             rest.append(argument)
+    refuse_secrets([*given, *rest])
     try:
-        return tyro.cli(cls, prog=f"surgvivqa {command}", args=[*given, *rest])
+        parsed = tyro.cli(cls, prog=f"surgvivqa {command}", args=[*given, *rest])
     except SystemExit as stop:
         if stop.code:
             raise SystemExit(2) from None
         raise
+    # What the environment stands in for (SSGVQA_ROOT, IMAGE_ROOT).
+    refuse_secrets([f"--{name.replace('_', '-')}={value}" for name, value in vars(parsed).items()])
+    return parsed
+
+
+def refuse_secrets(arguments: Sequence[str]) -> None:
+    """Raises InputError where a flag holds a token, or an address with a login: flags are kept in ``config.yaml``,
+    checkpoints and figures, and told in the log."""
+    flag = "The command"
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.partition("=")[0]
+        if holds_secret(argument):
+            raise InputError(
+                f"{flag} holds what looks like a token or an address with a login, which would be kept in the run's "
+                f"files; log in with `hf auth login` or HF_TOKEN, and fetch data to a folder first."
+            )
 
 
 def usage() -> str:
@@ -170,6 +189,19 @@ def quiet_libraries() -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
+    if mask_record not in logger.filters:
+        logger.addFilter(mask_record)  # of the logger, so before every handler: train.log's too
+
+
+def mask_record(record: logging.LogRecord) -> bool:
+    """Takes tokens out of a record of the log."""
+    record.msg, record.args = masked(record.getMessage()), ()
+    return True
+
+
+def one_line(text: str) -> str:
+    """A sentence without what would forge a second one, or command the terminal: names may be a stranger's."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 if __name__ == "__main__":

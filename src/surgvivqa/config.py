@@ -295,6 +295,7 @@ class CheckConfig(TrainConfig):
     """How many frames to decode, spread over the videos; 0 for all."""
 
 
+_LARGEST_YAML = 1_000_000  # bytes
 _LEAST = {
     "seed": 0,
     "batch_size": 1,
@@ -388,6 +389,16 @@ def _argument(name: str, value: Any) -> list[str]:
     return [flag, *(str(v) for v in value)] if isinstance(value, list) else [flag, str(value)]
 
 
+class _Flags(yaml.SafeLoader):
+    """YAML without aliases: a few lines of aliases of aliases are more than any memory as text."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As YAML's own."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:
     """Reads a YAML file of flags for ``cls``.
 
@@ -395,8 +406,13 @@ def read_yaml(path: Path, cls: type) -> dict[str, Any]:
         InputError: the file cannot be read, is no mapping, or has a key that is no flag (the nearest one is named).
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        if path.stat().st_size > _LARGEST_YAML:
+            raise InputError(f"Config file {path} is larger than {_LARGEST_YAML:,} bytes, so it is no file of flags.")
+        text = path.read_text(encoding="utf-8")
+        loaded = _Flags(text).get_single_data()
+    except RecursionError:
+        raise InputError(f"Config file {path} is nested too deep to be a file of flags.") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"Config file {path} cannot be read ({str(error).splitlines()[0]}).") from None
     values = {} if loaded is None else loaded
     if not isinstance(values, dict):

@@ -1,7 +1,6 @@
 """Checkpoints from one form to another: published files, Hugging Face folders, PEFT adapters; and to the hub."""
 
 import dataclasses
-import json
 import logging
 import re
 from dataclasses import dataclass, field
@@ -11,11 +10,13 @@ from typing import Any, Literal
 from surgvivqa.config import ModelConfig
 from surgvivqa.errors import InputError
 from surgvivqa.hub import is_name, push
+from surgvivqa.intervals import FIGURES
 from surgvivqa.model.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import SETTINGS_FILE, export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.published import Names
 from surgvivqa.model_card import is_licence, trained_parts, write_model_card
+from surgvivqa.strangers import read_json
 
 log = logging.getLogger("surgvivqa")
 
@@ -144,6 +145,8 @@ def _refuse_flags(config: ConvertConfig) -> None:
 def _refuse_output(config: ConvertConfig) -> None:
     """What is there already is replaced on request, if it is a checkpoint and not what is read, and never otherwise."""
     output = config.output
+    if output.is_symlink():
+        raise InputError(f"--output {output} is a link, which is not written through; give the place itself.")
     if not output.exists():
         return
     here, read = output.resolve(), config.checkpoint.resolve()
@@ -169,15 +172,27 @@ def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
         if not ((run / "config.yaml").is_file() and path.is_file()):
             return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         if not {"n", "acc", "by_type"} <= found.keys():
             raise ValueError("it lacks eval's figures")
-    except (OSError, ValueError, AttributeError) as error:
+        _refuse_odd_figures(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--metrics {path} is no metrics.json of eval ({str(error)[:120]}).") from None
     if config.metrics is None and not Path(str(found.get("checkpoint"))).resolve().is_relative_to(run.resolve()):
         log.info("%s is of another checkpoint, so the model card goes without figures; give --metrics to use it.", path)
         return None
     return found
+
+
+def _refuse_odd_figures(found: dict[str, Any]) -> None:
+    """Raises ValueError (or what a value of another kind leads to) where something else stands for a figure."""
+    groups = [*(found["by_type"] or {}).values(), *(found.get("by_reasoning") or {}).values()]
+    numbers = [row.get(key) for row in (found, *groups) for key in ("n", *FIGURES)]
+    intervals = found.get("intervals") or {}
+    numbers += [end for key in FIGURES for end in intervals.get(key) or ()]
+    numbers += [intervals[key] for key in ("videos", "resamples") if intervals]
+    if not all(value is None or isinstance(value, int | float) for value in numbers) or found["n"] is None:
+        raise ValueError("something else stands in the place of a figure")
 
 
 def _size(path: Path) -> int:

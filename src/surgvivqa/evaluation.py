@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from surgvivqa.atomic import write_text
 from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import BadFrame, refuse_missing
@@ -100,7 +101,10 @@ def prepare(
     output = config.output or _default_output(config)
     try:
         if main:
+            if output.is_symlink() and config.output is None:  # in a stranger's run folder it may lead anywhere
+                raise InputError(f"{output} is a link, which is not written through; give the place with --output.")
             output.mkdir(parents=True, exist_ok=True)
+            (output / ".probe").unlink(missing_ok=True)
             (output / ".probe").touch()
             (output / ".probe").unlink()
     except OSError as error:
@@ -162,8 +166,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     }
     if not state.is_main_process:
         return figures
-    _write(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-    _write(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    write_text(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))
     if len(bad):
         left = sum(question_counts(frames)) - len(records)
@@ -226,9 +230,3 @@ def _default_output(config: EvalConfig) -> Path:
         return Path("runs") / PACKAGED / f"eval-{config.split}"
     folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
     return (folder.parent if folder.name == "best" else folder) / f"eval-{config.split}"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from surgvivqa.config import ModelConfig
 from surgvivqa.errors import InputError
 from surgvivqa.privacy import SECRET, WITH_PATHS, hub_name, masked, public_settings
+from surgvivqa.strangers import read_json
 
 log = logging.getLogger("surgvivqa")
 TIMEOUT = 5.0  # seconds for the hub's first answer; its library waits for ever by default
@@ -148,9 +149,9 @@ def _stage(files: list[Path], folder: Path) -> None:
     for file in files:
         if file.name in WITH_PATHS:
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                raise InputError(f"{file} is no JSON; the checkpoint is damaged.") from None
+                content = dict(read_json(file))
+            except (ValueError, TypeError):
+                raise InputError(f"{file} is no JSON mapping; the checkpoint is damaged.") from None
             if file.name == "surgvivqa.json":
                 _warn_of_folders(content.get("settings") or {})
             (folder / file.name).write_text(json.dumps(public_settings(content), indent=2), encoding="utf-8")

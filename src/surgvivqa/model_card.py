@@ -115,6 +115,7 @@ def write_model_card(
     path = folder / "README.md"
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.unlink(missing_ok=True)  # a link left there would be written through
         temporary.write_text(model_card(card), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
@@ -199,7 +200,7 @@ def _what(card: Card) -> str:
     if card.settings.preset == "tiny":
         parts = "small versions of a VideoMAE, a BLIP text encoder and a GPT-2, from surgvivqa's packaged base"
     else:
-        shown = (f"`{part_name(v)}`" + ("" if hub_name(v) else " (a local copy)") for v in _parts(card.settings))
+        shown = (f"`{cell(part_name(v))}`" + ("" if hub_name(v) else " (a local copy)") for v in _parts(card.settings))
         parts = "the video encoder {}, the text encoder {} and the decoder {}".format(*shown)
     learned = {True: "drawn scenes in SSG-QA's format", False: "SSG-QA", None: "questions in SSG-QA's format"}
     return f"""# {card.repo.split("/")[-1]}

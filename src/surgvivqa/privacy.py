@@ -23,13 +23,19 @@ _PARTS = ("video_model", "text_model", "decoder_model")  # of ModelConfig: a hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CACHE = re.compile(r"models--([A-Za-z0-9][\w.-]*)[/\\]snapshots[/\\]")
 _FOLDER = re.compile(r"^([/~]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
-_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]+|(?<=Bearer )[\w.~+/=-]+|(?<=://)[^/@\s]+(?=@)")
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]+|(?<=Bearer )[\w.~+/=-]+|(?<=:/)(?P<second>/?)[^/@\s]+(?=@)")
+_LOGIN = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/@\s]*:[^/@\s]+@")  # Path makes one slash of two
 SECRET = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")  # a whole token, as the hub gives them out
 
 
 def masked(text: str) -> str:
     """A message with the hub's tokens (``hf_...``), bearer tokens and the logins of addresses taken out."""
-    return _TOKEN.sub(lambda found: f"{found[1]}_***" if found[1] else "***", text)
+    return _TOKEN.sub(lambda found: f"{found[1]}_***" if found[1] else f"{found['second'] or ''}***", text)
+
+
+def holds_secret(value: str) -> bool:
+    """Whether a flag's value is, or holds, a whole token of the hub's or an address with a password in it."""
+    return bool(SECRET.search(value.encode(errors="replace")) or _LOGIN.search(value))
 
 
 def hub_name(value: str) -> str | None:

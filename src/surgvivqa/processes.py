@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 
 from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.workers import end_workers
 from surgvivqa.errors import InputError, RunError, SurgViVQAError
 
 log = logging.getLogger("surgvivqa")
@@ -72,8 +72,7 @@ def leave_if_several(exit_code: int, last_words: str = "") -> None:
     """
     if not torch.distributed.is_initialized():
         return
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    end_workers()
     logging.shutdown()
     sys.stderr.write(last_words)
     sys.stdout.flush()

@@ -8,6 +8,7 @@ figure so far, and the losses since the last line of the log.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
 from surgvivqa.model.checkpoints import read_weights
 from surgvivqa.model.published import load_safetensors, new_of, put
+from surgvivqa.strangers import read_json
 
 log = logging.getLogger("surgvivqa")
 STATE, MOMENTS = "training.json", "training.safetensors"
@@ -69,7 +71,8 @@ def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: to
 
 def step_folders(checkpoints: Path) -> list[Path]:
     """A run's checkpoints, newest first."""
-    return sorted(checkpoints.glob("step-*[0-9]"), key=lambda folder: int(folder.name[5:]), reverse=True)
+    found = [folder for folder in checkpoints.glob("step-*") if re.fullmatch("[0-9]{1,18}", folder.name[5:])]
+    return sorted(found, key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
 def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
@@ -83,9 +86,10 @@ def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
     found = step_folders(checkpoints)
     for folder in found:
         try:
-            saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            saved = read_json(folder / STATE)
             sums = saved.pop("sha256")
             progress = Progress(**saved)
+            _refuse_odd(progress)
             bad = [p.name for p in _summed(folder) if _sum(p) != sums.pop(p.name, "")] or list(sums)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s is no whole checkpoint (%s); an older one is looked for.", folder, error)
@@ -99,6 +103,17 @@ def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
             f"cannot go on; mend the disk, or give another folder, or --overwrite to start anew."
         )
     return None
+
+
+def _refuse_odd(progress: Progress) -> None:
+    """Raises ValueError where a value is of another kind than ``save_state`` writes."""
+    numbers = [progress.step, progress.questions, progress.best or 0.0]
+    kinds = isinstance(progress.losses, list) and isinstance(progress.of, dict) and isinstance(progress.validated, bool)
+    kinds = kinds and all(len(bad) == 3 for bad in progress.bad)
+    if not kinds or not isinstance(progress.scaler, dict | None):
+        raise ValueError(f"{STATE} is not as it was written")
+    if not all(isinstance(v, int | float) for v in [*numbers, *progress.losses]) or not isinstance(progress.step, int):
+        raise ValueError(f"{STATE} has something else in the place of a number")
 
 
 def load_weights(folder: Path, model: Any) -> None:

@@ -55,6 +55,12 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
     """
     folder = config.checkpoint_dir
     start = Start(folder)
+    # The folder may be a stranger's. A link in the place of checkpoints/ is somebody's larger disk; of a file, a trap.
+    links = [n for n in (*RUN_FILES, "train.log", "config.yaml") if n != "checkpoints" and (folder / n).is_symlink()]
+    if main and links:
+        raise InputError(
+            f"--checkpoint-dir {folder} has the link {links[0]}, which a run would write through; remove it."
+        )
     if main and folder.is_dir() and os.access(folder, os.W_OK):
         _lock(folder)
     if main and any((folder / name).exists() for name in RUN_FILES):
@@ -104,7 +110,10 @@ def _lock(folder: Path) -> None:
     The lock goes with the process, however it ends; processes forked from it do not hold it. File systems without locks
     are left alone.
     """
-    handle = (folder / ".lock").open("w")
+    try:  # never through a link, and never emptied: the folder may be a stranger's
+        handle = os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+    except OSError as error:
+        raise InputError(f"--checkpoint-dir {folder} cannot be locked (.lock: {error.strerror}).") from None
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -129,7 +138,7 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
         was = {name: saved[name] for name in saved if name not in _FREE}
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         raise InputError(
             f"--checkpoint-dir {folder} holds a run without its config.yaml, so it cannot go on; give another folder, "
             f"or --overwrite."

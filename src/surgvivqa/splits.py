@@ -1,6 +1,5 @@
 """The video splits of SSG-VQA-Net, and the guards that keep the test videos out of training."""
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from surgvivqa.errors import InputError
+from surgvivqa.strangers import read_json
 
 TEST_VIDEOS: frozenset[str] = frozenset({"VID02", "VID22", "VID43", "VID60", "VID74"})
 SPLIT_NAMES = ("train", "val", "test")
@@ -74,7 +74,7 @@ def overlap(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
 def _read_names(path: Path) -> tuple[str, ...]:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = read_json(path)
     except FileNotFoundError:
         raise InputError(f"Split file {path} does not exist; a splits folder holds one file for each split.") from None
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from surgvivqa.errors import FrameError, InputError
+from surgvivqa.strangers import parse_json
 
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -126,16 +127,20 @@ class CacheFile:
                 (length,) = struct.unpack("<Q", file.read(8))
                 if length > min(size, _LONGEST_HEADER):
                     raise ValueError("its header is too long")
-                header = json.loads(file.read(length))
+                header = parse_json(file.read(length))
             metadata = header["__metadata__"]
             if zlib.crc32(metadata["index"].encode()) != int(metadata["index_crc32"]):
                 raise ValueError("the checksum of its header is wrong")
-            index = json.loads(metadata["index"])
+            index = parse_json(metadata["index"])
             self.fingerprint, self.dtype = str(index["fingerprint"]), str(index["dtype"])
             self.width, self.format = int(index["width"]), int(index["format"])
             self.entries: dict[Key, Entry] = {}
             start = 0
             for video, frame, tag, rows, crc in index["items"]:
+                if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
+                    raise ValueError("its header lists what is no item")
+                if rows < 0:
+                    raise ValueError("its header lists an item of no rows")
                 self.entries[video, frame, tag] = Entry(start, rows, crc)
                 start += rows
             self.shape, self.data_start = (start, self.width), 8 + length
@@ -147,7 +152,7 @@ class CacheFile:
                 raise ValueError(f"it has {size} bytes where its header says {self.data_start + self.data_bytes}")
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
             raise InputError(
                 f"Cache file {path} is damaged ({str(error)[:120]}); remove it, and what it held is made again."
             ) from None

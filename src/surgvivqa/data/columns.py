@@ -20,6 +20,7 @@ import pyarrow as pa
 from surgvivqa import labels
 from surgvivqa.data import ssgqa
 from surgvivqa.data.ssgqa import REASONINGS, TYPES, Frame, Question, ReadReport
+from surgvivqa.strangers import parse_json
 
 _FORMAT = 1
 _VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}
@@ -49,7 +50,7 @@ class VideoColumns:
 
     def __init__(self, batch: pa.RecordBatch, root: Path, path: Path | None = None) -> None:
         self.batch, self.root, self.path = batch, root, path
-        self.about: dict[str, Any] = json.loads(batch.column("about")[0].as_py())
+        self.about: dict[str, Any] = parse_json(batch.column("about")[0].as_py())
         self.video: str = self.about["video"]
         self.files = QuestionFiles((), self.about["fingerprint"], self.about["settled"])
         self.numbers: list[int] = self.about["frames"]
@@ -63,6 +64,26 @@ class VideoColumns:
             np.frombuffer(offsets, np.int64)[: self.distinct + 1] if self.distinct else np.zeros(1, np.int64)
         )
         self._text = memoryview(text if self.distinct else b"")[: self._offsets[-1]]
+
+    def is_sound(self) -> bool:
+        """Whether every number points at what is there. Arrow trusts what it maps, and a checksum anybody can make."""
+        self.batch.validate(full=True)
+        bounds = {"code": self.distinct, "label": len(labels.LABELS), "answer": len(self.about["answers"])}
+        bounds |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
+        least = {"reasoning": -1, "type": -1}
+        asked = int(self.counts.sum())
+        return bool(
+            isinstance(self.video, str)
+            and all(isinstance(n, int) for n in self.numbers)
+            and all(isinstance(a, str) for a in self.about["answers"])
+            and len(self.numbers) == len(self.counts)
+            and (self.counts >= 0).all()
+            and all(len(values) == asked for values in self.values.values())
+            and all(
+                not asked or (self.values[n].min() >= least.get(n, 0) and self.values[n].max() < most)
+                for n, most in bounds.items()
+            )
+        )
 
     def texts(self, codes: np.ndarray) -> list[str]:
         """The question strings of some codes."""

@@ -69,6 +69,15 @@ def load_image(
     """One frame as float32 ``[3, size, size]``, normalised by channel.
 
     Raises:
+        FrameError: as ``open_picture``.
+    """
+    return image_tensor(open_picture(path), size, fit, mean, std)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture in RGB, decoded.
+
+    Raises:
         FrameError: the file is missing, is no image, is damaged or cut off, is absurdly large, or is no still picture
             of 8 bits a channel in grey or RGB.
     """
@@ -86,7 +95,7 @@ def load_image(
                 # checksums, which decoding leaves out, show them. They take a hundredth of the decoding's time.
                 image.verify()
             with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                return image_tensor(image, size, fit, mean, std)
+                return _rgb(image)
     except FileNotFoundError:
         raise FrameError(f"Frame {path} does not exist.") from None
     except Image.UnidentifiedImageError:
@@ -100,8 +109,9 @@ class _Refused(ValueError):
     """A picture that could be decoded but would not be what it stands for."""
 
 
-def _refuse_kind(image: Image.Image) -> None:
-    """What would only be guessed at: which of several pictures, how 16 bits become 8, what CMYK inks look like."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB. Refuses what would only be guessed at: which of several pictures, how 16 bits become 8, what
+    CMYK inks look like."""
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1:
         raise _Refused(f"it holds {pictures} pictures, not one")
@@ -110,6 +120,7 @@ def _refuse_kind(image: Image.Image) -> None:
         raise _Refused("it has more than 8 bits a channel; convert it to 8")
     if image.mode not in _MODES:
         raise _Refused(f"its colours are {image.mode}; convert it to RGB")
+    return image.convert("RGB")
 
 
 def image_tensor(
@@ -124,8 +135,7 @@ def image_tensor(
     Raises:
         ValueError: it has several pictures, more than 8 bits a channel, or colours other than grey and RGB.
     """
-    _refuse_kind(image)
-    fitted = fit_image(image.convert("RGB"), size, fit)
+    fitted = fit_image(_rgb(image), size, fit)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0).permute(2, 0, 1)
     return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).contiguous()
 

@@ -244,12 +244,15 @@ def _scanned(folder: Path) -> QuestionFiles | None:
 def _batches(path: Path) -> list[pa.RecordBatch]:
     """The record batches of an index file, mapped; none where it is missing, damaged or another parser's."""
     # Arrow trusts what it maps: it would follow a flipped bit out of the file. So nothing is shown to it unchecked.
-    with contextlib.suppress(OSError, pa.ArrowException):
+    faults = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # of a file that somebody else made
+    with contextlib.suppress(OSError, pa.ArrowException, *faults):
         raw = pa.memory_map(str(path)).read_buffer()
         if raw.size > _DIGEST and _digest(raw[:-_DIGEST]) == raw[-_DIGEST:].to_pybytes():
             reader = pa.ipc.open_stream(raw[:-_DIGEST])
             if reader.schema.equals(schema(), check_metadata=True):
-                return list(reader)
+                batches = list(reader)
+                if all(VideoColumns(batch, Path(), path).is_sound() for batch in batches):
+                    return batches
     return []
 
 

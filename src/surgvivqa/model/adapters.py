@@ -1,7 +1,6 @@
 """LoRA adapters put on a bundle's decoder, merged into it, and kept in PEFT's own folder format."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from surgvivqa.model.bundle import Bundle, saved_tensors
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.strangers import lora_of, names_of, read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OTHER_WEIGHTS = "other_trained.safetensors"  # what was trained beside the adapters, which PEFT knows nothing of
@@ -98,10 +98,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_CONFIG
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        settings = {"r": int(saved["r"]), "alpha": saved["lora_alpha"], "dropout": float(saved["lora_dropout"])}
+        saved = read_json(path)
+        settings = lora_of({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
         targets = saved["target_modules"]
-        targets = [targets] if isinstance(targets, str) else sorted(targets)
+        targets = [targets] if isinstance(targets, str) else sorted(names_of(targets))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
     odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if saved.get(k)]

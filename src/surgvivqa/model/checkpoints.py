@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.atomic import in_place, write_file, write_folder, write_text
-from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
+from surgvivqa.config import ModelConfig, TrainConfig, clip_length, read_yaml, refuse_numbers
 from surgvivqa.errors import InputError, first_line
 from surgvivqa.hub import fetch, is_name
 from surgvivqa.model import adapters
@@ -50,6 +50,7 @@ from surgvivqa.model.published import (
     trained_of,
 )
 from surgvivqa.privacy import part_name
+from surgvivqa.strangers import flags_of, is_plain_name, lora_of, names_of, read_json, refuse_code, refuse_size
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
 PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
@@ -212,22 +213,50 @@ def load_folder(folder: Path, num_frames: int | None = None) -> Bundle:
         InputError: something in it is damaged or missing.
     """
     saved = _read_settings(folder) if (folder / SETTINGS_FILE).is_file() else _read_hugging_face(folder)
+    try:
+        refuse_code(read_json(folder / "config.json"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
     tokenizer = _read_tokenizer(folder)
     try:
         config = SurgViVQAConfig.from_pretrained(folder)
     except Exception as error:  # Transformers raises several kinds
         raise _damaged(folder, error) from error
     found = read_weights(folder)
+    _refuse_model(folder, config, found, saved.holds)
     names = present_names(found)  # Hugging Face's save_pretrained writes older ones
     tensors = {names[name]: tensor for name, tensor in found.items()}
     if saved.holds == "all":
         config.video_config.num_frames = num_frames or config.video_config.num_frames
-        model = SurgViVQAModel(config)
+        try:
+            model = SurgViVQAModel(config)
+        except Exception as error:  # impossible numbers: Transformers raises whatever they lead to
+            raise _damaged(folder, error) from error
     else:
         model = assemble(saved.settings, config.lora).model
     required = all_of(model) if saved.holds == "all" else new_of(model) | set(saved.tensors)
     report = put(model, tensors, folder, required)
     return Bundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
+
+
+def _refuse_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:
+    """Raises InputError where the configuration asks for more than the weights can be."""
+    try:
+        if config.lora:
+            _refuse_rank(int(lora_of(config.lora)["r"]), tensors)
+        if holds == "all":
+            refuse_size(config, tensors)
+    except (ValueError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _refuse_rank(rank: int, tensors: dict[str, Tensor]) -> None:
+    """Raises ValueError where a rank is not that of the adapters in a file: they are made before they are filled."""
+    ranks = {len(t) if t.ndim else 0 for n, t in tensors.items() if ".lora_A." in n}
+    if ranks - {rank}:
+        raise ValueError(f"its adapters have another shape: rank {min(ranks - {rank})}, where its settings say {rank}")
+    if not ranks:
+        raise ValueError("its settings ask for adapters, and it holds none")
 
 
 def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
@@ -238,6 +267,11 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
     saved = _read_settings(folder) if known else Saved(dataclasses.replace(fallback))
     settings, run = saved.settings, saved.run
     settings.lora_r, settings.lora_alpha, settings.lora_dropout = lora["r"], lora["alpha"], lora["dropout"]
+    found = load_safetensors(folder / adapters.ADAPTER_WEIGHTS)
+    try:
+        _refuse_rank(lora["r"], found)
+    except ValueError as error:
+        raise _damaged(folder, error) from error
     if settings.preset == "tiny":
         bundle = adapters.with_adapters(load_folder(PACKAGED_BASE, settings.num_frames), lora)
         bundle = dataclasses.replace(bundle, settings=settings, run=run)
@@ -248,7 +282,6 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
             f"{folder} adapts {', '.join(targets)}, but this model's adapters are on "
             f"{', '.join(lora_targets(bundle.model.decoder))}; they are of another decoder or another LoRA setting."
         )
-    found = load_safetensors(folder / adapters.ADAPTER_WEIGHTS)
     names = present_names([f"llm.{name}" for name in found])
     tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
     if (folder / adapters.OTHER_WEIGHTS).is_file():
@@ -264,7 +297,11 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     tensors = read_tensors(path)
     beside = path.parent / "config.yaml"
     run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
-    settings = ModelConfig(**({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback)))
+    try:
+        settings = _settings({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback))
+        run = _run(run)
+    except ValueError as error:
+        raise InputError(f"Config file {beside} does not fit ({first_line(error)}).") from error
     rank = adapter_rank(tensors)
     if not run:
         settings.lora_r = rank or 0
@@ -299,11 +336,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not index.is_file():
         return load_safetensors(folder / WEIGHTS)
     try:
-        where: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted({str(name) for name in where.values()})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        where = read_json(index)["weight_map"]
+        files = sorted(set(names_of(list(where.values()))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
-    if any(Path(name).name != name for name in files):
+    if any(not is_plain_name(name) for name in files):
         raise InputError(f"{index} names a file outside its folder ({files[0]}), which is not read.")
     tensors: dict[str, Tensor] = {}
     for name in files:
@@ -327,10 +364,12 @@ class Saved:
 
 def _read_settings(folder: Path) -> Saved:
     try:
-        saved = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        settings = ModelConfig(**saved["settings"])
+        saved = read_json(folder / SETTINGS_FILE)
+        settings = _settings(saved["settings"])
         holds = saved.get("holds", "all" if settings.preset == "tiny" else "trained")
-        return Saved(settings, saved.get("run", {}), holds, saved.get("tensors", ()))
+        if holds not in ("all", "trained", "adapters"):
+            raise ValueError("it does not say what it holds")
+        return Saved(settings, _run(saved.get("run", {})), holds, names_of(saved.get("tensors", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
 
@@ -338,17 +377,34 @@ def _read_settings(folder: Path) -> Saved:
 def _read_hugging_face(folder: Path) -> Saved:
     """The settings of a folder that ``save_pretrained`` of model and processor made: what these two say."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         if config.get("model_type") != SurgViVQAConfig.model_type:
             raise InputError(f"{folder} holds a {config.get('model_type')} model, not a SurgViVQA model.")
         path = folder / "processor_config.json"
-        processor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        processor = read_json(path) if path.is_file() else {}
         known = {name: value for name, value in (config | processor).items() if name in MODEL_FIELDS}
-        lora = config.get("lora") or {"r": 0}
+        lora = lora_of(config["lora"]) if config.get("lora") else {"r": 0}
         known |= {f"lora_{name}": value for name, value in lora.items()}
-        return Saved(ModelConfig(**known))
+        return Saved(_settings(known))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
+
+
+def _settings(values: Any) -> ModelConfig:
+    """Raises ValueError or InputError where a value is none of its flag's."""
+    if unknown := set(values) - set(MODEL_FIELDS):
+        raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
+    settings = ModelConfig(**flags_of(ModelConfig, values))
+    refuse_numbers(settings)
+    clip_length(settings)  # refuses odd ones
+    return settings
+
+
+def _run(values: Any) -> dict[str, Any]:
+    """Raises ValueError where a value is none of its flag's."""
+    flags_of(TrainConfig, values)
+    names_of(values.get("train_videos") or ())
+    return dict(values)
 
 
 def _read_tokenizer(folder: Path) -> Any:

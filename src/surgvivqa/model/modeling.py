@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, V
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import Packed
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.hub import fetch
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -21,6 +21,7 @@ from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.video_pool import pool_tokens
 from surgvivqa.model.video_positions import set_positions
 from surgvivqa.scoring import LabelTrie, score_rows
+from surgvivqa.strangers import refuse_folder
 
 LOGIT_ROWS = 64
 # What Hugging Face's Auto classes hand on, and what has been seen to by the time they do.
@@ -56,7 +57,7 @@ class SurgViVQAModel(PreTrainedModel):
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
         self.video_projection: nn.Module | None = None
         self.text_projection: nn.Module | None = None
-        llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config)
+        llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config, trust_remote_code=False)
         for name, from_width, to_width in projections(config):
             setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
         install(self.text_encoder, llm)
@@ -215,6 +216,12 @@ class SurgViVQAModel(PreTrainedModel):
                 )
             model = load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
             return model if dtype in (None, "auto") else model.to(dtype)
+        if Path(name).is_dir():
+            try:
+                refuse_folder(Path(name))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
+        kwargs["use_safetensors"] = True  # never a pickle
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from surgvivqa.config import ModelConfig, clip_length
-from surgvivqa.errors import InputError
+from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.attention import install
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -25,12 +25,14 @@ from surgvivqa.model.decoders import plain_logits, refuse_what_cannot_be_packed
 from surgvivqa.model.modeling import SurgViVQAModel, projections
 from surgvivqa.model.video_positions import set_positions
 from surgvivqa.model.vocabulary import ADDED_ROWS_SEED, fit_vocabulary
+from surgvivqa.strangers import refuse_code, refuse_folder
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
     """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
     configuration as ``position_frames``, for ``video_positions``."""
     with _clear_errors("--video-model", name):
+        _refuse_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         _refuse_kind("--video-model", name, config, "videomae")
         trained, config.num_frames = config.num_frames, num_frames
@@ -49,6 +51,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
     SurgViVQA checkpoints do: one is added, unused, from a fixed seed.
     """
     with _clear_errors("--text-model", name):
+        _refuse_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
@@ -77,7 +80,9 @@ def load_text_encoder(name: str) -> BlipTextModel:
 def load_decoder(name: str) -> tuple[Any, Any]:
     """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
+        _refuse_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        refuse_code({"attn_implementation": config._attn_implementation})
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise InputError(
                 f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
@@ -133,10 +138,16 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
 def _clear_errors(flag: str, name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a folder of a stranger's makes Transformers and PyTorch raise errors of every kind
+        if type(error).__name__ == "UnpicklingError":
+            raise InputError(
+                f"{flag} {name} holds a pickle with Python objects in it; such objects are never executed here, so "
+                f"give a folder with safetensors."
+            ) from error
         if Path(name).is_dir():
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{flag} {name} is a folder that cannot be loaded ({reason[:200]}).") from error
+            raise InputError(f"{flag} {name} is a folder that cannot be loaded ({first_line(error, 200)}).") from error
         raise InputError(
             f"{flag} {name} is no local folder, and the model hub cannot be reached or does not have it; download the "
             f"model where there is a network and give its folder with {flag} (in eval and predict "
@@ -144,7 +155,18 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
         ) from error
 
 
+def _refuse_folder(name: str) -> None:
+    """Raises ValueError where a local folder leads out of itself, or asks for code."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    if (folder / "adapter_config.json").is_file():  # Transformers would load the model that the file names instead
+        raise ValueError("it holds adapters, not a model; merge them into their model first")
+    refuse_folder(folder)
+
+
 def _refuse_kind(flag: str, name: str, config: Any, *kinds: str) -> None:
+    refuse_code({"attn_implementation": config._attn_implementation})  # of the hub's folders, which are not looked at
     if config.model_type not in kinds:
         raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
 

@@ -4,8 +4,9 @@ They come bare or under a key, with and without LoRA, with the names of older an
 marks that DataParallel and ``torch.compile`` leave. Reading never executes what a file holds: tensors alone are taken.
 """
 
-import pickle
+import pickle  # for the name of its error alone
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _RENAMED = (
 _OLD_NORM = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
 _ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
 _BASE = "llm.base_model.model."
+_LONGEST_NAME = 500
 
 
 @dataclass
@@ -76,6 +78,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         InputError: the file is cut off, holds anything but tensors, or names one tensor twice.
     """
     found = load_safetensors(path) if path.suffix == ".safetensors" else _load_pth(path)
+    _refuse_odd_names(path, found)
     present: dict[str, Tensor] = {}
     names = present_names(found)
     for old, new in names.items():
@@ -83,6 +86,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise InputError(f"{path} holds two different tensors for {new}; it is not clear which one is meant.")
         present[new] = found[old]
     return present
+
+
+def _refuse_odd_names(path: Path, names: Collection[str]) -> None:
+    """Raises InputError where a name would forge a line of the log, or fill it."""
+    if any(len(name) > _LONGEST_NAME or not name.isprintable() for name in names):
+        raise InputError(f"{path} has tensors with names that are none (too long, or with control characters).")
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -97,10 +106,12 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} does not exist, so the checkpoint is incomplete; copy it again.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged or cut off ({first_line(error)}); copy it again.") from error
+    _refuse_odd_names(path, tensors)
     return tensors
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
+    _refuse_compressed(path)
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -118,7 +129,34 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
         raise InputError(f"{path} is no state dict: it must map parameter names to tensors, bare or under state_dict.")
+    # A view of one number may be as large as it says: it would be a hang or the end of the memory further on.
+    false = [k for k, v in held.items() if _is_odd(v)]
+    if false:
+        raise InputError(
+            f"{path} is no state dict: {str(false[0])[:80]} is no plain tensor, or declares more numbers than the file "
+            f"holds; save it again as plain tensors."
+        )
     return {str(k): v for k, v in held.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raises InputError where a file would grow when it is read: ``torch.save`` never compresses."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # its list of contents alone; nothing is ever unpacked
+            grown = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # PyTorch's older form, or none at all: torch.load says which
+    if grown > path.stat().st_size:
+        raise InputError(
+            f"{path} is compressed ({path.stat().st_size:,} bytes for {grown:,}), which torch.save never does; it is "
+            f"not read. Save the state dict again."
+        )
+
+
+def _is_odd(tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        return True
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def present_names(names: Any) -> dict[str, str]:
@@ -153,7 +191,7 @@ def published_name(name: str, names: Names) -> str:
 
 def adapter_rank(tensors: dict[str, Tensor]) -> int | None:
     """The rank of a file's adapters; None where it has none."""
-    ranks = [len(t) for n, t in tensors.items() if n.endswith(".lora_A.default.weight")]
+    ranks = [len(t) for n, t in tensors.items() if n.endswith(".lora_A.default.weight") and t.ndim]
     return ranks[0] if ranks else None
 
 

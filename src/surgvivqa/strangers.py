@@ -1,0 +1,197 @@
+"""What a stranger's file says, taken only as what it should be: sound JSON, flags of their kinds, a model of its size.
+
+A checkpoint comes from somebody else. Its text may be made to exhaust a parser, its values to be of another kind than
+the code expects, its numbers to ask for more memory than there is. Each becomes a ``ValueError`` with a reason, from
+which the reader of the file makes the sentence that names it.
+"""
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_LARGEST_JSON = 64_000_000  # bytes; an index of a large model's shards has a few hundred thousand
+_FRACTIONS = ("lora_alpha",)  # PEFT's files have fractions there
+_MOST_TOKENS = 1_000_000  # of a clip; a frame of 1,024 pixels in patches of 16 gives 4,096
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or too large or too deep to be a file of ours.
+    """
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"it is larger than {_LARGEST_JSON:,} bytes")
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON text's content.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deep that the parser gives up.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def flags_of(cls: type, values: Any) -> dict[str, Any]:
+    """Those of ``values`` that are flags of a dataclass, if each is of its flag's kind. Paths are text, as in JSON.
+
+    Raises:
+        ValueError: ``values`` is no mapping, or one is of another kind.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError("its settings are no mapping")
+    hints = get_type_hints(cls)
+    for name in hints.keys() & values.keys():
+        value = values[name]
+        if not _fits(value, hints[name]) and not (name in _FRACTIONS and _fits(value, float)):
+            raise ValueError(f"its {name} is {_short(value)}, which is none of its values")
+    return {name: values[name] for name in values if name in hints}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    if kind in (str, Path):
+        return isinstance(value, str | Path) and "\0" not in str(value)
+    return isinstance(value, kind) if isinstance(kind, type) else False
+
+
+def names_of(value: Any) -> list[str]:
+    """A list of names.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
+        raise ValueError(f"{_short(value)} is no list of names")
+    return list(value)
+
+
+def is_plain_name(value: str) -> bool:
+    """Whether a value names a file of the folder itself: no path of any system, nothing hidden in it."""
+    return bool(value) and value not in (".", "..") and not any(c in "/\\:\0" for c in value)
+
+
+def refuse_code(config: Any) -> None:
+    """Refuses what makes Transformers fetch and run code: an attention that is a repository on the hub (``user/name``).
+
+    ``auto_map``, which names Python files, may be there: it is never followed (``trust_remote_code=False``).
+
+    Raises:
+        ValueError: there is one, anywhere in a model's configuration.
+    """
+    stack = [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                if "_implementation" in str(key) and any("/" in text for text in _texts(inner)):
+                    raise ValueError(f"it asks for code from the hub ({key}), which is never run")
+            stack += value.values()
+        elif isinstance(value, list | tuple):
+            stack += value
+
+
+def refuse_folder(folder: Path) -> None:
+    """Refuses a model's folder that leads out of itself, or asks for code.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: an index names weights outside the folder, or ``config.json`` names code on the hub.
+    """
+    for index in folder.glob("*.index.json"):
+        named = read_json(index)["weight_map"].values()
+        outside = [name for name in names_of(list(named)) if not is_plain_name(name)]
+        if outside:
+            raise ValueError(f"{index.name} names a file outside the folder ({outside[0][:60]}), which is not read")
+    if (folder / "config.json").is_file():
+        refuse_code(read_json(folder / "config.json"))
+
+
+def _texts(value: Any) -> list[str]:
+    return [v for v in (value.values() if isinstance(value, Mapping) else [value]) if isinstance(v, str)]
+
+
+def lora_of(value: Any) -> dict[str, Any]:
+    """``{"r", "alpha", "dropout"}`` of adapters.
+
+    Raises:
+        ValueError: a number is missing, or outside its range.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError("its LoRA settings are no mapping")
+    rank: Any = value.get("r")
+    alpha: Any = value.get("alpha")
+    dropout: Any = value.get("dropout")
+    good = _fits(rank, int) and _fits(alpha, float) and _fits(dropout, float)
+    if not good or rank < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"its LoRA settings are impossible (r {_short(rank)}, alpha {_short(alpha)}, "
+                         f"dropout {_short(dropout)})")  # fmt: skip
+    return {"r": rank, "alpha": alpha, "dropout": float(dropout)}
+
+
+def refuse_size(config: Any, tensors: Mapping[str, Any]) -> None:
+    """Holds what a model's configuration asks for against the tensors that are there, before memory is asked for.
+
+    A configuration of a few bytes can ask for any number of layers of any width; the file that belongs to it then has
+    to hold them.
+
+    Args:
+        config: ``SurgViVQAConfig``.
+        tensors: the checkpoint's, by name.
+
+    Raises:
+        ValueError: the model would be larger than the file.
+    """
+    held = sum(t.numel() for t in tensors.values())
+    for part in (config.video_config, config.text_config, config.decoder_config):
+        width = _count(part, "hidden_size")
+        layers, vocabulary = _count(part, "num_hidden_layers"), _count(part, "vocab_size")
+        inner = max(_count(part, "intermediate_size"), _count(part, "n_inner"), _count(part, "encoder_hidden_size"))
+        # A layer has at least one matrix of each of these forms.
+        if layers > len(tensors) or max(layers * width * max(width, inner), vocabulary * width) > held:
+            raise ValueError(
+                f"its config.json asks for {layers:,} layers of width {width:,} in {part.model_type}, more than its "
+                f"{held:,} weights can be"
+            )
+    for part, name in ((config.text_config, "max_position_embeddings"), (config.decoder_config, "n_positions")):
+        if _count(part, name) * _count(part, "hidden_size") > held:
+            raise ValueError(f"its config.json asks for {_count(part, name):,} positions, more than its weights can be")
+    video = config.video_config
+    patch = _count(video, "patch_size") ** 2 * _count(video, "tubelet_size") * _count(video, "num_channels")
+    if patch * _count(video, "hidden_size") > held:
+        raise ValueError("its config.json asks for larger patches than its weights can be")
+    side = _count(video, "image_size") // max(1, _count(video, "patch_size"))
+    frames = max(_count(video, "num_frames"), int(config.position_frames))
+    if side * side * frames > _MOST_TOKENS or _count(video, "image_size") > _MOST_TOKENS:
+        raise ValueError(f"its config.json asks for clips of {side * side * frames:,} patches")
+
+
+def _count(part: Any, name: str) -> int:
+    value = getattr(part, name, None)
+    if value is None:
+        return 0
+    if not _fits(value, int) or value < 0:
+        raise ValueError(f"its config.json has the {name} {_short(value)}")
+    return int(value)
+
+
+def _short(value: Any) -> str:
+    # A list of lists may be far longer as text than it is in memory.
+    return repr(value)[:60] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
