@@ -46,7 +46,8 @@ class DataConfig:
     splits_dir: Path | None = None
     """Folder with train_videos.json, val_videos.json, test_videos.json (default: SSG-VQA-Net's split)."""
     strict: bool = False
-    """Make an answer outside the 51 labels, or a question file that is no text, an error instead of a count."""
+    """Make a line that breaks the format, an answer outside the 51 labels, or a question file that is no text (or over
+    8 MB, or no file) an error instead of a count."""
     workers: int = 2
     """Processes that decode frames beside the training process; 0 decodes in it."""
 
@@ -222,7 +223,7 @@ class EvalConfig:
     workers: int = 2
     """Processes that decode frames."""
     strict: bool = False
-    """Make an unknown answer or an unreadable question file an error."""
+    """Make a line that breaks the format, an unknown answer or a question file that is no text an error."""
     bf16: bool = False
     """Run in bfloat16 (a GPU)."""
     cache: Path | None = None
