@@ -103,7 +103,7 @@ def twin(raw: bytes, size: int) -> Verdict:
         verdict.reasons.append(("not_text", 0, ""))
         return verdict
     count = 0
-    # Python's own text file finds the line ends, as in the authors' loader.
+    # Python's own text file finds the line ends.
     for number, line in enumerate(io.TextIOWrapper(io.BytesIO(raw.removeprefix(b"\xef\xbb\xbf")), "utf-8"), 1):
         verdict.texts.append(line)
         content = bare(line)

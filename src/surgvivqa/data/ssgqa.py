@@ -111,7 +111,7 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
             raise InputError(f"Question file {where}; {advice}, or leave out --strict.")
         report.skip(reason, where)
         return None
-    # Python's own line ends (and so the authors' loader's): LF, CRLF, CR. str.splitlines would also cut at form feeds
+    # The line ends of Python's text files: LF, CRLF and a lone CR. str.splitlines would also cut at form feeds
     # and the like; a lone CR that was dropped would join "1" and "0" into another answer.
     numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
     lines = [(n, line.strip()) for n, line in numbered if line.strip()]
