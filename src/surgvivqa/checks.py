@@ -15,7 +15,7 @@ from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, open_questions
 from surgvivqa.data.packing import pack_training
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import ODD, Frame
 from surgvivqa.errors import FrameError, InputError, SurgViVQAError
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.bundle import Bundle, coder, frame_store
@@ -136,9 +136,9 @@ def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Fr
             continue
         left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
         message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
-        odd = [k for k in ("unknown_answer", "no_pipe", "malformed", "not_text", "empty_file") if report.skipped[k]]
+        odd = [reason for reason in ODD if report.skipped[reason]]
         if odd:
-            message += f" First: {report.examples[odd[0]][0]}"
+            message += f" First: {'; '.join(f'{reason} {report.examples[reason][0]}' for reason in odd)}"
         status = "FAIL" if not frames else "WARN" if odd else "PASS"
         yield Result(name, status, message), frames
 

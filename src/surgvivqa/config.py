@@ -47,7 +47,8 @@ class DataConfig:
     splits_dir: Path | None = None
     """Folder with train_videos.json, val_videos.json, test_videos.json (default: SSG-VQA-Net's split)."""
     strict: bool = False
-    """Make an answer outside the 51 labels, or a question file that is no text, an error instead of a count."""
+    """Make a line that breaks the format, an answer outside the 51 labels, or a question file that is no text (or over
+    8 MB, or no file) an error instead of a count."""
     workers: int = 2
     """Processes that decode frames beside the training process; 0 decodes in it."""
     on_bad_frame: OnBadFrame = "error"
@@ -228,7 +229,7 @@ class EvalConfig:
     workers: int = 2
     """Processes that decode frames."""
     strict: bool = False
-    """Make an unknown answer or an unreadable question file an error."""
+    """Make a line that breaks the format, an unknown answer or a question file that is no text an error."""
     on_bad_frame: OnBadFrame = "error"
     """A frame that cannot be used ends the command, or its questions are left out; metrics.json then names it."""
     max_bad_frames: float = 0.01

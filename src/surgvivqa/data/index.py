@@ -182,7 +182,7 @@ def open_questions(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``.
         videos: names of the videos; nothing else under the root is read.
-        strict: an unknown answer or a file that is no text is an error.
+        strict: lines and files of the reasons in ``ssgqa.REFUSED`` are an error.
         index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
             Where it cannot be written, the text is parsed into memory each time, and the log says so once.
 
@@ -205,7 +205,7 @@ def open_questions(
     for name in names:
         report.add(found[name].report())
     ssgqa.refuse_no_file(root, videos, report)
-    if strict and (report.skipped["not_text"] or report.skipped["unknown_answer"]):
+    if strict and any(report.skipped[reason] for reason in ssgqa.REFUSED):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
     return Frames(found[name] for name in names), report

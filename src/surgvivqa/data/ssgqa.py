@@ -1,5 +1,6 @@
 """SSG-QA's question files: one text file a frame, fields separated by a bare pipe, two summary lines first."""
 
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,12 @@ from surgvivqa.labels import label_of
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")
-_MOST_BYTES = 8_000_000
+# Reasons that are no part of the format, the whole files' first. All are told of by ``surgvivqa check``; all but an
+# empty file (a frame that nothing can be asked about) are errors under --strict.
+ODD = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
+REFUSED = tuple(reason for reason in ODD if reason != "empty_file")
+_MOST_BYTES = 8_000_000  # some 2000 times a real file
+_MOST_DIGITS = 18  # a frame's number is an int64 from here on
 _EXAMPLES = 5
 
 
@@ -43,8 +49,9 @@ class ReadReport:
     """What was read and what was left out, and why.
 
     ``lines`` are non-blank lines of readable files; each is a question or is counted in ``skipped`` under ``summary``,
-    ``comma_answer``, ``unknown_answer``, ``no_pipe`` or ``malformed``. Whole files are counted there under ``not_text``
-    and ``empty_file``. ``examples`` keeps the first five of each reason.
+    ``comma_answer``, ``unknown_answer``, ``no_pipe`` or ``malformed``. Whole files are counted there under
+    ``not_text``, ``too_large`` (more than 8 MB: never read), ``not_a_file`` (a folder or a pipe of that name: never
+    opened) and ``empty_file``. ``examples`` keeps the first five of each reason.
     """
 
     files: int = 0
@@ -88,25 +95,25 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
         The frame, or None where the file has no usable question.
 
     Raises:
-        InputError: the file cannot be opened; under ``strict`` also where it is no text or has an unknown answer.
+        InputError: the file cannot be opened; under ``strict`` also where one of ``REFUSED`` is met.
     """
     report.files += 1
     try:
-        size = path.stat().st_size
-        raw = path.read_bytes() if size <= _MOST_BYTES else b"\0"
+        status = path.stat()
+        odd = _no_question_file(path, status.st_mode, status.st_size)
+        raw = b"" if odd else path.read_bytes()
     except OSError as error:
-        raise InputError(f"Question file {path} cannot be read ({error.strerror}).") from None
-    try:
-        if b"\0" in raw:
-            raise ValueError
-        text = raw.decode("utf-8-sig")
-    except ValueError:
+        raise InputError(_unreadable(path, error)) from None
+    text, odd = _decoded(path, raw) if odd is None else ("", odd)
+    if odd:
+        reason, where, advice = odd
         if strict:
-            raise InputError(f"Question file {path} is no UTF-8 text; replace it, or leave out --strict.") from None
-        report.skip("not_text", str(path))
+            raise InputError(f"Question file {where}; {advice}, or leave out --strict.")
+        report.skip(reason, where)
         return None
-    # Only real line ends: str.splitlines would also cut at form feeds and the like.
-    numbered = [(n, line) for n, line in enumerate(text.replace("\r", "\n" if "\n" not in text else "").split("\n"), 1)]
+    # The line ends of Python's text files: LF, CRLF and a lone CR. str.splitlines would also cut at form feeds
+    # and the like; a lone CR that was dropped would join "1" and "0" into another answer.
+    numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
     lines = [(n, line.strip()) for n, line in numbered if line.strip()]
     if not lines:
         report.skip("empty_file", str(path))
@@ -119,14 +126,22 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
         if index < 2:
             report.skip("summary", where)
         elif len(fields) < 2:
+            if strict:
+                raise InputError(f"{path}:{number} has no '|'; mend or remove the line, or leave out --strict.")
             report.skip("no_pipe", where)
         elif len(fields) not in (2, 3, 5) or not fields[0].strip():
+            if strict:
+                wrong = "an empty question" if len(fields) in (2, 3, 5) else f"{len(fields)} fields, not 2, 3 or 5"
+                raise InputError(f"{path}:{number} has {wrong}; mend or remove the line, or leave out --strict.")
             report.skip("malformed", where)
         elif "," in fields[1]:
             report.skip("comma_answer", where)
         elif (label := label_of(fields[1])) is None:
             if strict:
-                raise InputError(f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is none of the 51.")
+                raise InputError(
+                    f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is none of the 51; "
+                    f"mend or remove the line, or leave out --strict."
+                )
             report.skip("unknown_answer", where)
         else:
             reasoning = fields[2].strip().removesuffix(".json") if len(fields) == 5 else None
@@ -147,6 +162,47 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
     return Frame(video, frame, tuple(questions)) if questions else None
 
 
+# What is odd about a whole file: the reason, the path with what is wrong with it, and what to do.
+_Odd = tuple[str, str, str]
+
+
+def _no_question_file(path: Path, mode: int, size: int) -> _Odd | None:
+    """What must not be opened: a pipe that nobody writes to would be waited for without end."""
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        return "not_a_file", f"{path} is {kind}", "move it away"
+    if size > _MOST_BYTES:
+        large = f"{path} has {size / 1e6:.1f} MB, which is no frame's questions (at most {_MOST_BYTES / 1e6:.0f} MB)"
+        return "too_large", large, "replace it"
+    return None
+
+
+def _decoded(path: Path, raw: bytes) -> tuple[str, _Odd | None]:
+    """The text of a file, and what is odd where it is none."""
+    at, what = raw.find(b"\0"), "a NUL byte"
+    if at < 0:
+        try:
+            return raw.decode("utf-8-sig"), None
+        except UnicodeDecodeError as error:
+            # The codec counts from behind a byte order mark.
+            at = error.start + len(raw) - len(error.object)
+            what = f"the byte 0x{raw[at]:02X}"
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        wrong = f"{path} is UTF-16, no UTF-8 text"
+    else:
+        before = raw[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        wrong = f"{path} is no UTF-8 text (line {before.count(10) + 1} has {what})"
+    return "", ("not_text", wrong, "save it as UTF-8 or replace it")
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    """The sentence for a file that is there and cannot be looked at: no count, as another start might read it."""
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        target = path.readlink()
+        return f"Question file {path} cannot be read: it is a link to {target}, which is not there; mend or remove it."
+    return f"Question file {path} cannot be read ({error.strerror or error}); make it readable, or remove it."
+
+
 def read_split(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, missing: Literal["error", "skip"] = "error"
 ) -> tuple[list[Frame], ReadReport]:
@@ -155,7 +211,7 @@ def read_split(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``; other folders and other files are ignored.
         videos: names of the videos.
-        strict: an unknown answer or a file that is no text is an error.
+        strict: lines and files of the reasons in ``REFUSED`` are an error.
         missing: whether a video without a folder is an error.
 
     Raises:
@@ -179,9 +235,13 @@ def present_videos(root: Path, videos: Sequence[str], missing: Literal["error", 
     Raises:
         InputError: the root is not there, or none of the videos, or (unless ``missing`` is ``skip``) not all of them.
     """
-    if not root.is_dir():
+    try:
+        there = root.is_dir()
+        absent = [v for v in videos if not (root / v).is_dir()] if there else []
+    except OSError as error:
+        raise InputError(_locked(root, error)) from None
+    if not there:
         raise InputError(f"--ssgvqa-root {root} is no folder; it must hold <VIDxx>/<frame>.txt.")
-    absent = [v for v in videos if not (root / v).is_dir()]
     if videos and len(absent) == len(videos):
         raise InputError(
             f"--ssgvqa-root {root} has none of the {len(videos)} videos of the split ({', '.join(videos[:3])}, ...); "
@@ -203,7 +263,7 @@ def is_synthetic(root: Path) -> bool:
 def frame_number(name: str) -> int | None:
     """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
     stem = name.removesuffix(".txt")
-    if stem == name or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
+    if stem == name or len(stem) > _MOST_DIGITS or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
         return None
     return int(stem)
 
@@ -217,7 +277,14 @@ def question_files(folder: Path) -> list[int]:
     try:
         return sorted(number for path in folder.iterdir() if (number := frame_number(path.name)) is not None)
     except OSError as error:
-        raise InputError(f"Folder {folder} cannot be read ({error.strerror}).") from None
+        raise InputError(_locked(folder, error)) from None
+
+
+def _locked(folder: Path, error: OSError) -> str:
+    return (
+        f"Question folder {folder} cannot be read ({error.strerror or error}); make it readable, "
+        f"or leave its videos out through --splits-dir."
+    )
 
 
 def refuse_no_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:

@@ -2,7 +2,7 @@
 
 import atexit
 import multiprocessing
-import multiprocessing.util  # registers its own end, before which ours must come  # noqa: F401
+import multiprocessing.util  # registers its own end, before which ours must come
 import signal
 
 

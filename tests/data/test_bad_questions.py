@@ -1,0 +1,343 @@
+"""Question files at their worst: what the parser, its index, ``surgvivqa check`` and ``surgvivqa train`` say."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from surgvivqa.checks import Result, run_checks
+from surgvivqa.cli import main
+from surgvivqa.config import CheckConfig
+from surgvivqa.data import ssgqa
+from surgvivqa.data.index import open_questions
+from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
+from surgvivqa.errors import InputError
+from tests.conftest import SHARED
+from tools import fuzz_parser
+
+HEAD = "Which organs?|liver, gut\nWhich tools?|hook\n"
+TEXT = f"{HEAD}Which tool is operating on gallbladder|grasper\n"
+TINY = ["--preset=tiny", "--workers=0", "--max-steps=1", "--val-max-samples=8"]
+
+
+class Bad(NamedTuple):
+    """How ``12.txt`` is made, the reason it is counted under, and what --strict says of it."""
+
+    make: Callable[[Path], Any]
+    reason: str
+    said: str
+
+
+def sparse(path: Path, size: int = 100_000_000) -> None:
+    path.touch()
+    os.truncate(path, size)
+
+
+BAD = {
+    "UTF-16": Bad(lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, no UTF-8 text; save it as UTF-8"),
+    "UTF-16 without a mark": Bad(
+        lambda p: p.write_text(TEXT, "utf-16-be"), "not_text", " is no UTF-8 text (line 1 has a NUL byte); "
+    ),
+    "Latin-1": Bad(
+        lambda p: p.write_text(f"{TEXT}\ré?|1", "latin-1"), "not_text", " is no UTF-8 text (line 5 has the byte 0xE9); "
+    ),
+    "Latin-1 after a mark": Bad(
+        lambda p: p.write_bytes(b"\xef\xbb\xbf" + f"{HEAD}é?|1".encode("latin-1")),
+        "not_text",
+        " is no UTF-8 text (line 3 has the byte 0xE9)",
+    ),
+    "a NUL": Bad(
+        lambda p: p.write_text(f"{TEXT}\r\nHow many\0?|1"),
+        "not_text",
+        " is no UTF-8 text (line 5 has a NUL byte); save it",
+    ),
+    "100 MB": Bad(sparse, "too_large", " has 100.0 MB, which is no frame's questions (at most 8 MB); replace it"),
+    "10,000 fields": Bad(
+        lambda p: p.write_text(f"{HEAD}a?|1{'|x' * 9998}"), "malformed", ":3 has 10000 fields, not 2, 3 or 5; mend or"
+    ),
+    "no question": Bad(lambda p: p.write_text(f"{HEAD} |liver"), "malformed", ":3 has an empty question; mend or"),
+    "no pipe": Bad(lambda p: p.write_text(f"{HEAD}\nHow many?"), "no_pipe", ":4 has no '|'; mend or remove the line"),
+    "another answer": Bad(
+        lambda p: p.write_text(f"{HEAD}What?|big liver"),
+        "unknown_answer",
+        ":3 has the answer 'big liver', which is none",
+    ),
+    "a folder": Bad(Path.mkdir, "not_a_file", " is a folder; move it away, or leave out --strict"),
+    "a named pipe": Bad(os.mkfifo, "not_a_file", " is a named pipe; move it away, or leave out --strict"),
+}
+EVERY = pytest.mark.parametrize("bad", list(BAD.values()), ids=list(BAD))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_waits_for_ever() -> Iterator[None]:
+    """Whoever opens a pipe that nobody writes to would wait without end."""
+
+    def late(*_: Any) -> None:
+        raise AssertionError("It hangs.")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+@pytest.fixture
+def root(synthetic_set: Path, tmp_path: Path) -> Path:
+    """A copy of the questions, to break one file of."""
+    shutil.copytree(synthetic_set / "ssg-qa", tmp_path / "ssg-qa")
+    return tmp_path / "ssg-qa"
+
+
+@pytest.fixture
+def flags(synthetic_set: Path, root: Path, tmp_path: Path) -> list[str]:
+    """Train's flags over it."""
+    data = [f"--image-root={synthetic_set / 'frames'}", f"--splits-dir={synthetic_set / 'splits'}"]
+    return [*TINY, f"--ssgvqa-root={root}", *data, f"--checkpoint-dir={tmp_path / 'run'}"]
+
+
+def train_result(synthetic_set: Path, root: Path) -> Result:
+    """What ``check`` says of the training split; its generator is left before it builds a model."""
+    config = CheckConfig(ssgvqa_root=root, image_root=synthetic_set / "frames", splits_dir=synthetic_set / "splits")
+    return next(result for result in run_checks(config) if result.name == "train")
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("surgvivqa: ")]
+    return line
+
+
+@EVERY
+def test_it_is_counted_by_parser_and_index_and_named_by_check(root: Path, synthetic_set: Path, bad: Bad) -> None:
+    whole, _ = read_split(root, ["VID04"])
+    path = root / "VID04" / "12.txt"
+    bad.make(path)
+    frames, report = read_split(root, ["VID04"])
+    indexed, same = open_questions(root, ["VID04"])
+    assert frames == whole == list(indexed) and report == same
+    assert report.skipped[bad.reason] == 1 and report.examples[bad.reason][0].startswith(str(path))
+    result = train_result(synthetic_set, root)
+    assert result.status == "WARN"
+    assert f"{bad.reason} 1" in result.message and f"First: {bad.reason} {path}" in result.message
+
+
+@EVERY
+def test_strict_says_what_where_and_what_to_do(
+    root: Path, flags: list[str], capsys: pytest.CaptureFixture[str], bad: Bad
+) -> None:
+    path = root / "VID04" / "12.txt"
+    bad.make(path)
+    with pytest.raises(InputError) as plain:
+        read_split(root, ["VID04"], strict=True)
+    with pytest.raises(InputError) as indexed:
+        open_questions(root, ["VID04"], strict=True)
+    assert f"{path}{bad.said}" in str(plain.value) and str(plain.value) == str(indexed.value)
+    assert main(["train", *flags, "--strict"]) == 2
+    assert sentence(capsys) == f"surgvivqa: {plain.value}"
+    assert str(plain.value).endswith(", or leave out --strict.")
+
+
+def test_check_names_the_first_of_every_reason(root: Path, synthetic_set: Path) -> None:
+    for number, bad in enumerate(BAD.values(), 1001):
+        bad.make(root / "VID04" / f"{number}.txt")
+    (root / "VID04" / "2000.txt").touch()
+    message = train_result(synthetic_set, root).message
+    assert "empty_file 1, malformed 2, no_pipe 1, not_a_file 2, not_text 5, " in message
+    assert "too_large 1, unknown_answer 1. First: too_large " in message
+    firsts = {"not_text": 1001, "too_large": 1006, "malformed": 1007, "not_a_file": 1011, "empty_file": 2000}
+    for reason, number in firsts.items():
+        assert f" {reason} {root / 'VID04' / str(number)}.txt" in message
+
+
+def test_training_goes_on_without_them_and_the_log_counts_them(
+    root: Path, flags: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, bad in enumerate(BAD.values(), 1001):
+        bad.make(root / "VID04" / f"{number}.txt")
+    logger = logging.getLogger("surgvivqa")
+    logger.addHandler(caplog.handler)
+    try:
+        assert main(["train", *flags]) == 0
+    finally:
+        logger.removeHandler(caplog.handler)
+    (line,) = {r.getMessage() for r in caplog.records if r.getMessage().startswith("Training lines: ")}
+    counted = json.loads(line.partition(": ")[2])
+    expected = {"not_text": 5, "too_large": 1, "not_a_file": 2, "malformed": 2, "no_pipe": 1, "unknown_answer": 1}
+    assert {reason: counted[reason] for reason in expected} == expected
+    capsys.readouterr()
+    assert main(["check", *flags, "--json"]) == 0  # the command whole, on the same files
+    results = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+    assert results["train"]["status"] == "WARN" and results["gradients"]["status"] == "PASS"
+
+
+def test_a_large_file_is_never_read(tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    (tmp_path / "VID04" / "1.txt").write_text(TEXT)
+    sparse(tmp_path / "VID04" / "12.txt", 10**12)
+    tracemalloc.start()
+    try:
+        frames, report = read_split(tmp_path, ["VID04"])
+        open_questions(tmp_path, ["VID04"])
+        with pytest.raises(InputError, match=r"has 1000000\.0 MB"):
+            open_questions(tmp_path, ["VID04"], strict=True)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert [f.frame for f in frames] == [1] and report.skipped == {"summary": 2, "too_large": 1}
+
+
+def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssgqa, "_MOST_BYTES", len(TEXT))
+    path = tmp_path / "1.txt"
+    for more, skipped in (("", {"summary": 2}), ("\n", {"too_large": 1})):
+        path.write_text(TEXT + more)
+        report = ReadReport()
+        assert (read_file(path, "VID04", 1, report) is None) == bool(more)
+        assert report.skipped == skipped
+
+
+def locked(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """As if the path could not be read: root, who runs these tests in a container, may read everything."""
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(where: Any = ".", *rest: Any, **more: Any) -> Any:
+            if not isinstance(where, int) and Path(os.fsdecode(where)) == path:
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(where, *rest, **more)
+
+        return refused
+
+    for owner, name in ((os, "scandir"), (os, "listdir"), (Path, "read_bytes"), (Path, "iterdir")):
+        monkeypatch.setattr(owner, name, guarded(getattr(owner, name)))
+
+
+def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes something of the training split unreadable; gives what is said of it."""
+    path = root / "VID04" / "12.txt"
+    if what == "a link to nothing":
+        path.symlink_to("/nowhere/12.txt")
+        return f"Question file {path} cannot be read: it is a link to /nowhere/12.txt, which is not there; mend or"
+    if what == "a link to itself":
+        path.symlink_to(path)
+        return (
+            f"Question file {path} cannot be read (Too many levels of symbolic links); make it readable, or remove it."
+        )
+    if what == "a locked file":
+        path.write_text(TEXT)
+        locked(monkeypatch, path)
+        return f"Question file {path} cannot be read (Permission denied); make it readable, or remove it."
+    if what == "a locked folder":
+        locked(monkeypatch, path.parent)
+        return (
+            f"Question folder {path.parent} cannot be read (Permission denied); make it readable, "
+            f"or leave its videos out through --splits-dir."
+        )
+    is_dir = Path.is_dir
+
+    def refused(self: Path) -> bool:
+        if self == path.parent:
+            raise PermissionError(13, "Permission denied", str(self))
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    return f"Question folder {root} cannot be read (Permission denied); make it readable"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "what", ["a link to nothing", "a link to itself", "a locked file", "a locked folder", "a locked root"]
+)
+def test_what_cannot_be_read_is_an_error_under_both_policies(
+    root: Path,
+    synthetic_set: Path,
+    flags: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    strict: bool,
+) -> None:
+    """Another start might read it, and would then train on other questions: it is never left out in silence."""
+    said = unreadable(root, what, monkeypatch)
+    for read in (read_split, open_questions):
+        with pytest.raises(InputError) as told:
+            read(root, ["VID04"], strict=strict)
+        assert str(told.value).startswith(said)
+    assert main(["train", *flags, *(["--strict"] if strict else [])]) == 2
+    assert sentence(capsys) == f"surgvivqa: {told.value}"
+    result = train_result(synthetic_set, root)
+    assert (result.status, result.message) == ("FAIL", str(told.value))
+
+
+def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
+    """Dropped, it would make the answer 10 of 1 and 0."""
+    path = tmp_path / "1.txt"
+    path.write_bytes(b"a?|hook\r\nb?|liver\rHow many?|1\r0\nHow many?|2\r\n\r\r\nHow many?|3")
+    report = ReadReport()
+    frame = read_file(path, "VID04", 1, report)
+    assert frame is not None and [(q.answer, q.line) for q in frame.questions] == [("1", 3), ("2", 5), ("3", 8)]
+    assert report.skipped == {"summary": 2, "no_pipe": 1}
+
+
+def test_a_frame_number_beyond_an_int64_is_another_file(tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    for stem in ("9" * 18, "9" * 19, "9" * 200):
+        (tmp_path / "VID04" / f"{stem}.txt").write_text(TEXT)
+    frames, report = open_questions(tmp_path, ["VID04"])
+    assert [f.frame for f in frames] == [10**18 - 1] and report.files == 1
+    assert frames.checksum() == open_questions(tmp_path, ["VID04"])[0].checksum()
+
+
+def test_mutated_files_keep_the_parser_s_promises() -> None:
+    """The short form of ``tools/fuzz_parser.py``."""
+    tally, failures = fuzz_parser.fuzz(2500, 20251, fuzz_parser.made_lines())
+    assert failures == []
+    assert tally["files"] == 2500 and tally["files through columns"] == 700
+    assert tally["files through an index file"] == 200
+    # The mutations reach everything that can be said of a file in memory, and leave most of it readable.
+    assert all(tally[reason] > 5 for reason in (*fuzz_parser.LINE_REASONS, "not_text", "empty_file"))
+    assert tally["questions"] > 2 * tally["files"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
+def test_real_lines_mutated_keep_them_too() -> None:
+    tally, failures = fuzz_parser.fuzz(1000, 20252, fuzz_parser.lines_of(SHARED))
+    assert failures == [] and tally["files"] == 1000 and tally["questions"] > 2000
+
+
+@pytest.mark.parametrize("fault", ["guesses", "forgets", "shifts", "breaks", "index"])
+def test_the_fuzz_run_finds_a_fault(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, label_of = fuzz_parser.read_file, ssgqa.label_of
+
+    def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
+        made = read(path, video, frame, report, strict)
+        if fault == "forgets" and report.skipped.pop("no_pipe", 0):
+            report.lines -= 1
+        if fault == "shifts" and b"\f" in path.read_bytes() and made:
+            made = ssgqa.Frame(video, frame, tuple(dataclasses.replace(q, line=q.line + 1) for q in made.questions))
+        if fault == "breaks" and report.skipped["malformed"]:
+            raise IndexError("list index out of range")
+        return made
+
+    if fault == "guesses":
+        monkeypatch.setattr(ssgqa, "label_of", lambda answer: label_of(answer.split(" ")[-1]))
+    elif fault == "index":
+        monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
+    else:
+        monkeypatch.setattr(fuzz_parser, "read_file", faulty)
+    assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    (number,) = {part.split(" ")[0] for part in first.split("--only ")[1:]}
+    kept = tmp_path / "kept" / f"seed-0-file-{number}.txt"
+    assert first.startswith("FAILED python tools/fuzz_parser.py --seed 0 --only ") and str(kept) in first
+    assert fuzz_parser.main([f"--only={number}", f"--keep={tmp_path / 'again'}"]) == 1
+    assert (tmp_path / "again" / kept.name).read_bytes() == kept.read_bytes()
