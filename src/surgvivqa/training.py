@@ -22,7 +22,7 @@ from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import MicroBatch, TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.data.ssgqa import Frame, is_synthetic
+from surgvivqa.data.ssgqa import ODD, Frame, is_synthetic
 from surgvivqa.errors import InputError, RunError, first_line
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
@@ -330,7 +330,12 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[F
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
     if not frames:
         raise InputError(f"--ssgvqa-root {questions_root} has no usable question in its training videos.")
-    val = open_questions(questions_root, splits.val, strict=config.strict)[0] if splits.val else []
+    val: Sequence[Frame] = []
+    if splits.val:
+        val, report = open_questions(questions_root, splits.val, strict=config.strict)
+        odd = {reason: report.skipped[reason] for reason in ODD if report.skipped[reason]}
+        if odd:
+            log.info("Validation lines left out: %s", json.dumps(odd))
     if config.max_train_samples is not None:
         frames = drawn(frames, config.max_train_samples, config.seed)
     return frames, spread(val, config.val_max_samples)

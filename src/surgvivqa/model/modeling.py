@@ -71,7 +71,10 @@ class SurgViVQAModel(PreTrainedModel):
                 fan_in_fan_out=is_transposed(llm, targets),
                 task_type="CAUSAL_LM",
             )
-            llm = get_peft_model(llm, adapters)
+            try:
+                llm = get_peft_model(llm, adapters)
+            except ValueError as error:
+                raise InputError(f"The decoder takes no LoRA adapters ({first_line(error)}).") from None
             install_dropout(llm)
         self.llm = llm
         # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.
