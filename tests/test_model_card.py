@@ -99,6 +99,7 @@ def test_every_table_has_as_many_cells_in_every_row(tmp_path: Path) -> None:
     [
         figures(n=4_518),
         figures(max_samples=60_000),
+        figures(skipped_frames=[{"video": "VID02", "frame": 1, "why": "it cannot be read"}]),
         figures(synthetic=True),
         figures(split="val"),
         figures(by_video={"VID02": {}}),

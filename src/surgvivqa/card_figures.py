@@ -78,6 +78,8 @@ def why_apart(metrics: Mapping[str, Any]) -> str | None:
         return "the videos are not the five test videos of the standard split"
     if metrics.get("max_samples", 0) is not None or metrics.get("n", 0) < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
+    if metrics.get("skipped_frames"):
+        return "questions about frames that cannot be used were left out"
     return None
 
 
