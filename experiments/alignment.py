@@ -51,12 +51,12 @@ from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.prompts import build_prompt, build_target
+from surgvivqa.steps import make_optimizer
 from surgvivqa.synthetic.domain import Domain, look_of
 from surgvivqa.synthetic.questions import Scenery, candidates
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import COLORS, COMPONENTS, make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import Speaker, source_questions
-from surgvivqa.training import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label
 HIDDEN, LAYERS, HEADS, FRAMES, IMAGE = 64, 2, 4, 2, 32

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surgvivqa import training
+from surgvivqa import steps
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import MicroBatch, micro_batches
@@ -88,7 +88,7 @@ def test_a_skipped_frame_is_as_if_its_questions_had_not_been_planned(
     large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
     with monkeypatch.context() as patch:
         frame = place_of(synthetic_set, 1)
-        patch.setattr(training, "micro_batches", lambda *a: without(frame, micro_batches(*a)))
+        patch.setattr(steps, "micro_batches", lambda *a: without(frame, micro_batches(*a)))
         assert train(tmp_path / "planned", flags, *large) == 0
     spoil(frames / "VID04" / BAD)
     assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0

@@ -21,7 +21,8 @@ from surgvivqa.data.batches import micro_batches
 from surgvivqa.data.index import open_questions
 from surgvivqa.errors import InputError
 from surgvivqa.processes import start_processes
-from surgvivqa.training import drawn, seed_micro_batch, step_plans
+from surgvivqa.steps import seed_micro_batch, step_plans
+from surgvivqa.training import drawn
 
 LIMIT = 300  # seconds after which a command counts as hanging
 # 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.

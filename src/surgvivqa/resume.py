@@ -1,6 +1,6 @@
 """What a run needs to go on as if it had never been stopped, beside its weights; written and read without pickles.
 
-Order and dropout follow from (seed, epoch, place) alone (``training.step_plans``, ``training.seed_micro_batch``), so
+Order and dropout follow from (seed, epoch, place) alone (``steps.step_plans``, ``steps.seed_micro_batch``), so
 a number of steps says where they stand. What has a history is here: the optimiser's moments, the loss scaler, the best
 figure so far, and the losses since the last line of the log.
 """

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import micro_batches
-from surgvivqa.training import rate_factor, step_plans
+from surgvivqa.steps import rate_factor, step_plans
 
 counts = st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any)
 
