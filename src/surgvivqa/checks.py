@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from surgvivqa.bad_frames import BadFrames
+from surgvivqa.cli import one_line
 from surgvivqa.config import CheckConfig, refuse_numbers
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
@@ -46,7 +47,8 @@ def check(config: CheckConfig) -> int:
     for result in run_checks(config):
         results.append(result)
         if not config.json:
-            print(f"{result.status:<5} {result.name:<12} {result.message}", flush=True)
+            told = "\n".join(map(one_line, result.message.split("\n")))  # question files are shown as they are
+            print(f"{result.status:<5} {result.name:<12} {told}", flush=True)
     failed = sum(r.status == "FAIL" for r in results)
     if config.json:
         print(json.dumps([vars(r) for r in results], indent=2))

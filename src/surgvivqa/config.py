@@ -400,6 +400,22 @@ class _Flags(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def plain_yaml(path: Path) -> Any:
+    """The content of a YAML file of flags.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large or too deep to be one, or no text.
+        yaml.YAMLError: it is no YAML, several documents, or has an alias.
+    """
+    if path.stat().st_size > _LARGEST_YAML:
+        raise ValueError(f"it is larger than {_LARGEST_YAML:,} bytes, so it is no file of flags")
+    try:
+        return _Flags(path.read_text(encoding="utf-8")).get_single_data()
+    except RecursionError:
+        raise ValueError("it is nested too deep to be a file of flags") from None
+
+
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:
     """Reads a YAML file of flags for ``cls``.
 
@@ -407,12 +423,7 @@ def read_yaml(path: Path, cls: type) -> dict[str, Any]:
         InputError: the file cannot be read, is no mapping, or has a key that is no flag (the nearest one is named).
     """
     try:
-        if path.stat().st_size > _LARGEST_YAML:
-            raise InputError(f"Config file {path} is larger than {_LARGEST_YAML:,} bytes, so it is no file of flags.")
-        text = path.read_text(encoding="utf-8")
-        loaded = _Flags(text).get_single_data()
-    except RecursionError:
-        raise InputError(f"Config file {path} is nested too deep to be a file of flags.") from None
+        loaded = plain_yaml(path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"Config file {path} cannot be read ({str(error).splitlines()[0]}).") from None
     values = {} if loaded is None else loaded

@@ -23,14 +23,20 @@ _PARTS = ("video_model", "text_model", "decoder_model")  # of ModelConfig: a hub
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CACHE = re.compile(r"models--([A-Za-z0-9][\w.-]*)[/\\]snapshots[/\\]")
 _FOLDER = re.compile(r"^([/~]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
-_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]+|(?<=Bearer )[\w.~+/=-]+|(?<=:/)(?P<second>/?)[^/@\s]+(?=@)")
-_LOGIN = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/@\s]*:[^/@\s]+@")  # Path makes one slash of two
+# A folder may be called hf_models: what is masked has a capital, as a token has, or is as long as one. After one slash
+# (Path makes one of two) a password shows that it is a login, or http: /data/a:/b@c is a path.
+_TOKEN = re.compile(
+    r"\b(hf|api_org)_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{6,}|[A-Za-z0-9]{30,})|(?<=Bearer )[\w.~+/=-]+"
+    r"|(?:(?<=://)|(?<=http:/)|(?<=https:/))[^/@\s]+(?=@)|(?<=:/)[^/@\s]*:[^/@\s]+(?=@)"
+)
+# A login with a password, or the token alone that takes its place on the web.
+_LOGIN = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/@\s]*:[^/@\s]+@|\bhttps?:/{1,2}[^/@\s]+@")
 SECRET = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")  # a whole token, as the hub gives them out
 
 
 def masked(text: str) -> str:
     """A message with the hub's tokens (``hf_...``), bearer tokens and the logins of addresses taken out."""
-    return _TOKEN.sub(lambda found: f"{found[1]}_***" if found[1] else f"{found['second'] or ''}***", text)
+    return _TOKEN.sub(lambda found: f"{found[1]}_***" if found[1] else "***", text)
 
 
 def holds_secret(value: str) -> bool:

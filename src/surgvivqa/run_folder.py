@@ -16,12 +16,13 @@ import yaml
 
 from surgvivqa.atomic import in_place, write_text
 from surgvivqa.bad_frames import BadFrames
-from surgvivqa.config import TrainConfig, save_yaml
+from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
 from surgvivqa.errors import InputError, RunError, first_line
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import export_pth, save_checkpoint
 from surgvivqa.processes import together
 from surgvivqa.resume import Progress, find_state, save_state, step_folders
+from surgvivqa.strangers import refuse_odd_file
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
@@ -61,6 +62,9 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         raise InputError(
             f"--checkpoint-dir {folder} has the link {links[0]}, which a run would write through; remove it."
         )
+    pipes = [n for n in ("train.log", "metrics.jsonl") if (folder / n).exists() and not (folder / n).is_file()]
+    if main and pipes:
+        raise InputError(f"--checkpoint-dir {folder} has {pipes[0]}, which is no regular file; remove it.")
     if main and folder.is_dir() and os.access(folder, os.W_OK):
         _lock(folder)
     if main and any((folder / name).exists() for name in RUN_FILES):
@@ -111,7 +115,7 @@ def _lock(folder: Path) -> None:
     are left alone.
     """
     try:  # never through a link, and never emptied: the folder may be a stranger's
-        handle = os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+        handle = os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     except OSError as error:
         raise InputError(f"--checkpoint-dir {folder} cannot be locked (.lock: {error.strerror}).") from None
     try:
@@ -136,9 +140,10 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
     """Raises InputError, with the differences, where a folder's run has other flags."""
     path = folder / "config.yaml"
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        refuse_odd_file(path)
+        saved = plain_yaml(path)
         was = {name: saved[name] for name in saved if name not in _FREE}
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
         raise InputError(
             f"--checkpoint-dir {folder} holds a run without its config.yaml, so it cannot go on; give another folder, "
             f"or --overwrite."
@@ -187,7 +192,7 @@ def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
             try:
                 if json.loads(line)["step"] <= start.progress.step:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line that was cut off
         write_text(path, "".join(kept))
 

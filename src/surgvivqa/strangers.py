@@ -7,6 +7,7 @@ which the reader of the file makes the sentence that names it.
 
 import json
 import math
+import stat
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _LARGEST_JSON = 64_000_000  # bytes; an index of a large model's shards has a few hundred thousand
 _FRACTIONS = ("lora_alpha",)  # PEFT's files have fractions there
-_MOST_TOKENS = 1_000_000  # of a clip; a frame of 1,024 pixels in patches of 16 gives 4,096
+_MOST_TOKENS = 100_000  # of a clip; 16 frames of 1,024 pixels in patches of 16 have 65,536
 
 
 def read_json(path: Path) -> Any:
@@ -22,11 +23,19 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, or too large or too deep to be a file of ours.
+        ValueError: it is no JSON, no regular file, or too large or too deep to be a file of ours.
     """
+    refuse_odd_file(path)
     if path.stat().st_size > _LARGEST_JSON:
         raise ValueError(f"it is larger than {_LARGEST_JSON:,} bytes")
     return parse_json(path.read_text(encoding="utf-8"))
+
+
+def refuse_odd_file(path: Path) -> None:
+    """Raises ValueError where a file is a pipe or a device, which would be read without end, OSError where it is none.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -52,7 +61,7 @@ def flags_of(cls: type, values: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     for name in hints.keys() & values.keys():
         value = values[name]
-        if not _fits(value, hints[name]) and not (name in _FRACTIONS and _fits(value, float)):
+        if not _fits(value, hints[name]) and not (name in _FRACTIONS and _finite(value)):
             raise ValueError(f"its {name} is {_short(value)}, which is none of its values")
     return {name: values[name] for name in values if name in hints}
 
@@ -64,12 +73,17 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(kind))
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Infinity is a value: --max-grad-norm inf, --max-hours inf.
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
     if kind in (str, Path):
         return isinstance(value, str | Path) and "\0" not in str(value)
     return isinstance(value, kind) if isinstance(kind, type) else False
+
+
+def _finite(value: Any) -> bool:
+    return _fits(value, float) and math.isfinite(value)
 
 
 def names_of(value: Any) -> list[str]:
@@ -125,7 +139,17 @@ def refuse_folder(folder: Path) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    return [v for v in (value.values() if isinstance(value, Mapping) else [value]) if isinstance(v, str)]
+    """Every string in a value, at any depth: Transformers hands ``{"part": {"": "user/name"}}`` down to the part."""
+    found, stack = [], [value]
+    while stack:
+        inner = stack.pop()
+        if isinstance(inner, str):
+            found.append(inner)
+        elif isinstance(inner, Mapping):
+            stack += inner.values()
+        elif isinstance(inner, list | tuple):
+            stack += inner
+    return found
 
 
 def lora_of(value: Any) -> dict[str, Any]:
@@ -139,7 +163,7 @@ def lora_of(value: Any) -> dict[str, Any]:
     rank: Any = value.get("r")
     alpha: Any = value.get("alpha")
     dropout: Any = value.get("dropout")
-    good = _fits(rank, int) and _fits(alpha, float) and _fits(dropout, float)
+    good = _fits(rank, int) and _finite(alpha) and _finite(dropout)
     if not good or rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"its LoRA settings are impossible (r {_short(rank)}, alpha {_short(alpha)}, "
                          f"dropout {_short(dropout)})")  # fmt: skip

@@ -21,11 +21,12 @@ from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.video_pool import pool_tokens
 from surgvivqa.model.video_positions import set_positions
 from surgvivqa.scoring import LabelTrie, score_rows
-from surgvivqa.strangers import refuse_folder
+from surgvivqa.strangers import refuse_code, refuse_folder
 
 LOGIT_ROWS = 64
 # What Hugging Face's Auto classes hand on, and what has been seen to by the time they do.
 _OF_AUTO_CLASSES = ("config", "_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "revision")
+_OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder")
 
 
 class SurgViVQAModel(PreTrainedModel):
@@ -223,6 +224,12 @@ class SurgViVQAModel(PreTrainedModel):
             try:
                 refuse_folder(Path(name))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
+        else:  # Hugging Face fetches it itself: with a token, into another cache
+            where = {k: v for k, v in kwargs.items() if k in _OF_THE_HUB}
+            try:
+                refuse_code(SurgViVQAConfig.get_config_dict(name, **where)[0])
+            except ValueError as error:
                 raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
         kwargs["use_safetensors"] = True  # never a pickle
         wants_info = kwargs.pop("output_loading_info", False)

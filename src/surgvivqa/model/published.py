@@ -4,7 +4,9 @@ They come bare or under a key, with and without LoRA, with the names of older an
 marks that DataParallel and ``torch.compile`` leave. Reading never executes what a file holds: tensors alone are taken.
 """
 
+import contextlib
 import pickle  # for the name of its error alone
+import pickletools
 import re
 import zipfile
 from collections import Counter
@@ -21,6 +23,7 @@ from torch import Tensor
 from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.vocabulary import grown_rows
+from surgvivqa.strangers import refuse_odd_file
 
 Names = Literal["transformers4", "transformers5"]
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -40,6 +43,7 @@ _OLD_NORM = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".La
 _ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
 _BASE = "llm.base_model.model."
 _LONGEST_NAME = 500
+_HEAVIEST = 10_000_000  # values in a pickle; a state dict has some twenty a tensor
 
 
 @dataclass
@@ -101,6 +105,7 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         InputError: it cannot be read.
     """
     try:
+        refuse_odd_file(path)
         tensors: dict[str, Tensor] = load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist, so the checkpoint is incomplete; copy it again.") from None
@@ -112,6 +117,8 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
     _refuse_compressed(path)
+    with contextlib.suppress(OSError, ValueError, LookupError, zipfile.BadZipFile):  # torch.load says what is wrong
+        _refuse_heavy(path)
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -151,6 +158,48 @@ def _refuse_compressed(path: Path) -> None:
             f"{path} is compressed ({path.stat().st_size:,} bytes for {grown:,}), which torch.save never does; it is "
             f"not read. Save the state dict again."
         )
+
+
+def _refuse_heavy(path: Path) -> None:
+    """Raises InputError where a few bytes of a pickle stand for far more: tuples of tuples of tuples, which a dictionary
+    that has them for keys counts through one by one, or a ``bytearray`` of any length. Nothing is executed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    _weigh(path, archive.read(name))
+        return
+    with path.open("rb") as file:  # PyTorch's older form: number, version, system, the state dict, its storages' keys
+        for _ in range(5):
+            _weigh(path, file)
+
+
+def _weigh(path: Path, pickled: Any) -> None:
+    stack: list[int] = []  # how many values each has when it is written out; -1 is a mark
+    memo: dict[Any, int] = {}
+    for operation, argument, _ in pickletools.genops(pickled):
+        kind = operation.name
+        if kind in ("PROTO", "FRAME", "STOP"):
+            continue
+        if kind == "MARK":
+            stack.append(-1)
+        elif kind in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif kind in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif kind == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        else:
+            taken = [item.name for item in operation.stack_before]
+            weight = 1
+            if "mark" in taken:
+                while (top := stack.pop()) >= 0:
+                    weight += top
+                taken = taken[: taken.index("mark")]
+            weight += sum(stack.pop() for _ in taken)
+            if weight > _HEAVIEST or str(argument).endswith(" bytearray"):
+                raise InputError(f"{path} is no state dict: a few bytes of it stand for far more; it is not read.")
+            stack += [weight] * len(operation.stack_after)
 
 
 def _is_odd(tensor: Tensor) -> bool:
