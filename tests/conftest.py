@@ -1,6 +1,7 @@
 """One small synthetic set for all tests that need data, and the split files that go with it."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,3 +48,26 @@ def data_flags(synthetic_set: Path) -> list[str]:
         f"--image-root={synthetic_set / 'frames'}",
         f"--splits-dir={synthetic_set / 'splits'}",
     ]
+
+
+class Said(logging.Handler):
+    """What was logged since the last look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __call__(self) -> str:
+        text, self.lines = "\n".join(self.lines), []
+        return text
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    handler, logger = Said(), logging.getLogger("surgvivqa")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)

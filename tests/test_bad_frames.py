@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from surgvivqa import steps
+from surgvivqa.bad_frames import BadFrames
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import MicroBatch, micro_batches
 from surgvivqa.data.cache_file import CacheFile, Entry, write_file
 from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.errors import RunError
 from surgvivqa.run_log import RunLog
+from tests.conftest import Said
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=30", "--eval-every-steps=4"]
 TINY += ["--max-steps=8", "--warmup-steps=3", "--lr=2e-3", "--batch-size=12"]
@@ -50,7 +53,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in found]
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
     """The one sentence of an error."""
     found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("surgvivqa: ")]
     assert len(found) == 1, found
@@ -137,10 +140,10 @@ def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
         patch.setattr(RunLog, "write", and_then_they_go)
         capsys.readouterr()
         assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
-    sentence = said(capsys)
-    assert "does not exist" in sentence and "--on-bad-frame skip" in sentence
+    told = sentence(capsys)
+    assert "does not exist" in told and "--on-bad-frame skip" in told
     reached = lines(tmp_path / "run")[-1]["step"]
-    assert f"the same command goes on after step {reached}" in sentence
+    assert f"the same command goes on after step {reached}" in told
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{reached:07d}"]
     for path in lost:
         (tmp_path / path.name).rename(path)
@@ -164,8 +167,8 @@ def test_more_bad_frames_than_allowed_end_the_run_and_what_is_learned_is_kept(
 
     monkeypatch.setattr(RunLog, "write", and_then_more_go)
     assert train(tmp_path / "run", flags, *SKIP) == 2
-    sentence = said(capsys)
-    assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in sentence
+    told = sentence(capsys)
+    assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in told
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     progress = json.loads((checkpoint / "training.json").read_text())
     assert progress["step"] >= 3 and len(progress["bad"]) <= 2
@@ -177,13 +180,13 @@ def test_frames_missing_from_the_start(
 ) -> None:
     (frames / "VID04" / BAD).unlink()
     assert train(tmp_path / "run", flags, "--on-bad-frame=skip", "--max-bad-frames=0") == 2
-    assert "1 of 5 frames are missing" in said(capsys)
+    assert "1 of 5 frames are missing" in sentence(capsys)
     assert train(tmp_path / "run", flags, *SKIP) == 0
     assert skipped(tmp_path / "run") == [("VID04", 1)]
     (frames / "VID04" / "000000.png").unlink()
     (frames / "VID04" / "000002.png").unlink()
     assert train(tmp_path / "other", flags, *SKIP) == 2
-    assert "3 of 5 frames are missing" in said(capsys)
+    assert "3 of 5 frames are missing" in sentence(capsys)
 
 
 @pytest.mark.slow
@@ -198,9 +201,9 @@ def test_evaluation_names_what_it_left_out(
     (frames / "VID02" / "000002.png").unlink()
     capsys.readouterr()
     assert main([*command, f"--output={tmp_path / 'eval'}"]) == 2
-    assert "1 of 4 frames are missing" in said(capsys)
+    assert "1 of 4 frames are missing" in sentence(capsys)
     assert main([*command, f"--output={tmp_path / 'eval'}", "--on-bad-frame=skip"]) == 2
-    assert "2 of 4 frames cannot be used, more than the 1" in said(capsys)
+    assert "2 of 4 frames cannot be used, more than the 1" in sentence(capsys)
     assert main([*command, f"--output={tmp_path / 'eval'}", "--on-bad-frame=skip", "--max-bad-frames=0.5"]) == 0
     figures = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert [(bad["video"], bad["frame"]) for bad in figures["skipped_frames"]] == [("VID02", 2), ("VID02", 1)]
@@ -218,19 +221,19 @@ def test_the_cache_leaves_them_out_and_is_filled_later(
     flags: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    said: Said,
 ) -> None:
     good = (frames / "VID04" / BAD).read_bytes()
     spoil(frames / "VID04" / BAD)
     (frames / "VID01" / "000003.png").unlink()
     command = ["cache", "--preset=tiny", "--workers=0", *flags, f"--cache={tmp_path / 'cache'}"]
     assert main(command) == 2
-    assert "1 of 12 frames are missing" in said(capsys)
+    assert "1 of 12 frames are missing" in sentence(capsys)
     assert main([*command, *SKIP]) == 0
-    assert "2 frames cannot be used and are not in the cache" in caplog.text
+    assert "2 frames cannot be used and are not in the cache" in said()
     (frames / "VID04" / BAD).write_bytes(good)
     assert main([*command, *SKIP]) == 0
-    assert "Done: 1 frames encoded" in caplog.text
+    assert "Done: 1 frames encoded" in said()
 
 
 @pytest.mark.slow
@@ -257,12 +260,114 @@ def test_a_cache_with_wrong_numbers(
     found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
     assert found["cache"]["status"] == "FAIL" and what in found["cache"]["message"]
     assert train(tmp_path / "run", flags, cache) == 2
-    sentence = said(capsys)
-    assert what in sentence and "VID04.safetensors" in sentence and "remove the file" in sentence
+    told = sentence(capsys)
+    assert what in told and "VID04.safetensors" in told and "remove the file" in told
     assert train(tmp_path / "skip", flags, cache, *SKIP) == 0
     assert len(skipped(tmp_path / "skip")) == 1
     path.unlink()
     assert train(tmp_path / "run", flags, cache) == 0
+
+
+@pytest.mark.slow
+def test_no_frame_to_validate_on(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loose = ["--on-bad-frame=skip", "--max-bad-frames=0.9"]
+    good = {path: path.read_bytes() for path in (frames / "VID01").iterdir()}
+    for path in good:
+        spoil(path)
+    assert train(tmp_path / "run", flags, *loose) == 2
+    assert "None of the frames to validate on can be used" in sentence(capsys)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+    for path in good:
+        path.unlink()
+    assert train(tmp_path / "other", flags, *loose) == 2
+    assert "None of the 1 frames to validate on exists" in sentence(capsys)
+    for path, raw in good.items():
+        path.write_bytes(raw)
+    assert train(tmp_path / "run", flags, *loose) == 0
+    assert [line["step"] for line in lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
+
+
+@pytest.mark.slow
+def test_a_validation_that_failed_again_is_written_once(
+    frames: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = (frames / "VID01").rename(tmp_path / "VID01")
+    (frames / "VID01").mkdir()
+    for path in kept.iterdir():
+        (frames / "VID01" / path.name).write_bytes(b"")
+    assert train(tmp_path / "run", flags) == 2
+    shutil.rmtree(frames / "VID01")
+    kept.rename(frames / "VID01")
+
+    def full(*_: object) -> None:
+        raise RunError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("surgvivqa.run_folder.export_pth", full)
+        assert train(tmp_path / "run", flags) == 1
+    assert train(tmp_path / "run", flags) == 0
+    assert [line["step"] for line in lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_where_no_question_is_left(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(frames / "VID04" / BAD)
+    small = ["--batch-size=2", "--questions-per-frame=2", "--lr=1e6", "--max-grad-norm=0", "--max-steps=12"]
+    assert train(tmp_path / "run", flags, *small, *SKIP) == 1
+    assert "The loss of step" in sentence(capsys)
+
+
+@pytest.mark.slow
+def test_a_link_to_nowhere_is_left_out_of_the_cache(frames: Path, flags: list[str], tmp_path: Path) -> None:
+    (frames / "VID04" / BAD).unlink()
+    (frames / "VID04" / BAD).symlink_to(tmp_path / "nowhere.png")
+    command = ["cache", "--preset=tiny", "--workers=0", *flags, f"--cache={tmp_path / 'cache'}"]
+    assert main(command) == 2
+    assert main([*command, *SKIP]) == 0
+
+
+@pytest.mark.slow
+def test_who_goes_on_with_error_skips_no_more(
+    frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (frames / "VID04" / BAD).read_bytes()
+    spoil(frames / "VID04" / BAD)
+    assert train(tmp_path / "run", flags, *SKIP, "--max-hours=0", "--batch-size=78") == 75
+    assert train(tmp_path / "run", flags, "--batch-size=78") == 2
+    assert BAD in sentence(capsys)
+    (frames / "VID04" / BAD).write_bytes(good)
+    assert train(tmp_path / "run", flags, "--batch-size=78") == 0
+    assert skipped(tmp_path / "run") == [("VID04", 1)]  # the whole run's
+
+
+@pytest.mark.parametrize(
+    ("most", "total", "limit"), [(0.07, 100, 7), (0.14, 50, 7), (0.01, 5, 1), (0, 9, 0), (1, 9, 9)]
+)
+def test_how_many_may_be_left_out(most: float, total: int, limit: int) -> None:
+    assert BadFrames("skip", most, total).limit == limit
+    assert BadFrames("error", most, total).limit == 0
+
+
+def test_check_says_what_train_will_say(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def look(*more: str) -> dict[str, Any]:
+        capsys.readouterr()
+        main(["check", *TINY, *flags, *more, "--json"])
+        return {r["name"]: r for r in json.loads(capsys.readouterr().out)}
+
+    spoil(frames / "VID04" / "000002.png")
+    for seed in range(3):  # whichever frame comes first
+        found = look(*SKIP, f"--seed={seed}")
+        assert found["images"]["status"] == "WARN" and found["loss"]["status"] == "PASS"
+    # In a past clip the frame is also in that of a later one.
+    past = look("--on-bad-frame=skip", "--max-bad-frames=0.25", "--clip-mode=past")
+    assert "2 cannot be used" in past["images"]["message"]
+    for name in ("000000.png", "000001.png", "000003.png"):  # more than a quarter of train's, if not of all
+        (frames / "VID04" / name).unlink()
+    assert look("--on-bad-frame=skip", "--max-bad-frames=0.25")["frames"]["status"] == "FAIL"
 
 
 def test_check_finds_them(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,10 @@
 """The cache through the real commands: a hit is a miss bit for bit, in losses and scores; filling stops and goes on."""
 
 import json
-import logging
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from surgvivqa.model.bundle import frame_store
 from surgvivqa.model.checkpoints import load_checkpoint
 from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.video_tokens import video_tokens
+from tests.conftest import Said
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
 STEPS = ["--max-steps=4", "--batch-size=12", "--questions-per-frame=5", "--val-max-samples=12"]
@@ -37,29 +36,6 @@ def base(synthetic_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags += [f"--splits-dir={synthetic_set / 'splits'}", f"--checkpoint-dir={folder}", "--max-steps=1"]
     assert main(["train", *TINY, *flags, "--val-max-samples=2", "--save-every-steps=0"]) == 0
     return folder
-
-
-class _Said(logging.Handler):
-    """What was logged since the last look."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-    def __call__(self) -> str:
-        text, self.lines = "\n".join(self.lines), []
-        return text
-
-
-@pytest.fixture
-def said() -> Iterator[_Said]:
-    handler, logger = _Said(), logging.getLogger("surgvivqa")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
 
 
 def train(base: Path, data_flags: list[str], folder: Path, *flags: str) -> list[dict[str, float]]:
@@ -155,7 +131,7 @@ def fill(base: Path, data_flags: list[str], folder: Path, *flags: str) -> int:
 
 
 def test_the_command_fills_what_evaluation_and_training_read(
-    base: Path, data_flags: list[str], tmp_path: Path, said: _Said
+    base: Path, data_flags: list[str], tmp_path: Path, said: Said
 ) -> None:
     cache = tmp_path / "cache"
     live = scores(base, data_flags, tmp_path / "live", f"--cache={tmp_path / 'other'}")
@@ -177,7 +153,7 @@ def test_the_command_fills_what_evaluation_and_training_read(
 
 
 def test_training_fills_for_the_command_given_the_same_start(
-    base: Path, data_flags: list[str], tmp_path: Path, said: _Said
+    base: Path, data_flags: list[str], tmp_path: Path, said: Said
 ) -> None:
     pooled = ["--video-pool=temporal", f"--cache={tmp_path / 'cache'}", "--frame-fit=pad"]
     train(base, data_flags, tmp_path / "run", *pooled)
@@ -208,7 +184,7 @@ def test_pooled_training_is_the_same_live_and_cached_but_for_rounding(
 
 
 def test_a_changed_image_is_encoded_again(
-    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, said: _Said
+    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, said: Said
 ) -> None:
     images = tmp_path / "frames"
     shutil.copytree(synthetic_set / "frames", images)
@@ -283,7 +259,7 @@ def test_stopped_half_way_it_goes_on(
     name: str,
     code: int,
     left: int,
-    said: _Said,
+    said: Said,
 ) -> None:
     flags = ["cache", f"--checkpoint={base}", *data_flags, f"--cache={tmp_path}", "--workers=0"]
     script = _KILLED.replace("{signal}", name)

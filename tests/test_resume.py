@@ -94,6 +94,17 @@ def test_stopped_again_and_again(
     same(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
+def test_killed_between_the_renames_that_replace_a_checkpoint(
+    whole: Path, stopped: Path, data_flags: list[str]
+) -> None:
+    (checkpoint,) = (stopped / "checkpoints").iterdir()
+    checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.replaced"))
+    assert train(stopped, data_flags) == 0
+    assert "Going on after step 5" in (stopped / "train.log").read_text()
+    same(stopped, whole)
+
+
 def differs(flags: list[str], run: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert train(run, flags, *more) == 2
     return capsys.readouterr().err

@@ -20,13 +20,15 @@ class BadFrames:
         policy: ``error`` allows none; ``skip`` leaves their questions out and allows a part of the run's frames.
         most: that part (``--max-bad-frames``).
         total: how many frames the run has.
-        known: those that are known of, from an earlier part of the run.
+        known: those that an earlier part of the run skipped. Under ``skip`` they count; under ``error`` one that is met
+            again is an error.
     """
 
     def __init__(self, policy: str, most: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
         self.policy, self.most, self.total = policy, most, total
-        self._why: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
-        self.limit = math.ceil(most * total) if policy == "skip" else len(self._why)
+        self.limit = math.ceil(round(most * total, 6)) if policy == "skip" else 0
+        before: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
+        self._why, self._before = (before, {}) if policy == "skip" else ({}, before)
 
     def __len__(self) -> int:
         return len(self._why)
@@ -68,5 +70,5 @@ class BadFrames:
         )
 
     def to_list(self) -> list[BadFrame]:
-        """All of them, in the order they were met."""
-        return [BadFrame(*name, why) for name, why in self._why.items()]
+        """All of the whole run, in the order they were met."""
+        return [BadFrame(*name, why) for name, why in (self._before | self._why).items()]

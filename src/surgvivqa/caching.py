@@ -19,13 +19,13 @@ from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, data_roots, refuse_numbers
 from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.cache_file import DTYPES
-from surgvivqa.data.frames import BadFrame, FrameStore, refuse_missing
+from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
 from surgvivqa.data.workers import deaf
-from surgvivqa.errors import InputError
+from surgvivqa.errors import FrameError, InputError
 from surgvivqa.model.bundle import Bundle, coder, frame_store, frame_store_of
 from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
 from surgvivqa.model.loading import build_for_training
@@ -96,11 +96,11 @@ def cache(config: CacheConfig) -> int:
     bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
         text, pool = training_text(config)
-        videos = there(text.video.reader.store, videos, bad)
+        videos = there(text.video.reader, videos, bad)
         parts = [video_part(text.video, pool, videos), text_part(text, of_training(videos, config))]
     else:
         tokens, pool = encoder_tokens(config)
-        videos = there(tokens.reader.store, videos, bad)
+        videos = there(tokens.reader, videos, bad)
         parts = [video_part(tokens, pool, videos)]
     missing = [part.missing() for part in parts]
     refuse_small_disk(config, sum(announce(p.store, p.items, m) for p, m in zip(parts, missing, strict=True)))
@@ -114,14 +114,21 @@ def cache(config: CacheConfig) -> int:
     return 0
 
 
-def there(store: FrameStore, videos: Mapping[str, list[Frame]], bad: BadFrames) -> dict[str, list[Frame]]:
+def there(reader: FrameReader, videos: Mapping[str, list[Frame]], bad: BadFrames) -> dict[str, list[Frame]]:
     """The frames whose images are there; the others are put to the account.
 
     Raises:
         InputError: more are missing than ``--on-bad-frame`` allows.
     """
-    absent = refuse_missing(store, *videos.values(), allowed=bad.limit)
+    absent = refuse_missing(reader.store, *videos.values(), allowed=bad.limit)
+    names = {(b.video, b.frame) for b in absent}
+    for frame in (f for frames in videos.values() for f in frames if (f.video, f.frame) not in names):
+        try:
+            reader.key(frame.video, frame.frame)
+        except FrameError as error:  # a link to nowhere is in the listing; or an image of its clip is
+            absent.append(BadFrame(frame.video, frame.frame, error.sentence))
     bad.take(absent)
+    bad.refuse()
     names = {(b.video, b.frame) for b in absent}
     return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
 

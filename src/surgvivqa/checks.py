@@ -4,20 +4,18 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from surgvivqa.bad_frames import BadFrames
-from surgvivqa.cli import one_line
-from surgvivqa.config import CheckConfig, refuse_numbers
+from surgvivqa.config import CheckConfig, clip_length, refuse_numbers
 from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, open_questions
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.ssgqa import ODD, Frame
-from surgvivqa.errors import FrameError, InputError, SurgViVQAError
+from surgvivqa.errors import FrameError, InputError, SurgViVQAError, one_line
 from surgvivqa.labels import LABELS, label_of
 from surgvivqa.model.bundle import Bundle, coder, frame_store
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
@@ -83,9 +81,17 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     frames = Frames.joined(found.values())
     if not frames:
         return
-    store = FrameStore(Path(config.image_root), fit=config.frame_fit)
+    groups = [Frames.joined(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))]
     try:
-        yield from _frames(store, frames, config)
+        length = clip_length(config)
+        store = FrameStore(
+            config.image_root,
+            fit=config.frame_fit,
+            clip_mode=config.clip_mode,
+            num_frames=length,
+            stride=config.clip_stride,
+        )
+        yield from _frames(store, [group for group in groups if group], config)
     except InputError as error:
         yield Result("frames", "FAIL", str(error))
     train = found["train"]
@@ -145,28 +151,37 @@ def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Fr
         yield Result(name, status, message), frames
 
 
-def _frames(store: FrameStore, frames: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
-    allowed = BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
-    missing = missing_frames(store, frames)
+def _frames(store: FrameStore, groups: Sequence[Frames], config: CheckConfig) -> Iterator[Result]:
+    """``groups`` are the frames of train, and those of eval: each command has a bound of its own."""
+    limits = [_allowed(config, group) for group in groups]
+    absent = [missing_frames(store, group) for group in groups]
+    missing, total = [path for paths in absent for path in paths], sum(map(len, groups))
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
-        status, may = ("FAIL", "") if len(missing) > allowed else ("WARN", f"; up to {allowed} are skipped")
-        yield Result("frames", status, f"{len(missing)} of {len(frames)} frames are missing (first: {first}){may}.")
+        fails = any(len(paths) > limit for paths, limit in zip(absent, limits, strict=True))
+        status, may = ("FAIL", "") if fails else ("WARN", f"; up to {' and '.join(map(str, limits))} are skipped")
+        yield Result("frames", status, f"{len(missing)} of {total} frames are missing (first: {first}){may}.")
     else:
-        yield Result("frames", "PASS", f"all {len(frames)} frames are there.")
-    gone = set(missing)
-    there = [f for f in frames if store.path(f.video, f.frame) not in gone]
-    step = max(1, len(there) // config.frames_to_open) if config.frames_to_open else 1
-    opened = there[::step]
-    bad = unreadable_frames(store, opened)
-    message = f"{len(opened)} of {len(there)} frames opened"
+        yield Result("frames", "PASS", f"all {total} frames are there.")
+    gone, opened, there, bad, fails = set(missing), 0, 0, list[str](), False
+    for group, limit, paths in zip(groups, limits, absent, strict=True):
+        left = [f for f in group if store.path(f.video, f.frame) not in gone]
+        wanted = math.ceil(config.frames_to_open * len(group) / total)
+        some = left[:: max(1, len(left) // wanted) if wanted else 1]
+        found = [why for _, why in unreadable_frames(store, some)]
+        # Of those that were not opened as large a part may be bad.
+        fails |= bool(found) and len(paths) + len(found) * len(left) / len(some) > limit
+        opened, there, bad = opened + len(some), there + len(left), bad + found
+    message = f"{opened} of {there} frames opened"
     if not bad:
         yield Result("images", "PASS", f"{message}.")
         return
-    # Of those that were not opened as large a part may be bad.
-    expected = len(missing) + len(bad) * len(there) / len(opened)
-    status = "FAIL" if expected > allowed else "WARN"
-    yield Result("images", status, f"{message}, {len(bad)} cannot be used: {' '.join(why for _, why in bad[:3])}")
+    status = "FAIL" if fails else "WARN"
+    yield Result("images", status, f"{message}, {len(bad)} cannot be used: {' '.join(bad[:3])}")
+
+
+def _allowed(config: CheckConfig, frames: Sequence[Frame]) -> int:
+    return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
 def _tokens(bundle: Bundle) -> Result:
@@ -230,7 +245,8 @@ def _cache(bundle: Bundle, frames: Sequence[Frame], config: CheckConfig) -> Resu
     message = f"{found} items of {len(some)} frames read back"
     if not bad:
         return Result("cache", "PASS", f"{message}, checksums right.")
-    return Result("cache", "FAIL", f"{message}, {len(bad)} cannot be used: {bad[0]}")
+    status = "FAIL" if len(bad) * len(frames) / len(some) > _allowed(config, frames) else "WARN"
+    return Result("cache", status, f"{message}, {len(bad)} cannot be used: {bad[0]}")
 
 
 def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
@@ -240,7 +256,9 @@ def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckCon
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
         frame_tokens: Any = video_tokens(bundle, store)
-        batch = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)[0]
+        rows = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)
+        skip = config.on_bad_frame == "skip"
+        batch = next((b for i in range(len(plan)) if (b := rows[i]).inputs is not None or not skip), rows[0])
         if batch.inputs is None:
             raise InputError(batch.bad[0].why)
         packed = batch.packed

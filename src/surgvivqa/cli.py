@@ -17,7 +17,7 @@ import tyro
 
 from surgvivqa import __version__
 from surgvivqa.config import yaml_arguments
-from surgvivqa.errors import InputError, SurgViVQAError
+from surgvivqa.errors import InputError, SurgViVQAError, one_line
 from surgvivqa.memory import keep_freed_memory
 from surgvivqa.privacy import holds_secret, masked
 
@@ -197,11 +197,6 @@ def mask_record(record: logging.LogRecord) -> bool:
     """Takes tokens out of a record of the log."""
     record.msg, record.args = masked(record.getMessage()), ()
     return True
-
-
-def one_line(text: str) -> str:
-    """A sentence without what would forge a second one, or command the terminal: names may be a stranger's."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 if __name__ == "__main__":

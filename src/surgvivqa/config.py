@@ -103,11 +103,11 @@ def clip_length(config: ModelConfig) -> int:
     """Frames in a clip: what the flag says, or the preset's own number.
 
     Raises:
-        InputError: it is odd or below 2; VideoMAE takes frames two by two.
+        InputError: it is odd or below 2, as VideoMAE takes frames two by two; or above 512.
     """
     length = config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
-    if length < 2 or length % 2:
-        raise InputError(f"--num-frames must be an even number of at least 2, not {length}.")
+    if length < 2 or length % 2 or length > 512:  # positions are made for each frame
+        raise InputError(f"--num-frames must be an even number from 2 to 512, not {length}.")
     return length
 
 

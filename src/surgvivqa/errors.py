@@ -22,6 +22,11 @@ def first_line(error: BaseException, most: int = 160) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
 
 
+def one_line(text: str) -> str:
+    """A text without what would forge a second line or command the terminal: names may be a stranger's."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 class InputError(SurgViVQAError):
     """Wrong usage or wrong input (a flag, a path, a file): exit code 2."""
 

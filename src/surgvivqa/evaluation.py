@@ -25,7 +25,7 @@ from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
 from surgvivqa.model.processing import SurgViVQAProcessor
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
-from surgvivqa.processes import deal, start_processes, together
+from surgvivqa.processes import deal, start_processes, telling_of_others, together
 from surgvivqa.splits import load_splits, overlap
 
 log = logging.getLogger("surgvivqa")
@@ -112,6 +112,7 @@ def prepare(
     return bundle, frames, missing, tokens, output, report.to_dict()["skipped"]
 
 
+@telling_of_others("run the same again")
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
 

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.workers import end_workers
-from surgvivqa.errors import InputError, RunError, SurgViVQAError
+from surgvivqa.errors import InputError, RunError, SurgViVQAError, first_line
 
 log = logging.getLogger("surgvivqa")
 
@@ -61,6 +61,20 @@ def together() -> Iterator[None]:
         error = InputError(sentence) if by_input else RunError(sentence)
         error.told_elsewhere = True
     raise error
+
+
+_GONE = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "Socket Timeout")
+
+
+@contextlib.contextmanager
+def telling_of_others(advice: str) -> Iterator[None]:
+    """Where another process of the run was killed, the body's error becomes a ``RunError`` that says so."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
+        if PartialState().num_processes == 1 or not any(word in str(error) for word in _GONE):
+            raise
+        raise RunError(f"Another process of this run has gone ({first_line(error, 80)}); {advice}.") from error
 
 
 def leave_if_several(exit_code: int, last_words: str = "") -> None:

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from surgvivqa.atomic import REPLACED
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
 from surgvivqa.data.ssgqa import Frame
@@ -83,6 +84,9 @@ def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
     Raises:
         InputError: there are some, and none of them can be read.
     """
+    for old in checkpoints.glob(f".step-*{REPLACED}"):  # a kill fell between the two renames that replace it
+        if not (folder := old.with_name(old.name[1:].removesuffix(REPLACED))).exists():
+            old.replace(folder)
     found = step_folders(checkpoints)
     for folder in found:
         try:

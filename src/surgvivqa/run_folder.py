@@ -190,7 +190,9 @@ def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                if json.loads(line)["step"] <= start.progress.step:
+                values, step = json.loads(line), start.progress.step
+                again = values["step"] == step and not start.progress.validated and "val_loss" in values
+                if values["step"] <= step and not again:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a line that was cut off

@@ -32,8 +32,7 @@ def read_json(path: Path) -> Any:
 
 
 def refuse_odd_file(path: Path) -> None:
-    """Raises ValueError where a file is a pipe or a device, which would be read without end, OSError where it is none.
-    """
+    """Raises ValueError where a file is a pipe or a device, to be read without end; OSError where there is none."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
 
@@ -103,7 +102,8 @@ def is_plain_name(value: str) -> bool:
 
 
 def refuse_code(config: Any) -> None:
-    """Refuses what makes Transformers fetch and run code: an attention that is a repository on the hub (``user/name``).
+    """Refuses what makes Transformers fetch and run code: an attention that is a repository on the hub (``user/name``),
+    or that it takes from there.
 
     ``auto_map``, which names Python files, may be there: it is never followed (``trust_remote_code=False``).
 
@@ -115,7 +115,8 @@ def refuse_code(config: Any) -> None:
         value = stack.pop()
         if isinstance(value, Mapping):
             for key, inner in value.items():
-                if "_implementation" in str(key) and any("/" in text for text in _texts(inner)):
+                # Transformers fetches "user/name" from the hub, and "flash..." too where it is not installed.
+                if "_implementation" in str(key) and any("/" in t or "flash" in t for t in _texts(inner)):
                     raise ValueError(f"it asks for code from the hub ({key}), which is never run")
             stack += value.values()
         elif isinstance(value, list | tuple):

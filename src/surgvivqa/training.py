@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
@@ -21,9 +21,9 @@ from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
 from surgvivqa.data.batches import TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import BadFrame, refuse_missing
-from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.index import frame_names, open_questions, question_counts
 from surgvivqa.data.ssgqa import ODD, Frame, is_synthetic
-from surgvivqa.errors import InputError, RunError, first_line
+from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
 from surgvivqa.metrics import compute_metrics
@@ -33,7 +33,7 @@ from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
-from surgvivqa.processes import deal, start_processes, together
+from surgvivqa.processes import deal, start_processes, telling_of_others, together
 from surgvivqa.resume import Progress, fingerprint, load_moments, load_weights
 from surgvivqa.run_folder import (
     clear_run_folder,
@@ -51,7 +51,6 @@ from surgvivqa.steps import is_due, make_optimizer, rate_factor, seed_micro_batc
 
 CHANCE = math.log(51)
 EXIT_STOPPED = 75
-_GONE = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "Socket Timeout")
 log = logging.getLogger("surgvivqa")
 
 
@@ -62,14 +61,8 @@ def train(config: TrainConfig) -> int:
         InputError, RunError: as ``train_run``; or another process was killed.
     """
     try:
-        return train_run(config)
-    except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
-        if PartialState().num_processes == 1 or not any(word in str(error) for word in _GONE):
-            raise
-        raise RunError(
-            f"Another process of this run has gone ({first_line(error, 80)}); the newest checkpoint in "
-            f"{config.checkpoint_dir} is good, and the same command goes on from it."
-        ) from error
+        with telling_of_others(f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"):
+            return train_run(config)
     finally:
         release_run_folder()
 
@@ -117,6 +110,8 @@ def train_run(config: TrainConfig) -> int:
             config.on_bad_frame, config.max_bad_frames, len(train_frames) + len(val_frames), start.progress.bad
         )
         missing = refuse_missing(store, train_frames, val_frames, allowed=bad.limit)
+        if val_frames and set(frame_names(val_frames)) <= {(b.video, b.frame) for b in missing}:
+            raise InputError(f"None of the {len(val_frames)} frames to validate on exists under {store.root}.")
         tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
         feed: Any = tokens  # what a step is given: clips, video tokens, or text states
         if config.cache_text:
@@ -186,9 +181,11 @@ def train_run(config: TrainConfig) -> int:
     def look() -> None:
         """Validates, and keeps the best."""
         nonlocal best
+        before = bad.to_list()
         figures, met = validate(bundle, val_frames, tokens, config, bad.limit)
         account(met, validated=False)
         if not figures["n"]:
+            save(bad=before, validated=False)
             with together():
                 raise InputError("None of the frames to validate on can be used.")
         tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
@@ -236,7 +233,7 @@ def train_run(config: TrainConfig) -> int:
                         loss = losses.sum() * weight
                         accelerator.backward(loss)
                     step_loss += float(loss.detach()) / accelerator.num_processes
-                    if not losses.detach().isfinite().all():
+                    if batch.inputs is not None and not losses.detach().isfinite().all():
                         culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()), batch.bad)
                 # One exchange a step, so that all processes do the same: the loss, whether a signal reached any of
                 # them, and how many questions and frames could not be used.

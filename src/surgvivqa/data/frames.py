@@ -1,5 +1,6 @@
 """Frames from disk, fitted to the video encoder's square, and the clips made of them."""
 
+import errno
 import functools
 import io
 import stat
@@ -24,7 +25,7 @@ FRAME_FITS = ("squash", "pad", "crop")
 CLIP_MODES = ("repeat", "past")
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # others may start programs of their own, as EPS does
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "La", "RGBa", "P", "PA", "1")
-_MOST_BYTES = 200_000_000  # a picture of the largest size that is decoded, without compression, is smaller
+_MOST_BYTES = 300_000_000  # a picture of the most pixels that Pillow decodes has 268 MB without compression
 
 
 class BadFrame(NamedTuple):
@@ -99,8 +100,13 @@ def open_picture(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise FrameError(f"Frame {path} does not exist.") from None
     except Image.UnidentifiedImageError:
-        raise FrameError(f"Frame {path} is none of {', '.join(_FORMATS)}, whatever its name says.") from None
+        formats = ", ".join(_FORMATS)
+        raise FrameError(f"Frame {path} is none of {formats}, whatever its name says, or is damaged.") from None
+    except MemoryError:
+        raise
     except Exception as error:  # a decoder may fail in any way where the bytes are wrong
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # this process's fault, not the frame's
         why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
         raise FrameError(f"Frame {path} cannot be read as an image ({why}).") from None
 
@@ -248,11 +254,19 @@ def refuse_missing(store: FrameStore, *frames: Sequence[Frame], allowed: int = 0
 
 
 def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:
-    """Frames that cannot be decoded, each with the reason."""
-    bad = []
+    """Frames of whose clips an image cannot be decoded, each with the reason; each image is opened once."""
+    bad: list[tuple[Path, str]] = []
+    opened: dict[tuple[str, int], str | None] = {}
     for f in frames:
-        try:
-            store.image(f.video, f.frame)
-        except InputError as error:
-            bad.append((store.path(f.video, f.frame), str(error)))
+        clip = [(f.video, number) for number in dict.fromkeys(store.clip_frames(f.video, f.frame))]
+        for name in clip:
+            if name not in opened:
+                try:
+                    store.image(*name)
+                    opened[name] = None
+                except InputError as error:
+                    opened[name] = str(error)
+        why = next((why for name in clip if (why := opened[name])), None)
+        if why:
+            bad.append((store.path(f.video, f.frame), why))
     return bad

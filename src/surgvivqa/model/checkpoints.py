@@ -55,7 +55,6 @@ from surgvivqa.strangers import flags_of, is_plain_name, lora_of, names_of, read
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
 PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
 SETTINGS_FILE, WEIGHTS, INDEX = "surgvivqa.json", "model.safetensors", "model.safetensors.index.json"
-_LONGEST_CLIP = 512  # frames
 log = logging.getLogger("surgvivqa")
 MODEL_FIELDS = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
@@ -307,7 +306,9 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     if not run:
         settings.lora_r = rank or 0
     elif rank and rank != settings.lora_r:
-        raise InputError(f"{path} has adapters of rank {rank}, but {beside} says {settings.lora_r}; one of them is wrong.")
+        raise InputError(
+            f"{path} has adapters of rank {rank}, but the settings beside it say {settings.lora_r}; one is wrong."
+        )
     lora = {"r": settings.lora_r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout} if rank else None
     if settings.preset == "tiny":
         beside = path.parent / "best"
@@ -399,8 +400,7 @@ def _settings(values: Any) -> ModelConfig:
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
     settings = ModelConfig(**flags_of(ModelConfig, values))
     refuse_numbers(settings)
-    if clip_length(settings) > _LONGEST_CLIP:  # which refuses odd ones; positions are made for each frame
-        raise ValueError(f"its num_frames is {settings.num_frames:,}, more than {_LONGEST_CLIP:,}")
+    clip_length(settings)  # refuses odd ones and long ones
     return settings
 
 

@@ -43,6 +43,7 @@ _OLD_NORM = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".La
 _ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
 _BASE = "llm.base_model.model."
 _LONGEST_NAME = 500
+_LARGEST_VIEW = 1_000_000  # bytes that an honest expanded buffer (positions) may have more than its storage
 _HEAVIEST = 10_000_000  # values in a pickle; a state dict has some twenty a tensor
 
 
@@ -161,8 +162,9 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def _refuse_heavy(path: Path) -> None:
-    """Raises InputError where a few bytes of a pickle stand for far more: tuples of tuples of tuples, which a dictionary
-    that has them for keys counts through one by one, or a ``bytearray`` of any length. Nothing is executed."""
+    """Raises InputError where a few bytes of a pickle stand for far more: tuples of tuples of tuples, which a
+    dictionary that has them for keys counts through one by one, or a ``bytearray`` of any length. Nothing is executed.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -205,7 +207,8 @@ def _weigh(path: Path, pickled: Any) -> None:
 def _is_odd(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
         return True
-    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    size = tensor.numel() * tensor.element_size()
+    return size > max(tensor.untyped_storage().nbytes(), _LARGEST_VIEW)
 
 
 def present_names(names: Any) -> dict[str, str]:
