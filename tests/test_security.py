@@ -8,6 +8,7 @@ import ast
 import json
 import logging
 import os
+import pickle
 import shutil
 import struct
 import zipfile
@@ -276,6 +277,28 @@ def test_an_attention_from_the_hub_is_code(
         load_decoder(str(part))
 
 
+@pytest.mark.parametrize(
+    "value", [{"decoder_config": {"": "user/kern"}}, {"a": [{"b": "user/kern"}]}, "flash_attention_2"]
+)
+def test_an_attention_at_any_depth(
+    value: object, folders: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change: Change = lambda c: c.update(_attn_implementation=value)  # noqa: E731
+    folder = changed(folders / "whole", tmp_path / "w", "config.json", change)
+    assert "code from the hub" in refused(capsys, *ask(folder, picture))
+    with pytest.raises(InputError, match="code from the hub"):
+        SurgViVQAModel.from_pretrained(folder)
+
+
+def test_an_attention_of_a_repository_that_hugging_face_fetches_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from surgvivqa.model.configuration import SurgViVQAConfig
+
+    asked = {"decoder_config": {"_attn_implementation": "user/kern"}}
+    monkeypatch.setattr(SurgViVQAConfig, "get_config_dict", lambda *_, **__: (asked, {}))
+    with pytest.raises(InputError, match="code from the hub"):
+        SurgViVQAModel.from_pretrained("lab/model", token="a-token")
+
+
 def test_a_yaml_tag_makes_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(f"seed: !!python/object/apply:os.mkdir ['{tmp_path / 'owned'}']\n")
@@ -427,6 +450,98 @@ def test_settings_of_another_kind(
     folder = changed(folders / "whole", tmp_path / "w", "surgvivqa.json", change)
     refused(capsys, *ask(folder, picture))
     refused(capsys, "convert", f"--checkpoint={folder}", f"--output={tmp_path}/out")
+
+
+def nested(depth: int) -> bytes:
+    """A pickle of ``{t: 1}`` where t is a pair of a pair ...: a few bytes, and 2^depth to hash."""
+    pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(depth))
+    return b"\x80\x02}K\x07q\x000" + pairs + b"K\x01s."
+
+
+@pytest.mark.parametrize("form", ["zip", "older"])
+@pytest.mark.parametrize(
+    "pickled", [nested(60), b"\x80\x02c__builtin__\nbytearray\nJ\x00\x94\x35\x77\x85R."], ids=["hash", "bytearray"]
+)
+def test_a_few_bytes_that_stand_for_far_more(pickled: bytes, form: str, parts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/version", "3\n")
+    else:
+        head = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        path.write_bytes(b"".join(head) + pickled + pickle.dumps([], protocol=2))
+    with pytest.raises(InputError, match="a few bytes of it stand for far more"):
+        load_checkpoint(path, settings(parts))
+
+
+def test_what_honest_files_hold_is_read(parts: Path, tmp_path: Path) -> None:
+    """Older forms, views, buffers that are expanded, an optimiser beside the weights."""
+    from surgvivqa.model.published import read_tensors
+
+    weights = {
+        "text_encoder.a": torch.randn(4, 3).T,
+        "positions": torch.arange(512).expand(2, -1),
+        "n": torch.tensor(1),
+    }
+    for number, (held, options) in enumerate(
+        [
+            (weights, {}),
+            (weights, {"_use_new_zipfile_serialization": False}),
+            ({"state_dict": weights, "optimizer": {"state": {i: {"step": 1.0} for i in range(2000)}}}, {}),
+        ]
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save(held, path, **options)
+        assert torch.equal(read_tensors(path)["text_encoder.a"], weights["text_encoder.a"])
+
+
+@pytest.mark.parametrize("frames", [514, 20_000_000])
+def test_a_clip_without_end(
+    frames: int, folders: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(
+        folders / "whole", tmp_path / "w", "surgvivqa.json", lambda c: c["settings"].update(num_frames=frames)
+    )
+    assert "from 2 to 512" in refused(capsys, *ask(folder, picture))
+
+
+def test_a_run_folder_is_a_strangers_too(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    bomb = (
+        "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)) + "seed: *a8"
+    )
+    command = ["train", "--preset=tiny", "--max-steps=1", *data_flags, f"--checkpoint-dir={run}"]
+    for content in (bomb, "seed: " + "[" * 5000 + "]" * 5000):
+        (run / "config.yaml").write_text(content)
+        assert "without its config.yaml" in refused(capsys, *command)
+    (run / "config.yaml").unlink()
+    os.mkfifo(run / "config.yaml")
+    assert "without its config.yaml" in refused(capsys, *command)
+    os.mkfifo(run / "train.log")
+    assert "no regular file" in refused(capsys, *command)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "adapter_model.safetensors"])
+def test_a_pipe_in_a_checkpoint(
+    name: str, folders: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind = "peft" if name.startswith("adapter") else "whole"
+    shutil.copytree(folders / kind, tmp_path / "w", copy_function=os.link)
+    (tmp_path / "w" / name).unlink()
+    os.mkfifo(tmp_path / "w" / name)
+    refused(capsys, *ask(tmp_path / "w", picture))
+
+
+def test_a_run_without_bounds_can_be_read_again(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--preset=tiny", "--workers=0", "--max-steps=1", "--val-max-samples=4", "--max-grad-norm=inf"]
+    assert main(["train", *flags, *data_flags, f"--checkpoint-dir={tmp_path}/run"]) == 0
+    assert main(["eval", f"--checkpoint={tmp_path}/run", "--workers=0", "--max-samples=4"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -585,6 +700,7 @@ def test_a_forged_index_is_made_anew(forged: dict[str, Any], tmp_path: Path) -> 
         ["eval", f"--checkpoint=https:/jane:{TOKEN}@hub.example/c"],
         ["train", "--config", "CONFIG"],
         ["train", "--cache-dtype", TOKEN],
+        ["train", "--cache=https://glpat-secret-word@host.example/x"],
         ["convert", f"--checkpoint=x/{TOKEN}", "--output=y"],
     ],
 )
@@ -621,11 +737,26 @@ def test_the_log_and_the_sentences_are_masked(capsys: pytest.CaptureFixture[str]
     record = logging.LogRecord("surgvivqa", logging.INFO, "", 0, "at %s with %s", ("https:/a:b@c", TOKEN), None)
     assert mask_record(record) and record.getMessage() == "at https:/***@c with hf_***"
     assert masked("https://jane:pw@hub/x") == "https://***@hub/x"
+    for path in ("/data/hf_models/x", "/scratch/hf_datasets", "/data/a:/b@c", "/mnt/nas:/vol@2024", "jane@host:/x"):
+        assert masked(path) == path and not holds_secret(path)
     assert not holds_secret("/data/hf_models/x") and not holds_secret("C:/a@b") and not holds_secret("user/model@main")
     assert refused(capsys, "\x1b[31mx\nsurgvivqa: fine").isprintable()
 
 
 # --- text that is shown --------------------------------------------------------------------------------------------
+
+
+def test_what_check_shows_of_a_question_file_commands_no_terminal(
+    synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = Path(shutil.copytree(synthetic_set / "ssg-qa", tmp_path / "ssg-qa"))
+    for video in ("VID04", "VID02"):
+        path = min((questions / video).glob("*.txt"))
+        path.write_text(path.read_text() + "\nno pipe \x1b[2J here\nq?|\x1b]0;x\x07unknown\n\u202eq?|a|b|c\n")
+    flags = [f"--ssgvqa-root={questions}", f"--image-root={synthetic_set}/frames"]
+    main(["check", "--preset=tiny", *flags, f"--splits-dir={synthetic_set}/splits"])
+    told = capsys.readouterr().out
+    assert "no pipe" in told and not {"\x1b", "\x07", "\u202e"} & set(told)
 
 
 def test_a_model_card_renders_nothing_of_a_strangers(tmp_path: Path) -> None:
