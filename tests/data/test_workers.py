@@ -1,12 +1,13 @@
 """The processes that decode frames: they end with the process that they work for, however it ends."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 SCRIPT = """
-import os, signal, sys
+import multiprocessing, os, signal, sys, time
 from torch.utils.data import DataLoader
 from surgvivqa.data.workers import deaf
 
@@ -17,12 +18,21 @@ os.kill(workers[0], signal.SIGTERM)  # as to a whole group
 next(kept)
 print(*workers, flush=True)
 kept.cycle = kept  # as an error's traceback may hold it
+kill = multiprocessing.process.BaseProcess.kill
+multiprocessing.process.BaseProcess.kill = lambda self: (kill(self), time.sleep({pause}))
 raise ValueError("as an error would end it")
 """
 
 
 @pytest.mark.slow
-def test_a_process_with_workers_ends() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+@pytest.mark.parametrize("pause", [0, 0.5])  # between the two kills, in which PyTorch hears that a worker has died
+def test_a_process_with_workers_ends(pause: float) -> None:
+    script = SCRIPT.format(pause=pause)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "as an error would end it" in done.stderr
-    assert len(done.stdout.split()) == 2
+    assert "end_workers" not in done.stderr
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

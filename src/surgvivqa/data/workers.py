@@ -1,6 +1,7 @@
 """What the processes that decode frames do about signals: nothing. The process they work for answers."""
 
 import atexit
+import contextlib
 import multiprocessing
 import multiprocessing.util  # registers its own end, before which ours must come
 import signal
@@ -16,9 +17,14 @@ def deaf(_: int) -> None:
 def end_workers() -> None:
     """Ends what is left of them, at this process's own end: an error may have kept their ``DataLoader``, and Python
     would ask them to go with the signal that they do not hear, and wait."""
-    for worker in multiprocessing.active_children():
-        if worker.daemon:
-            worker.kill()
+    workers = [child for child in multiprocessing.active_children() if child.daemon]
+    if not workers:
+        return
+    # PyTorch answers the death of a worker by an error, out of a signal handler: between two kills of this loop, too.
+    with contextlib.suppress(ValueError):  # only the main thread has handlers
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in workers:
+        worker.kill()
 
 
 atexit.register(end_workers)
