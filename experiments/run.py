@@ -20,12 +20,15 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from surgvivqa.model.checkpoints import PACKAGED_BASE
 from surgvivqa.synthetic.base_files import weights_hash
@@ -49,6 +52,7 @@ class Row:
     per_frame: int = 13
     lr: str = "2e-3"
     data: str = "synthetic"
+    steps: int = STEPS
     same_as: str | None = field(default=None)  # a row whose trained model is scored again
 
     @property
@@ -83,7 +87,15 @@ ROWS = (
     Row("what trains", "LoRA, patch embedding (tokens not cached)", ("--train-video", "patch-embed"), cache=False),
     Row("what trains", "LoRA, last BLIP layer (rate 1e-3)", ("--unfreeze-blip-last-n", "1"), lr="1e-3"),
     Row("what trains", "BLIP and GPT-2, no LoRA (rate 3e-4)", ("--full-finetune", "--train-blip"), lr="3e-4"),
-    Row("real frames", "LoRA", data="real"),
+    *(
+        Row("real frames", name + blind, flags, lr=rate, data=data, per_frame=15, steps=steps)
+        for name, flags, rate, steps in (
+            ("LoRA", (), "2e-3", 200),
+            ("BLIP and GPT-2, no LoRA (rate 3e-4)", ("--full-finetune", "--train-blip"), "3e-4", 400),
+        )
+        # Black pictures with the same names: what a model of the same kind gets from the questions alone.
+        for blind, data in (("", "real"), (", black pictures", "black"))
+    ),
 )
 
 
@@ -146,13 +158,26 @@ class Experiments:
 
     def roots(self, data: str) -> list[str]:
         """Flags that name the data."""
-        if data == "real":
+        if data in ("real", "black"):
             splits = self.out / "real-splits"
             splits.mkdir(exist_ok=True)
             for name, videos in (("train", ["VID68", "VID70", "VID73"]), ("val", []), ("test", ["VID75"])):
                 (splits / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
-            return ["--ssgvqa-root", f"{REAL}/ssg-qa", "--image-root", f"{REAL}/frames", "--splits-dir", str(splits)]
+            frames = REAL / "frames" if data == "real" else self.black_frames()
+            return ["--ssgvqa-root", f"{REAL}/ssg-qa", "--image-root", str(frames), "--splits-dir", str(splits)]
         return ["--ssgvqa-root", f"{self.out}/data/ssg-qa", "--image-root", f"{self.out}/data/frames"]
+
+    def black_frames(self) -> Path:
+        """A folder with a black picture in the place of each real frame."""
+        folder = self.out / "black-frames"
+        for frame in REAL.glob("frames/*/*.png"):
+            black = folder / frame.parent.name / frame.name
+            if not black.is_file():
+                black.parent.mkdir(parents=True, exist_ok=True)
+                aside = black.with_suffix(f".{threading.get_ident()}")
+                Image.new("RGB", (WIDTH, HEIGHT)).save(aside, "PNG")
+                aside.replace(black)
+        return folder
 
     def graphs(self, data: str) -> Path | None:
         """Where the scene graphs lie that say what is at the frame's sides; the real frames have no whole set."""
@@ -199,8 +224,7 @@ class Experiments:
             shutil.rmtree(folder, ignore_errors=True)
             self.command("train", *self.train_flags(source, seed, folder), log=log)
         scored = self.out / "scored" / f"{row.key} {seed}".replace("/", "-").replace(" ", "-")
-        cache = ["--cache", str(self.out / "cache")] if source.cache else []
-        some = ["--max-samples", str(SCORED), "--workers", "0", *cache, *row.eval]
+        some = ["--max-samples", str(SCORED), "--workers", "0", *self.cache_flags(source), *row.eval]
         self.command("eval", "--checkpoint", str(folder), "--output", str(scored), *some, log=log)
         figures = measured(scored / "predictions.jsonl", self.graphs(row.data))
         line = {"row": row.key, "seed": seed, "of": self.of, **figures}
@@ -224,15 +248,18 @@ class Experiments:
 
     def train_flags(self, row: Row, seed: int, folder: Path) -> list[str]:
         """The flags of a row's training run."""
-        steps, per_frame = (200, 15) if row.data == "real" else (STEPS, row.per_frame)
         return [
-            *("--preset", "tiny", "--batch-size", str(BATCH), "--questions-per-frame", str(per_frame), "--lr", row.lr),
-            *("--max-steps", str(steps), "--eval-every-steps", "0", "--save-every-steps", "0", "--workers", "0"),
-            *("--val-max-samples", "200", "--seed", str(seed), "--checkpoint-dir", str(folder)),
-            *(["--cache", str(self.out / "cache")] if row.cache else []),
+            *("--preset", "tiny", "--batch-size", str(BATCH), "--questions-per-frame", str(row.per_frame)),
+            *("--lr", row.lr, "--max-steps", str(row.steps), "--eval-every-steps", "0", "--save-every-steps", "0"),
+            *("--workers", "0", "--val-max-samples", "200", "--seed", str(seed), "--checkpoint-dir", str(folder)),
+            *self.cache_flags(row),
             *self.roots(row.data),
             *row.train,
         ]
+
+    def cache_flags(self, row: Row) -> list[str]:
+        """A cache for each data set: they share names of videos."""
+        return ["--cache", str(self.out / f"cache-{row.data}")] if row.cache else []
 
     def baselines(self) -> Iterator[tuple[str, dict[str, float]]]:
         """The question-only model on both data sets, on the test videos."""
