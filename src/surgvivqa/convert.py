@@ -13,8 +13,9 @@ from surgvivqa.hub import is_name, push
 from surgvivqa.intervals import FIGURES
 from surgvivqa.model.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import SETTINGS_FILE, export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.published import Names
+from surgvivqa.model.saved_settings import SETTINGS_FILE
 from surgvivqa.model_card import is_licence, trained_parts, write_model_card
 from surgvivqa.strangers import read_json
 
