@@ -275,6 +275,13 @@ def test_a_config_file_of_something_else_beside_a_file_is_named(parts: Path, tmp
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
 
 
+def test_a_flag_that_is_wrong_is_not_blamed_on_a_file(parts: Path, tmp_path: Path) -> None:
+    torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
+    with pytest.raises(InputError, match="not 3") as refusal:
+        load_checkpoint(tmp_path / "wild.pth", settings(parts, num_frames=3))
+    assert "wild.pth" not in str(refusal.value)
+
+
 def test_blips_own_rows_are_not_aligned_ones(parts: Path, tmp_path: Path) -> None:
     state = Published(parts, True).state_dict()
     torch.save({**state, WORDS: state[WORDS][:300]}, tmp_path / "wild.pth")

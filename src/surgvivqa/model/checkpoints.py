@@ -266,6 +266,8 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
         settings = settings_of({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback))
         run = run_of(run)
     except (InputError, ValueError) as error:
+        if not beside.is_file() and isinstance(error, InputError):  # which is about a flag
+            raise
         known = isinstance(error, InputError)  # which names the file
         what = str(error).rstrip(".") if known else f"Config file {beside} does not fit ({first_line(error)})"
         raise InputError(
