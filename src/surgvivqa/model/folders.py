@@ -119,7 +119,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         InputError: a file is missing or damaged.
     """
     index = folder / INDEX
-    if (folder / WEIGHTS).is_file() or not index.is_file():  # where both are there, Hugging Face too takes the file
+    if not index.is_file():
         return load_safetensors(folder / WEIGHTS)
     try:
         where = read_json(index)["weight_map"]
@@ -128,6 +128,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise damaged(folder, error) from error
     if any(not is_plain_name(name) for name in files):
         raise InputError(f"{index} names a file outside its folder ({files[0]}), which is not read.")
+    if (folder / WEIGHTS).is_file():  # which Hugging Face, too, takes where both are there
+        return load_safetensors(folder / WEIGHTS)
     tensors: dict[str, Tensor] = {}
     for name in files:
         if not (folder / name).is_file():
