@@ -78,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"video_config": {"_name_or_path": f"{HOME}/videomae"}}))
     (folder / "tokenizer.json").write_text('{"vocab": {"/home/x": 1}}')
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")  # a chat model's tokenizer brings one
     (folder / "README.md").write_text("# A card\n")
     return folder
 

@@ -458,6 +458,7 @@ def test_convert_replaces_only_checkpoints_and_only_when_told(
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
     assert main(["convert", f"--checkpoint={best}", f"--output={best / 'best'}", "--overwrite"]) == 2
     assert main(["convert", f"--checkpoint={best / 'best'}", f"--output={best}", "--overwrite"]) == 2
+    assert main(["convert", f"--checkpoint={best}", f"--output={best / 'best' / 'hf'}"]) == 2  # a run replaces best/
     assert load_file(best / "best" / "model.safetensors")
 
 

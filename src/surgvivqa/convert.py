@@ -13,8 +13,9 @@ from surgvivqa.hub import is_name, push
 from surgvivqa.intervals import FIGURES
 from surgvivqa.model.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import SETTINGS_FILE, export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.published import Names
+from surgvivqa.model.saved_settings import SETTINGS_FILE
 from surgvivqa.model_card import is_licence, trained_parts, write_model_card
 from surgvivqa.strangers import read_json
 
@@ -147,9 +148,12 @@ def _refuse_output(config: ConvertConfig) -> None:
     output = config.output
     if output.is_symlink():
         raise InputError(f"--output {output} is a link, which is not written through; give the place itself.")
+    here, read = output.resolve(), config.checkpoint.resolve()
+    for folder in (read, read / "best"):
+        if here.is_relative_to(folder) and (folder / SETTINGS_FILE).is_file():  # which its run replaces as a whole
+            raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
     if not output.exists():
         return
-    here, read = output.resolve(), config.checkpoint.resolve()
     if read.exists() and (read.is_relative_to(here) or here.is_relative_to(read)):
         raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
     if output.is_dir() and not any(output.iterdir()):

@@ -28,7 +28,7 @@ from surgvivqa.strangers import read_json
 log = logging.getLogger("surgvivqa")
 TIMEOUT = 5.0  # seconds for the hub's first answer; its library waits for ever by default
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
-PUSHED = (".json", ".safetensors", ".txt", ".model", ".md")
+PUSHED = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")  # the last: a tokenizer's chat template
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 # The library's HTTP client is its own affair (requests, httpx, ...), and so are the classes of network errors.

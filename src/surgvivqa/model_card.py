@@ -133,20 +133,16 @@ def trained_parts(bundle: "Bundle") -> list[Row]:
 
     A loaded model's ``requires_grad`` says nothing about the run; its flags do. The model is left as it was.
     """
-    from surgvivqa.model.freezing import apply_freezing, trainable_table
+    from surgvivqa.model.freezing import frozen_as, trainable_table
 
     if not bundle.run:
         return []
     names = set(TrainConfig.__dataclass_fields__) & set(bundle.run)
-    before = [(p, p.requires_grad) for p in bundle.model.parameters()]
     try:
-        apply_freezing(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names}))
-        return trainable_table(bundle.model)
+        with frozen_as(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names})):
+            return trainable_table(bundle.model)
     except InputError:  # its adapters have been merged, and nothing shows any more what was trained
         return []
-    finally:
-        for parameter, needed in before:
-            parameter.requires_grad_(needed)
 
 
 def model_card(card: Card) -> str:

@@ -23,7 +23,7 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.errors import InputError
-from surgvivqa.model.checkpoints import read_weights
+from surgvivqa.model.folders import read_weights
 from surgvivqa.model.published import load_safetensors, new_of, put
 from surgvivqa.strangers import read_json
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +20,21 @@ from surgvivqa.cli import main
 from surgvivqa.errors import InputError
 from surgvivqa.model.bundle import coder
 from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.pretrained import load_text_encoder
+from surgvivqa.model.published import WORDS
 from surgvivqa.model.vocabulary import grown_rows
 from surgvivqa.scoring import LabelTrie, score_rows
-from tests.parts import make_parts, settings
+from tests.parts import config, make_parts, settings, stir
 
 State = dict[str, Tensor]
 
 
 class Published(nn.Module):
-    """The module whose state dict the published files are: three children, nothing of ours."""
+    """The module whose state dict the published files are: three children, nothing of ours, moved off the parts by
+    ``noise``."""
 
-    def __init__(self, parts: Path, lora: bool) -> None:
+    def __init__(self, parts: Path, lora: bool, noise: float = 0.05) -> None:
         super().__init__()
         self.visual_encoder = VideoMAEModel.from_pretrained(parts / "video")
         text = load_text_encoder(str(parts / "text"))
@@ -46,7 +50,7 @@ class Published(nn.Module):
             self.llm = get_peft_model(self.llm, targets)
         torch.manual_seed(5)
         for parameter in self.parameters():  # another model than the parts alone would give
-            parameter.data += 0.05 * torch.randn_like(parameter)
+            parameter.data += noise * torch.randn_like(parameter)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +186,8 @@ def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path
         (lambda s: {"state_dict": 3}, "must map parameter names to tensors"),
         (lambda s: {}, "must map parameter names to tensors"),
         (lambda s: {**s, **{f"module.{k}": v + 1 for k, v in s.items()}}, "two different tensors"),
+        (lambda s: {k: (10 * v).to(torch.int8) for k, v in s.items()}, "torch.int8 where the model has weights"),
+        (lambda s: {k: v.to(torch.float8_e4m3fn) for k, v in s.items()}, "so it is quantized"),
     ],
 )
 def test_what_does_not_belong_to_the_model_is_refused(
@@ -241,6 +247,65 @@ def test_a_run_that_froze_the_decoder_may_lack_it(parts: Path, tmp_path: Path) -
     torch.save({k: v for k, v in state.items() if k.startswith("text_encoder.")}, tmp_path / "best_model.pth")
     bundle = load_checkpoint(tmp_path / "best_model.pth", settings(parts))
     assert bundle.model.config.lora is None and all(n.startswith("text_encoder.") for n in bundle.own)
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        ({"lora_r": 4}, "text_encoder.encoder.layer.0."),  # no adapters at all
+        ({"lora_r": 4, "unfreeze_blip_last_n": 1}, "llm."),  # adapters without the layer trained beside them
+        ({"full_finetune": True}, "llm.transformer.h.0."),
+        ({"lora_r": 0, "mask": "causal"}, "llm.transformer.h.0."),  # written by hand; nothing would be trained
+    ],
+)
+def test_a_file_that_lacks_what_its_run_trained_is_refused(
+    parts: Path, run: dict[str, Any], kept: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**vars(settings(parts)), **run}))
+    state = Published(parts, kept == "llm.").state_dict()
+    torch.save({k: v for k, v in state.items() if k.startswith(kept)}, tmp_path / "best_model.pth")
+    with pytest.raises(InputError, match="tensors that must be there"):
+        load_checkpoint(tmp_path / "best_model.pth", settings(parts))
+
+
+def test_a_config_file_of_something_else_beside_a_file_is_named(parts: Path, tmp_path: Path) -> None:
+    torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
+    (tmp_path / "config.yaml").write_text("trainer: {devices: 4}")
+    with pytest.raises(InputError, match=r"unknown key 'trainer'.*move wild\.pth to a folder of its own"):
+        load_checkpoint(tmp_path / "wild.pth", settings(parts))
+
+
+def test_a_flag_that_is_wrong_is_not_blamed_on_a_file(parts: Path, tmp_path: Path) -> None:
+    torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
+    with pytest.raises(InputError, match="not 3") as refusal:
+        load_checkpoint(tmp_path / "wild.pth", settings(parts, num_frames=3))
+    assert "wild.pth" not in str(refusal.value)
+
+
+def test_blips_own_rows_are_not_aligned_ones(parts: Path, tmp_path: Path) -> None:
+    state = Published(parts, True).state_dict()
+    torch.save({**state, WORDS: state[WORDS][:300]}, tmp_path / "wild.pth")
+    with_pieces = shutil.copytree(parts, tmp_path / "parts")
+    train_tokenizer(["How many?"], vocab_size=290).save_pretrained(with_pieces / "text")
+    with pytest.raises(InputError, match="300 rows of words, BLIP's own"):
+        load_checkpoint(tmp_path / "wild.pth", settings(with_pieces, text_embeddings="aligned"))
+
+
+@pytest.mark.parametrize("embeddings", ["published", "aligned"])
+@pytest.mark.parametrize("everything", [True, False])
+def test_the_published_loader_reads_what_is_exported(
+    parts: Path, embeddings: str, everything: bool, tmp_path: Path
+) -> None:
+    """That loader: the published parts, then ``load_state_dict(..., strict=False)``."""
+    root = shutil.copytree(parts, tmp_path / "parts")
+    train_tokenizer(["How many?"], vocab_size=290).save_pretrained(root / "text")
+    ours = build_for_training(config(root, lora_r=4, text_embeddings=embeddings))
+    stir(ours.model)
+    export_pth(ours, tmp_path / "best_model.pth", everything=everything, names="transformers5")
+    theirs = Published(root, True, noise=0)
+    left = theirs.load_state_dict(torch.load(tmp_path / "best_model.pth", weights_only=True), strict=False)
+    assert not left.unexpected_keys
+    same(dict(ours.model.state_dict()), dict(theirs.state_dict()))
 
 
 def test_a_published_file_scores_as_the_published_way(parts: Path, data_flags: list[str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig
 from safetensors.torch import save_file
 
 from surgvivqa.errors import InputError
@@ -15,8 +16,15 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.strangers import lora_of, names_of, read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+OLD_ADAPTER_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT: a pickle, read for its tensors alone
 OTHER_WEIGHTS = "other_trained.safetensors"  # what was trained beside the adapters, which PEFT knows nothing of
 _PARTS = ("visual_encoder", "text_encoder", "video_projection", "text_projection")
+# What a configuration may say without changing what its tensors mean; all else must be as PEFT has it by default.
+_PLAIN = (
+    *("r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "peft_type", "task_type", "auto_mapping"),
+    *("peft_version", "base_model_name_or_path", "revision", "inference_mode", "eva_config", "runtime_config"),
+)
+_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the decoder's own weights
 
 
 def with_adapters(bundle: Bundle, lora: dict[str, float]) -> Bundle:
@@ -59,7 +67,7 @@ def _renamed(name: str, model: SurgViVQAModel) -> str:
     return wrapped if wrapped in model.state_dict() else f"llm.base_model.model.{module}.{kind}"
 
 
-def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[str, Any] | None = None) -> None:
+def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[str, Any] | None = None) -> list[str]:
     """Writes the adapters as PEFT does: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
@@ -68,6 +76,9 @@ def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[
         base_name: what the configuration says the adapters belong to.
         unchanged: tensors of the base that the folder need not hold, as the loader has them already; others that were
             trained beside the adapters go to ``other_trained.safetensors``.
+
+    Returns:
+        The names of those others.
 
     Raises:
         InputError: there are no adapters.
@@ -88,24 +99,44 @@ def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[
     }
     if rest:
         save_file(rest, folder / OTHER_WEIGHTS, {"format": "pt"})
+    return sorted(rest)
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of a PEFT folder's adapters."""
+    old = folder / OLD_ADAPTER_WEIGHTS
+    return old if old.is_file() and not (folder / ADAPTER_WEIGHTS).is_file() else folder / ADAPTER_WEIGHTS
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """``{"r", "alpha", "dropout"}`` and ``targets`` of a PEFT folder.
+    """``{"r", "alpha", "dropout"}``, ``targets`` and ``base`` (what they say they belong to) of a PEFT folder.
 
     Raises:
         InputError: it is no LoRA configuration, or one of a kind that this model cannot take.
     """
     path = folder / ADAPTER_CONFIG
     try:
-        saved = read_json(path)
+        saved = dict(read_json(path))
         settings = lora_of({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
         targets = saved["target_modules"]
         targets = [targets] if isinstance(targets, str) else sorted(names_of(targets))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
-    odd = [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save") if saved.get(k)]
-    if saved.get("peft_type") != "LORA" or odd or saved.get("bias", "none") != "none":
-        what = ", ".join(odd) or f"bias {saved.get('bias')}, type {saved.get('peft_type')}"
+    odd = _odd_settings(saved)
+    if saved.get("peft_type") != "LORA" or odd:
+        what = ", ".join(odd) or f"type {str(saved.get('peft_type'))[:40]}"
         raise InputError(f"{path} asks for adapters of a kind that is not supported here ({what}); use plain LoRA.")
-    return {**settings, "targets": targets}
+    base = saved.get("base_model_name_or_path")
+    return {**settings, "targets": targets, "base": base if isinstance(base, str) else ""}
+
+
+def _odd_settings(saved: dict[str, Any]) -> list[str]:
+    """The settings by which adapters would be something else than ``alpha / r * B A`` on the decoder's own weights."""
+    usual = LoraConfig().to_dict()
+    odd = [name for name in usual if name not in _PLAIN and saved.get(name) and saved[name] != usual[name]]
+    # Of a newer PEFT: a number may be some setting's default, a switch or a mapping is none.
+    odd += [name for name in saved if name not in usual and isinstance(saved[name], bool | dict | list) and saved[name]]
+    start = saved.get("init_lora_weights", True)
+    if any(start is plain or (isinstance(start, str) and start == plain) for plain in _PLAIN_STARTS):
+        odd = [name for name in odd if name != "init_lora_weights"]
+    return [str(name)[:40] for name in odd if str(name).isprintable()]

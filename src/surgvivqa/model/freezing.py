@@ -1,6 +1,8 @@
 """Which parameters train: the seed's freezing flags, and the table that shows what they come to."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -104,6 +106,22 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
             parameter.requires_grad_(True)
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("Nothing would be trained: --lora-r is 0 and no flag unfreezes a part.")
+
+
+@contextlib.contextmanager
+def frozen_as(model: SurgViVQAModel, config: TrainConfig) -> Iterator[None]:
+    """Within it the model is frozen as a run's flags say, and afterwards as it was.
+
+    Raises:
+        InputError: as ``apply_freezing``.
+    """
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        apply_freezing(model, config)
+        yield
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
 
 
 def set_modes(model: SurgViVQAModel) -> None:

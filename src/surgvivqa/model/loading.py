@@ -11,7 +11,8 @@ from surgvivqa.errors import InputError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.adapters import merged, with_adapters
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import MODEL_FIELDS, PACKAGED_BASE, load_checkpoint, load_folder
+from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint
+from surgvivqa.model.folders import load_folder
 from surgvivqa.model.freezing import (
     apply_freezing,
     checkpoint_activations,
@@ -20,6 +21,7 @@ from surgvivqa.model.freezing import (
     refuse_cached_text_of,
 )
 from surgvivqa.model.pretrained import assemble
+from surgvivqa.model.saved_settings import MODEL_FIELDS
 from surgvivqa.prompts import build_prompt, build_target
 
 

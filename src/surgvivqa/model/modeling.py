@@ -102,7 +102,7 @@ class SurgViVQAModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As Hugging Face's: the whole model, adapters in place. What another checkpoint left in the folder about what
         it holds is brought up to date."""
-        from surgvivqa.model.checkpoints import now_whole  # which imports this module
+        from surgvivqa.model.folders import now_whole  # which imports this module
 
         super().save_pretrained(save_directory, *args, **kwargs)
         now_whole(Path(save_directory))
@@ -205,7 +205,8 @@ class SurgViVQAModel(PreTrainedModel):
         Raises:
             InputError: a tensor of the model is not there: nothing is left at random.
         """
-        from surgvivqa.model.checkpoints import is_whole, load_checkpoint  # which imports this module
+        from surgvivqa.model.checkpoints import load_checkpoint  # which imports this module
+        from surgvivqa.model.folders import is_whole
 
         revision = kwargs.get("revision")
         if not Path(name).exists() and not {"token", "cache_dir", "local_files_only"} & kwargs.keys():

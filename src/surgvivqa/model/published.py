@@ -42,6 +42,8 @@ _RENAMED = (
 _OLD_NORM = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
 _ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
 _BASE = "llm.base_model.model."
+# Anything smaller is quantized, and means nothing without the scales that belong to it.
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _LONGEST_NAME = 500
 _LARGEST_VIEW = 1_000_000  # bytes that an honest expanded buffer (positions) may have more than its storage
 _HEAVIEST = 10_000_000  # values in a pickle; a state dict has some twenty a tensor
@@ -258,7 +260,7 @@ def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, required
         required: names of tensors that must be there (``all_of``, ``trained_of``, ``new_of``).
 
     Raises:
-        InputError: a name or shape does not fit, or what must be there is not.
+        InputError: a name, shape or kind of number does not fit, or what must be there is not.
     """
     own = model.state_dict()
     tied = model.all_tied_weights_keys
@@ -296,6 +298,12 @@ def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, required
         raise InputError(
             f"{where} does not fit the model: it lacks {len(lacking)} tensors that must be there"
             f"{f' (first: {lacking[0]})' if lacking else ', it holds none'}; it is incomplete, or of another model."
+        )
+    numbers = [n for n, t in given.items() if own[n].is_floating_point() and t.dtype not in _FLOATS]
+    if numbers:
+        raise InputError(
+            f"{where} holds {given[numbers[0]].dtype} where the model has weights (first: {numbers[0]}), so it is "
+            f"quantized or no checkpoint; save it with weights in float32, float16 or bfloat16."
         )
     odd = [n for n, t in given.items() if t.is_floating_point() and not t.isfinite().all()]
     if odd:
