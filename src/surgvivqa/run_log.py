@@ -77,6 +77,11 @@ class StopSignals:
         self._caught = signal.Signals(number).name
 
     @property
+    def signal(self) -> str | None:
+        """The signal that came, or None."""
+        return self._caught
+
+    @property
     def caught(self) -> str | None:
         """What asks for a stop, or None."""
         return self._caught or ("--max-hours" if time.monotonic() >= self._until else None)
