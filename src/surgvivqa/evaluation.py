@@ -167,6 +167,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     }
     if not state.is_main_process:
         return figures
+    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older figures beside new predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))

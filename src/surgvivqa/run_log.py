@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,15 @@ class RunLog:
                 f"{self.path} cannot be written ({first_line(error)}); the last checkpoint is good."
             ) from error
         log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
+
+
+class LogFile(logging.FileHandler):
+    """``train.log``. Where it cannot be written any more that is said once, and the run goes on without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Called in the place of an error of ``emit``."""
+        self.setLevel(logging.CRITICAL + 1)
+        log.warning("%s cannot be written (%s); the run goes on without it.", self.baseFilename, sys.exception())
 
 
 class StopSignals:
