@@ -97,3 +97,16 @@ def test_two_jobs_do_not_train_in_one_folder(
         process.kill()  # its workers live on for a moment, and must not keep the lock
         process.wait()
         assert main(["train", *flags, "--max-hours=0"]) == 75
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_told_of_in_a_sentence(data_flags: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with running(command(run, *ENDLESS, *data_flags, "--workers=2", "--batch-size=2")) as process:
+        wait_until((run / "metrics.jsonl").exists, process)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_until(children.read_text, process)
+        os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does where memory runs out
+        code, errors, _ = ended(process)
+    assert code == 1 and "Traceback" not in errors
+    assert "surgvivqa: A process that decodes frames was ended (DataLoader worker (pid" in errors

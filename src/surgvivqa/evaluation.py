@@ -16,6 +16,7 @@ from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame, is_synthetic
+from surgvivqa.data.workers import telling_of_workers
 from surgvivqa.errors import InputError
 from surgvivqa.intervals import FIGURES, bootstrap_intervals
 from surgvivqa.labels import LABELS
@@ -113,6 +114,7 @@ def prepare(
 
 
 @telling_of_others("run the same again")
+@telling_of_workers("run the same again")
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
 

@@ -23,7 +23,7 @@ from surgvivqa.data.batches import TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import frame_names, open_questions, question_counts
 from surgvivqa.data.ssgqa import ODD, Frame, is_synthetic
-from surgvivqa.data.workers import begin
+from surgvivqa.data.workers import begin, telling_of_workers
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
@@ -56,13 +56,14 @@ log = logging.getLogger("surgvivqa")
 
 
 def train(config: TrainConfig) -> int:
-    """``train_run``, with a sentence where another process of the run has gone.
+    """``train_run``, with a sentence where another process of the run, or one that decodes frames, has gone.
 
     Raises:
         InputError, RunError: as ``train_run``; or another process was killed.
     """
+    advice = f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"
     try:
-        with telling_of_others(f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"):
+        with telling_of_others(advice), telling_of_workers(advice):
             return train_run(config)
     finally:
         release_run_folder()
