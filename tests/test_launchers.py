@@ -130,3 +130,24 @@ def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, syntheti
     assert again.returncode == 0, again.stderr
     assert "Going on after step" in (tmp_path / "job" / "train.log").read_text()
     assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
+
+
+@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_that_is_cancelled_is_not_queued_again(number: signal.Signals, queued: bool, tmp_path: Path) -> None:
+    said, there = tmp_path / "scontrol.txt", tmp_path / "there"
+    programs = {
+        "scontrol": f'echo "$@" >> {said}',
+        # A run that saves when it is told to.
+        "python": f"trap 'exit 75' USR1\ntouch {there}\nwhile true; do sleep 0.05; done",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": str(tmp_path / "python"), "REQUEUE": "1"}
+    env |= {"SLURM_JOB_ID": "42", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with running(["bash", SCRIPTS[0]], cwd=ROOT, env=env) as job:
+        wait_until(there.exists, job)
+        job.send_signal(number)
+        code, errors, _ = ended(job)
+    assert code == 75, errors
+    assert said.exists() == queued
