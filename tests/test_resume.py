@@ -314,21 +314,25 @@ def test_overwrite_is_used_up(stopped: Path, data_flags: list[str], monkeypatch:
     assert [p.name for p in sorted((stopped / "checkpoints").iterdir())] == ["step-0000002", "step-0000003"]
 
 
-def test_a_kill_while_the_old_run_is_removed_leaves_nothing_that_looks_finished(
+def test_a_kill_while_the_old_run_is_removed_leaves_the_new_one_to_be_started(
     stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
 
     (stopped / "finished.json").write_text("{}")
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    def killed(folder: Path, **_: object) -> None:
+        if folder.exists():
+            (folder / "checkpoints" / "step-0000005" / "training.json").unlink()
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
-        assert train(stopped, data_flags, "--overwrite") == 130
+        assert train(stopped, data_flags, "--overwrite", "--lr=1e-3") == 130
     assert not (stopped / "finished.json").exists()
-    assert train(stopped, data_flags, "--max-hours=0") == 75  # the old run goes on, as its config.yaml says
+    assert train(stopped, data_flags, "--lr=1e-3", "--max-hours=0") == 75  # without the flag, as a requeued job
+    assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-0000001"]
+    assert not (stopped / ".removed").exists()
 
 
 @pytest.mark.slow

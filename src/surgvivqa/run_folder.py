@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from surgvivqa.atomic import in_place, write_text
+from surgvivqa.atomic import in_place, remove, write_text
 from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
 from surgvivqa.errors import InputError, RunError, first_line
@@ -34,6 +34,9 @@ _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
     "ssgvqa_root image_root gradient_accumulation_steps on_bad_frame max_bad_frames".split()
 )
+
+
+_REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -235,15 +238,17 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
             log.warning("The run in %s saved no checkpoint and starts anew; its files are in %s.", folder, aside.name)
             for path in old:
                 path.rename(aside / path.name)
-        for path in old if config.overwrite else []:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        # Out of the way first: a kill in mid-removal would leave half a checkpoint, with which no run goes on.
+        remove(folder / _REMOVED)
+        if config.overwrite:
+            (folder / _REMOVED).mkdir()
+            for path in old:
+                path.rename(folder / _REMOVED / path.name)
+        # Used up: the file starts the same run again, and must not replace it.
+        save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
+        remove(folder / _REMOVED)
     except OSError as error:
         raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
-    # Used up: the file starts the same run again, and must not replace it.
-    save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
 
 
 def save_best(bundle: Bundle, folder: Path, main: bool) -> None:
