@@ -18,8 +18,8 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import micro_batches
 from surgvivqa.data.index import open_questions
-from surgvivqa.errors import InputError
-from surgvivqa.processes import start_processes
+from surgvivqa.errors import InputError, RunError
+from surgvivqa.processes import start_processes, telling_of_others
 from surgvivqa.steps import seed_micro_batch, step_plans
 from surgvivqa.training import drawn
 from tests.running import LIMIT, wait_until
@@ -344,6 +344,19 @@ def test_dropout_depends_on_the_place_alone() -> None:
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
+
+
+@pytest.mark.parametrize(
+    "said", ["Timed out waiting 1800000ms for recv operation to complete", "[..] Connection closed by peer [127.0.0.1]"]
+)
+def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for several, kind in (("2", RunError), ("1", RuntimeError)):
+        monkeypatch.setenv("WORLD_SIZE", several)
+        message = "Another process of this run has gone" if several == "2" else None
+        with pytest.raises(kind, match=message), telling_of_others("start it again"):
+            raise RuntimeError(said)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

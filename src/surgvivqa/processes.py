@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 
 from surgvivqa.data.ssgqa import Frame
@@ -37,6 +37,20 @@ def start_processes() -> PartialState:
     if not state.is_main_process:
         log.setLevel(logging.ERROR)
     return state
+
+
+def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
+    """Processes, devices and precision.
+
+    Raises:
+        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
+    """
+    if fp16 and bf16:
+        raise InputError("--fp16 and --bf16 exclude each other; give one.")
+    if fp16 and not torch.cuda.is_available():
+        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    start_processes()
+    return Accelerator(mixed_precision="fp16" if fp16 else "bf16" if bf16 else "no")
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
-from surgvivqa.processes import deal, start_processes, telling_of_others, together
+from surgvivqa.processes import deal, start_accelerator, telling_of_others, together
 from surgvivqa.resume import Progress, fingerprint, load_moments, load_weights
 from surgvivqa.run_folder import (
     clear_run_folder,
@@ -82,7 +82,7 @@ def train_run(config: TrainConfig) -> int:
     """
     config = _debugged(config)
     refuse_numbers(config)
-    accelerator = start_accelerator(config)
+    accelerator = start_accelerator(config.fp16, config.bf16)
     set_seed(config.seed)
     with together():
         start = open_run_folder(config, accelerator.is_main_process)
@@ -318,20 +318,6 @@ def train_run(config: TrainConfig) -> int:
     skipped = f"; the questions of {len(bad)} frames were skipped (finished.json)" if len(bad) else ""
     log.info("Done: %d steps in %.0f s; %s%s", step, time.monotonic() - started, folder, skipped)
     return 0
-
-
-def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes, devices and precision.
-
-    Raises:
-        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
-    """
-    if config.fp16 and config.bf16:
-        raise InputError("--fp16 and --bf16 exclude each other; give one.")
-    if config.fp16 and not torch.cuda.is_available():
-        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
-    start_processes()
-    return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
 
 
 def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
