@@ -12,8 +12,8 @@
 # Fine-tunes with the recipe's settings; runs with or without SLURM, from the project's root:
 #   SSGVQA_ROOT=/data/ssg-qa IMAGE_ROOT=/data/CholecT45/data sbatch fine-tune/run_finetune.sh [more flags of train]
 # Also read: MAX_STEPS BATCH_SIZE LR PRECISION (fp16, bf16, fp32) PROMPT_MODE CKPT_DIR SPLITS_DIR PYTHON
-# Five minutes before its time is up (or when it is preempted) SLURM sends a signal: the run saves, exits with 75, and the job
-# is queued again, where it goes on from its checkpoint; REQUEUE=0 leaves that to you.
+# Five minutes before its time is up SLURM sends USR1: the run saves, exits with 75, and the job is queued again, where it goes
+# on from its checkpoint; REQUEUE=0 leaves that to you. TERM (scancel, or preemption, after which SLURM queues it itself) saves too.
 # NPROC (processes on this machine, one a GPU; default 1): see docs/several-processes.md
 set -euo pipefail
 
@@ -61,18 +61,23 @@ done
 # In the background, so that this shell hears the signals while it waits. Given on they are USR1, which saves and stops; under
 # torchrun it is the processes that save, and torchrun reports their 75 as a failure of its own.
 warned=0
+cancelled=0
 "$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "${more[@]}" &
 child=$!
 # shellcheck disable=SC2329  # by the traps below
 give_on() {
   warned=1
+  if [[ "$1" != USR1 ]]; then cancelled=1; fi
   if (( ${NPROC:-1} > 1 )); then
     pkill -USR1 -P "$child" || true
   else
     kill -USR1 "$child" 2>/dev/null || true
   fi
 }
-trap give_on USR1 TERM INT
+for name in USR1 TERM INT; do
+  # shellcheck disable=SC2064  # the name as it is now
+  trap "give_on $name" "$name"
+done
 code=0
 wait "$child" || code=$?
 while kill -0 "$child" 2>/dev/null; do # a signal ended the wait, not the run
@@ -82,7 +87,7 @@ done
 # Warned while Python itself was starting, it died of the signal: nothing was begun, so nothing is lost.
 if (( warned && (code == 138 || code == 143) )); then code=75; fi
 if (( warned && code != 0 && ${NPROC:-1} > 1 )); then code=75; fi
-if (( code == 75 )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
+if (( code == 75 && ! cancelled )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
   echo "run_finetune.sh: saved; queueing job $SLURM_JOB_ID again." >&2
   scontrol requeue "$SLURM_JOB_ID"
 fi

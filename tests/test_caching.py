@@ -263,7 +263,7 @@ def test_stopped_half_way_it_goes_on(
 ) -> None:
     flags = ["cache", f"--checkpoint={base}", *data_flags, f"--cache={tmp_path}", "--workers=0"]
     script = _KILLED.replace("{signal}", name)
-    assert subprocess.run([sys.executable, "-c", script, *flags], timeout=100).returncode == code
+    assert subprocess.run([sys.executable, "-c", script, *flags], timeout=600).returncode == code
     assert main([*flags, "--verify"]) == 0
     text = said()
     assert f"Done: {left} frames encoded" in text

@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from surgvivqa.cli import main
+from tests.running import ended, running, wait_until
 
 TINY = ["--preset=tiny", "--workers=0"]
 
@@ -109,12 +108,11 @@ def test_an_existing_run_is_not_overwritten(
 def test_a_signal_saves_and_exits_75(data_flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = [*TINY, *data_flags, f"--checkpoint-dir={folder}", "--max-steps=100000", "--log-interval=1"]
-    process = subprocess.Popen([sys.executable, "-m", "surgvivqa", "train", *flags], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
+    with running([sys.executable, "-m", "surgvivqa", "train", *flags]) as process:
+        wait_until((folder / "metrics.jsonl").exists, process)
+        process.send_signal(signal.SIGTERM)
+        code, errors, _ = ended(process)
+    assert code == 75, errors
     saved = list((folder / "checkpoints").iterdir())
     assert len(saved) == 1
     assert (saved[0] / "model.safetensors").is_file()

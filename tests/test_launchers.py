@@ -5,10 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.running import LIMIT, ended, running, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh"]
@@ -16,7 +17,7 @@ SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh"]
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in ("SSGVQA_ROOT", "IMAGE_ROOT", "SLURM_SUBMIT_DIR")}
-    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -114,19 +115,39 @@ def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, syntheti
     env = os.environ | {"SSGVQA_ROOT": f"{synthetic_set}/ssg-qa/", "IMAGE_ROOT": f"{synthetic_set}/frames"}
     env |= {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "42", "PYTHON": sys.executable, "PRECISION": "fp32"}
     env |= {"CKPT_DIR": str(tmp_path / "job"), "SPLITS_DIR": f"{synthetic_set}/splits", "NPROC": nproc}
-    env |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MAX_STEPS": "30"}
+    env |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "MAX_STEPS": "150"}
     command = ["bash", SCRIPTS[0], "--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=5"]
-    job = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 180
-    while not (tmp_path / "job" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    job.send_signal(signal.SIGUSR1)
-    assert job.wait(120) == 75, job.stderr.read() if job.stderr else ""
+    with running(command, cwd=ROOT, env=env) as job:
+        wait_until((tmp_path / "job" / "metrics.jsonl").exists, job)
+        job.send_signal(signal.SIGUSR1)
+        code, errors, _ = ended(job)
+    assert code == 75, errors
     assert said.read_text() == "requeue 42\n"
     assert list((tmp_path / "job" / "checkpoints").iterdir()) and not (tmp_path / "job" / "finished.json").exists()
     # SLURM starts it with the same arguments, the one that replaced an older run among them.
     env |= {"SLURM_RESTART_COUNT": "1"}
-    again = subprocess.run([*command, "--overwrite"], cwd=ROOT, env=env, capture_output=True, text=True)
+    again = subprocess.run([*command, "--overwrite"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
     assert "Going on after step" in (tmp_path / "job" / "train.log").read_text()
     assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
+
+
+@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_that_is_cancelled_is_not_queued_again(number: signal.Signals, queued: bool, tmp_path: Path) -> None:
+    said, there = tmp_path / "scontrol.txt", tmp_path / "there"
+    programs = {
+        "scontrol": f'echo "$@" >> {said}',
+        # A run that saves when it is told to.
+        "python": f"trap 'exit 75' USR1\ntouch {there}\nwhile true; do sleep 0.05; done",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = os.environ | {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": str(tmp_path / "python"), "REQUEUE": "1"}
+    env |= {"SLURM_JOB_ID": "42", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with running(["bash", SCRIPTS[0]], cwd=ROOT, env=env) as job:
+        wait_until(there.exists, job)
+        job.send_signal(number)
+        code, errors, _ = ended(job)
+    assert code == 75, errors
+    assert said.exists() == queued

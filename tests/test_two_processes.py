@@ -4,27 +4,26 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.batches import micro_batches
 from surgvivqa.data.index import open_questions
-from surgvivqa.errors import InputError
-from surgvivqa.processes import start_processes
+from surgvivqa.errors import InputError, RunError
+from surgvivqa.processes import start_processes, telling_of_others
 from surgvivqa.steps import seed_micro_batch, step_plans
 from surgvivqa.training import drawn
+from tests.running import LIMIT, wait_until
 
-LIMIT = 300  # seconds after which a command counts as hanging
 # 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.
 TRAIN = ["train", "--preset=tiny", "--workers=0", "--batch-size=4", "--max-train-samples=18", "--epochs=2"]
 TRAIN += ["--lr=2e-4", "--max-grad-norm=1", "--log-interval=1", "--eval-every-steps=2", "--val-max-samples=90"]
@@ -54,11 +53,10 @@ class Pair:
     """Two processes of one run with no torchrun above them, which would end one when the other has failed."""
 
     def __init__(self, arguments: list[str], second: dict[str, str] | None = None) -> None:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = str(free.getsockname()[1])
-        both = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        # Where they meet is held here, as torchrun does: a port that was only looked for may be another's by then.
+        self.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        both = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
+        both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "surgvivqa", *arguments],
@@ -269,9 +267,7 @@ def test_a_non_finite_loss_ends_both_and_is_told_once(flags: list[str], tmp_path
 def test_a_signal_to_one_process_stops_both_after_the_same_step(flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     pair = Pair([*TRAIN, *flags, "--max-steps=100000", "--eval-every-steps=0", f"--checkpoint-dir={folder}"])
-    deadline = time.monotonic() + LIMIT
-    while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until((folder / "metrics.jsonl").exists, pair.processes[0])
     pair.processes[1].send_signal(signal.SIGTERM)
     codes, errors = pair.wait()
     assert codes == [75, 75]
@@ -307,9 +303,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
     folder = tmp_path / "run"
     own = [*TRAIN, *flags, "--max-steps=2000", "--save-every-steps=1", f"--checkpoint-dir={folder}"]
     pair = Pair([*own, "--eval-every-steps=0"])
-    deadline = time.monotonic() + LIMIT
-    while not list(folder.glob("checkpoints/step-*[0-9]")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(folder.glob("checkpoints/step-*[0-9]")), pair.processes[0])
     pair.processes[killed].send_signal(signal.SIGKILL)
     codes, errors = pair.wait()
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
@@ -350,6 +344,19 @@ def test_dropout_depends_on_the_place_alone() -> None:
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
+
+
+@pytest.mark.parametrize(
+    "said", ["Timed out waiting 1800000ms for recv operation to complete", "[..] Connection closed by peer [127.0.0.1]"]
+)
+def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for several, kind in (("2", RunError), ("1", RuntimeError)):
+        monkeypatch.setenv("WORLD_SIZE", several)
+        message = "Another process of this run has gone" if several == "2" else None
+        with pytest.raises(kind, match=message), telling_of_others("start it again"):
+            raise RuntimeError(said)
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

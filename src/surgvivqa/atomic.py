@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from surgvivqa.errors import RunError, first_line
 
 ASIDE, REPLACED = ".writing", ".replaced"
+_PYTORCH = ("PytorchStreamWriter", "file write", "inline_container")
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -86,17 +87,22 @@ def in_place(folder: Path) -> Path:
 def _kept(path: Path, clear: Callable[[], None]) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         with contextlib.suppress(OSError):
             clear()
-        # PyTorch and safetensors tell a full disk by their own errors.
-        raise RunError(f"{path} cannot be written ({first_line(error)}); what was there before is kept.") from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "file write" not in str(error):
+        if (reason := _of_the_disk(error)) is None:
             raise
-        with contextlib.suppress(OSError):
-            clear()
-        raise RunError(f"{path} cannot be written ({first_line(error)}); what was there before is kept.") from error
+        raise RunError(f"{path} cannot be written ({reason}); what was there before is kept.") from error
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """Why the disk would not take it, or None where it is not the disk. PyTorch, safetensors and tokenizers (a plain
+    ``Exception``) each tell a full one in a way of their own."""
+    if isinstance(error, OSError | SafetensorError) or "(os error " in str(error):
+        return first_line(error)
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PYTORCH):
+        return f"PyTorch could not write it to its end, so the disk may be full: {first_line(error, 90)}"
+    return None
 
 
 def _flush(path: Path) -> None:

@@ -24,7 +24,7 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.ssgqa import Frame
 from surgvivqa.data.text_inputs import TextInputs, TextReader
-from surgvivqa.data.workers import deaf
+from surgvivqa.data.workers import begin, deaf, telling_of_workers
 from surgvivqa.errors import FrameError, InputError
 from surgvivqa.model.bundle import Bundle, coder, frame_store, frame_store_of
 from surgvivqa.model.checkpoints import PACKAGED, load_checkpoint
@@ -77,6 +77,7 @@ class _Missing(Dataset[Any]):
         return inputs, bad
 
 
+@telling_of_workers("run the same again, which goes on")
 def cache(config: CacheConfig) -> int:
     """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
 
@@ -155,7 +156,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int, bad: 
                 num_workers=workers if len(frames) > 1 else 0,
                 worker_init_fn=deaf,
             )
-            for inputs, faults in loader:
+            for inputs, faults in begin(loader):
                 bad.take(faults)
                 if bad.too_many:
                     part.maker.flush()

@@ -16,6 +16,7 @@ from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.ssgqa import Frame, is_synthetic
+from surgvivqa.data.workers import telling_of_workers
 from surgvivqa.errors import InputError
 from surgvivqa.intervals import FIGURES, bootstrap_intervals
 from surgvivqa.labels import LABELS
@@ -113,6 +114,7 @@ def prepare(
 
 
 @telling_of_others("run the same again")
+@telling_of_workers("run the same again")
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
 
@@ -167,6 +169,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     }
     if not state.is_main_process:
         return figures
+    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older figures beside new predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
     print(format_figures(figures))

@@ -1,7 +1,7 @@
 """Frames with questions to one record a question: the loop under validation and evaluation."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.inputs import FrameInputs, FrameReader, read_good
 from surgvivqa.data.ssgqa import Frame, Question
-from surgvivqa.data.workers import deaf
+from surgvivqa.data.workers import begin, deaf
 from surgvivqa.errors import FrameError, RunError
 from surgvivqa.labels import LABELS
 from surgvivqa.model.attention import VideoMemory
@@ -65,6 +65,7 @@ def predict_frames(
     progress: bool = False,
     bad: list[BadFrame] | None = None,
     most_bad: int = 0,
+    stopped: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Finds the best of the 51 labels for every question.
 
@@ -82,6 +83,7 @@ def predict_frames(
         progress: shows a bar on a terminal.
         bad: takes the frames that cannot be used; their questions are left out. None makes such a frame an error.
         most_bad: with more of them than this, the rest is left out too.
+        stopped: asked before each pass over frames; once it is true, the rest is left out.
 
     Returns:
         One record a question, in the order of ``frames``; its ``loss`` is the true label's, in nats.
@@ -96,7 +98,9 @@ def predict_frames(
     workers = workers if len(groups) > 1 else 0
     loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=deaf)
     records: list[dict[str, Any]] = []
-    for asked, inputs, faults in track(loader, "eval", len(groups), disable=not progress or not os.isatty(2)):
+    for asked, inputs, faults in track(begin(loader), "eval", len(groups), disable=not progress or not os.isatty(2)):
+        if stopped():
+            break
         if faults and bad is None:
             raise FrameError(faults[0].why)
         if bad is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 
 from surgvivqa.data.ssgqa import Frame
@@ -39,6 +39,20 @@ def start_processes() -> PartialState:
     return state
 
 
+def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
+    """Processes, devices and precision.
+
+    Raises:
+        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
+    """
+    if fp16 and bf16:
+        raise InputError("--fp16 and --bf16 exclude each other; give one.")
+    if fp16 and not torch.cuda.is_available():
+        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    start_processes()
+    return Accelerator(mixed_precision="fp16" if fp16 else "bf16" if bf16 else "no")
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Every process runs the body; where it fails in one it fails in all, so that none waits for one that is gone.
@@ -63,7 +77,8 @@ def together() -> Iterator[None]:
     raise error
 
 
-_GONE = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "Socket Timeout")
+# The last two: of a machine that went without a word.
+_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "timeout", "timed out")
 
 
 @contextlib.contextmanager
@@ -72,7 +87,8 @@ def telling_of_others(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
-        if PartialState().num_processes == 1 or not any(word in str(error) for word in _GONE):
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not several or not any(word in str(error).lower() for word in _GONE):
             raise
         raise RunError(f"Another process of this run has gone ({first_line(error, 80)}); {advice}.") from error
 

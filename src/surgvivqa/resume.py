@@ -66,8 +66,9 @@ def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: to
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, folder / MOMENTS, {"format": "pt"})
-    sums = {path.name: _sum(path) for path in _summed(folder)}
-    (folder / STATE).write_text(json.dumps({**asdict(progress), "sha256": sums}, indent=2), encoding="utf-8")
+    values = asdict(progress)
+    sums = {path.name: _sum(path) for path in _summed(folder)} | {STATE: _sum_of(values)}
+    (folder / STATE).write_text(json.dumps({**values, "sha256": sums}, indent=2), encoding="utf-8")
 
 
 def step_folders(checkpoints: Path) -> list[Path]:
@@ -92,6 +93,8 @@ def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
         try:
             saved = read_json(folder / STATE)
             sums = saved.pop("sha256")
+            if _sum_of(saved) != sums.pop(STATE):
+                raise ValueError(f"{STATE} does not have its checksum")
             progress = Progress(**saved)
             _refuse_odd(progress)
             bad = [p.name for p in _summed(folder) if _sum(p) != sums.pop(p.name, "")] or list(sums)
@@ -156,6 +159,10 @@ def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 def _summed(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.safetensors"), *folder.glob("*.index.json")])
+
+
+def _sum_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(path: Path) -> str:

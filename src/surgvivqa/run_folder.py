@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from surgvivqa.atomic import in_place, write_text
+from surgvivqa.atomic import in_place, remove, write_text
 from surgvivqa.bad_frames import BadFrames
 from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
 from surgvivqa.errors import InputError, RunError, first_line
@@ -22,6 +22,7 @@ from surgvivqa.model.bundle import Bundle
 from surgvivqa.model.checkpoints import export_pth, save_checkpoint
 from surgvivqa.processes import together
 from surgvivqa.resume import Progress, find_state, save_state, step_folders
+from surgvivqa.run_log import LogFile
 from surgvivqa.strangers import refuse_odd_file
 
 log = logging.getLogger("surgvivqa")
@@ -33,6 +34,9 @@ _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
     "ssgvqa_root image_root gradient_accumulation_steps on_bad_frame max_bad_frames".split()
 )
+
+
+_REMOVED = ".removed"
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,17 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         raise InputError(f"--checkpoint-dir {folder} has {pipes[0]}, which is no regular file; remove it.")
     if main and folder.is_dir() and os.access(folder, os.W_OK):
         _lock(folder)
-    if main and any((folder / name).exists() for name in RUN_FILES):
+    if main and _holds_run(folder):
         if config.overwrite:
             if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
                 raise InputError(
                     f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
                     f"--checkpoint-dir."
+                )
+            if (folder / "checkpoints").is_symlink() and any((folder / "checkpoints").iterdir()):
+                raise InputError(
+                    f"--overwrite does not remove what lies behind the link {folder / 'checkpoints'}; empty the folder "
+                    f"that it leads to, or remove the link."
                 )
         elif config.resume == "never":
             raise InputError(f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite.")
@@ -93,7 +102,7 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
     path = config.log_file or folder / "train.log"
     try:
-        handler: logging.Handler = logging.FileHandler(path) if main else logging.NullHandler()
+        handler: logging.Handler = LogFile(path) if main else logging.NullHandler()
     except OSError as error:
         flag = "--log-file" if config.log_file else "The log"
         raise InputError(f"{flag} {path} cannot be written ({error.strerror}).") from None
@@ -103,6 +112,14 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         old.close()
     log.addHandler(handler)
     return start
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether there is anything of a run; an empty ``checkpoints/`` was made for one (a link to a larger disk)."""
+    checkpoints = folder / "checkpoints"
+    if any((folder / name).exists() for name in RUN_FILES if name != checkpoints.name):
+        return True
+    return checkpoints.exists() and not (checkpoints.is_dir() and not any(checkpoints.iterdir()))
 
 
 _held: list[Any] = []  # the open lock file of the run under way
@@ -188,7 +205,7 @@ def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
     path = start.folder / "metrics.jsonl"
     if path.is_file():
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 values, step = json.loads(line), start.progress.step
                 again = values["step"] == step and not start.progress.validated and "val_loss" in values
@@ -212,6 +229,8 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
         return
     folder = config.checkpoint_dir
     old = [p for p in (*(folder / name for name in RUN_FILES), *folder.glob("eval-*")) if p.exists() or p.is_symlink()]
+    if (folder / "checkpoints").is_symlink():  # to a larger disk, where the new ones go too
+        old.remove(folder / "checkpoints")
     try:
         if old and not config.overwrite:
             aside = next(p for n in itertools.count(1) if not (p := folder / f"before-{n}").exists())
@@ -219,15 +238,17 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
             log.warning("The run in %s saved no checkpoint and starts anew; its files are in %s.", folder, aside.name)
             for path in old:
                 path.rename(aside / path.name)
-        for path in old if config.overwrite else []:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        # Out of the way first: a kill in mid-removal would leave half a checkpoint, with which no run goes on.
+        remove(folder / _REMOVED)
+        if config.overwrite:
+            (folder / _REMOVED).mkdir()
+            for path in old:
+                path.rename(folder / _REMOVED / path.name)
+        # Used up: the file starts the same run again, and must not replace it.
+        save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
+        remove(folder / _REMOVED)
     except OSError as error:
         raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
-    # Used up: the file starts the same run again, and must not replace it.
-    save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
 
 
 def save_best(bundle: Bundle, folder: Path, main: bool) -> None:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,15 @@ class RunLog:
         log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
 
 
+class LogFile(logging.FileHandler):
+    """``train.log``. Where it cannot be written any more that is said once, and the run goes on without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Called in the place of an error of ``emit``."""
+        self.setLevel(logging.CRITICAL + 1)
+        log.warning("%s cannot be written (%s); the run goes on without it.", self.baseFilename, sys.exception())
+
+
 class StopSignals:
     """Within it, SIGTERM, SIGINT and SIGUSR1, and the end of ``hours``, are told in ``caught`` and acted on after the
     step."""
@@ -75,6 +85,11 @@ class StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._caught = signal.Signals(number).name
+
+    @property
+    def signal(self) -> str | None:
+        """The signal that came, or None."""
+        return self._caught
 
     @property
     def caught(self) -> str | None:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from surgvivqa.data.batches import TrainingRows, micro_batches, training_loader
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import frame_names, open_questions, question_counts
 from surgvivqa.data.ssgqa import ODD, Frame, is_synthetic
+from surgvivqa.data.workers import begin, telling_of_workers
 from surgvivqa.errors import InputError, RunError
 from surgvivqa.evaluation import mean_label_loss, spread
 from surgvivqa.labels import LABEL_INDEX
@@ -33,7 +34,7 @@ from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.text_states import text_states
 from surgvivqa.model.video_tokens import VideoTokens, video_tokens
 from surgvivqa.prediction import predict_frames
-from surgvivqa.processes import deal, start_processes, telling_of_others, together
+from surgvivqa.processes import deal, start_accelerator, telling_of_others, together
 from surgvivqa.resume import Progress, fingerprint, load_moments, load_weights
 from surgvivqa.run_folder import (
     clear_run_folder,
@@ -55,13 +56,14 @@ log = logging.getLogger("surgvivqa")
 
 
 def train(config: TrainConfig) -> int:
-    """``train_run``, with a sentence where another process of the run has gone.
+    """``train_run``, with a sentence where another process of the run, or one that decodes frames, has gone.
 
     Raises:
         InputError, RunError: as ``train_run``; or another process was killed.
     """
+    advice = f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"
     try:
-        with telling_of_others(f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"):
+        with telling_of_others(advice), telling_of_workers(advice):
             return train_run(config)
     finally:
         release_run_folder()
@@ -80,7 +82,7 @@ def train_run(config: TrainConfig) -> int:
     """
     config = _debugged(config)
     refuse_numbers(config)
-    accelerator = start_accelerator(config)
+    accelerator = start_accelerator(config.fp16, config.bf16)
     set_seed(config.seed)
     with together():
         start = open_run_folder(config, accelerator.is_main_process)
@@ -178,11 +180,18 @@ def train_run(config: TrainConfig) -> int:
         with together():
             bad.refuse(f"the same command goes on after step {step}" if step else "run the same again")
 
-    def look() -> None:
-        """Validates, and keeps the best."""
+    def anyone(flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        told = torch.tensor(float(flag), device=accelerator.device)
+        return bool(accelerator.reduce(told, "sum").item())
+
+    def look() -> bool:
+        """Validates, and keeps the best; False where a signal came, which does not wait for the rest of it."""
         nonlocal best
         before = bad.to_list()
-        figures, met = validate(bundle, val_frames, tokens, config, bad.limit)
+        figures, met = validate(bundle, val_frames, tokens, config, bad.limit, lambda: stop.signal)
+        if anyone(stop.signal is not None):
+            return False
         account(met, validated=False)
         if not figures["n"]:
             save(bad=before, validated=False)
@@ -194,12 +203,21 @@ def train_run(config: TrainConfig) -> int:
             best = score
             save_best(bundle, folder, accelerator.is_main_process)
         set_modes(model)
+        return True
+
+    def stopped() -> int:
+        """Says who stopped the run."""
+        name = next(name for name in gather_object([stop.caught]) if name)
+        again = "the same command without --overwrite" if config.overwrite else "the same command"
+        log.warning("Stopped by %s after step %d; %s goes on from checkpoints/.", name, step, again)
+        return EXIT_STOPPED
 
     set_modes(model)
     with stop, feed, progress_bar(total, accelerator.is_main_process) as advance:
         advance(step)
         if not progress.validated:
-            look()
+            if not look():
+                return stopped()
             save()
         for plan, real, epoch in step_plans(
             counts, config, accelerator.num_processes, accelerator.process_index, total
@@ -209,7 +227,7 @@ def train_run(config: TrainConfig) -> int:
                 continue
             first = done * config.gradient_accumulation_steps
             rows = TrainingRows(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
-            batches = enumerate(training_loader(rows, range(first, len(plan)), config.workers), first)
+            batches = enumerate(begin(training_loader(rows, range(first, len(plan)), config.workers)), first)
             for questions_in_step in real[done:]:
                 # One step: forward and backward for each micro-batch, then the update.
                 step_loss, culprit = 0.0, ""
@@ -237,10 +255,9 @@ def train_run(config: TrainConfig) -> int:
                         culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()), batch.bad)
                 # One exchange a step, so that all processes do the same: the loss, whether a signal reached any of
                 # them, and how many questions and frames could not be used.
-                told = torch.tensor(
-                    [step_loss, stop.caught is not None, asked, lost, len(bad.new(met))], device=accelerator.device
-                )
-                step_loss, stopping, asked, lost, news = accelerator.reduce(told, "sum").tolist()
+                asks = [stop.caught is not None, stop.signal is not None]
+                told = torch.tensor([step_loss, *asks, asked, lost, len(bad.new(met))], device=accelerator.device)
+                step_loss, stopping, signalled, asked, lost, news = accelerator.reduce(told, "sum").tolist()
                 if news:
                     account(met)
                 if not math.isfinite(step_loss):
@@ -273,7 +290,8 @@ def train_run(config: TrainConfig) -> int:
                 stopping = stopping and step < total  # after the last step the run is done anyway
                 advance(1)
 
-                # Log, validate, save.
+                # Log, validate, save. A signal has validation wait for the next start.
+                validated = True
                 if step % config.log_interval == 0 or step == total:
                     tracker.write(
                         step=step,
@@ -286,37 +304,20 @@ def train_run(config: TrainConfig) -> int:
                     )
                     window = LossWindow()
                 if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    look()
+                    validated = not signalled and look()
+                    stopping = stopping or not validated
                     if step < total:  # validation may have taken a while
-                        told = torch.tensor(float(stop.caught is not None), device=accelerator.device)
-                        stopping = stopping or bool(accelerator.reduce(told, "sum").item())
+                        stopping = stopping or anyone(stop.caught is not None)
                 if is_due(step, config.save_every_steps) or stopping:
-                    save()
+                    save(validated=validated)
                 if stopping:
-                    name = next(name for name in gather_object([stop.caught]) if name)
-                    again = "the same command without --overwrite" if config.overwrite else "the same command"
-                    log.warning("Stopped by %s after step %d; %s goes on from checkpoints/.", name, step, again)
-                    return EXIT_STOPPED
+                    return stopped()
     if best is None:  # no validation questions: the last weights are the best known
         save_best(bundle, folder, accelerator.is_main_process)
     finish(folder, step, bad, accelerator.is_main_process)
     skipped = f"; the questions of {len(bad)} frames were skipped (finished.json)" if len(bad) else ""
     log.info("Done: %d steps in %.0f s; %s%s", step, time.monotonic() - started, folder, skipped)
     return 0
-
-
-def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes, devices and precision.
-
-    Raises:
-        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
-    """
-    if config.fp16 and config.bf16:
-        raise InputError("--fp16 and --bf16 exclude each other; give one.")
-    if config.fp16 and not torch.cuda.is_available():
-        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
-    start_processes()
-    return Accelerator(mixed_precision="fp16" if config.fp16 else "bf16" if config.bf16 else "no")
 
 
 def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
@@ -357,13 +358,21 @@ def run_values(config: TrainConfig) -> dict[str, Any]:
 
 
 def validate(
-    bundle: Bundle, frames: Sequence[Frame], tokens: VideoTokens, config: TrainConfig, most_bad: int = 0
+    bundle: Bundle,
+    frames: Sequence[Frame],
+    tokens: VideoTokens,
+    config: TrainConfig,
+    most_bad: int = 0,
+    stopped: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, float], list[BadFrame]]:
     """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes; and the
-    frames of this process's share that could not be used (with more than ``most_bad`` of them the rest is left out)."""
+    frames of this process's share that could not be used (with more than ``most_bad`` of them, or once ``stopped`` is
+    true, the rest is left out)."""
     bundle.model.eval()
     bad: list[BadFrame] = []
-    score = functools.partial(predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad)
+    score = functools.partial(
+        predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad, stopped=stopped
+    )
     records = deal(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)

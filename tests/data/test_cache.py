@@ -301,7 +301,7 @@ def filler(root: Path, first: int, last: int, kill: int = -1) -> subprocess.Pope
 @pytest.mark.slow
 def test_processes_fill_and_merge_at_once(tmp_path: Path) -> None:
     both = [filler(tmp_path, 0, 40), filler(tmp_path, 20, 60)]
-    assert [p.wait(100) for p in both] == [0, 0]
+    assert [p.wait(600) for p in both] == [0, 0]
     store = opened(tmp_path)
     for frame in range(60):
         found = store.get("VID01", frame, 0)
@@ -311,13 +311,13 @@ def test_processes_fill_and_merge_at_once(tmp_path: Path) -> None:
 
 
 def test_killed_half_way_it_goes_on_from_the_last_flush(tmp_path: Path) -> None:
-    assert filler(tmp_path, 0, 20, kill=11).wait(100) == -signal.SIGKILL
+    assert filler(tmp_path, 0, 20, kill=11).wait(600) == -signal.SIGKILL
     store = opened(tmp_path)
     assert [frame for frame in range(20) if store.has("VID01", frame, 0)] == list(range(9))
     left = store.folder / "parts" / ".left.tmp"
     left.touch()
     os.utime(left, (time.time() - 7200,) * 2)
-    assert filler(tmp_path, 0, 20).wait(100) == 0
+    assert filler(tmp_path, 0, 20).wait(600) == 0
     assert files(tmp_path) == ["VID01.safetensors"]
     assert not left.exists()
     assert all(torch.equal(opened(tmp_path).get("VID01", frame, 0), item(frame).half()) for frame in range(20))

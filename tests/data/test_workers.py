@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.running import LIMIT
+
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from torch.utils.data import DataLoader
@@ -28,7 +30,7 @@ raise ValueError("as an error would end it")
 @pytest.mark.parametrize("pause", [0, 0.5])  # between the two kills, in which PyTorch hears that a worker has died
 def test_a_process_with_workers_ends(pause: float) -> None:
     script = SCRIPT.format(pause=pause)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 1 and "as an error would end it" in done.stderr
     assert "end_workers" not in done.stderr
     workers = [int(pid) for pid in done.stdout.split()]
@@ -36,3 +38,27 @@ def test_a_process_with_workers_ends(pause: float) -> None:
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+BORN = """
+import os, signal
+from torch.utils.data import DataLoader, _utils
+from surgvivqa.data.workers import begin, deaf
+
+real = _utils.signal_handling._set_worker_signal_handlers
+
+def and_then_a_signal_comes():
+    real()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+_utils.signal_handling._set_worker_signal_handlers = and_then_a_signal_comes
+print(sum(begin(DataLoader(range(100), num_workers=2, worker_init_fn=deaf))).item())
+os.kill(os.getpid(), signal.SIGTERM)  # which this process itself still hears
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_is_deaf_from_its_first_moment() -> None:
+    done = subprocess.run([sys.executable, "-c", BORN], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.stdout == "4950\n", done.stderr
+    assert done.returncode == -15

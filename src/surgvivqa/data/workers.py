@@ -5,13 +5,45 @@ import contextlib
 import multiprocessing
 import multiprocessing.util  # registers its own end, before which ours must come
 import signal
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from surgvivqa.errors import RunError, first_line
+
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def begin(loader: DataLoader[Any]) -> Any:
+    """``iter(loader)``, its workers born with the signals blocked that ``deaf`` has them ignore: until that runs, a
+    signal to the whole group would end one by PyTorch's own handler, and with it the run."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def deaf(_: int) -> None:
     """For a ``DataLoader``'s ``worker_init_fn``. SLURM and terminals signal a whole group of processes; a worker that
     died of it would take the run with it before the checkpoint is written. Workers end when their process does."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def telling_of_workers(advice: str) -> Iterator[None]:
+    """Where a worker was killed, PyTorch's error, which may come out of any line, becomes a ``RunError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise RunError(
+            f"A process that decodes frames was ended ({first_line(error)}); where memory ran out, lower --workers; "
+            f"{advice}."
+        ) from error
 
 
 def end_workers() -> None:
