@@ -53,23 +53,18 @@ launcher=()
 if (( ${NPROC:-1} > 1 )); then
   launcher=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
 fi
-# A job that was queued again goes on with its run, also where it was submitted to replace an older one.
-more=()
-for flag in "$@"; do
-  if [[ "$flag" != --overwrite || "${SLURM_RESTART_COUNT:-0}" == 0 ]]; then more+=("$flag"); fi
-done
 # In the background, so that this shell hears the signals while it waits. Given on they are USR1, which saves and stops; under
 # torchrun it is the processes that save, and torchrun reports their 75 as a failure of its own.
 warned=0
 cancelled=0
-"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "${more[@]}" &
+"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@" &
 child=$!
 # shellcheck disable=SC2329  # by the traps below
 give_on() {
   warned=1
   if [[ "$1" != USR1 ]]; then cancelled=1; fi
   if (( ${NPROC:-1} > 1 )); then
-    pkill -USR1 -P "$child" || true
+    pkill -USR1 -P "$child" || kill -TERM "$child" 2>/dev/null || true # none yet: nothing was begun
   else
     kill -USR1 "$child" 2>/dev/null || true
   fi

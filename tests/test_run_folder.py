@@ -76,3 +76,30 @@ def test_a_full_disk_in_the_words_of_each_library(tmp_path: Path, error: Excepti
         write_folder(tmp_path / "best", fill)
     assert not is_told or "what was there before is kept" in str(raised.value)
     assert list(tmp_path.iterdir()) == []  # the room is given back
+
+
+def test_a_job_that_slurm_queued_again_replaces_what_is_not_its_own(
+    data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+) -> None:
+    """It is started with the arguments that it was submitted with, ``--overwrite`` among them."""
+    run = tmp_path / "run"
+    assert train(run, data_flags, "--max-hours=0") == 75
+    (run / "checkpoints" / "step-0000001" / "of-the-older-run").touch()
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    # Warned while it loaded, before it had begun: the older run is still there, and is replaced.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75
+    assert not (run / "checkpoints" / "step-0000001" / "of-the-older-run").exists()
+    # Warned in its steps: the run is its own, and goes on.
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert train(run, data_flags, "--overwrite") == 0
+    assert "Going on after step 1" in said()
+    # Another job, and one that was not queued again, are asked to replace it.
+    monkeypatch.setenv("SLURM_JOB_ID", "43")
+    assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75
+    assert (run / ".job").read_text() == "43"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75
+    assert not (run / ".job").exists()

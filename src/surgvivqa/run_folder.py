@@ -37,6 +37,7 @@ _FREE = frozenset(
 
 
 _REMOVED = ".removed"
+_JOB = ".job"  # the SLURM job that began the run
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,15 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
         old.close()
     log.addHandler(handler)
     return start
+
+
+def own_run_kept(config: TrainConfig) -> TrainConfig:
+    """``config`` without ``--overwrite`` where SLURM has queued this very job again after it had begun its run: it is
+    started with the same arguments, and must not replace what it has learned."""
+    job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    path = config.checkpoint_dir / _JOB
+    own = job and restarts != "0" and path.is_file() and path.read_text(encoding="utf-8", errors="replace") == job
+    return dataclasses.replace(config, overwrite=False) if own else config
 
 
 def _holds_run(folder: Path) -> bool:
@@ -246,6 +256,9 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
                 path.rename(folder / _REMOVED / path.name)
         # Used up: the file starts the same run again, and must not replace it.
         save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
+        (folder / _JOB).unlink(missing_ok=True)
+        if os.environ.get("SLURM_JOB_ID"):
+            write_text(folder / _JOB, os.environ["SLURM_JOB_ID"])
         remove(folder / _REMOVED)
     except OSError as error:
         raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error

@@ -1,5 +1,6 @@
 """What a run tells while it goes and how it is told to stop: the log lines, the bar, the signals."""
 
+import contextlib
 import json
 import logging
 import math
@@ -72,6 +73,11 @@ class LogFile(logging.FileHandler):
         """Called in the place of an error of ``emit``."""
         self.setLevel(logging.CRITICAL + 1)
         log.warning("%s cannot be written (%s); the run goes on without it.", self.baseFilename, sys.exception())
+
+    def close(self) -> None:
+        """What is still to be written is lost where the disk is full, and that has been said."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class StopSignals:

@@ -41,6 +41,7 @@ from surgvivqa.run_folder import (
     finish,
     go_on,
     open_run_folder,
+    own_run_kept,
     release_run_folder,
     save_best,
     save_step,
@@ -80,7 +81,7 @@ def train_run(config: TrainConfig) -> int:
             Later, a frame that cannot be used, as ``--on-bad-frame`` has it; a checkpoint is written before.
         RunError: a non-finite loss; raised before the update, so that saved weights stay good.
     """
-    config = _debugged(config)
+    config = own_run_kept(_debugged(config))
     refuse_numbers(config)
     accelerator = start_accelerator(config.fp16, config.bf16)
     set_seed(config.seed)
