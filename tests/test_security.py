@@ -511,17 +511,17 @@ def test_a_run_folder_is_a_strangers_too(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "step-0000001").mkdir(parents=True)
     bomb = (
         "a0: &a0 x\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)) + "seed: *a8"
     )
     command = ["train", "--preset=tiny", "--max-steps=1", *data_flags, f"--checkpoint-dir={run}"]
     for content in (bomb, "seed: " + "[" * 5000 + "]" * 5000):
         (run / "config.yaml").write_text(content)
-        assert "without its config.yaml" in refused(capsys, *command)
+        assert "config.yaml is not there or cannot be read" in refused(capsys, *command)
     (run / "config.yaml").unlink()
     os.mkfifo(run / "config.yaml")
-    assert "without its config.yaml" in refused(capsys, *command)
+    assert "config.yaml is not there or cannot be read" in refused(capsys, *command)
     os.mkfifo(run / "train.log")
     assert "no regular file" in refused(capsys, *command)
 

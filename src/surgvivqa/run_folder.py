@@ -172,8 +172,8 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
         was = {name: saved[name] for name in saved if name not in _FREE}
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         raise InputError(
-            f"--checkpoint-dir {folder} holds a run without its config.yaml, so it cannot go on; give another folder, "
-            f"or --overwrite."
+            f"--checkpoint-dir {folder} holds a run whose config.yaml is not there or cannot be read; give another "
+            f"folder, or --overwrite."
         ) from None
     now = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _FREE}
     now = {name: str(value) if isinstance(value, Path) else value for name, value in now.items()}
