@@ -235,7 +235,7 @@ class Experiments:
 
     def cut_off(self) -> bool:
         """Whether the results end in the middle of a line."""
-        return self.results.is_file() and not self.results.read_bytes().endswith(b"\n")
+        return self.results.is_file() and not (b"\n" + self.results.read_bytes()).endswith(b"\n")
 
     def folder(self, row: Row, seed: int) -> Path:
         """A run's folder: one for each base, length, row and seed."""
