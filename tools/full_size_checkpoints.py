@@ -1,6 +1,6 @@
 """Takes checkpoints of the published form round at full size, with random weights in the true shapes, where no hub is.
 
-    python tools/full_size_checkpoints.py [--out runs/full-size]      # about 5 minutes, 6 GB of memory, 12 GB of disk
+    python tools/full_size_checkpoints.py [--out runs/full-size]      # about 4 minutes, 11 GB of disk
 
 Makes the three published parts (VideoMAE-base, blip-vqa-base with a vision model of one layer, GPT-2) and of them the
 files that are passed around: the whole state dict with 50,257 rows of words, wrapped and with ``module.`` before its
