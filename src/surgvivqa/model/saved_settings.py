@@ -29,6 +29,11 @@ class Saved:
 
 
 def read_settings(folder: Path) -> Saved:
+    """What a folder's ``surgvivqa.json`` says.
+
+    Raises:
+        InputError: it cannot be read, or says what no run of ours would.
+    """
     try:
         saved = read_json(folder / SETTINGS_FILE)
         settings = settings_of(saved["settings"])
