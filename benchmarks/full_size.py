@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
 from transformers.initialization import no_init_weights
 
-from surgvivqa.labels import LABELS
+from surgvivqa.data.labels import LABELS
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel

@@ -27,15 +27,14 @@ from transformers.activations import NewGELUActivation
 
 from benchmarks.full_size import FRAME_QUESTIONS, LABEL_IDS, LORA, SIZES, make_questions
 from benchmarks.stages import MASK, Options, Ours, clock, stepper
-from surgvivqa import scoring
 from surgvivqa.data.packing import Grid, Packed, chain_block, pack_training
-from surgvivqa.memory import keep_freed_memory
-from surgvivqa.model import attention
+from surgvivqa.model import attention, scoring
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.dropout import LaneDropout
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.utils.allocator import keep_freed_memory
 
 TRAINING = ("train", "train_cached", "train_text")
 STAGES = (*TRAINING, "score", "answer")

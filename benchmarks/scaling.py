@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.full_size import make_questions, more_labels
-from surgvivqa.data.cache import FeatureStore
 from surgvivqa.data.packing import Block, Packed, pack_rows
-from surgvivqa.scoring import LabelTrie, score_rows
+from surgvivqa.features.cache import FeatureStore
+from surgvivqa.model.scoring import LabelTrie, score_rows
 
 if TYPE_CHECKING:
     from benchmarks.stages import Options

@@ -29,11 +29,11 @@ from benchmarks.full_size import (
     make_questions,
 )
 from surgvivqa.data.packing import Packed, pack_training
-from surgvivqa.memory import keep_freed_memory
 from surgvivqa.model.attention import VideoMemory, layouts
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
-from surgvivqa.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.utils.allocator import keep_freed_memory
 
 MASK = "prefix"
 GEMM_SHAPE = (1568, 768, 3072)

@@ -43,20 +43,20 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from surgvivqa.config import TextEmbeddings, TrainConfig
+from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.packing import pack_training
-from surgvivqa.labels import LABEL_INDEX, LABELS
+from surgvivqa.data.prompts import build_prompt, build_target
 from surgvivqa.model.bundle import Bundle, coder
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.loading import build_for_training, train_tokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.prompts import build_prompt, build_target
-from surgvivqa.steps import make_optimizer
 from surgvivqa.synthetic.domain import Domain, look_of
 from surgvivqa.synthetic.questions import Scenery, candidates
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import COLORS, COMPONENTS, make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import Speaker, source_questions
+from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.training.schedule import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label
 HIDDEN, LAYERS, HEADS, FRAMES, IMAGE = 64, 2, 4, 2, 32

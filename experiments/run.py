@@ -30,7 +30,7 @@ from typing import Any
 
 from PIL import Image
 
-from surgvivqa.model.checkpoints import PACKAGED_BASE
+from surgvivqa.checkpoints.loading import PACKAGED_BASE
 from surgvivqa.synthetic.base_files import weights_hash
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 
@@ -263,11 +263,11 @@ class Experiments:
 
     def baselines(self) -> Iterator[tuple[str, dict[str, float]]]:
         """The question-only model on both data sets, on the test videos."""
-        from surgvivqa.baselines import question_only_baseline
+        from surgvivqa.commands.eval import spread
+        from surgvivqa.data.labels import LABELS
+        from surgvivqa.data.splits import load_splits
         from surgvivqa.data.ssgqa import read_split
-        from surgvivqa.evaluation import spread
-        from surgvivqa.labels import LABELS
-        from surgvivqa.splits import load_splits
+        from surgvivqa.evaluation.baselines import question_only_baseline
 
         for name in ("synthetic", "real"):
             if name == "real" and not REAL.is_dir():

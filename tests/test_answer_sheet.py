@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from surgvivqa.answer_sheet import draw_answers, draw_records
+from surgvivqa.synthetic.answer_grid import draw_answers, draw_records
 
 
 def record(video: str, frame: int, kind: str | None, right: bool) -> dict[str, object]:

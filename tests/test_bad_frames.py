@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surgvivqa import steps
-from surgvivqa.bad_frames import BadFrames
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
-from surgvivqa.data.batches import MicroBatch, micro_batches
-from surgvivqa.data.cache_file import CacheFile, Entry, write_file
+from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.errors import RunError
-from surgvivqa.run_log import RunLog
+from surgvivqa.features.batches import MicroBatch, micro_batches
+from surgvivqa.features.cache_file import CacheFile, Entry, write_file
+from surgvivqa.training import schedule as steps
+from surgvivqa.training.run_log import RunLog
+from surgvivqa.utils.errors import RunError
 from tests.conftest import Said
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=30", "--eval-every-steps=4"]
@@ -305,7 +305,7 @@ def test_a_validation_that_failed_again_is_written_once(
         raise RunError("The disk is full.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("surgvivqa.run_folder.export_pth", full)
+        patch.setattr("surgvivqa.training.run_folder.export_pth", full)
         assert train(tmp_path / "run", flags) == 1
     assert train(tmp_path / "run", flags) == 0
     assert [line["step"] for line in lines(tmp_path / "run") if "val_loss" in line] == [4, 8]

@@ -22,11 +22,11 @@ from benchmarks.full_size import (
     make_questions,
     more_labels,
 )
+from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import pack_training
-from surgvivqa.labels import LABELS
 from surgvivqa.model import attention
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_rows
 
 KEYS = {
     "train_ratio",

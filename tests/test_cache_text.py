@@ -11,16 +11,16 @@ from PIL import Image
 
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
-from surgvivqa.data.batches import TrainingRows, micro_batches
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.data.text_inputs import TextInputs
+from surgvivqa.features.batches import TrainingRows, micro_batches
+from surgvivqa.features.text_reader import TextInputs
+from surgvivqa.features.text_states import TextStates, text_states
+from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.bundle import coder, frame_store
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.text_states import TextStates, text_states
-from surgvivqa.model.video_tokens import video_tokens
+from surgvivqa.training.initial_model import build_for_training
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
 STEPS = ["--max-steps=4", "--batch-size=12", "--questions-per-frame=5", "--val-max-samples=6"]

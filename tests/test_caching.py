@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from surgvivqa import caching
-from surgvivqa.caching import share
+from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
+from surgvivqa.commands import cache as caching
+from surgvivqa.commands.cache import share
 from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
-from surgvivqa.data.inputs import FrameInputs
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError, RunError
+from surgvivqa.features.frame_reader import FrameInputs
+from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.bundle import frame_store
-from surgvivqa.model.checkpoints import load_checkpoint
-from surgvivqa.model.loading import build_for_training
-from surgvivqa.model.video_tokens import video_tokens
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.utils.errors import InputError, RunError
 from tests.conftest import Said
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
@@ -234,7 +234,7 @@ def test_a_share_that_does_not_exist_is_refused(flags: dict[str, int]) -> None:
 
 _KILLED = """
 import os, signal, sys
-from surgvivqa.data.cache import FeatureStore
+from surgvivqa.features.cache import FeatureStore
 put, count = FeatureStore.put, 0
 def killing(self, *arguments):
     global count

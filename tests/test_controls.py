@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgvivqa.data.packing import pack_training
-from surgvivqa.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_rows
 from tests.model.test_packed_rows import small_model
 
 # 51 labels over 60 tokens: 40 of one token, 11 of two with a shared beginning.

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model.bundle import coder
-from surgvivqa.model.checkpoints import load_checkpoint
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.loading import build_for_training
+from surgvivqa.training.initial_model import build_for_training
 from tests.parts import add_decoder, config, make_parts
 
 LORA = r"llm\..*\.lora_[AB]\."

@@ -17,8 +17,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from surgvivqa import hub
-from surgvivqa.errors import InputError
+from surgvivqa.checkpoints import hub
+from surgvivqa.utils.errors import InputError
 
 TOKEN = "hf_" + "Ab1" * 11
 HOME = "/home/jane.doe"

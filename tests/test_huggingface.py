@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.errors import InputError
-from surgvivqa.labels import LABELS
+from surgvivqa.data.labels import LABELS
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_adapters, save_checkpoint
-from surgvivqa.model.loading import build_for_training
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.utils.errors import InputError
 from tests.parts import add_decoder, config, make_parts, settings, stir
 
 QUESTIONS = ["How many tools are there?", "What is the grasper doing?"]
@@ -471,7 +471,7 @@ def test_a_checkpoint_of_the_hubs_is_fetched_by_name(
         asked.append((name, flag))
         return best / "best"
 
-    monkeypatch.setattr("surgvivqa.model.checkpoints.fetch", fetch)
+    monkeypatch.setattr("surgvivqa.checkpoints.loading.fetch", fetch)
     monkeypatch.chdir(tmp_path)
     assert torch.equal(
         of(load_checkpoint(Path("someone/model"), settings(parts))), of(load_checkpoint(best, settings(parts)))

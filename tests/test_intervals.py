@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgvivqa.cli import main
-from surgvivqa.evaluation import format_figures
-from surgvivqa.intervals import (
+from surgvivqa.commands.eval import format_figures
+from surgvivqa.data.labels import LABEL_INDEX, LABELS
+from surgvivqa.evaluation.bootstrap import (
     FIGURES,
     bootstrap_intervals,
     confusion_by_video,
     resampled_figures,
     resampled_videos,
 )
-from surgvivqa.labels import LABEL_INDEX, LABELS
-from surgvivqa.metrics import compute_metrics, grouped_metrics
+from surgvivqa.evaluation.metrics import compute_metrics, grouped_metrics
 
 
 def record(video: int, truth: int, guess: int) -> dict[str, Any]:

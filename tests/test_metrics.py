@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgvivqa.metrics import accuracy_error, compute_metrics
+from surgvivqa.evaluation.metrics import accuracy_error, compute_metrics
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=60)
 

@@ -9,15 +9,15 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.model_card import trained_parts, write_model_card
+from surgvivqa.checkpoints.public_settings import hub_name, masked, public_run, public_settings
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.errors import InputError
-from surgvivqa.intervals import FIGURES
-from surgvivqa.model.checkpoints import load_checkpoint
-from surgvivqa.model.loading import build_for_training
-from surgvivqa.model_card import trained_parts, write_model_card
-from surgvivqa.privacy import hub_name, masked, public_run, public_settings
-from surgvivqa.splits import TEST_VIDEOS, load_splits
-from surgvivqa.training import run_values
+from surgvivqa.data.splits import TEST_VIDEOS, load_splits
+from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.trainer import run_values
+from surgvivqa.utils.errors import InputError
 
 HOME = "/home/jane.doe/project"
 TABLE = [

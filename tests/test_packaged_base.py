@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint
 from surgvivqa.model.freezing import trainable_table
-from surgvivqa.model.loading import build_for_training
 from surgvivqa.synthetic.base_files import size_of, weights_hash, zero_shot
+from surgvivqa.training.initial_model import build_for_training
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = (PACKAGED_BASE / "README.md").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def test_the_wheel_is_small_and_works_without_the_repository(tmp_path: Path) -> 
     assert "surgvivqa/base/model.safetensors" in names and not any(n.startswith(("tests", "docs")) for n in names)
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
     load = "print(l.__file__, l.load_checkpoint('tiny', l.ModelConfig()).settings.preset)"
-    code = f"import surgvivqa.model.loading as l; {load}"
+    code = f"import surgvivqa.training.initial_model as l; {load}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from surgvivqa.data.packing import Block, Grid, _end_what_begins_another, chain_block, pack_rows
 from surgvivqa.model.attention import collect, spread
-from surgvivqa.scoring import LabelTrie
+from surgvivqa.model.scoring import LabelTrie
 
 TOKENS = st.integers(0, 9)
 PROMPTS = st.lists(st.lists(st.lists(TOKENS, min_size=1, max_size=6), min_size=1, max_size=4), min_size=1, max_size=3)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from surgvivqa.cli import main
-from surgvivqa.errors import InputError
-from surgvivqa.resume import find_state
+from surgvivqa.training.resume import find_state
+from surgvivqa.utils.errors import InputError
 from tests.running import LIMIT
 
 TINY = [
@@ -57,7 +57,7 @@ def flags_of(root: Path) -> list[str]:
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal reaches the process during that step."""
-    from surgvivqa import training
+    from surgvivqa.training import trainer as training
 
     real, count = training.seed_micro_batch, [0]
 
@@ -192,7 +192,7 @@ def test_damaged_checkpoints_are_passed_over(
 def test_weights_in_several_files_are_whole_or_not(
     whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgvivqa.model import checkpoints
+    from surgvivqa.checkpoints import loading as checkpoints
 
     real = checkpoints.save_checkpoint
 
@@ -202,7 +202,7 @@ def test_weights_in_several_files_are_whole_or_not(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("surgvivqa.run_folder.save_checkpoint", small)
+        patch.setattr("surgvivqa.training.run_folder.save_checkpoint", small)
         stop_after(9, patch)
         assert train(run, data_flags, "--save-every-steps=4") == 75
     shards = sorted((run / "checkpoints" / "step-0000009").glob("model-*.safetensors"))
@@ -236,8 +236,8 @@ def test_killed_before_its_first_checkpoint_it_starts_anew(whole: Path, data_fla
 
 
 def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -> None:
+    from surgvivqa.checkpoints.loading import load_checkpoint
     from surgvivqa.config import ModelConfig
-    from surgvivqa.model.checkpoints import load_checkpoint
 
     (stopped / "best").rename(stopped / ".best.replaced")
     assert load_checkpoint(stopped, ModelConfig()).own
@@ -259,7 +259,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from surgvivqa import resume
+    from surgvivqa.training import resume
 
     real, count = resume.save_state, [0]
 
@@ -270,7 +270,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         real(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("surgvivqa.run_folder.save_state", full)
+        patch.setattr("surgvivqa.training.run_folder.save_state", full)
         assert train(tmp_path / "run", data_flags, "--save-every-steps=2") == 1
     assert "No space left on device" in capsys.readouterr().err
     left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())

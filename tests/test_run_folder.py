@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from surgvivqa.atomic import write_folder
 from surgvivqa.cli import main
-from surgvivqa.errors import RunError
+from surgvivqa.utils.atomic_files import write_folder
+from surgvivqa.utils.errors import RunError
 from tests.conftest import Said
 
 TINY = ["--preset=tiny", "--workers=0", "--max-steps=2", "--eval-every-steps=0", "--save-every-steps=1"]

@@ -23,20 +23,20 @@ import torch
 from PIL import Image
 
 import surgvivqa
-from surgvivqa import atomic
+from surgvivqa.checkpoints.adapters import with_adapters
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.model_card import write_model_card
+from surgvivqa.checkpoints.public_settings import holds_secret, masked
 from surgvivqa.cli import main, mask_record
-from surgvivqa.convert import ConvertConfig, convert
+from surgvivqa.commands.convert import ConvertConfig, convert
 from surgvivqa.data import index
-from surgvivqa.data.cache_file import CacheFile
 from surgvivqa.data.columns import schema
-from surgvivqa.errors import InputError, RunError
-from surgvivqa.model.adapters import with_adapters
-from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint, load_folder, save_adapters, save_checkpoint
+from surgvivqa.data.splits import load_splits
+from surgvivqa.features.cache_file import CacheFile
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model_card import write_model_card
-from surgvivqa.privacy import holds_secret, masked
-from surgvivqa.resume import find_state, step_folders
-from surgvivqa.splits import load_splits
+from surgvivqa.training.resume import find_state, step_folders
+from surgvivqa.utils import atomic_files as atomic
+from surgvivqa.utils.errors import InputError, RunError
 from tests.parts import make_parts, settings
 
 TOKEN = "hf_" + "Zq9" * 11
@@ -107,7 +107,7 @@ def ask(checkpoint: Path, picture: Path, *more: str) -> list[str]:
 # --- the source itself ---------------------------------------------------------------------------------------------
 
 _UNPACKERS = {"tarfile", "marshal", "shelve", "dill", "joblib", "cloudpickle", "zipfile", "pickle", "runpy", "code"}
-_ALLOWED = {("model/published.py", "pickle"), ("model/published.py", "zipfile")}
+_ALLOWED = {("checkpoints/published.py", "pickle"), ("model/published.py", "zipfile")}
 _CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "shutil.unpack_archive", "yaml.load"}
 _CALLS |= {"yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "input"}
 
@@ -257,7 +257,7 @@ def test_code_in_a_folder_is_never_imported(
         with pytest.raises(InputError):
             load_checkpoint(asks, settings(parts))
     else:
-        from surgvivqa.model.pretrained import load_decoder, load_text_encoder, load_video_encoder
+        from surgvivqa.checkpoints.backbones import load_decoder, load_text_encoder, load_video_encoder
 
         {"video": lambda n: load_video_encoder(n, 4), "text": load_text_encoder, "gpt2": load_decoder}[part](
             str(folder)
@@ -272,7 +272,7 @@ def test_an_attention_from_the_hub_is_code(
     folder = changed(folders / "whole", tmp_path / "w", "config.json", lambda c: c.update({key: "evil/kernel"}))
     assert "code from the hub" in refused(capsys, *ask(folder, picture))
     part = changed(parts / "gpt2", tmp_path / "gpt2", "config.json", lambda c: c.update({key: {"": "x|evil/kernel"}}))
-    from surgvivqa.model.pretrained import load_decoder
+    from surgvivqa.checkpoints.backbones import load_decoder
 
     with pytest.raises(InputError, match="code from the hub"):
         load_decoder(str(part))
@@ -315,7 +315,7 @@ def test_weights_are_read_from_the_folder_alone(parts: Path, folders: Path, name
     text = json.dumps({"metadata": {}, "weight_map": {"a": name}})
     whole = changed(folders / "whole", tmp_path / "w", "model.safetensors.index.json", text)
     part = changed(parts / "gpt2", tmp_path / "gpt2", "model.safetensors.index.json", text)
-    from surgvivqa.model.pretrained import load_decoder
+    from surgvivqa.checkpoints.backbones import load_decoder
 
     with pytest.raises(InputError, match="outside"):
         load_checkpoint(whole, settings(parts))
@@ -326,7 +326,7 @@ def test_weights_are_read_from_the_folder_alone(parts: Path, folders: Path, name
 
 
 def test_a_part_does_not_send_the_loader_elsewhere(parts: Path, tmp_path: Path) -> None:
-    from surgvivqa.model.pretrained import load_decoder
+    from surgvivqa.checkpoints.backbones import load_decoder
 
     elsewhere = {"base_model_name_or_path": str(parts / "gpt2"), "peft_type": "LORA"}
     part = changed(parts / "gpt2", tmp_path / "gpt2", "adapter_config.json", lambda c: c.update(elsewhere))
@@ -478,7 +478,7 @@ def test_a_few_bytes_that_stand_for_far_more(pickled: bytes, form: str, parts: P
 
 def test_what_honest_files_hold_is_read(parts: Path, tmp_path: Path) -> None:
     """Older forms, views, buffers that are expanded, an optimiser beside the weights."""
-    from surgvivqa.model.published import read_tensors
+    from surgvivqa.checkpoints.published import read_tensors
 
     weights = {
         "text_encoder.a": torch.randn(4, 3).T,
@@ -588,7 +588,7 @@ def test_adapters_of_impossible_numbers(
 
 @pytest.mark.parametrize("header", [struct.pack("<Q", 2**62) + b"{}", None])
 def test_a_header_that_promises_too_much(header: bytes | None, parts: Path, folders: Path, tmp_path: Path) -> None:
-    from surgvivqa.model.pretrained import load_video_encoder
+    from surgvivqa.checkpoints.backbones import load_video_encoder
 
     if header is None:
         text = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()

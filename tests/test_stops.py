@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from surgvivqa import prediction
 from surgvivqa.cli import main
+from surgvivqa.evaluation import inference as prediction
 from tests.running import ended, hears, running, wait_until
 from tests.test_resume import TINY, same, train, whole
 

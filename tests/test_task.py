@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from surgvivqa.errors import InputError
-from surgvivqa.labels import LABELS, label_of
-from surgvivqa.prompts import build_prompt
-from surgvivqa.splits import load_splits
+from surgvivqa.data.labels import LABELS, label_of
+from surgvivqa.data.prompts import build_prompt
+from surgvivqa.data.splits import load_splits
+from surgvivqa.utils.errors import InputError
 
 
 def test_there_are_51_labels_and_no_guessing() -> None:

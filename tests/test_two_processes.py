@@ -16,12 +16,12 @@ from torch.distributed import TCPStore
 
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
-from surgvivqa.data.batches import micro_batches
 from surgvivqa.data.index import open_questions
-from surgvivqa.errors import InputError, RunError
-from surgvivqa.processes import start_processes, telling_of_others
-from surgvivqa.steps import seed_micro_batch, step_plans
-from surgvivqa.training import drawn
+from surgvivqa.features.batches import micro_batches
+from surgvivqa.training.schedule import seed_micro_batch, step_plans
+from surgvivqa.training.trainer import drawn
+from surgvivqa.utils.distributed import start_processes, telling_of_others
+from surgvivqa.utils.errors import InputError, RunError
 from tests.running import LIMIT, wait_until
 
 # 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.

@@ -25,11 +25,11 @@ from transformers import (
     VideoMAEForPreTraining,
 )
 
+from surgvivqa.checkpoints.backbones import assemble
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.loading import PACKAGED_BASE
+from surgvivqa.checkpoints.published import WORDS, published_name
 from surgvivqa.config import ModelConfig
-from surgvivqa.model.checkpoints import PACKAGED_BASE
-from surgvivqa.model.folders import load_folder
-from surgvivqa.model.pretrained import assemble
-from surgvivqa.model.published import WORDS, published_name
 
 BLIP_ROWS = 30_524
 

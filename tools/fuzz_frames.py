@@ -21,8 +21,8 @@ from PIL import Image
 from rich.progress import track
 
 from surgvivqa.data.frames import open_picture
-from surgvivqa.errors import FrameError
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
+from surgvivqa.utils.errors import FrameError
 
 WAYS = ("one bit", "bytes", "cut", "zeros", "exchanged")
 

@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from surgvivqa.data.columns import VideoColumns, parse_video
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame, ReadReport, read_file
-from surgvivqa.errors import InputError
+from surgvivqa.utils.errors import InputError
 
 VIDEO = "VID04"
 BATCH = 100  # files in a folder at a time

@@ -24,9 +24,11 @@ from pathlib import Path
 
 import torch
 
-from surgvivqa import cli, evaluation, training
-from surgvivqa.splits import load_splits
+from surgvivqa import cli
+from surgvivqa.commands import eval as evaluation
+from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic import write
+from surgvivqa.training import trainer as training
 
 assert evaluation and training  # loaded here, once, for all forks
 STEPS = 60

@@ -16,10 +16,10 @@ from typing import Any
 import tyro
 
 from surgvivqa import __version__
+from surgvivqa.checkpoints.public_settings import holds_secret, masked
 from surgvivqa.config import yaml_arguments
-from surgvivqa.errors import InputError, SurgViVQAError, one_line
-from surgvivqa.memory import keep_freed_memory
-from surgvivqa.privacy import holds_secret, masked
+from surgvivqa.utils.allocator import keep_freed_memory
+from surgvivqa.utils.errors import InputError, SurgViVQAError, one_line
 
 # command: (its dataclass, the module and function that do it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -37,20 +37,20 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     ),
     "check": (
         "surgvivqa.config:CheckConfig",
-        "surgvivqa.checks",
+        "surgvivqa.commands.check",
         "check",
         "look at data, model and flags before a run",
     ),
-    "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training", "train", "fine-tune"),
-    "cache": ("surgvivqa.config:CacheConfig", "surgvivqa.caching", "cache", "fill the cache of video tokens"),
-    "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.evaluation", "evaluate", "score the 51 labels on a split"),
+    "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training.trainer", "train", "fine-tune"),
+    "cache": ("surgvivqa.config:CacheConfig", "surgvivqa.commands.cache", "cache", "fill the cache of video tokens"),
+    "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.commands.eval", "evaluate", "score the 51 labels on a split"),
     "convert": (
-        "surgvivqa.convert:ConvertConfig",
-        "surgvivqa.convert",
+        "surgvivqa.commands.convert:ConvertConfig",
+        "surgvivqa.commands.convert",
         "convert",
         "write a checkpoint in another form: Hugging Face, PEFT, published",
     ),
-    "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.evaluation", "predict", "answer one question"),
+    "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.commands.eval", "predict", "answer one question"),
 }
 
 
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def leave(exit_code: int, last_words: str = "") -> None:
     """``processes.leave_if_several``, where a command has loaded it."""
-    processes = sys.modules.get("surgvivqa.processes")
+    processes = sys.modules.get("surgvivqa.utils.distributed")
     if processes is not None:
         processes.leave_if_several(exit_code, last_words)
 

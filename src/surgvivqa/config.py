@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
-from surgvivqa.atomic import write_text
-from surgvivqa.errors import InputError
-from surgvivqa.prompts import PromptMode
+from surgvivqa.data.prompts import PromptMode
+from surgvivqa.utils.atomic_files import write_text
+from surgvivqa.utils.errors import InputError
 
 Preset = Literal["base", "tiny"]
 MaskMode = Literal["prefix", "causal", "bidirectional"]

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import tyro
 
-from surgvivqa.answer_sheet import draw_answers
-from surgvivqa.baselines import majority_baseline, question_only_baseline
+from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main as command
 from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
+from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
+from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import Frame, read_split
-from surgvivqa.errors import RunError
-from surgvivqa.labels import LABEL_INDEX, LABELS, label_of
-from surgvivqa.metrics import grouped_metrics
-from surgvivqa.model.checkpoints import load_checkpoint
+from surgvivqa.evaluation.baselines import majority_baseline, question_only_baseline
+from surgvivqa.evaluation.metrics import grouped_metrics
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
-from surgvivqa.splits import load_splits
+from surgvivqa.synthetic.answer_grid import draw_answers
+from surgvivqa.utils.errors import RunError
 
 log = logging.getLogger("surgvivqa")
 

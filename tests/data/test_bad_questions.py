@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from surgvivqa.checks import Result, run_checks
 from surgvivqa.cli import main
+from surgvivqa.commands.check import Result, run_checks
 from surgvivqa.config import CheckConfig
 from surgvivqa.data import ssgqa
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
-from surgvivqa.errors import InputError
+from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 from tools import fuzz_parser
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.data.batches import micro_batches
-from surgvivqa.steps import rate_factor, step_plans
+from surgvivqa.features.batches import micro_batches
+from surgvivqa.training.schedule import rate_factor, step_plans
 
 counts = st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any)
 

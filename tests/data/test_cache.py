@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor
 
-from surgvivqa.data import cache as cache_module
-from surgvivqa.data.cache import FeatureStore, tag_of, weights_hash
-from surgvivqa.data.cache_file import DTYPES
-from surgvivqa.errors import InputError, RunError
+from surgvivqa.features import cache as cache_module
+from surgvivqa.features.cache import FeatureStore, tag_of, weights_hash
+from surgvivqa.features.cache_file import DTYPES
+from surgvivqa.utils.errors import InputError, RunError
 
 WIDTH = 8
 MADE_OF = {"weights_sha256": "00", "frame_fit": "squash"}
@@ -282,7 +282,7 @@ _FILL = f"""
 import os, signal, sys
 from pathlib import Path
 import torch
-from surgvivqa.data.cache import FeatureStore
+from surgvivqa.features.cache import FeatureStore
 root, first, last, kill = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 store = FeatureStore(root, {MADE_OF!r}, {WIDTH}, "fp16", flush_every=3)
 for frame in range(first, last):

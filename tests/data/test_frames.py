@@ -13,7 +13,7 @@ from transformers.models.videomae.image_processing_pil_videomae import VideoMAEI
 
 from surgvivqa.data.frames import IMAGENET_MEAN, IMAGENET_STD, FrameStore, load_image, missing_frames
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import FrameError, InputError
+from surgvivqa.utils.errors import FrameError, InputError
 
 
 def picture(path: Path, width: int = 430, height: int = 240, seed: int = 0) -> Path:

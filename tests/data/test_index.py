@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgvivqa.commands.eval import spread
 from surgvivqa.data import index
-from surgvivqa.data.batches import micro_batches
 from surgvivqa.data.index import Frames, distinct_questions, frame_names, open_questions, question_counts
 from surgvivqa.data.ssgqa import read_split
-from surgvivqa.errors import InputError
-from surgvivqa.evaluation import spread
-from surgvivqa.training import drawn
+from surgvivqa.features.batches import micro_batches
+from surgvivqa.training.trainer import drawn
+from surgvivqa.utils.errors import InputError
 
 VIDEOS = ["VID04", "VID01"]
 HEAD = "Which organs?|liver, gut\nWhich tools?|hook\n"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
-from surgvivqa.errors import InputError
+from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 
 LINES = ("Which tools?|hook, grasper", "Which organs?|liver")

@@ -11,7 +11,7 @@ from tests.running import LIMIT
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from torch.utils.data import DataLoader
-from surgvivqa.data.workers import deaf
+from surgvivqa.utils.loader_workers import deaf
 
 kept = iter(DataLoader(range(100), num_workers=2, worker_init_fn=deaf))
 next(kept)
@@ -43,7 +43,7 @@ def test_a_process_with_workers_ends(pause: float) -> None:
 BORN = """
 import os, signal
 from torch.utils.data import DataLoader, _utils
-from surgvivqa.data.workers import begin, deaf
+from surgvivqa.utils.loader_workers import begin, deaf
 
 real = _utils.signal_handling._set_worker_signal_handlers
 

@@ -18,15 +18,15 @@ from transformers import (
     T5Model,
 )
 
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
+from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PromptCoder, pack_training
-from surgvivqa.errors import InputError
-from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle, coder
-from surgvivqa.model.checkpoints import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
 from surgvivqa.model.freezing import set_modes, trainable_table
-from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.utils.errors import InputError
 from tests.oracle import plain_log_prob
 from tests.parts import KINDS, add_decoder, config, make_parts, settings, splitting_tokenizer, stir
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
-from surgvivqa.errors import InputError
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_adapters, save_checkpoint
-from surgvivqa.model.loading import build_for_training
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.utils.errors import InputError
 from tests.parts import add_decoder, config, make_parts, settings, stir
 
 

@@ -5,11 +5,11 @@ import torch
 from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
 
 from surgvivqa.data.packing import pack_training
-from surgvivqa.errors import InputError
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.scoring import LabelTrie, best_labels, normalise, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_rows
+from surgvivqa.utils.errors import InputError
 from tests.oracle import plain_log_prob
 
 MASKS = ["prefix", "causal", "bidirectional"]

@@ -11,20 +11,20 @@ from transformers import (
     VideoMAEConfig,
 )
 
+from surgvivqa.checkpoints.backbones import load_text_encoder
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError
+from surgvivqa.features.text_states import text_states
+from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.bundle import coder, frame_store
-from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
-from surgvivqa.model.loading import build_for_training
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.pretrained import load_text_encoder
-from surgvivqa.model.text_states import text_states
-from surgvivqa.model.video_tokens import video_tokens
+from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.utils.errors import InputError
 from tests.parts import config, make_parts, settings, stir
 
 PARTS = (("video", "video"), ("text", "text"), ("decoder", "gpt2"))

@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
 
+from surgvivqa.checkpoints.backbones import load_text_encoder
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.published import WORDS
 from surgvivqa.cli import main
-from surgvivqa.errors import InputError
 from surgvivqa.model.bundle import coder
-from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
-from surgvivqa.model.loading import build_for_training, train_tokenizer
-from surgvivqa.model.pretrained import load_text_encoder
-from surgvivqa.model.published import WORDS
-from surgvivqa.model.vocabulary import grown_rows
-from surgvivqa.scoring import LabelTrie, score_rows
+from surgvivqa.model.embeddings import grown_rows
+from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.utils.errors import InputError
 from tests.parts import config, make_parts, settings, stir
 
 State = dict[str, Tensor]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 
-from surgvivqa.model.video_pool import pool_tokens, token_count
+from surgvivqa.model.pooling import pool_tokens, token_count
 
 CONFIG = VideoMAEConfig(
     image_size=32, num_frames=6, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8

@@ -7,9 +7,9 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
-from surgvivqa.model.checkpoints import load_checkpoint, save_checkpoint
-from surgvivqa.model.loading import build_for_training
-from surgvivqa.model.video_positions import clip_positions
+from surgvivqa.checkpoints.loading import load_checkpoint, save_checkpoint
+from surgvivqa.model.positions import clip_positions
+from surgvivqa.training.initial_model import build_for_training
 from tests.parts import config, make_parts, settings
 
 PLACES, HIDDEN, TRAINED = 4, 32, 16

@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from experiments.alignment import Asked, held_out_loss, make_stand_ins, questions, run_config, word_pieces
+from surgvivqa.checkpoints.backbones import load_text_encoder
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.errors import InputError
-from surgvivqa.model.checkpoints import export_pth, load_checkpoint, save_checkpoint
-from surgvivqa.model.loading import build_for_training, train_tokenizer
-from surgvivqa.model.pretrained import load_text_encoder
-from surgvivqa.model.vocabulary import align_words, aligned_rows, resize_words
+from surgvivqa.model.embeddings import align_words, aligned_rows, resize_words
+from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.utils.errors import InputError
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] liver grasp ##er ing ##ing the _ 7 e".split()
 ROWS = torch.arange(len(WORDS) * 3, dtype=torch.float32).reshape(-1, 3) ** 2

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surgvivqa.errors import InputError
 from surgvivqa.synthetic import build_base as build
-from surgvivqa.synthetic.base_stages import LessonStage, QuestionStage
 from surgvivqa.synthetic.build_base import BaseConfig, build_base
+from surgvivqa.synthetic.stages import LessonStage, QuestionStage
+from surgvivqa.utils.errors import InputError
 
 
 def config(out: Path, **more: Any) -> BaseConfig:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgvivqa.model.loading import train_tokenizer
 from surgvivqa.synthetic.domain import TARGET, look_of
 from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, patch_offsets, read_source, word_groups
 from surgvivqa.synthetic.pretraining import LAYERS, source_batch
@@ -14,6 +13,7 @@ from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import LOCATIONS, make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
+from surgvivqa.training.initial_model import train_tokenizer
 from tests.synthetic.test_synthetic import named
 
 SEED = 5

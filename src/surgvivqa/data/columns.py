@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from surgvivqa import labels
-from surgvivqa.data import ssgqa
+from surgvivqa.data import labels, ssgqa
 from surgvivqa.data.ssgqa import REASONINGS, TYPES, Frame, Question, ReadReport
-from surgvivqa.strangers import parse_json
+from surgvivqa.utils.untrusted import parse_json
 
 _FORMAT = 1
 _VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import FrameError, InputError, first_line
+from surgvivqa.utils.errors import FrameError, InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

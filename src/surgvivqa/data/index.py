@@ -30,7 +30,7 @@ from rich.progress import track
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
 from surgvivqa.data.ssgqa import Frame, ReadReport
-from surgvivqa.errors import InputError
+from surgvivqa.utils.errors import InputError
 
 _MANY_FILES = 2000  # from here on several processes parse
 _DIGEST = 16  # bytes of the check sum at a file's end

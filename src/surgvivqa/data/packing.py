@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from surgvivqa.data.index import distinct_questions
+from surgvivqa.data.labels import LABELS
+from surgvivqa.data.prompts import PROMPT_END, build_prompt, build_target
 from surgvivqa.data.ssgqa import Frame
-from surgvivqa.errors import InputError
-from surgvivqa.labels import LABELS
-from surgvivqa.prompts import PROMPT_END, build_prompt, build_target
+from surgvivqa.utils.errors import InputError
 
 MASK_MODES = ("prefix", "causal", "bidirectional")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from surgvivqa.errors import InputError
-from surgvivqa.labels import label_of
+from surgvivqa.data.labels import label_of
+from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")

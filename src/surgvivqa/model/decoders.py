@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from surgvivqa.data.packing import Block, pack_rows
-from surgvivqa.errors import InputError, first_line
 from surgvivqa.model.attention import layouts
+from surgvivqa.utils.errors import InputError, first_line
 
 _GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
 _LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -10,9 +10,9 @@ import torch.utils.checkpoint
 from torch import nn
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.errors import InputError
 from surgvivqa.model.decoders import decoder_layers, output_layer
 from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.utils.errors import InputError
 
 PARTS = ("visual_encoder", "text_encoder", "projections", "llm base", "llm LoRA")
 

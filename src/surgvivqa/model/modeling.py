@@ -10,18 +10,18 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, VideoMAEModel
 
+from surgvivqa.checkpoints.hub import fetch
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import Packed
-from surgvivqa.errors import InputError, first_line
-from surgvivqa.hub import fetch
 from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, stream_states
 from surgvivqa.model.dropout import install_dropout
-from surgvivqa.model.video_pool import pool_tokens
-from surgvivqa.model.video_positions import set_positions
-from surgvivqa.scoring import LabelTrie, score_rows
-from surgvivqa.strangers import refuse_code, refuse_folder
+from surgvivqa.model.pooling import pool_tokens
+from surgvivqa.model.positions import set_positions
+from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
 LOGIT_ROWS = 64
 # What Hugging Face's Auto classes hand on, and what has been seen to by the time they do.
@@ -102,7 +102,7 @@ class SurgViVQAModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As Hugging Face's: the whole model, adapters in place. What another checkpoint left in the folder about what
         it holds is brought up to date."""
-        from surgvivqa.model.folders import now_whole  # which imports this module
+        from surgvivqa.checkpoints.folders import now_whole  # which imports this module
 
         super().save_pretrained(save_directory, *args, **kwargs)
         now_whole(Path(save_directory))
@@ -205,8 +205,8 @@ class SurgViVQAModel(PreTrainedModel):
         Raises:
             InputError: a tensor of the model is not there: nothing is left at random.
         """
-        from surgvivqa.model.checkpoints import load_checkpoint  # which imports this module
-        from surgvivqa.model.folders import is_whole
+        from surgvivqa.checkpoints.folders import is_whole
+        from surgvivqa.checkpoints.loading import load_checkpoint  # which imports this module
 
         revision = kwargs.get("revision")
         if not Path(name).exists() and not {"token", "cache_dir", "local_files_only"} & kwargs.keys():

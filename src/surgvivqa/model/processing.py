@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from surgvivqa.data.frames import image_tensor, load_image
+from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PromptCoder
-from surgvivqa.errors import InputError, first_line
-from surgvivqa.labels import LABELS
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.scoring import LabelTrie, normalise
+from surgvivqa.model.scoring import LabelTrie, normalise
+from surgvivqa.utils.errors import InputError, first_line
 
 Picture: TypeAlias = Image.Image | np.ndarray | str | Path
 

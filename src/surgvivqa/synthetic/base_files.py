@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from surgvivqa.checkpoints.loading import save_checkpoint
+from surgvivqa.commands.eval import evaluate
 from surgvivqa.config import EvalConfig, ModelConfig
-from surgvivqa.evaluation import evaluate
 from surgvivqa.model.bundle import Bundle
-from surgvivqa.model.checkpoints import save_checkpoint
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.write import SynthConfig, chosen_videos, complete, write_synthetic
 

@@ -33,18 +33,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from surgvivqa.errors import InputError, RunError
+from surgvivqa.data.splits import load_splits
 from surgvivqa.model.configuration import tiny_config
-from surgvivqa.model.loading import train_tokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.run_log import StopSignals, progress_bar
-from surgvivqa.splits import load_splits
 from surgvivqa.synthetic.base_files import SOURCE_SEED, export, size_of, write_card, zero_shot
-from surgvivqa.synthetic.base_stages import LessonStage, QuestionStage, Stage
 from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, read_source
 from surgvivqa.synthetic.questions import candidates
 from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker, source_questions
+from surgvivqa.synthetic.stages import LessonStage, QuestionStage, Stage
 from surgvivqa.synthetic.write import SynthConfig, complete, write_synthetic
+from surgvivqa.training.initial_model import train_tokenizer
+from surgvivqa.training.run_log import StopSignals, progress_bar
+from surgvivqa.utils.errors import InputError, RunError
 
 log = logging.getLogger("surgvivqa")
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from surgvivqa.data.packing import Packed, pack_training
+from surgvivqa.data.prompts import build_prompt, build_target
 from surgvivqa.model.attention import VideoMemory
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.prompts import build_prompt, build_target
 from surgvivqa.synthetic.lesson import SourceFrame, SourceSet
 from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
 

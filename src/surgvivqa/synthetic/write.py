@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from surgvivqa.errors import InputError
-from surgvivqa.splits import load_splits
+from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic.domain import BURST, Domain, look_of
 from surgvivqa.synthetic.questions import Balance, Scenery, candidates, question_lines
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker, source_questions
+from surgvivqa.utils.errors import InputError
 
 _SURVEY = 150  # scenes, of a video number no video has
 

@@ -1,0 +1,180 @@
+"""The three published parts, each loaded whole or not at all."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BlipForQuestionAnswering,
+    BlipTextModel,
+    VideoMAEModel,
+)
+
+from surgvivqa.config import ModelConfig, clip_length
+from surgvivqa.model.attention import install
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.decoders import plain_logits, refuse_what_cannot_be_packed
+from surgvivqa.model.embeddings import ADDED_ROWS_SEED, fit_vocabulary
+from surgvivqa.model.modeling import SurgViVQAModel, projections
+from surgvivqa.model.positions import set_positions
+from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.untrusted import refuse_code, refuse_folder
+
+
+def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
+    """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
+    configuration as ``position_frames``, for ``video_positions``."""
+    with _clear_errors("--video-model", name):
+        _refuse_folder(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        _refuse_kind("--video-model", name, config, "videomae")
+        trained, config.num_frames = config.num_frames, num_frames
+        model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
+    model.config.position_frames = trained
+    set_positions(model, trained)
+    return model
+
+
+def load_text_encoder(name: str) -> BlipTextModel:
+    """BLIP's text encoder with cross-attention, from a question-answering checkpoint or a bare text model.
+
+    ``Salesforce/blip-vqa-base`` is a question-answering model that keeps its text encoder under ``text_encoder.``;
+    ``BlipTextModel.from_pretrained`` on it loads none of its tensors and only warns. It has no pooler, and published
+    SurgViVQA checkpoints do: one is added, unused, from a fixed seed.
+    """
+    with _clear_errors("--text-model", name):
+        _refuse_folder(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
+        if config.model_type == "blip":
+            whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+            missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
+            source = whole.text_encoder
+        else:
+            source, info = BlipTextModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+            missing = list(info["missing_keys"])
+    missing = [k for k in missing if "pooler." not in k and not k.endswith("position_ids")]
+    _refuse_random("text encoder", "--text-model", name, missing)
+    if not source.config.is_decoder:
+        raise InputError(
+            f"The text encoder {name} has no cross-attention (is_decoder is false); it cannot see a frame."
+        )
+    if source.pooler is not None:
+        return source
+    source.config._attn_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ADDED_ROWS_SEED)
+        model = BlipTextModel(source.config, add_pooling_layer=True)
+    model.load_state_dict(source.state_dict(), strict=False)
+    return model
+
+
+def load_decoder(name: str) -> tuple[Any, Any]:
+    """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
+    with _clear_errors("--decoder-model", name):
+        _refuse_folder(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        refuse_code({"attn_implementation": config._attn_implementation})
+        if type(config) not in AutoModelForCausalLM._model_mapping:
+            raise InputError(
+                f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
+                f"such as gpt2, Llama or Qwen3."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+        )
+    tied = set(model.all_tied_weights_keys)
+    _refuse_random("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
+    if len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"--decoder-model {name} has {model.config.vocab_size} rows of words, but its tokenizer knows "
+            f"{len(tokenizer)}; give a folder whose tokenizer belongs to its weights."
+        )
+    return model, tokenizer
+
+
+def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
+    """The published parts that ``settings`` names in one model, with adapters if asked for.
+
+    Where two parts differ in width a projection lies between them; it starts from a fixed seed, so that its scale suits
+    what comes after it, and has to be trained.
+
+    Raises:
+        InputError: a part cannot be had, or the decoder cannot run packed rows.
+    """
+    video = load_video_encoder(settings.video_model, clip_length(settings))
+    text = load_text_encoder(settings.text_model)
+    decoder, tokenizer = load_decoder(settings.decoder_model)
+    fit_vocabulary(text, settings, decoder, tokenizer)
+    frames = video.config.position_frames
+    config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
+    parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
+    known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against the plain way
+    plain = None if known else plain_logits(decoder, settings.decoder_model)
+    install(text, decoder)
+    if plain is not None:
+        refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length, plain)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ADDED_ROWS_SEED)
+        for name, from_width, to_width in projections(config):
+            parts[name] = layer = nn.Linear(from_width, to_width)
+            # BLIP's states have a deviation near 1 in each number; the decoder's layers expect its word embedding's.
+            aim = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
+            nn.init.normal_(layer.weight, std=float(aim.detach()) * from_width**-0.5)
+            nn.init.zeros_(layer.bias)
+    return Bundle(SurgViVQAModel(config, parts), tokenizer, settings)
+
+
+@contextlib.contextmanager
+def _clear_errors(flag: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a folder of a stranger's makes Transformers and PyTorch raise errors of every kind
+        if type(error).__name__ == "UnpicklingError":
+            raise InputError(
+                f"{flag} {name} holds a pickle with Python objects in it; such objects are never executed here, so "
+                f"give a folder with safetensors."
+            ) from error
+        if Path(name).is_dir():
+            raise InputError(f"{flag} {name} is a folder that cannot be loaded ({first_line(error, 200)}).") from error
+        raise InputError(
+            f"{flag} {name} is no local folder, and the model hub cannot be reached or does not have it; download the "
+            f"model where there is a network and give its folder with {flag} (in eval and predict "
+            f"--model.{flag[2:]}), or use --preset tiny, which needs none."
+        ) from error
+
+
+def _refuse_folder(name: str) -> None:
+    """Raises ValueError where a local folder leads out of itself, or asks for code."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    if (folder / "adapter_config.json").is_file():  # Transformers would load the model that the file names instead
+        raise ValueError("it holds adapters, not a model; merge them into their model first")
+    refuse_folder(folder)
+
+
+def _refuse_kind(flag: str, name: str, config: Any, *kinds: str) -> None:
+    refuse_code({"attn_implementation": config._attn_implementation})  # of the hub's folders, which are not looked at
+    if config.model_type not in kinds:
+        raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
+
+
+def _refuse_random(part: str, flag: str, name: str, missing: Any) -> None:
+    missing = sorted(missing)
+    if missing:
+        raise InputError(
+            f"The {part} from {flag} {name} would stay partly random: {len(missing)} of its tensors are not in the "
+            f"checkpoint (first: {missing[0]}); give a checkpoint that holds them."
+        )

@@ -1,0 +1,220 @@
+"""Checkpoints from and to the Hugging Face hub."""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from surgvivqa.checkpoints.public_settings import SECRET, WITH_PATHS, hub_name, masked, public_settings
+from surgvivqa.config import ModelConfig
+from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.untrusted import read_json
+
+log = logging.getLogger("surgvivqa")
+TIMEOUT = 5.0  # seconds for the hub's first answer; its library waits for ever by default
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
+PUSHED = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")  # the last: a tokenizer's chat template
+_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\w[\w./-]*))?")
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+# The library's HTTP client is its own affair (requests, httpx, ...), and so are the classes of network errors.
+_NETWORK = ("httpx", "httpcore", "requests", "urllib3")
+
+
+def is_name(value: str) -> bool:
+    """Whether a value has the form of a model's name on the hub."""
+    return bool(_NAME.fullmatch(value))
+
+
+def fetch(name: str, flag: str) -> Path:
+    """The local folder of a model of the hub's, fetched where the hub's cache does not have it yet.
+
+    Files of the repository's top folder are fetched, and of those JSON, safetensors and text alone: never a pickle,
+    never code. Where the hub cannot be reached, a whole copy in the cache is taken, with a warning.
+
+    Args:
+        name: ``user/model``, or ``user/model@revision`` with a branch, tag or commit.
+        flag: the flag that named it, for the error's sentence.
+
+    Raises:
+        InputError: the name is none of the hub's; the hub cannot be reached or does not answer within ``TIMEOUT``
+            seconds, has no such model or revision, or wants a login; or the model has no safetensors.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise InputError(
+            masked(f"{flag} {name} is no name of the hub's; one looks like USER/MODEL or USER/MODEL@REVISION.")
+        )
+    api = HfApi()
+    wanted: dict[str, Any] = {"repo_id": found["repo"], "revision": found["revision"]}
+    wanted |= {"allow_patterns": list(FETCHED), "ignore_patterns": ["*/*"]}
+    try:
+        api.model_info(found["repo"], revision=found["revision"], timeout=TIMEOUT)
+        folder = api.snapshot_download(**wanted, etag_timeout=TIMEOUT)
+    except Exception as error:  # what can be named becomes a sentence, anything else stays what it is
+        reason = _reason(error)
+        if reason is None:
+            raise
+        cached = _cached(api, wanted) if _is_network(error) else None
+        if cached is None:
+            advice = f"; or fetch it where that works, and give its folder with {flag}"
+            raise InputError(masked(f"{flag} {name} cannot be fetched from the hub: {reason}{advice}.")) from None
+        log.warning("The hub cannot be reached; %s is taken from its cache, which may be older.", name)
+        folder = cached
+    if not any(Path(folder).glob("*.safetensors")):
+        raise InputError(f"{flag} {name} has no safetensors; convert its weights, since pickles are not fetched.")
+    return Path(folder)
+
+
+def push(folder: Path, repo: str, private: bool) -> str:
+    """Uploads a checkpoint folder to the hub as one commit, and makes the repository where there is none.
+
+    Paths in its settings stay behind (``privacy.public_settings``): the folder itself is not changed.
+
+    Args:
+        folder: a flat folder of JSON, safetensors, text and Markdown with weights among them.
+        repo: ``user/model``.
+        private: makes the repository visible to its owner alone.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        InputError: the folder holds something else, a link, or a token; ``private`` is asked for and the repository is
+            public already; the hub cannot be reached, or refuses.
+    """
+    found = _NAME.fullmatch(repo)
+    if not found or found["revision"]:
+        raise InputError(masked(f"{repo} is no name of a repository on the hub; one looks like USER/MODEL."))
+    files = _files(folder)
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as made:
+        _stage(files, Path(made))
+        try:
+            try:
+                there = api.model_info(repo, timeout=TIMEOUT)
+            except RepositoryNotFoundError as error:
+                if isinstance(error, GatedRepoError):
+                    raise
+            else:
+                if private and not there.private:
+                    raise InputError(f"{repo} is public already; give another name, or make it private on its page.")
+            address = api.create_repo(repo, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=made, commit_message="Upload from surgvivqa")
+        except InputError:
+            raise
+        except Exception as error:  # as in fetch
+            reason = _reason(error)
+            if reason is None:
+                raise
+            raise InputError(masked(f"{folder} cannot be pushed to {repo}: {reason}.")) from None
+    return str(address)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files to upload; refuses all that is no part of a checkpoint."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give a checkpoint folder such as a run's best/.")
+    files = sorted(folder.iterdir())
+    foreign = [f.name for f in files if f.is_symlink() or not f.is_file() or f.suffix not in PUSHED or f.name[0] == "."]
+    if foreign:
+        raise InputError(
+            f"{folder} holds {', '.join(foreign[:5])}, which is no part of a checkpoint (files of the kinds "
+            f"{' '.join(PUSHED)}, and no links); push a folder without it."
+        )
+    if not any(f.suffix == ".safetensors" for f in files):
+        raise InputError(f"{folder} holds no safetensors; give a checkpoint folder such as a run's best/.")
+    for file in files:
+        if file.suffix != ".safetensors" and SECRET.search(file.read_bytes()):
+            raise InputError(f"{file} holds what looks like a token of the hub's; take it out before it is published.")
+    return files
+
+
+def _stage(files: list[Path], folder: Path) -> None:
+    """The folder as it is uploaded: settings without paths, everything else by a link to the file itself."""
+    for file in files:
+        if file.name in WITH_PATHS:
+            try:
+                content = dict(read_json(file))
+            except (ValueError, TypeError):
+                raise InputError(f"{file} is no JSON mapping; the checkpoint is damaged.") from None
+            if file.name == "surgvivqa.json":
+                _warn_of_folders(content.get("settings") or {})
+            (folder / file.name).write_text(json.dumps(public_settings(content), indent=2), encoding="utf-8")
+            continue
+        try:
+            (folder / file.name).symlink_to(file.resolve())
+        except OSError:  # a system or file system without links
+            shutil.copyfile(file, folder / file.name)
+
+
+def _warn_of_folders(settings: dict[str, Any]) -> None:
+    usual = ModelConfig()
+    for name in ("video_model", "text_model", "decoder_model"):
+        value = str(settings.get(name, getattr(usual, name)))
+        if settings.get("preset", usual.preset) == "base" and hub_name(value) is None:
+            log.warning(
+                "%s was a folder of this machine, so nobody else can load the model; write the hub's name of that part "
+                "into surgvivqa.json (settings: %s) and push again.",
+                f"--{name.replace('_', '-')}",
+                name,
+            )
+
+
+def _cached(api: HfApi, wanted: dict[str, Any]) -> str | None:
+    try:
+        return str(api.snapshot_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether the hub was not reached: no network, no answer in time, offline by order, or a fault of its own."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | TimeoutError | ConnectionError):
+        return True
+    return any(cls.__module__.startswith(_NETWORK) for cls in type(error).__mro__)
+
+
+def _reason(error: BaseException) -> str | None:
+    """What went wrong and what to do, or None for an error that is not the hub's."""
+    told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    for kind, sentence in (
+        (GatedRepoError, f"its owner wants conditions accepted; accept them on the model's page, and {_LOGIN}"),
+        (RepositoryNotFoundError, f"the hub has no such model, or it is private; check the name, or {_LOGIN}"),
+        (RevisionNotFoundError, "the model has no such revision; check what stands after the @"),
+        (LocalTokenNotFoundError, f"that needs a login; {_LOGIN}"),
+        (OfflineModeIsEnabled, "HF_HUB_OFFLINE keeps this process off the network; unset it"),
+        (HFValidationError, f"the hub has no such names ({told}); give another"),
+    ):
+        if isinstance(error, kind):
+            return sentence
+    if isinstance(error, HfHubHTTPError):
+        code = error.response.status_code
+        if code == 401:
+            return f"the hub wants a login, or does not know this one; {_LOGIN}"
+        if code == 403:
+            return f"this login may not do that ({told}); take a token with that right, and {_LOGIN}"
+        if code == 429 or code >= 500:
+            return f"the hub answers {code}, so it is busy or down; try again later"
+        return f"the hub refuses ({told}); mend that and try again"
+    if _is_network(error):
+        return f"the hub cannot be reached ({told}); check the network"
+    if isinstance(error, OSError):
+        return f"a file cannot be read or written ({error.strerror or told}); HF_HOME names the cache's folder"
+    return None

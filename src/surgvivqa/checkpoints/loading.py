@@ -1,0 +1,321 @@
+"""Checkpoint folders and files: read, whatever form they have, and written, whole or not at all.
+
+A checkpoint folder holds::
+
+    config.json             the architecture (SurgViVQAConfig)
+    surgvivqa.json          the settings it was trained with, the run's flags, and what the weights are (``holds``)
+    model.safetensors       ``all`` tensors (or shards with an index), or those that were ``trained``
+    adapter_model.safetensors, adapter_config.json     in the place of it: PEFT's format, ``adapters`` alone
+    processor_config.json   frame fit, clip and prompt, for SurgViVQAProcessor
+    tokenizer.json ...      the tokenizer
+
+``all`` needs nothing else; the others are put on the published parts, or on the packaged base.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from surgvivqa.checkpoints import adapters
+from surgvivqa.checkpoints.backbones import assemble
+from surgvivqa.checkpoints.folders import is_ours, is_whole, load_folder, refuse_rank
+from surgvivqa.checkpoints.hub import fetch, is_name
+from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.checkpoints.published import (
+    SUFFIXES,
+    WORDS,
+    Names,
+    adapter_rank,
+    all_of,
+    load_safetensors,
+    new_of,
+    present_names,
+    published_name,
+    put,
+    read_tensors,
+    trained_of,
+)
+from surgvivqa.checkpoints.settings import (
+    MODEL_FIELDS,
+    SETTINGS_FILE,
+    Saved,
+    damaged,
+    find_parts,
+    read_settings,
+    run_of,
+    settings_of,
+)
+from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
+from surgvivqa.model.bundle import Bundle, saved_tensors
+from surgvivqa.model.decoders import lora_targets
+from surgvivqa.model.freezing import frozen_as, lora_settings
+from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.model.processing import SurgViVQAProcessor
+from surgvivqa.utils.atomic_files import in_place, write_file, write_folder
+from surgvivqa.utils.errors import InputError, first_line
+
+PACKAGED = "tiny"  # what --checkpoint calls the packaged base
+PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
+log = logging.getLogger("surgvivqa")
+
+
+def save_checkpoint(
+    bundle: Bundle,
+    folder: Path,
+    *,
+    everything: bool = False,
+    max_shard_size: str = "5GB",
+    also: Callable[[Path], None] | None = None,
+) -> None:
+    """Writes a checkpoint folder (drawn at the top of this file), whole or not at all.
+
+    Args:
+        bundle: what to write.
+        folder: replaced if it is there.
+        everything: all tensors, so that the folder needs no published part; else those that ``saved_tensors`` names.
+        max_shard_size: larger weights are written in several files with an index, as Hugging Face does.
+        also: adds files of its own to the folder before it is put in place.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written; what was there stays.
+    """
+
+    def write(temporary: Path) -> None:
+        tensors = saved_tensors(bundle, everything=everything)
+        whole = everything or bundle.settings.preset == "tiny"
+        _write_settings(bundle, temporary, "all" if whole else "trained", [] if whole else sorted(tensors))
+        here = {k: v.cpu() for k, v in tensors.items()}
+        save_torch_state_dict(here, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
+        for file in temporary.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors leaves it to its owner alone
+        if also is not None:
+            also(temporary)
+
+    write_folder(folder, write)
+
+
+def save_adapters(bundle: Bundle, folder: Path) -> None:
+    """Writes a folder in PEFT's format, with the files by which ``load_checkpoint`` makes the whole model again.
+
+    Raises:
+        InputError: the model has no adapters.
+    """
+
+    def write(temporary: Path) -> None:
+        known = {}
+        if bundle.settings.preset == "tiny":
+            base = adapters.with_adapters(load_folder(PACKAGED_BASE), bundle.model.config.lora)
+            known = base.model.state_dict()
+        others = adapters.save_adapters(bundle, temporary, _base_name(bundle.settings), known)
+        _write_settings(bundle, temporary, "adapters", others)
+        (temporary / "config.json").unlink()  # PEFT's tools take it for a base model's
+
+    write_folder(folder, write)
+
+
+def _base_name(settings: ModelConfig) -> str:
+    """What a PEFT configuration says the adapters belong to; of a local folder its own name, not where it lies."""
+    if settings.preset == "tiny":
+        return "surgvivqa-tiny-base"
+    return part_name(settings.decoder_model)
+
+
+def _write_settings(bundle: Bundle, folder: Path, holds: str, tensors: Sequence[str] = ()) -> None:
+    bundle.model.config.save_pretrained(folder)
+    bundle.tokenizer.save_pretrained(folder)
+    SurgViVQAProcessor.of(bundle).save_pretrained(folder)
+    settings = dataclasses.asdict(bundle.settings)
+    saved = {"holds": holds, "tensors": list(tensors), "settings": settings, "run": bundle.run}
+    (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")
+
+
+def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: Names = "transformers4") -> None:
+    """Writes tensors in the published form: a ``torch.save`` of names and tensors, nothing else in it.
+
+    Args:
+        bundle: what to write.
+        path: the file.
+        everything: the whole state dict, tied weights too; else what was trained, which published loaders, not being
+            strict, put on the published parts, and the text encoder's rows where those are ``aligned``, which no
+            published loader makes.
+        names: VideoMAE's, of the Transformers version that will read it.
+    """
+    tensors = bundle.model.state_dict() if everything else saved_tensors(bundle)
+    if bundle.settings.text_embeddings == "aligned":
+        tensors.setdefault(WORDS, bundle.model.state_dict()[WORDS])
+    state = {published_name(k, names): v.detach().cpu() for k, v in tensors.items()}
+    write_file(path, lambda aside: torch.save(state, aside))
+
+
+def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> Bundle:
+    """A model in eval mode from a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the
+    published form, a name on the hub (``user/model``), or ``tiny``, the packaged base.
+
+    Args:
+        path: the checkpoint.
+        fallback: the settings of a checkpoint that does not bring its own; a file with a ``config.yaml`` beside it
+            takes those.
+        flag: what named it, for messages.
+
+    Raises:
+        InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
+    """
+    path = Path(path)
+    if str(path) == PACKAGED:
+        if any((folder / SETTINGS_FILE).is_file() for folder in (path, path / "best")):
+            raise InputError(f"{PACKAGED!r} is the packaged base, but also a run folder here; give its full path.")
+        bundle = load_folder(PACKAGED_BASE, fallback.num_frames)
+    elif path.suffix in SUFFIXES and _is_of_its_folder(path):  # which says what they are
+        bundle = _load_any_folder(path.parent, fallback, flag)
+    elif path.suffix in SUFFIXES:
+        bundle = _load_file(path, fallback, flag)
+    else:
+        # A name of the hub's looks like a path; it is one where nothing on disk could be meant.
+        first = path.parts[0] if path.parts else ""
+        on_hub = is_name(str(path)) and not path.exists() and not Path(first).exists()
+        bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
+    bundle.model.eval().requires_grad_(False)  # what trains is a run's business
+    if bundle.report:
+        log.info("%s", bundle.report)
+    return bundle
+
+
+def _is_of_its_folder(path: Path) -> bool:
+    """Whether a file is a checkpoint folder's weights, or a part of them.
+
+    Raises:
+        InputError: it lies in such a folder and is none of its files, so it is not clear which settings are its own.
+    """
+    folder, name = path.parent, path.name
+    if (folder / adapters.ADAPTER_CONFIG).is_file():
+        known = name in (adapters.ADAPTER_WEIGHTS, adapters.OLD_ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS)
+    elif (folder / SETTINGS_FILE).is_file() or is_ours(folder):
+        known = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None
+    else:
+        return False
+    if path.exists() and not known:
+        raise InputError(
+            f"{path} lies in a checkpoint folder and is none of its files; give the folder {folder}, or move the file "
+            f"to a folder of its own."
+        )
+    return known
+
+
+def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
+    for folder in map(in_place, (path, path / "best")):
+        if (folder / adapters.ADAPTER_CONFIG).is_file():
+            return _load_adapters(folder, fallback)
+        if (folder / SETTINGS_FILE).is_file() or is_whole(folder):
+            return load_folder(folder, parts=fallback)
+    raise InputError(
+        f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with config.json or "
+        f"{adapters.ADAPTER_CONFIG}, or a file that ends in {', '.join(SUFFIXES)}."
+    )
+
+
+def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
+    """Adapters in PEFT's format, on the parts that ``surgvivqa.json`` beside them names, or else the flags do."""
+    lora = adapters.read_adapter_config(folder)
+    targets, base = lora.pop("targets"), lora.pop("base")
+    known = (folder / SETTINGS_FILE).is_file()
+    saved = read_settings(folder) if known else Saved(dataclasses.replace(fallback))
+    settings, run = saved.settings, saved.run
+    settings.lora_r, settings.lora_alpha, settings.lora_dropout = lora["r"], lora["alpha"], lora["dropout"]
+    found = read_tensors(adapters.weights_file(folder))
+    try:
+        refuse_rank(lora["r"], found)
+    except ValueError as error:
+        raise damaged(folder, error) from error
+    if settings.preset == "tiny":
+        bundle = adapters.with_adapters(load_folder(PACKAGED_BASE, settings.num_frames), lora)
+        bundle = dataclasses.replace(bundle, settings=settings, run=run)
+    else:
+        find_parts(settings, fallback)
+        bundle = dataclasses.replace(assemble(settings, lora), run=run)
+    if targets != sorted(lora_targets(bundle.model.decoder)):
+        raise InputError(
+            f"{folder} adapts {', '.join(targets)}, but this model's adapters are on "
+            f"{', '.join(lora_targets(bundle.model.decoder))}; they are of another decoder or another LoRA setting."
+        )
+    names = present_names([f"llm.{name}" for name in found])
+    tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
+    if (folder / adapters.OTHER_WEIGHTS).is_file():
+        tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
+    report = put(bundle.model, tensors, folder, new_of(bundle.model) | set(saved.tensors))
+    if not known and base and Path(base).name != Path(settings.decoder_model).name:
+        report.notes.append(f"they say that they belong to {base[:100]}, and were put on {settings.decoder_model}")
+    return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
+
+
+def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
+    """A file in the published form."""
+    if not path.is_file():
+        raise InputError(f"{flag} {path} does not exist.")
+    tensors = read_tensors(path)
+    beside = path.parent / "config.yaml"
+    try:
+        run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
+        settings = settings_of({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback))
+        run = run_of(run)
+    except (InputError, ValueError) as error:
+        if not beside.is_file() and isinstance(error, InputError):  # which is about a flag
+            raise
+        known = isinstance(error, InputError)  # which names the file
+        what = str(error).rstrip(".") if known else f"Config file {beside} does not fit ({first_line(error)})"
+        raise InputError(
+            f"{what}; it is read as the settings of {path.name}, so mend it or move {path.name} to a folder of its own."
+        ) from error
+    find_parts(settings, fallback)
+    rank = adapter_rank(tensors)
+    if not run:
+        settings.lora_r = rank or 0
+    elif rank and rank != settings.lora_r:
+        raise InputError(
+            f"{path} has adapters of rank {rank}, but the settings beside it say {settings.lora_r}; one is wrong."
+        )
+    lora = {"r": settings.lora_r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout} if rank else None
+    if settings.preset == "tiny":
+        beside = path.parent / "best"
+        bundle = load_folder(beside if (beside / SETTINGS_FILE).is_file() else PACKAGED_BASE, settings.num_frames)
+        bundle = dataclasses.replace(bundle, settings=settings)
+        if lora and not bundle.model.config.lora:
+            bundle = adapters.with_adapters(bundle, lora)
+        required = all_of(bundle.model)
+    else:
+        bundle = assemble(settings, lora)
+        required = _trained_by(run, bundle.model, tensors)
+        rows = len(tensors.get(WORDS, bundle.model.state_dict()[WORDS]))
+        if settings.text_embeddings == "aligned" and rows < bundle.model.config.text_config.vocab_size:
+            raise InputError(
+                f"{path} has {rows} rows of words, BLIP's own, which --text-embeddings aligned would have replaced; "
+                f"give published, under which they grow."
+            )
+    report = put(bundle.model, tensors, path, required)
+    if bundle.model.config.lora and not run:
+        report.notes.append(
+            f"adapters of rank {settings.lora_r}; their alpha is not in the file, taken as {settings.lora_alpha}"
+        )
+    own = set(report.changed) | (new_of(bundle.model) & set(report.loaded))
+    return Bundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
+
+
+def _trained_by(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:
+    """What a file must hold: what its run trained, or of a run that is not known the decoder's trained part."""
+    if run:
+        config = TrainConfig(**run)
+        try:
+            with frozen_as(model, config):
+                trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        except InputError:  # settings that somebody wrote, by which nothing would be trained
+            trained = set()
+        if trained and bool(lora_settings(config)) == bool(model.config.lora):
+            return new_of(model) | trained
+    return trained_of(model, given)

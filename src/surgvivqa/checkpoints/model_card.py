@@ -1,0 +1,342 @@
+"""A checkpoint's model card: what it is, how it was trained, what it can do, and what it must not be used for."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from surgvivqa.checkpoints.card_figures import cell, figures_section
+from surgvivqa.checkpoints.public_settings import hub_name, part_name
+from surgvivqa.config import ModelConfig, TrainConfig, clip_length
+from surgvivqa.data.splits import TEST_VIDEOS, load_splits, overlap
+from surgvivqa.data.ssgqa import is_synthetic
+from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from surgvivqa.model.bundle import Bundle
+
+Row = tuple[str, int, int]
+
+DATA_LICENCE = "cc-by-nc-sa-4.0"  # SSG-QA's, CholecT45's and CholecT50's
+
+LOAD_SNIPPET = """\
+from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor  # AutoModel and AutoProcessor know them from here on
+
+model = SurgViVQAModel.from_pretrained("{repo}")
+processor = SurgViVQAProcessor.from_pretrained("{repo}")
+scores = model.score(**processor("frame.png", ["What is the grasper doing?", "How many tools are there?"]))
+print(processor.answers(scores, top=3))
+"""
+LOAD_COMMANDS = """\
+surgvivqa predict --checkpoint {repo} --image frame.png --question "What is the grasper doing?"
+surgvivqa eval --checkpoint {repo} --ssgvqa-root SSG-QA --image-root FRAMES
+"""
+
+_METRIC_NAMES = {
+    "acc": ("accuracy", "Accuracy"),
+    "mAP": ("precision", "Mean precision over the classes present (mAP)"),
+    "mAR": ("recall", "Mean recall over the classes present (mAR)"),
+    "mAF1": ("f1", "Mean F1 over the classes present (mAF1)"),
+    "wF1": ("f1", "F1 weighted by support (wF1)"),
+}
+_PART_NAMES = {
+    "visual_encoder": "VideoMAE, the video encoder",
+    "text_encoder": "BLIP's text encoder",
+    "llm base": "the decoder",
+    "llm LoRA": "LoRA adapters on the decoder",
+}
+_RUN_FLAGS = (
+    *("max_steps", "epochs", "batch_size", "questions_per_frame", "gradient_accumulation_steps", "lr", "schedule"),
+    *("warmup_steps", "weight_decay", "max_grad_norm", "fp16", "bf16", "max_train_samples", "best_metric", "seed"),
+)
+_SETTINGS = (
+    *("mask", "prompt_mode", "max_length", "frame_fit", "clip_mode", "clip_stride", "video_pool"),
+    *("lora_r", "lora_alpha", "lora_dropout"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the sections of a card are written from; ``metrics`` and ``trained`` are empty where they are not known.
+
+    ``synthetic`` says whether it learned from drawn scenes (True), from SSG-QA (False), or that nobody wrote it down.
+    """
+
+    settings: ModelConfig
+    run: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    trained: Sequence[Row]
+    repo: str
+    licence: str
+    synthetic: bool | None
+
+
+def write_model_card(
+    folder: Path,
+    settings: ModelConfig,
+    run: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+    trained: Sequence[Row] | None,
+    *,
+    repo: str = "USER/MODEL",
+    licence: str | None = None,
+) -> Path:
+    """Writes ``README.md``, a model card with the hub's YAML front matter, into a checkpoint folder.
+
+    Nothing private goes into it: no folder, no user name, no video's name.
+
+    Args:
+        folder: the checkpoint folder.
+        settings: what the model is made of (``Bundle.settings``).
+        run: the flags of the training run and its ``train_videos`` (``Bundle.run``); empty where not recorded.
+        metrics: what ``eval`` wrote to ``metrics.json``, or None: the card then says "not evaluated".
+        trained: rows (part, trained parameters, all parameters) as ``trained_parts`` gives them, or None.
+        repo: the name on the hub that the snippet loads.
+        licence: of the weights, by the hub's identifier; ``other`` where it has none. Default: the training data's,
+            CC BY-NC-SA 4.0, or Apache-2.0 for a model that learned from the synthetic set alone.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        InputError: ``folder`` is no folder or cannot be written, or ``licence`` is no identifier.
+    """
+    synthetic = _learned_from_synthetic(run)
+    licence = licence or ("apache-2.0" if synthetic and not run.get("pretrained_ckpt") else DATA_LICENCE)
+    if not is_licence(licence):
+        raise InputError(
+            f"Licence {licence!r} is no identifier of the hub's; give one such as {DATA_LICENCE}, or other."
+        )
+    card = Card(settings, run, metrics or {}, trained or (), repo, licence, synthetic)
+    path = folder / "README.md"
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # a link left there would be written through
+        temporary.write_text(model_card(card), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"The model card {path} cannot be written ({error.strerror}).") from None
+    return path
+
+
+def is_licence(value: str) -> bool:
+    """Whether a value has the form of the hub's identifiers of licences."""
+    return bool(re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value))
+
+
+def trained_parts(bundle: "Bundle") -> list[Row]:
+    """Rows (part, trained parameters, all parameters) of the run that made a checkpoint; none where it is not recorded.
+
+    A loaded model's ``requires_grad`` says nothing about the run; its flags do. The model is left as it was.
+    """
+    from surgvivqa.model.freezing import frozen_as, trainable_table
+
+    if not bundle.run:
+        return []
+    names = set(TrainConfig.__dataclass_fields__) & set(bundle.run)
+    try:
+        with frozen_as(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names})):
+            return trainable_table(bundle.model)
+    except InputError:  # its adapters have been merged, and nothing shows any more what was trained
+        return []
+
+
+def model_card(card: Card) -> str:
+    """The whole card: front matter, then its sections."""
+    sections = (_what, _loading, _data, _training, _figures, _mask, _limits, _licence)
+    return f"---\n{front_matter(card).to_yaml()}\n---\n\n" + "\n\n".join(write(card) for write in sections) + "\n"
+
+
+def front_matter(card: Card) -> ModelCardData:
+    """The hub's metadata. Base models that were local folders are left out, since the hub could not link them."""
+    parts = [] if card.settings.preset == "tiny" else [hub_name(value) for value in _parts(card.settings)]
+    name = card.repo.split("/")[-1]
+    other = card.licence == "other"  # the hub then wants a name and a place
+    kind = {True: ["synthetic"], False: ["medical", "ssg-qa"], None: []}[card.synthetic]
+    tags = ["surgical", "video", *kind]
+    return ModelCardData(
+        language="en",
+        license=card.licence,
+        license_name="see-model-card" if other else None,
+        license_link="README.md" if other else None,
+        library_name="surgvivqa",
+        pipeline_tag="visual-question-answering",
+        base_model=[part for part in parts if part] or None,
+        datasets=["ssg-qa"] if card.synthetic is False else None,
+        tags=[*tags, "lora"] if card.settings.lora_r and not card.run.get("full_finetune") else tags,
+        model_name=name,
+        eval_results=_eval_results(card) or None,
+    )
+
+
+def _eval_results(card: Card) -> list[EvalResult]:
+    """The figures in the hub's form, in fractions; none on training videos, and none on questions of unknown origin."""
+    split = {"test": "test", "val": "validation"}.get(str(card.metrics.get("split")))
+    drawn = card.metrics.get("synthetic")
+    return [
+        EvalResult(
+            task_type="visual-question-answering",
+            dataset_type="surgvivqa-synthetic" if drawn else "ssg-qa",
+            dataset_name="surgvivqa's synthetic set" if drawn else "SSG-QA",
+            dataset_split=split,
+            metric_type=_METRIC_NAMES[key][0],
+            metric_name=_METRIC_NAMES[key][1],
+            metric_value=round(float(card.metrics[key]), 4),
+        )
+        for key in FIGURES
+        if split and drawn is not None and key in card.metrics
+    ]
+
+
+def _what(card: Card) -> str:
+    if card.settings.preset == "tiny":
+        parts = "small versions of a VideoMAE, a BLIP text encoder and a GPT-2, from surgvivqa's packaged base"
+    else:
+        shown = (f"`{cell(part_name(v))}`" + ("" if hub_name(v) else " (a local copy)") for v in _parts(card.settings))
+        parts = "the video encoder {}, the text encoder {} and the decoder {}".format(*shown)
+    learned = {True: "drawn scenes in SSG-QA's format", False: "SSG-QA", None: "questions in SSG-QA's format"}
+    return f"""# {card.repo.split("/")[-1]}
+
+SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
+{learned[card.synthetic]}. It answers a question about a frame of laparoscopic cholecystectomy with one of 51 labels,
+and is made of {parts}."""
+
+
+def _loading(card: Card) -> str:
+    snippet, commands = LOAD_SNIPPET.format(repo=card.repo), LOAD_COMMANDS.format(repo=card.repo)
+    return f"""## How to load it
+
+It needs the Python package `surgvivqa`.
+
+```python
+{snippet}```
+
+```bash
+{commands}```"""
+
+
+def _data(card: Card) -> str:
+    train = card.run.get("train_videos") or []
+    if not train:
+        videos = "The training videos are not recorded, so it is not known whether a test video was among them."
+    else:
+        videos = _split_sentence(card.run, train)
+    if card.run.get("pretrained_ckpt"):
+        videos += " The run started from an earlier checkpoint; the videos behind that one are not counted here."
+    if card.synthetic:
+        source = (
+            "Drawn scenes and questions in SSG-QA's format, made by `surgvivqa synth`; no real frame and no patient."
+        )
+    elif card.synthetic is None:
+        source = "Questions in SSG-QA's format; whether they were SSG-QA's own is not recorded."
+    else:
+        source = (
+            "SSG-QA's questions on frames of CholecT45, one frame a second. The first two lines of a question file, "
+            "answers with a comma and answers outside the 51 labels are left out."
+        )
+    return f"## Data and split\n\n{source} {videos}"
+
+
+def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
+    seen = overlap(train, TEST_VIDEOS)
+    if seen:
+        return f"Trained on {len(train)} videos, **{len(seen)} of them test videos of the standard split**."
+    counts = [f"Trained on {len(train)} videos"]
+    splits = None
+    try:
+        splits = load_splits(run.get("splits_dir"))
+    except InputError:
+        counts.append("how many the validation and test splits had is not recorded")
+    if splits is not None and set(splits.train) == set(train):
+        counts.append(f"validated on {len(splits.val)}, with {len(splits.test)} kept for the test")
+    standard = set(train) == set(load_splits().train)
+    kind = "the standard split of SSG-VQA-Net" if standard else "a split of its own"
+    return f"{'; '.join(counts)}: {kind}. None of the standard split's five test videos was trained on."
+
+
+def _training(card: Card) -> str:
+    lines = ["## How it was trained", ""]
+    if card.run:
+        flags = {
+            k: card.run[k] for k in _RUN_FLAGS if k in card.run and card.run[k] is not None and card.run[k] is not False
+        }
+        if "max_steps" in flags:
+            flags.pop("epochs", None)
+        if card.run.get("cache"):
+            flags["cache_dtype"] = card.run.get("cache_dtype")
+    else:
+        flags = {}
+        lines += ["The flags of the training run are not recorded; these are the model's settings.", ""]
+    flags |= {k: getattr(card.settings, k) for k in _SETTINGS} | {"num_frames": clip_length(card.settings)}
+    if card.run.get("full_finetune"):  # then there are no adapters
+        flags = {k: v for k, v in flags.items() if not k.startswith("lora_")}
+    lines += ["| flag | value |", "| --- | --- |"]
+    lines += [f"| `--{name.replace('_', '-')}` | {cell(value)} |" for name, value in flags.items()]
+    if not card.trained:
+        return "\n".join([*lines, "", "Which parameters were trained is not recorded."])
+    total = ("in all", sum(r[1] for r in card.trained), sum(r[2] for r in card.trained))
+    lines += ["", "| part | parameters trained | of | share |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {_PART_NAMES.get(part, cell(part))} | {trained:,} | {every:,} | {100 * trained / max(1, every):.4g}% |"
+        for part, trained, every in [*card.trained, total]
+    ]
+    return "\n".join(lines)
+
+
+def _figures(card: Card) -> str:
+    return figures_section(card.settings, card.metrics)
+
+
+def _mask(card: Card) -> str:
+    if "bidirectional" in (card.settings.mask, card.metrics.get("mask")):
+        return (
+            "## Mask\n\n**Warning:** `bidirectional` is the published behaviour, under which the answer's tokens shape "
+            "the states that predict it: the answer leaks in training and in scoring. Use it to reproduce published "
+            "runs only, and do not compare its loss."
+        )
+    return (
+        f"## Mask\n\n`{cell(card.settings.mask)}`: no token of a prompt sees its answer, so no answer leaks into its "
+        "own prediction."
+    )
+
+
+def _limits(card: Card) -> str:
+    return """## Intended use and limits
+
+For research on surgical visual question answering. **Never for clinical use**: not for diagnosis, not for guidance in
+surgery, not for judging surgeons. It gives one of 51 labels to every question, also to one that it cannot answer, and
+its probabilities are not calibrated for any decision. It knows one procedure from one set of videos; other hospitals,
+instruments, cameras and wordings were not tested. Questions and answers of SSG-QA were generated from annotated scene
+graphs and carry their errors."""
+
+
+def _licence(card: Card) -> str:
+    if card.synthetic and not card.run.get("pretrained_ckpt"):
+        data = "It learned from drawn scenes alone; nothing of SSG-QA or CholecT45 was used."
+    else:
+        data = "" if card.synthetic is False else "Whether it learned from SSG-QA is not recorded; if so: "
+        data += (
+            "SSG-QA, CholecT45 and CholecT50 (University of Strasbourg, CAMMA) are licensed under CC BY-NC-SA 4.0: no "
+            "commercial use, attribution, and the same licence for what is adapted from them. None of the data is "
+            "part of this repository."
+        )
+    given = "the terms stated by its publisher" if card.licence == "other" else f"`{card.licence}`"
+    return f"""## Licence
+
+These weights: {given}. {data} The base models keep their own licences; the code of `surgvivqa` is Apache-2.0."""
+
+
+def _parts(settings: ModelConfig) -> tuple[str, str, str]:
+    return settings.video_model, settings.text_model, settings.decoder_model
+
+
+def _learned_from_synthetic(run: Mapping[str, Any]) -> bool | None:
+    """What the run says; of one that says nothing, what lies at its data's place, where that is still there."""
+    if isinstance(run.get("synthetic"), bool):
+        return bool(run["synthetic"])
+    root = Path(str(run.get("ssgvqa_root") or ""))
+    return is_synthetic(root) if run.get("ssgvqa_root") and root.is_dir() else None

@@ -1,0 +1,203 @@
+"""Checkpoints from one form to another: published files, Hugging Face folders, PEFT adapters; and to the hub."""
+
+import dataclasses
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from surgvivqa.checkpoints.adapters import ADAPTER_CONFIG, merged
+from surgvivqa.checkpoints.hub import is_name, push
+from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.model_card import is_licence, trained_parts, write_model_card
+from surgvivqa.checkpoints.published import Names
+from surgvivqa.checkpoints.settings import SETTINGS_FILE
+from surgvivqa.config import ModelConfig
+from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.untrusted import read_json
+
+log = logging.getLogger("surgvivqa")
+
+
+@dataclass(kw_only=True)
+class ConvertConfig:
+    """Reads a checkpoint of any form and writes it in another."""
+
+    checkpoint: Path
+    """What to read: a run folder, its best/, a folder in Hugging Face's or PEFT's format, a file in the published form
+    (.pth, .safetensors), a name on the hub, or tiny."""
+    output: Path
+    """What to write: a folder, or for --to published a file."""
+    to: Literal["huggingface", "peft", "published"] = "huggingface"
+    """huggingface: a folder for from_pretrained, with processor and model card; peft: the adapters alone in PEFT's
+    format; published: a .pth state dict as SurgViVQA's own loader reads it."""
+    tensors: Literal["all", "trained"] | None = None
+    """all makes a checkpoint that needs nothing else; trained leaves out what the published parts give back (default:
+    all for huggingface, trained for published)."""
+    merge: bool = False
+    """Add the LoRA adapters into the decoder's own weights: the same answers without PEFT, but no adapters any more."""
+    names: Names = "transformers4"
+    """For --to published: VideoMAE's parameter names as Transformers 4 or 5 has them."""
+    max_shard_size: str = "5GB"
+    """Larger weights are written in several files with an index."""
+    metrics: Path | None = None
+    """metrics.json of eval for the model card (default: the run folder's eval-test)."""
+    licence: str | None = None
+    """The weights' licence on the model card (default: the data's, CC BY-NC-SA 4.0)."""
+    push_to_hub: str | None = None
+    """Also upload the folder to this repository, USER/MODEL; wants a login by hf auth login."""
+    private: bool = False
+    """Make that repository a private one."""
+    overwrite: bool = False
+    """Replace a checkpoint that --output already holds."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What a lone .pth or adapters from elsewhere are read as; a run folder brings its own."""
+
+
+def convert(config: ConvertConfig) -> int:
+    """Converts a checkpoint.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or the output not be written; flags that contradict each other.
+    """
+    _refuse_flags(config)
+    _refuse_output(config)
+    metrics = _metrics(config) if config.to != "published" else None
+    bundle = load_checkpoint(config.checkpoint, config.model)
+    trained = trained_parts(bundle)
+    if config.merge:
+        if not bundle.model.config.lora:
+            raise InputError(f"--merge: {config.checkpoint} has no adapters that could be merged; leave the flag out.")
+        bundle = merged(bundle)
+        bundle.settings.lora_r = 0
+    try:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        _write(config, bundle)
+    except OSError as error:
+        raise InputError(f"--output {config.output} cannot be written ({error.strerror or error}).") from None
+    size = _size(config.output)
+    if config.to != "published":
+        write_model_card(
+            config.output,
+            bundle.settings,
+            bundle.run,
+            metrics,
+            trained,
+            repo=config.push_to_hub or "USER/MODEL",
+            licence=config.licence,
+        )
+    print(f"written: {config.output} ({size / 1e6:,.1f} MB)")
+    if config.push_to_hub:
+        print(f"pushed: {push(config.output, config.push_to_hub, config.private)}")
+    return 0
+
+
+def _write(config: ConvertConfig, bundle: Bundle) -> None:
+    if config.to == "published":
+        export_pth(
+            bundle,
+            config.output,
+            everything=(config.tensors or ("all" if config.merge else "trained")) == "all",
+            names=config.names,
+        )
+    elif config.to == "peft":
+        save_adapters(bundle, config.output)
+    else:
+        everything = config.tensors != "trained"
+        save_checkpoint(bundle, config.output, everything=everything, max_shard_size=config.max_shard_size)
+
+
+def _refuse_flags(config: ConvertConfig) -> None:
+    if config.to == "peft" and (config.merge or config.tensors == "all"):
+        flag = "--merge" if config.merge else "--tensors all"
+        raise InputError(f"--to peft writes the adapters alone, so it cannot go with {flag}; leave one of them out.")
+    if config.merge and config.tensors == "trained":
+        raise InputError(
+            "--merge changes the decoder's own weights, so --tensors trained would lose them; leave it out."
+        )
+    if config.push_to_hub and config.to == "published":
+        raise InputError("--push-to-hub uploads a folder; use --to huggingface or --to peft with it.")
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", config.max_shard_size):
+        raise InputError(f"--max-shard-size {config.max_shard_size} must be a number with KB, MB, GB or TB after it.")
+    if config.private and not config.push_to_hub:
+        raise InputError("--private is about the repository on the hub; give --push-to-hub USER/MODEL with it.")
+    if float(re.split("[KMGT]", config.max_shard_size)[0]) == 0:
+        raise InputError(f"--max-shard-size {config.max_shard_size} leaves no room for a tensor; give more.")
+    if config.licence is not None and not is_licence(config.licence):
+        raise InputError(
+            f"--licence {config.licence!r} is no identifier of the hub's; give one such as cc-by-nc-sa-4.0."
+        )
+    if config.push_to_hub is not None and (not is_name(config.push_to_hub) or "@" in config.push_to_hub):
+        raise InputError(f"--push-to-hub {config.push_to_hub} is no name of a repository; one looks like USER/MODEL.")
+    usual = {f.name: f.default for f in dataclasses.fields(config)}
+    idle = ("licence", "metrics", "max_shard_size") if config.to == "published" else ("names",)
+    for name in idle:
+        if getattr(config, name) != usual[name]:
+            raise InputError(f"--{name.replace('_', '-')} has nothing to do with --to {config.to}; leave it out.")
+    if config.to == "published" and config.output.suffix not in (".pth", ".pt", ".bin"):
+        raise InputError(f"--output {config.output} must end in .pth for --to published.")
+    if config.to != "published" and config.output.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        raise InputError(f"--output {config.output} must be a folder for --to {config.to}; or use --to published.")
+
+
+def _refuse_output(config: ConvertConfig) -> None:
+    """What is there already is replaced on request, if it is a checkpoint and not what is read, and never otherwise."""
+    output = config.output
+    if output.is_symlink():
+        raise InputError(f"--output {output} is a link, which is not written through; give the place itself.")
+    here, read = output.resolve(), config.checkpoint.resolve()
+    for folder in (read, read / "best"):
+        if here.is_relative_to(folder) and (folder / SETTINGS_FILE).is_file():  # which its run replaces as a whole
+            raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
+    if not output.exists():
+        return
+    if read.exists() and (read.is_relative_to(here) or here.is_relative_to(read)):
+        raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    known = any((output / name).is_file() for name in (SETTINGS_FILE, ADAPTER_CONFIG)) if output.is_dir() else True
+    if not config.overwrite or not known:
+        what = "is there already" if known else "holds other files"
+        advice = "give another place, or --overwrite" if known else "give another place"
+        raise InputError(f"--output {output} {what}; {advice}.")
+    if output.is_dir() and any((output / name).exists() for name in ("best", "checkpoints", "config.yaml")):
+        raise InputError(f"--output {output} is a run folder, which is never replaced; give another place.")
+
+
+def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
+    path = config.metrics
+    if path is None:
+        given = config.checkpoint
+        run = given.parent if given.name in ("best", "best_model.pth") else given
+        path = run / "eval-test" / "metrics.json"
+        if not ((run / "config.yaml").is_file() and path.is_file()):
+            return None
+    try:
+        found: dict[str, Any] = read_json(path)
+        if not {"n", "acc", "by_type"} <= found.keys():
+            raise ValueError("it lacks eval's figures")
+        _refuse_odd_figures(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--metrics {path} is no metrics.json of eval ({str(error)[:120]}).") from None
+    if config.metrics is None and not Path(str(found.get("checkpoint"))).resolve().is_relative_to(run.resolve()):
+        log.info("%s is of another checkpoint, so the model card goes without figures; give --metrics to use it.", path)
+        return None
+    return found
+
+
+def _refuse_odd_figures(found: dict[str, Any]) -> None:
+    """Raises ValueError (or what a value of another kind leads to) where something else stands for a figure."""
+    groups = [*(found["by_type"] or {}).values(), *(found.get("by_reasoning") or {}).values()]
+    numbers = [row.get(key) for row in (found, *groups) for key in ("n", *FIGURES)]
+    intervals = found.get("intervals") or {}
+    numbers += [end for key in FIGURES for end in intervals.get(key) or ()]
+    numbers += [intervals[key] for key in ("videos", "resamples") if intervals]
+    if not all(value is None or isinstance(value, int | float) for value in numbers) or found["n"] is None:
+        raise ValueError("something else stands in the place of a figure")
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,236 @@
+"""Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to one question."""
+
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
+from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
+from surgvivqa.data.bad_frames import BadFrames
+from surgvivqa.data.frames import BadFrame, refuse_missing
+from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.labels import LABELS
+from surgvivqa.data.splits import load_splits, overlap
+from surgvivqa.data.ssgqa import Frame, is_synthetic
+from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
+from surgvivqa.evaluation.inference import predict_frames
+from surgvivqa.evaluation.metrics import grouped_metrics
+from surgvivqa.features.video_tokens import VideoTokens, video_tokens
+from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.processing import SurgViVQAProcessor
+from surgvivqa.utils.atomic_files import write_text
+from surgvivqa.utils.distributed import deal, start_processes, telling_of_others, together
+from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.loader_workers import telling_of_workers
+
+log = logging.getLogger("surgvivqa")
+_LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
+
+
+def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
+    """Mean negative log-likelihood of the true label's tokens in nats."""
+    return float(np.mean([r["loss"] for r in records])) if records else 0.0
+
+
+def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
+    """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
+    total = sum(question_counts(frames))
+    if most is None or total <= most:
+        return frames
+    wanted = max(1, round(len(frames) * most / total))
+    kept, left = [], most
+    for index in np.linspace(0, len(frames) - 1, wanted).round().astype(int):
+        if left <= 0:
+            break
+        frame = frames[index]
+        kept.append(Frame(frame.video, frame.frame, frame.questions[:left]))
+        left -= len(kept[-1].questions)
+    return kept
+
+
+def prepare(
+    config: EvalConfig, main: bool
+) -> tuple[Bundle, Sequence[Frame], list[BadFrame], VideoTokens, Path, dict[str, int]]:
+    """The model, the frames asked about, those that are missing, where they lie, the output folder (made by the main
+    process), skipped lines.
+
+    Raises:
+        InputError: a checkpoint, root, split or output folder that cannot be used.
+    """
+    refuse_numbers(config)
+    if config.answer_only and config.scores:
+        raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
+    if config.answer_only and config.score_norm != "sum":
+        raise InputError("--answer-only bounds sums; under --score-norm mean it would spare nothing, so leave it out.")
+    bundle = load_checkpoint(config.checkpoint, config.model)
+    settings, run = bundle.settings, bundle.run
+    if config.max_length is not None:
+        settings.max_length = config.max_length
+    for name in ("prompt_mode", "mask"):
+        wanted = getattr(config, name)
+        if wanted is not None and wanted != getattr(settings, name):
+            log.warning("The checkpoint was trained with %s %s, not %s.", name, getattr(settings, name), wanted)
+            setattr(settings, name, wanted)
+    if settings.mask == "bidirectional":
+        log.warning(_LEAK)
+        if config.answer_only:
+            raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
+    questions_root = _root(config.ssgvqa_root, run.get("ssgvqa_root"), "--ssgvqa-root")
+    image_root = _root(config.image_root, run.get("image_root"), "--image-root")
+    splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
+    videos = load_splits(splits_dir).videos(config.split)
+    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    if seen:
+        raise InputError(
+            f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on; its figures "
+            f"would say nothing. Take such videos out (--splits-dir), or look at them with --split train."
+        )
+    asked, report = open_questions(questions_root, videos, strict=config.strict)
+    frames = spread(asked, config.max_samples)
+    if not len(frames):
+        raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
+    coder(bundle).check_fits(frames)
+    store = frame_store(bundle, image_root)
+    missing = refuse_missing(store, frames, allowed=_account(config, frames).limit)
+    tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
+    output = config.output or _default_output(config)
+    try:
+        if main:
+            if output.is_symlink() and config.output is None:  # in a stranger's run folder it may lead anywhere
+                raise InputError(f"{output} is a link, which is not written through; give the place with --output.")
+            output.mkdir(parents=True, exist_ok=True)
+            (output / ".probe").unlink(missing_ok=True)
+            (output / ".probe").touch()
+            (output / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
+    return bundle, frames, missing, tokens, output, report.to_dict()["skipped"]
+
+
+@telling_of_others("run the same again")
+@telling_of_workers("run the same again")
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
+
+    Processes that torchrun started share the frames; the main one writes and prints.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        InputError: a checkpoint, root, split, output folder or frame that cannot be used.
+    """
+    state = start_processes()
+    with together():
+        bundle, frames, missing, tokens, output, skipped = prepare(config, state.is_main_process)
+    bad, met = _account(config, frames), list[BadFrame]()
+    settings = bundle.settings
+    if state.device.type == "cuda":
+        bundle.model.to(state.device)
+    with tokens, torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
+        score = functools.partial(
+            predict_frames,
+            bundle,
+            tokens=tokens,
+            score_norm=config.score_norm,
+            batch_size=config.batch_size,
+            answer_only=config.answer_only,
+            workers=config.workers,
+            keep_scores=config.scores,
+            progress=state.is_main_process,
+            bad=met,
+            most_bad=bad.limit,
+        )
+        records = deal(frames, score)
+    bad.share([*missing, *met])
+    with together():
+        bad.refuse()
+        if not records:
+            raise InputError(f"None of the {len(frames)} frames can be used.")
+    figures = grouped_metrics(records)
+    figures |= {
+        "intervals": bootstrap_intervals(records),
+        "loss": None if config.answer_only else mean_label_loss(records),
+        "skipped": skipped,
+        "skipped_frames": [frame._asdict() for frame in bad.to_list()],
+        "checkpoint": str(config.checkpoint),
+        "split": config.split,
+        "max_samples": config.max_samples,
+        "synthetic": is_synthetic(_root(config.ssgvqa_root, bundle.run.get("ssgvqa_root"), "--ssgvqa-root")),
+        "mask": settings.mask,
+        "prompt_mode": settings.prompt_mode,
+        "score_norm": config.score_norm,
+    }
+    if not state.is_main_process:
+        return figures
+    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older figures beside new predictions
+    write_text(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
+    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    print(format_figures(figures))
+    if len(bad):
+        left = sum(question_counts(frames)) - len(records)
+        print(f"LEFT OUT: {left} questions on {len(bad)} frames that cannot be used (skipped_frames in metrics.json)")
+    print(f"written: {output / 'metrics.json'}, {output / 'predictions.jsonl'}")
+    return figures
+
+
+def _account(config: EvalConfig, frames: Sequence[Frame]) -> BadFrames:
+    return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
+
+
+def format_figures(figures: dict[str, Any]) -> str:
+    """The figures in % as a table: overall with its intervals, by reasoning, by type."""
+    lines = [f"{'':<18}{'n':>7}" + "".join(f"{name:>8}" for name in FIGURES)]
+    intervals = figures.get("intervals")
+    for name, row in [("all", figures), *figures["by_reasoning"].items(), *figures["by_type"].items()]:
+        lines.append(f"{name:<18}{row['n']:>7}" + "".join(f"{100 * row[k]:>8.1f}" for k in FIGURES))
+        if row is figures and intervals:
+            for end, label in enumerate(("  95% low", "  95% high")):
+                lines.append(f"{label:<25}" + "".join(f"{100 * intervals[k][end]:>8.1f}" for k in FIGURES))
+    if intervals:
+        lines.append(
+            f"95% intervals: {intervals['method']}, {intervals['videos']} videos, {intervals['resamples']:,} resamples"
+        )
+    else:
+        lines.append("no 95% intervals: they need at least two videos")
+    return "\n".join(lines)
+
+
+def predict(config: PredictConfig) -> int:
+    """Prints the likeliest answers to one question about a frame or clip."""
+    bundle = load_checkpoint(config.checkpoint, config.model)
+    if bundle.settings.mask == "bidirectional":
+        log.warning(_LEAK)
+    processor = SurgViVQAProcessor.of(bundle)
+    inputs = processor([config.image], config.question)
+    answers = processor.answers(bundle.model.score(**inputs), max(1, min(config.top, len(LABELS))))[0]
+    if config.json:
+        print(
+            json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
+        )
+    else:
+        for answer, chance in answers:
+            print(f"{answer:<24}{100 * chance:6.2f} %")
+    return 0
+
+
+def _root(given: Path | None, saved: str | None, flag: str) -> Path:
+    if given is not None:
+        return given
+    if saved:
+        return Path(saved)
+    variable = flag[2:].replace("-", "_").upper()
+    raise InputError(f"{flag} is missing; give it, or set {variable} (the checkpoint does not say where its data was).")
+
+
+def _default_output(config: EvalConfig) -> Path:
+    if str(config.checkpoint) == PACKAGED:
+        return Path("runs") / PACKAGED / f"eval-{config.split}"
+    folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
+    return (folder.parent if folder.name == "best" else folder) / f"eval-{config.split}"

@@ -1,0 +1,23 @@
+"""The two prompts, word for word as published, and the target that follows them."""
+
+from typing import Literal, get_args
+
+from surgvivqa.data.labels import LABELS
+
+PromptMode = Literal["simple", "choices"]
+PROMPT_MODES: tuple[str, ...] = get_args(PromptMode)
+PROMPT_END = "Answer:"  # of both
+
+
+def build_prompt(question: str, mode: str = "simple") -> str:
+    """The prompt for one question: ``simple`` asks it, ``choices`` also lists the 51 candidates."""
+    if mode == "simple":
+        return f"Question: {question}\n{PROMPT_END}"
+    if mode == "choices":
+        return f"Question: {question}\nCandidates: {', '.join(LABELS)}\n{PROMPT_END}"
+    raise ValueError(f"prompt mode {mode!r} is none of {', '.join(PROMPT_MODES)}")
+
+
+def build_target(label: str) -> str:
+    """The text to be predicted after the prompt: the label with a leading space, as GPT-2's BPE wants it."""
+    return f" {label}"

@@ -1,0 +1,325 @@
+"""A store of frozen features on disk: rows of numbers by video, frame and tag, filled by any number of processes.
+
+On disk::
+
+    DIR/<first 16 hex digits of the fingerprint>/
+        manifest.json           in words, what the fingerprint is made of
+        VID01.safetensors       the items of one video (data/cache_file.py draws the file)
+        parts/*.safetensors     items of any video, as they were made; ``merge`` moves them into the videos' files
+
+Every file appears by rename and is never changed afterwards, and every process writes files of its own name, so nothing
+is ever half there and no lock is needed. What was made of other weights or settings lies in another folder.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surgvivqa.features.cache_file import (
+    DTYPES,
+    FORMAT,
+    CacheFile,
+    Entry,
+    Key,
+    identity_of,
+    to_array,
+    to_tensor,
+    write_file,
+)
+from surgvivqa.utils.errors import InputError, RunError
+
+log = logging.getLogger("surgvivqa")
+_VIDEO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_MOST_MAPS = 128  # a map holds a file descriptor
+_ABANDONED_AFTER = 3600.0  # seconds without a write
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of a state dict: names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def tag_of(*values: Any) -> int:
+    """A signed 64-bit hash of plain values (numbers, texts, lists of them): what an item was made from."""
+    text = json.dumps(values, separators=(",", ":")).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+class FeatureStore:
+    """Features by (video, frame, tag), each a 2-D tensor ``[n, width]`` with an ``n`` of its own.
+
+    The tag is a 64-bit hash (``tag_of``) of what the item was made from beside the fingerprint: for video tokens the
+    state of the image files, for text outputs also the token ids. Another tag is a miss.
+
+    Args:
+        root: the cache folder; nothing is written outside it.
+        made_of: plain values that decide the features (weights' hash, settings); with dtype, width and format they
+            make the fingerprint.
+        width: length of a row.
+        dtype: ``fp16``, ``bf16`` or ``fp32``.
+        flush_every: items kept in memory before they are written, which bounds both memory and what a kill loses.
+        must_write: whether a folder that cannot be written is an error. Where it is not, a folder that is there is only
+            read, and a disk that fills up ends the filling with a warning, not the run.
+
+    Raises:
+        InputError: the folder cannot be made or read (or written, under ``must_write``), or a file in it is damaged.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        made_of: Mapping[str, Any],
+        width: int,
+        dtype: str,
+        *,
+        flush_every: int = 64,
+        must_write: bool = False,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"cache dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        self.dtype, self.width, self.flush_every, self.must_write = dtype, width, flush_every, must_write
+        made_of = dict(made_of) | {"dtype": dtype, "width": width, "format": FORMAT}
+        self.fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(root) / self.fingerprint[:16]
+        self.writable = True
+        self._pending: dict[Key, np.ndarray] = {}
+        self._files: dict[Path, CacheFile] = {}
+        self._index: dict[Key, CacheFile] = {}
+        self._frames: set[tuple[str, int]] = set()
+        self._mapped: dict[CacheFile, None] = {}
+        self._dropped: set[Key] = set()
+        self._seen: tuple[int, ...] = ()
+        self._writer, self._written = uuid.uuid4().hex[:12], 0
+        self._open(made_of)
+        self.refresh()
+
+    def _open(self, made_of: dict[str, Any]) -> None:
+        manifest = self.folder / "manifest.json"
+        text = json.dumps({"fingerprint": self.fingerprint, "made_of": made_of}, indent=2) + "\n"
+        try:
+            (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".manifest.{os.getpid()}-{self._writer}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(manifest)
+        except OSError as error:
+            if self.must_write or not manifest.is_file():
+                raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
+            self._stop_writing(error)
+
+    def _stop_writing(self, error: OSError) -> None:
+        log.warning("--cache %s cannot be written (%s); it is read from now on.", self.folder.parent, error.strerror)
+        self.writable = False
+        self._pending.clear()
+
+    def get(self, video: str, frame: int, tag: int) -> Tensor | None:
+        """An item ``[n, width]`` in the store's dtype, on the CPU, a copy; None where it is not there.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        key = (video, frame, tag)
+        for _ in range(3):  # a file may be merged into another one between the look at the index and the look at it
+            if key in self._pending:
+                return to_tensor(self._pending[key].copy(), self.dtype)
+            if key not in self._index:
+                self.refresh()
+            file = self._index.get(key)
+            if file is None:
+                return None
+            try:
+                return to_tensor(self._read(file, key), self.dtype)
+            except FileNotFoundError:
+                self._seen = ()
+                self.refresh()
+        return None
+
+    def has(self, video: str, frame: int, tag: int) -> bool:
+        """Whether an item is there, as of the last look at the folder."""
+        return (video, frame, tag) in self._pending or (video, frame, tag) in self._index
+
+    def is_stale(self, video: str, frame: int, tag: int) -> bool:
+        """Whether the frame is there under other tags alone: made from something that has changed since."""
+        return not self.has(video, frame, tag) and (video, frame) in self._frames
+
+    def put(self, video: str, frame: int, tag: int, rows: Tensor) -> Tensor:
+        """Takes an item ``[n, width]`` of any dtype and device, and returns it rounded to the store's dtype, there.
+
+        What is used afterwards must be the returned tensor: only then does a hit equal the miss before it, bit for bit.
+
+        Raises:
+            RunError: a value is not finite, before or after rounding.
+            InputError: the folder cannot be written any more (under ``must_write``).
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.width:
+            raise ValueError(f"an item must be [n, {self.width}], not {list(rows.shape)}")
+        rounded = rows.detach().to(DTYPES[self.dtype])
+        if not bool(rounded.isfinite().all()):
+            cause = (
+                "they overflow fp16, so use --cache-dtype bf16" if bool(rows.isfinite().all()) else "NaN or infinity"
+            )
+            raise RunError(f"The features of {video} frame {frame} are not finite ({cause}); they are not cached.")
+        if self.writable:
+            array = to_array(rounded)
+            # On the CPU the array would be the very tensor that the caller goes on with.
+            self._pending[video, frame, tag] = array.copy() if rounded.device.type == "cpu" else array
+            if len(self._pending) >= self.flush_every:
+                self.flush()
+        return rounded
+
+    def flush(self) -> None:
+        """Writes what was put since the last time, as one file in ``parts``.
+
+        Raises:
+            InputError: the folder cannot be written (under ``must_write``; else a warning, and the store only reads).
+        """
+        if not self._pending:
+            return
+        path = self.folder / "parts" / f"{os.getpid()}-{self._writer}-{self._written:05d}.safetensors"
+        items = [(k, Entry(0, len(a), zlib.crc32(a.data))) for k, a in sorted(self._pending.items())]
+        try:
+            write_file(path, self.fingerprint, self.dtype, self.width, items, (self._pending[k] for k, _ in items))
+        except OSError as error:
+            if self.must_write:
+                raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
+            self._stop_writing(error)
+            return
+        self._written += 1
+        self._pending.clear()
+        self._take(CacheFile(path))
+
+    def refresh(self) -> None:
+        """Looks for files that other processes have written or merged since; two ``stat`` calls where there are none.
+
+        Raises:
+            InputError: a file is damaged, or the folder cannot be read.
+        """
+        folders = (self.folder / "parts", self.folder)
+        try:
+            now = tuple(f.stat().st_mtime_ns for f in folders)
+            if now == self._seen:
+                return
+            paths = [p for f in folders for p in f.glob("*.safetensors") if not p.name.startswith(".")]
+        except OSError as error:
+            raise InputError(f"--cache {self.folder.parent} cannot be read ({error.strerror}).") from None
+        files: dict[Path, CacheFile] = {}
+        for path in paths:  # parts first: where an item is in both, the video's file is taken
+            try:
+                known = self._files.get(path)
+                files[path] = known if known and known.identity == identity_of(path) else CacheFile(path)
+            except FileNotFoundError:
+                continue
+        self._files, self._index, self._frames, self._seen = {}, {}, set(), now
+        for file in files.values():
+            self._take(file)
+
+    def _take(self, file: CacheFile) -> None:
+        if (file.fingerprint, file.format) != (self.fingerprint, FORMAT):
+            return  # of other weights or settings: never read
+        self._files[file.path] = file
+        for key in file.entries:
+            self._index[key] = file
+            self._frames.add(key[:2])
+
+    def _read(self, file: CacheFile, key: Key) -> np.ndarray:
+        self._mapped.pop(file, None)
+        self._mapped[file] = None
+        if len(self._mapped) > _MOST_MAPS:
+            oldest = next(iter(self._mapped))
+            del self._mapped[oldest]
+            oldest.close()
+        return file.read(key)
+
+    def merge(self, video: str, wanted: Mapping[int, int] | None = None) -> int:
+        """Gathers a video's items from ``parts`` into its own file, and removes parts that nothing is left in.
+
+        Args:
+            video: its name.
+            wanted: frames with the tags they have now; items of these frames under other tags are dropped.
+
+        Returns:
+            Bytes of the video's items.
+
+        Raises:
+            InputError: an item's checksum is wrong, or the folder cannot be written.
+        """
+        if not _VIDEO_NAME.fullmatch(video):
+            raise InputError(f"{video!r} is no name of a video.")
+        wanted = wanted or {}
+        path = self.folder / f"{video}.safetensors"
+        self.flush()
+        for attempt in range(3):
+            self._seen = ()
+            self.refresh()
+            keys = sorted(k for k in self._index if k[0] == video)
+            kept = [k for k in keys if wanted.get(k[1], k[2]) == k[2]]
+            self._dropped |= set(keys) - set(kept)
+            own = self._files.get(path)
+            if list(own.entries if own else ()) == kept:
+                break
+            items = [(k, self._index[k].entries[k]) for k in kept]
+            arrays = (self._read(self._index[k], k) for k in kept)
+            try:
+                write_file(path, self.fingerprint, self.dtype, self.width, items, arrays)
+            except FileNotFoundError:  # another process merged the same video meanwhile
+                if attempt == 2:
+                    raise InputError(f"--cache {self.folder.parent} is being changed by other processes.") from None
+            except OSError as error:
+                raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
+        self._remove_empty_parts()
+        own = self._files.get(path)
+        return own.data_bytes if own else 0
+
+    def _remove_empty_parts(self) -> None:
+        self._seen = ()
+        self.refresh()
+        parts = [f for f in self._files.values() if f.path.parent.name == "parts"]
+        merged = {k for f in self._files.values() if f.path.parent == self.folder for k in f.entries}
+        for part in parts:
+            if not set(part.entries) - merged - self._dropped:
+                part.path.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder / "parts"):
+            for left in folder.glob(".*.tmp"):  # of processes that were killed
+                try:
+                    if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+                        left.unlink()
+                except FileNotFoundError:
+                    continue
+        self._seen = ()
+        self.refresh()
+
+    def verify(self) -> Iterator[tuple[Path, int, int]]:
+        """Reads every item back and looks at its checksum: for each file its path, number of items and bytes.
+
+        Raises:
+            InputError: a checksum is wrong; the message names the file.
+        """
+        for path, file in sorted(self._files.items()):
+            for key, entry in file.entries.items():
+                entry.checked = False
+                self._read(file, key)
+            yield path, len(file.entries), file.data_bytes
+
+    def size(self) -> int:
+        """Bytes of all items on disk."""
+        return sum(file.data_bytes for file in self._files.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process reads alone: what is not on disk yet is the writing process's own.
+        return self.__dict__ | {"_pending": {}, "_mapped": {}}

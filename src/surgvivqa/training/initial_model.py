@@ -1,0 +1,100 @@
+"""From a run's flags to the model that it starts from; and the tiny preset's tokenizer."""
+
+from collections.abc import Iterable
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from surgvivqa.checkpoints.adapters import merged, with_adapters
+from surgvivqa.checkpoints.backbones import assemble
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
+from surgvivqa.checkpoints.settings import MODEL_FIELDS
+from surgvivqa.config import ModelConfig, TrainConfig, clip_length
+from surgvivqa.data.labels import LABELS
+from surgvivqa.data.prompts import build_prompt, build_target
+from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.freezing import (
+    apply_freezing,
+    checkpoint_activations,
+    lora_settings,
+    refuse_cache_of_what_trains,
+    refuse_cached_text_of,
+)
+from surgvivqa.utils.errors import InputError
+
+
+def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for the tiny preset. As in GPT-2's, a label's words are tokens apart; no text is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    pattern = pre_tokenizers.Split(Regex(r" ?[^\W_]+|_+| ?[^\s\w]+|\s+"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pattern, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    labels = [build_target(label) for label in LABELS] * 1000
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|endoftext|>"],
+        min_frequency=2,
+        show_progress=False,
+    )
+    texts = [build_prompt(q) for q in sorted(set(questions))]
+    tokenizer.train_from_iterator(texts + labels, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def build_for_training(config: TrainConfig) -> Bundle:
+    """The model a training run starts from, with its freezing applied.
+
+    Raises:
+        InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
+    """
+    refuse_cache_of_what_trains(config)
+    clip_length(config)  # refuses odd ones
+    settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
+    torch.manual_seed(config.seed)
+    if config.pretrained_ckpt is not None:
+        start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt")
+        bundle = _go_on_from(start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}")
+    elif config.preset == "tiny":
+        start = load_folder(PACKAGED_BASE, config.num_frames)
+        bundle = _go_on_from(start, settings, lora_settings(config), "--preset tiny")
+    else:
+        bundle = assemble(settings, lora_settings(config))
+    refuse_cached_text_of(bundle.model, config)
+    apply_freezing(bundle.model, config)
+    if config.gradient_checkpointing:
+        checkpoint_activations(bundle.model)
+    return bundle
+
+
+_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
+_OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
+
+
+def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | None, path: str) -> Bundle:
+    """A checkpoint's weights under this run's settings; what the weights decide comes from the checkpoint.
+
+    Adapters are added where the run asks for some and the checkpoint has none, and merged where it has some and the run
+    asks for none (``--full-finetune``).
+
+    Raises:
+        InputError: a flag asks for another model than the checkpoint's.
+    """
+    has_adapters = bool(start.model.config.lora)
+    start.settings.num_frames = start.model.config.video_config.num_frames
+    fixed = [*_OF_THE_CHECKPOINT, *(_OF_THE_ADAPTERS if has_adapters and lora is not None else ())]
+    usual = ModelConfig()
+    for name in fixed:
+        asked, has = getattr(settings, name), getattr(start.settings, name)
+        if asked not in (has, getattr(usual, name)):
+            raise InputError(
+                f"--{name.replace('_', '-')} {asked} contradicts {path}, which has {has}; leave the flag out."
+            )
+        setattr(settings, name, has)
+    if has_adapters and lora is None:
+        start = merged(start)
+    elif lora is not None and not has_adapters:
+        start = with_adapters(start, lora)
+    return Bundle(start.model, start.tokenizer, settings, own=start.own, report=start.report)

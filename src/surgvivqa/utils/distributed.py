@@ -1,0 +1,138 @@
+"""One run by several processes that torchrun started: who is main, errors that all share, frames dealt out."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+
+from surgvivqa.data.ssgqa import Frame
+from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError, first_line
+from surgvivqa.utils.loader_workers import end_workers
+
+log = logging.getLogger("surgvivqa")
+
+
+def start_processes() -> PartialState:
+    """Joins the processes of this run (one alone where torchrun started none); all but the main one fall silent.
+
+    Raises:
+        InputError: there are more processes than GPUs on this machine.
+    """
+    several, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    # Unless told that it is on CPUs, Accelerate would take each of torchrun's processes for a run of its own there.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several > 1 and not torch.cuda.is_available())
+    devices = torch.cuda.device_count()
+    if not cpu and here > 1 and devices < here:
+        raise InputError(
+            f"{here} processes were started on this machine but {devices} GPUs are visible; start one for each GPU, or "
+            f"set ACCELERATE_USE_CPU=1."
+        )
+    state = PartialState(cpu=cpu)
+    if not state.is_main_process:
+        log.setLevel(logging.ERROR)
+    return state
+
+
+def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
+    """Processes, devices and precision.
+
+    Raises:
+        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
+    """
+    if fp16 and bf16:
+        raise InputError("--fp16 and --bf16 exclude each other; give one.")
+    if fp16 and not torch.cuda.is_available():
+        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    start_processes()
+    return Accelerator(mixed_precision="fp16" if fp16 else "bf16" if bf16 else "no")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Every process runs the body; where it fails in one it fails in all, so that none waits for one that is gone.
+
+    The first process that failed raises its own error and tells it; the others raise the same sentence in silence.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    state = PartialState()
+    own = None if error is None else (isinstance(error, InputError), _sentence(error))
+    faults: list[Any] = gather_object([own]) if state.num_processes > 1 else [own]
+    first = next((process for process, fault in enumerate(faults) if fault is not None), None)
+    if first is None:
+        return
+    if error is None or first != state.process_index:
+        by_input, sentence = faults[first]
+        error = InputError(sentence) if by_input else RunError(sentence)
+        error.told_elsewhere = True
+    raise error
+
+
+# The last two: of a machine that went without a word.
+_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "timeout", "timed out")
+
+
+@contextlib.contextmanager
+def telling_of_others(advice: str) -> Iterator[None]:
+    """Where another process of the run was killed, the body's error becomes a ``RunError`` that says so."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not several or not any(word in str(error).lower() for word in _GONE):
+            raise
+        raise RunError(f"Another process of this run has gone ({first_line(error, 80)}); {advice}.") from error
+
+
+def leave_if_several(exit_code: int, last_words: str = "") -> None:
+    """Ends this process here, with ``last_words``, where it is one of several; returns where it is alone.
+
+    Taken apart in the usual way, a group of processes can hang for ever: PyTorch 2.13's ``DistributedDataParallel``
+    joins gloo's threads while it holds Python's lock, and such a thread may be waiting for it to let a tensor go (seen
+    in one of twenty failing runs on a busy machine). Or gloo's threads abort the process.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    end_workers()
+    logging.shutdown()
+    sys.stderr.write(last_words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """``score`` of ``frames``, every process doing its share of them.
+
+    Args:
+        frames: all frames, the same list in every process.
+        score: gives a record, with ``video`` and ``frame``, for each question of the frames it is handed, in their
+            order; it may leave whole frames out.
+
+    Returns:
+        In every process all records, in the order of ``frames``.
+
+    Raises:
+        SurgViVQAError: ``score`` failed in some process.
+    """
+    state = PartialState()
+    rank, world = state.process_index, state.num_processes
+    with together():
+        mine = score(frames[rank::world])
+    if world == 1:
+        return mine
+    order = {(frame.video, frame.frame): i for i, frame in enumerate(frames)}
+    return sorted(gather_object(mine), key=lambda record: order[record["video"], record["frame"]])
+
+
+def _sentence(error: Exception) -> str:
+    return error.sentence if isinstance(error, SurgViVQAError) else f"{type(error).__name__}: {error}"
