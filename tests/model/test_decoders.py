@@ -27,8 +27,8 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.oracle import plain_log_prob
-from tests.parts import KINDS, add_decoder, config, make_parts, settings, splitting_tokenizer, stir
+from tests.helpers.oracle import plain_log_prob
+from tests.helpers.parts import KINDS, add_decoder, config, make_parts, settings, splitting_tokenizer, stir
 
 QUESTIONS = [["How many tools are there?", "Is a liver there?"], ["What is the grasper doing?"]]
 

@@ -10,7 +10,7 @@ from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding
 from surgvivqa.checkpoints.loading import load_checkpoint, save_checkpoint
 from surgvivqa.model.positions import clip_positions
 from surgvivqa.training.initial_model import build_for_training
-from tests.parts import config, make_parts, settings
+from tests.helpers.parts import config, make_parts, settings
 
 PLACES, HIDDEN, TRAINED = 4, 32, 16
 

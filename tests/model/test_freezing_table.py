@@ -13,7 +13,7 @@ from surgvivqa.data.packing import pack_training
 from surgvivqa.model.bundle import coder
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.training.initial_model import build_for_training
-from tests.parts import add_decoder, config, make_parts
+from tests.helpers.parts import add_decoder, config, make_parts
 
 LORA = r"llm\..*\.lora_[AB]\."
 BLIP = r"text_encoder\.(embeddings|encoder)\."

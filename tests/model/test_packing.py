@@ -10,7 +10,7 @@ from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_rows
 from surgvivqa.utils.errors import InputError
-from tests.oracle import plain_log_prob
+from tests.helpers.oracle import plain_log_prob
 
 MASKS = ["prefix", "causal", "bidirectional"]
 # Ragged, multi-token labels with shared beginnings, as GPT-2's tokenizer makes them.

@@ -25,7 +25,7 @@ from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.parts import config, make_parts, settings, stir
+from tests.helpers.parts import config, make_parts, settings, stir
 
 PARTS = (("video", "video"), ("text", "text"), ("decoder", "gpt2"))
 

@@ -10,8 +10,8 @@ import pytest
 
 from surgvivqa.cli import main
 from surgvivqa.evaluation import inference as prediction
-from tests.running import ended, hears, running, wait_until
-from tests.test_resume import TINY, same, train, whole
+from tests.helpers.processes import ended, hears, running, wait_until
+from tests.integration.test_resume import TINY, same, train, whole
 
 __all__ = ["whole"]
 ENDLESS = [*TINY, "--max-steps=100000"]

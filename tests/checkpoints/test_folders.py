@@ -13,7 +13,7 @@ from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adap
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.parts import add_decoder, config, make_parts, settings, stir
+from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.resume import find_state, step_folders
 from surgvivqa.utils import atomic_files as atomic
 from surgvivqa.utils.errors import InputError, RunError
-from tests.parts import make_parts, settings
+from tests.helpers.parts import make_parts, settings
 
 TOKEN = "hf_" + "Zq9" * 11
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -179,7 +179,7 @@ def test_the_look_at_the_source_sees(line: str) -> None:
 
 
 def test_tools_and_benchmarks_run_nothing_through_a_shell() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     for folder in ("benchmarks", "experiments", "tools"):
         for path in (root / folder).rglob("*.py"):
             source = path.read_text()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from surgvivqa.cli import main
 from surgvivqa.training.resume import find_state
 from surgvivqa.utils.errors import InputError
-from tests.running import LIMIT
+from tests.helpers.processes import LIMIT
 
 TINY = [
     *("--preset=tiny", "--batch-size=6", "--questions-per-frame=3", "--max-steps=14", "--lr=2e-3", "--warmup-steps=3"),
@@ -338,7 +338,7 @@ def test_a_kill_while_the_old_run_is_removed_leaves_the_new_one_to_be_started(
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """The short form of ``tools/kill_test.py``, whose long form is told of in docs/reliability.md."""
-    tool = Path(__file__).resolve().parents[1] / "tools" / "kill_test.py"
+    tool = Path(__file__).resolve().parents[2] / "tools" / "kill_test.py"
     command = [sys.executable, str(tool), "--kills=8", f"--out={tmp_path / 'kills'}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * LIMIT)

@@ -18,7 +18,7 @@ from surgvivqa.model.freezing import trainable_table
 from surgvivqa.synthetic.base_files import size_of, weights_hash, zero_shot
 from surgvivqa.training.initial_model import build_for_training
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CARD = (PACKAGED_BASE / "README.md").read_text(encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ from surgvivqa.model.embeddings import grown_rows
 from surgvivqa.model.scoring import LabelTrie, score_rows
 from surgvivqa.training.initial_model import build_for_training, train_tokenizer
 from surgvivqa.utils.errors import InputError
-from tests.parts import config, make_parts, settings, stir
+from tests.helpers.parts import config, make_parts, settings, stir
 
 State = dict[str, Tensor]
 

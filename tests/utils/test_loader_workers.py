@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.running import LIMIT
+from tests.helpers.processes import LIMIT
 
 SCRIPT = """
 import multiprocessing, os, signal, sys, time

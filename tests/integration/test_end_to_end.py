@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import main
-from tests.running import ended, running, wait_until
+from tests.helpers.processes import ended, running, wait_until
 
 TINY = ["--preset=tiny", "--workers=0"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import LIMIT, ended, running, wait_until
+from tests.helpers.processes import LIMIT, ended, running, wait_until
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh"]
 
 

@@ -23,7 +23,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.model.bundle import Bundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.parts import add_decoder, config, make_parts, settings, stir
+from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
 
 QUESTIONS = ["How many tools are there?", "What is the grasper doing?"]
 

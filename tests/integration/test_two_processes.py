@@ -22,7 +22,7 @@ from surgvivqa.training.schedule import seed_micro_batch, step_plans
 from surgvivqa.training.trainer import drawn
 from surgvivqa.utils.distributed import start_processes, telling_of_others
 from surgvivqa.utils.errors import InputError, RunError
-from tests.running import LIMIT, wait_until
+from tests.helpers.processes import LIMIT, wait_until
 
 # 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.
 TRAIN = ["train", "--preset=tiny", "--workers=0", "--batch-size=4", "--max-train-samples=18", "--epochs=2"]
