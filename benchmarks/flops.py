@@ -6,7 +6,7 @@ traffic and Python are left out on purpose: what they take is the distance from 
 
 from typing import Any
 
-from surgvivqa.data.packing import Packed
+from surgvivqa.data.packing import PackedStream
 from surgvivqa.model.configuration import SurgViVQAConfig
 
 PARTS = ("VideoMAE", "cross keys+values", "BLIP", "GPT-2 forward", "GPT-2 backward", "output layer")
@@ -43,7 +43,7 @@ def cross_keys_values(config: Any, frames: int, tokens: int) -> int:
     return config.num_hidden_layers * 2 * one
 
 
-def text_encoder(config: Any, packed: Packed, tokens: int) -> int:
+def text_encoder(config: Any, packed: PackedStream, tokens: int) -> int:
     """BLIP on a packed stream, less its cross-attention's keys and values."""
     rows, hidden = len(packed.input_ids), config.hidden_size
     longest = len(packed.frames.source) // packed.frames.groups
@@ -52,7 +52,7 @@ def text_encoder(config: Any, packed: Packed, tokens: int) -> int:
     return config.num_hidden_layers * layer
 
 
-def decoder(config: Any, packed: Packed, rank: int) -> tuple[int, int]:
+def decoder(config: Any, packed: PackedStream, rank: int) -> tuple[int, int]:
     """GPT-2 with adapters, and the backward pass that gives the adapters their gradients.
 
     Frozen matrices pass a gradient to their input (one product), adapters get their own as well (two for each matrix).
@@ -71,7 +71,7 @@ def decoder(config: Any, packed: Packed, rank: int) -> tuple[int, int]:
 
 
 def breakdown(
-    config: SurgViVQAConfig, packed: Packed, *, video: bool = True, text: bool = True, train: bool = False
+    config: SurgViVQAConfig, packed: PackedStream, *, video: bool = True, text: bool = True, train: bool = False
 ) -> dict[str, int]:
     """Operations of one pass of ours by part.
 

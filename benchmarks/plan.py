@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import flops
 from benchmarks.full_size import FRAME_QUESTIONS, make_config, make_questions, train_lora_alone
-from surgvivqa.data.packing import Packed, pack_training
+from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 
@@ -30,7 +30,7 @@ BACKWARD = 2  # times the forward pass
 LAUNCH = 6e-6  # seconds to start one kernel from Python, a usual figure for eager PyTorch
 
 
-def step_packed(frames: int) -> Packed:
+def step_packed(frames: int) -> PackedStream:
     """A stream of ``frames`` frames with 39 questions each."""
     questions = make_questions(FRAME_QUESTIONS)
     return pack_training([questions.prompts] * frames, [questions.answers] * frames, "prefix")

@@ -27,13 +27,13 @@ from transformers.activations import NewGELUActivation
 
 from benchmarks.full_size import FRAME_QUESTIONS, LABEL_IDS, LORA, SIZES, make_questions
 from benchmarks.stages import MASK, Options, Ours, clock, stepper
-from surgvivqa.data.packing import Grid, Packed, chain_block, pack_training
+from surgvivqa.data.packing import PackedStream, PaddedLayout, chain_block, pack_training
 from surgvivqa.model import attention, scoring
-from surgvivqa.model.attention import VideoMemory
+from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.dropout import LaneDropout
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
 from surgvivqa.utils.allocator import keep_freed_memory
 
 TRAINING = ("train", "train_cached", "train_text")
@@ -86,7 +86,7 @@ class Work:
 
         @torch.inference_mode()
         def scores() -> Tensor:
-            call = best_labels if stage == "answer" else score_rows
+            call = best_labels if stage == "answer" else score_labels
             found = call(model, [ours.questions.prompts], model.encode_video(ours.clip), trie, MASK)
             return found[1] if isinstance(found, tuple) else found
 
@@ -97,9 +97,9 @@ class Work:
             model.eval()
             self.run, self._numbers = scores, scores
 
-    def pack(self) -> Packed:
+    def pack(self) -> PackedStream:
         """The stream, packed as the product does it; a switch may have put something in between."""
-        return scoring.pack_rows([self._blocks()], MASK, FRAME_QUESTIONS)
+        return scoring.pack_blocks([self._blocks()], MASK, FRAME_QUESTIONS)
 
     def _blocks(self) -> list[Any]:
         asked = self.ours.questions
@@ -187,8 +187,8 @@ def without_shared_keys(model: SurgViVQAModel) -> contextlib.AbstractContextMana
     """Cross-attention's keys and values made for each question anew (one frame a step)."""
     stock = model.text_states
 
-    def text_states(packed: Packed, video: VideoMemory, layout: Any) -> Tensor:
-        each = VideoMemory(video.tokens.expand(packed.blocks.groups, -1, -1))
+    def text_states(packed: PackedStream, video: CrossAttentionCache, layout: Any) -> Tensor:
+        each = CrossAttentionCache(video.tokens.expand(packed.blocks.groups, -1, -1))
         return stock(dataclasses.replace(packed, frames=packed.blocks), each, layout)
 
     return patched(model, "text_states", text_states)
@@ -211,7 +211,7 @@ def without_allocator(model: SurgViVQAModel) -> Iterator[None]:
 def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Logits and log-softmax at every position."""
 
-    def log_probs_at(packed: Packed, hidden: Tensor) -> Tensor:
+    def log_probs_at(packed: PackedStream, hidden: Tensor) -> Tensor:
         logs = model.decoder.lm_head(hidden).log_softmax(dim=-1)
         return logs[packed.target_positions, packed.target_ids]
 
@@ -220,21 +220,21 @@ def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[N
 
 def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Every question padded to the longest of the step, in the linear layers too (one frame a step)."""
-    stock = scoring.pack_rows
+    stock = scoring.pack_blocks
 
-    def pack_rows(*args: Any, **kwargs: Any) -> Packed:
+    def pack_blocks(*args: Any, **kwargs: Any) -> PackedStream:
         packed = stock(*args, **kwargs)
         blocks, places = packed.blocks, torch.arange(len(packed.blocks.source))
         return dataclasses.replace(
             packed,
             input_ids=packed.input_ids[blocks.source],
             position_ids=packed.position_ids[blocks.source],
-            blocks=Grid(places, places, blocks.groups),
-            frames=Grid(places, places, packed.frames.groups),
+            blocks=PaddedLayout(places, places, blocks.groups),
+            frames=PaddedLayout(places, places, packed.frames.groups),
             target_positions=blocks.slots[packed.target_positions],
         )
 
-    return patched(scoring, "pack_rows", pack_rows)
+    return patched(scoring, "pack_blocks", pack_blocks)
 
 
 WITHOUT: dict[str, Callable[[SurgViVQAModel], contextlib.AbstractContextManager[None]]] = {
@@ -376,7 +376,7 @@ def frames_a_step(ours: Ours, video: Tensor, counts: Sequence[int], live: bool) 
         some = [make_questions(FRAME_QUESTIONS, seed=n) for n in range(count)]
         packed = pack_training([q.prompts for q in some], [q.answers for q in some], MASK)
 
-        def losses(packed: Packed = packed, count: int = count) -> Tensor:
+        def losses(packed: PackedStream = packed, count: int = count) -> Tensor:
             clips = size.expand(count, *size.shape[1:])
             tokens = model.encode_video(clips) if live else video.expand(count, -1, -1)
             return model.question_losses(packed, tokens.float())

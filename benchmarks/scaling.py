@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.full_size import make_questions, more_labels
-from surgvivqa.data.packing import Block, Packed, pack_rows
+from surgvivqa.data.packing import Block, PackedStream, pack_blocks
 from surgvivqa.features.cache import FeatureStore
-from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_labels
 
 if TYPE_CHECKING:
     from benchmarks.stages import Options
@@ -26,10 +26,10 @@ READS = 500
 VIDEOS = 40
 
 
-def scoring_stream(prompts: Sequence[Sequence[int]], trie: LabelTrie, mask: str) -> Packed:
-    """The stream that ``score_rows`` makes of one frame's prompts, to count its operations."""
+def scoring_stream(prompts: Sequence[Sequence[int]], trie: LabelTrie, mask: str) -> PackedStream:
+    """The stream that ``score_labels`` makes of one frame's prompts, to count its operations."""
     blocks = [Block(p, trie.tokens, trie.parents, trie.edges, i) for i, p in enumerate(prompts)]
-    return pack_rows([blocks], mask, len(blocks))
+    return pack_blocks([blocks], mask, len(blocks))
 
 
 def questions(o: "Options") -> dict[str, Any]:
@@ -61,7 +61,7 @@ def labels(o: "Options") -> dict[str, Any]:
     times, seconds = (1, 2, 4), []
     for n in (1, *times):
         trie = LabelTrie(more_labels(n))
-        took = [clock(o.device, lambda trie=trie: score_rows(model, [prompts], video, trie, MASK)) for _ in range(2)]
+        took = [clock(o.device, lambda trie=trie: score_labels(model, [prompts], video, trie, MASK)) for _ in range(2)]
         seconds.append(statistics.median(took) / len(prompts))
     return {"x": [51 * n for n in times], "lines": {"all labels": seconds[1:]}}
 

@@ -28,11 +28,11 @@ from benchmarks.full_size import (
     make_clip,
     make_questions,
 )
-from surgvivqa.data.packing import Packed, pack_training
-from surgvivqa.model.attention import VideoMemory, layouts
+from surgvivqa.data.packing import PackedStream, pack_training
+from surgvivqa.model.attention import CrossAttentionCache, layouts
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
 from surgvivqa.utils.allocator import keep_freed_memory
 
 MASK = "prefix"
@@ -177,7 +177,7 @@ class Ours:
         self.packed = self.pack(self.questions, o.device)
 
     @staticmethod
-    def pack(questions: Questions, device: str) -> Packed:
+    def pack(questions: Questions, device: str) -> PackedStream:
         """One frame's stream with its true answers."""
         return pack_training([questions.prompts], [questions.answers], MASK).to(device)
 
@@ -186,12 +186,14 @@ class Ours:
         with torch.no_grad():
             return self.model.encode_video(self.clip).half()
 
-    def text_states(self, packed: Packed, video: Tensor) -> Tensor:
+    def text_states(self, packed: PackedStream, video: Tensor) -> Tensor:
         """BLIP's output ``[N, hidden]``, fp16 as above."""
         with torch.no_grad():
-            return self.model.text_states(packed, VideoMemory(video.float()), layouts(packed, torch.float32)[0]).half()
+            return self.model.text_states(
+                packed, CrossAttentionCache(video.float()), layouts(packed, torch.float32)[0]
+            ).half()
 
-    def losses_of_text(self, packed: Packed, text: Tensor) -> Tensor:
+    def losses_of_text(self, packed: PackedStream, text: Tensor) -> Tensor:
         """Losses ``[Q]`` by GPT-2 alone."""
         states = self.model.decoder_states(packed, text.float(), layouts(packed, torch.float32)[1])
         return answer_losses(packed, self.model.log_probs_at(packed, states))
@@ -243,10 +245,10 @@ def score(o: Options) -> dict[str, Any]:
 
     @torch.inference_mode()
     def work() -> None:
-        found.append(score_rows(model, [prompts], model.encode_video(ours.clip), trie, MASK))
+        found.append(score_labels(model, [prompts], model.encode_video(ours.clip), trie, MASK))
 
     with torch.inference_mode():
-        score_rows(model, [prompts[:8]], model.encode_video(ours.clip), trie, MASK)
+        score_labels(model, [prompts[:8]], model.encode_video(ours.clip), trie, MASK)
     seconds = [clock(o.device, work) for _ in range(o.repeats)]
     parts = flops.breakdown(ours.config, scaling.scoring_stream(prompts, trie, MASK))
     compared = found[-1][(o.round - 1) * plain.SCORE_BATCH :][: plain.SCORE_BATCH].tolist()

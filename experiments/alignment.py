@@ -46,7 +46,7 @@ from surgvivqa.config import TextEmbeddings, TrainConfig
 from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompts import build_prompt, build_target
-from surgvivqa.model.bundle import Bundle, coder
+from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -193,7 +193,7 @@ def put_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: in
         The mean loss of the last tenth of the steps, nats a token.
     """
     shutil.copytree(folder, out)
-    tokenizer = coder(build_for_training(run_config(folder, "published", 0))).tokenizer
+    tokenizer = prompt_tokenizer(build_for_training(run_config(folder, "published", 0))).tokenizer
     torch.manual_seed(seed)
     model, rng = GPT2LMHeadModel(_gpt2(tokenizer)), np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
@@ -232,7 +232,7 @@ def run_config(folder: Path, embeddings: TextEmbeddings, seed: int) -> TrainConf
 
 
 @torch.no_grad()
-def held_out_loss(bundle: Bundle, asked: Sequence[Asked]) -> float:
+def held_out_loss(bundle: ModelBundle, asked: Sequence[Asked]) -> float:
     """Mean negative log-likelihood of the true labels, nats a label."""
     bundle.model.eval()
     tokens, total = black_clip(bundle.model), 0.0
@@ -241,8 +241,8 @@ def held_out_loss(bundle: Bundle, asked: Sequence[Asked]) -> float:
     return total / len(asked)
 
 
-def _losses(bundle: Bundle, asked: Sequence[Asked], tokens: Tensor) -> Tensor:
-    prompts = coder(bundle)
+def _losses(bundle: ModelBundle, asked: Sequence[Asked], tokens: Tensor) -> Tensor:
+    prompts = prompt_tokenizer(bundle)
     ids = prompts.all_prompt_ids([q for q, _ in asked])
     answers = [prompts.label_ids[a] for _, a in asked]
     return bundle.model(pack_training([ids], [answers], bundle.settings.mask), video_tokens=tokens)

@@ -263,7 +263,7 @@ class Experiments:
 
     def baselines(self) -> Iterator[tuple[str, dict[str, float]]]:
         """The question-only model on both data sets, on the test videos."""
-        from surgvivqa.commands.eval import spread
+        from surgvivqa.commands.eval import subsample
         from surgvivqa.data.labels import LABELS
         from surgvivqa.data.splits import load_splits
         from surgvivqa.data.ssgqa import read_split
@@ -275,10 +275,10 @@ class Experiments:
             flags = self.roots(name)
             splits = load_splits(Path(flags[5]) if name == "real" else None)
             train, test = (read_split(Path(flags[1]), splits.videos(s))[0] for s in ("train", "test"))
-            questions = [q for f in spread(test, SCORED) for q in f.questions]  # those that the rows are scored on
+            questions = [q for f in subsample(test, SCORED) for q in f.questions]  # those that the rows are scored on
             path = self.out / f"question-only-{name}.jsonl"
             with path.open("w", encoding="utf-8") as file:
-                for q, guess in zip(questions, question_only_baseline(train, spread(test, SCORED)), strict=True):
+                for q, guess in zip(questions, question_only_baseline(train, subsample(test, SCORED)), strict=True):
                     asked = {"video": q.video, "frame": q.frame, "question": q.question, "type": q.type}
                     said = {"answer": LABELS[q.label], "prediction": LABELS[guess]}
                     file.write(json.dumps(asked | said) + "\n")
@@ -295,8 +295,8 @@ def table(done: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
             cells = []
             for kind in kinds:
                 values = [r[kind] for r in runs if r.get(kind, float("nan")) == r.get(kind)]
-                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+                deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{deviation}" if values else "")
             lines.append(f"| {row.group}: {row.name} | {' | '.join(cells)} | {len(runs)} |")
     return lines
 

@@ -37,7 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from surgvivqa.data.columns import VideoColumns, parse_video
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import Frame, ReadReport, read_file
+from surgvivqa.data.ssgqa import FrameQuestions, ReadReport, read_file
 from surgvivqa.utils.errors import InputError
 
 VIDEO = "VID04"
@@ -357,7 +357,9 @@ def must(holds: bool, what: str) -> None:
         raise Unequal(what)
 
 
-def check_file(path: Path, number: int, raw: bytes, size: int, strict: bool, tally: Counter[str]) -> Frame | None:
+def check_file(
+    path: Path, number: int, raw: bytes, size: int, strict: bool, tally: Counter[str]
+) -> FrameQuestions | None:
     """Reads a file and holds what comes out against the twin.
 
     Raises:

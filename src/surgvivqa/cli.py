@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leave(code)
         return code
     except SurgViVQAError as error:
-        if not error.told_elsewhere:
+        if not error.reported_elsewhere:
             print(f"surgvivqa: {one_line(masked(error.sentence))}", file=sys.stderr)
         leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
         return error.exit_code

@@ -326,7 +326,7 @@ _LEAST = {
 }
 
 
-def refuse_numbers(config: Any) -> None:
+def check_ranges(config: Any) -> None:
     """Raises InputError where a flag's number lies outside its range."""
     for name, least in _LEAST.items():
         value = getattr(config, name, None)

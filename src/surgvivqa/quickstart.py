@@ -18,7 +18,7 @@ from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import Frame, read_split
+from surgvivqa.data.ssgqa import FrameQuestions, read_split
 from surgvivqa.evaluation.baselines import majority_baseline, question_only_baseline
 from surgvivqa.evaluation.metrics import grouped_metrics
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
@@ -136,7 +136,7 @@ def _trained(ckpt: Path) -> float:
     return trainable_fraction(bundle.model)
 
 
-def _records(frames: list[Frame], labels: list[int]) -> list[dict[str, Any]]:
+def _records(frames: list[FrameQuestions], labels: list[int]) -> list[dict[str, Any]]:
     questions = [q for f in frames for q in f.questions]
     return [
         {"video": q.video, "answer": LABELS[q.label], "prediction": LABELS[g], "reasoning": q.reasoning, "type": q.type}

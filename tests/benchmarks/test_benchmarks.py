@@ -26,7 +26,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model import attention
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_labels
 
 KEYS = {
     "train_ratio",
@@ -86,7 +86,7 @@ def test_plain_way_and_ours_agree(mask: str) -> None:
     with torch.no_grad():
         expected = plain.losses(other, questions.prompts, questions.answers, theirs, mask)
         torch.testing.assert_close(ours.question_losses(packed, video), expected, rtol=0, atol=1e-4)
-    scores = score_rows(ours, [questions.prompts[:2]], video, LabelTrie(few), mask)
+    scores = score_labels(ours, [questions.prompts[:2]], video, LabelTrie(few), mask)
     expected = plain.scores(other, questions.prompts[:2], few, theirs, mask)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
 

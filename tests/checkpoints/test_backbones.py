@@ -16,10 +16,10 @@ from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_chec
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import coder, frame_store
+from surgvivqa.model.bundle import frame_store, prompt_tokenizer
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -197,7 +197,7 @@ def test_the_cache_of_a_published_encoder_is_the_one_that_training_reads(
     bundle = build_for_training(config(parts, video_pool=pool))
     tokens = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
     numbers = [int(path.stem) for path in (synthetic_set / "ssg-qa" / "VID04").iterdir()]
-    inputs = tokens.reader.read([Frame("VID04", number, ()) for number in numbers])
+    inputs = tokens.reader.read([FrameQuestions("VID04", number, ()) for number in numbers])
     assert all(inputs.cached)
     assert inputs.tokens is not None
     assert inputs.tokens.shape == (4, 4 if pool == "temporal" else 8, 32)
@@ -212,7 +212,7 @@ def test_the_cache_of_text_of_published_parts_is_the_one_that_training_reads(
     # Other seeds and adapters: the published text encoder has no pooler, so that one's weights are drawn.
     bundle = build_for_training(config(parts, max_length=640, seed=7, lora_r=2))
     video = video_tokens(bundle, frame_store(bundle, synthetic_set / "frames"), tmp_path)
-    text = text_states(bundle, video, coder(bundle), tmp_path, "fp16")
+    text = text_states(bundle, video, prompt_tokenizer(bundle), tmp_path, "fp16")
     frames = list(open_questions(synthetic_set / "ssg-qa", ["VID04"])[0])
     inputs = text.reader.read_rows([(frame, [0]) for frame in frames])
     assert inputs.unmade == (None,) * 4

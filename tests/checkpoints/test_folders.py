@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
 from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
@@ -23,13 +23,13 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def trained(parts: Path, kind: str = "gpt2", **flags: object) -> Bundle:
+def trained(parts: Path, kind: str = "gpt2", **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
     stir(bundle.model)
     return bundle
 
 
-def same(one: Bundle, other: Bundle) -> None:
+def same(one: ModelBundle, other: ModelBundle) -> None:
     theirs = other.model.state_dict()
     for name, tensor in one.model.state_dict().items():
         assert torch.equal(tensor, theirs[name]), name

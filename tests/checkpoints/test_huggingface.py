@@ -20,7 +20,7 @@ from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adap
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.labels import LABELS
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
@@ -36,7 +36,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def trained(parts: Path, kind: str = "gpt2", **flags: object) -> Bundle:
+def trained(parts: Path, kind: str = "gpt2", **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
     stir(bundle.model)
     bundle.model.eval()
@@ -52,7 +52,7 @@ def scores(model: SurgViVQAModel, processor: SurgViVQAProcessor) -> torch.Tensor
     return model.score(**processor(picture(), QUESTIONS))
 
 
-def of(bundle: Bundle) -> torch.Tensor:
+def of(bundle: ModelBundle) -> torch.Tensor:
     return scores(bundle.model, SurgViVQAProcessor.of(bundle))
 
 

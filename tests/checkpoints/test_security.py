@@ -1,6 +1,6 @@
 """Nobody gets in: real attack files at every door. Each is one sentence with exit code 2, and nothing of theirs runs.
 
-Files in the published form with code in them are in ``model/test_published.py``, the hub and its tokens in
+Files in the published form with code in them are in ``tests/checkpoints/test_published.py``, the hub and its tokens in
 ``test_hub.py``, damaged caches and indexes in ``data/``.
 """
 
@@ -107,7 +107,7 @@ def ask(checkpoint: Path, picture: Path, *more: str) -> list[str]:
 # --- the source itself ---------------------------------------------------------------------------------------------
 
 _UNPACKERS = {"tarfile", "marshal", "shelve", "dill", "joblib", "cloudpickle", "zipfile", "pickle", "runpy", "code"}
-_ALLOWED = {("checkpoints/published.py", "pickle"), ("model/published.py", "zipfile")}
+_ALLOWED = {("checkpoints/published.py", "pickle"), ("checkpoints/published.py", "zipfile")}
 _CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "shutil.unpack_archive", "yaml.load"}
 _CALLS |= {"yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads", "input"}
 

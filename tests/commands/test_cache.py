@@ -16,7 +16,7 @@ from surgvivqa.commands import cache as caching
 from surgvivqa.commands.cache import share
 from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.bundle import frame_store
@@ -86,7 +86,7 @@ def test_workers_give_hits_and_misses_mixed_and_the_same_losses(
     part = next((tmp_path / "cache").rglob("parts/*.safetensors"))
     part.unlink()
     store = video_tokens(*_bundle(base, data_flags), tmp_path / "cache", "fp16")
-    frames = [Frame("VID04", int(p.stem), ()) for p in sorted((store.reader.store.root / "VID04").iterdir())]
+    frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.reader.store.root / "VID04").iterdir())]
     store(store.reader.read(frames[:2]))
     store.flush()
     mixed = store.reader.read(frames)
@@ -101,7 +101,7 @@ def _bundle(base: Path, data_flags: list[str]) -> tuple[object, FrameStore]:
 
 def test_a_mixed_batch_has_each_frames_own_tokens(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     bundle, store = _bundle(base, data_flags)
-    frames = [Frame("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
+    frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
     live, cached = video_tokens(bundle, store), video_tokens(bundle, store, tmp_path, "fp32")
     cached(cached.reader.read([frames[1], frames[3]]))
     inputs: FrameInputs = cached.reader.read(frames)
@@ -362,7 +362,7 @@ def test_features_that_are_not_finite_are_not_cached(base: Path, data_flags: lis
     tokens = video_tokens(bundle, store, tmp_path)
     first = int(min((store.root / "VID04").iterdir()).stem)
     with pytest.raises(RunError, match=f"VID04 frame {first} are not finite"):
-        tokens(tokens.reader.read([Frame("VID04", first, ())]))
+        tokens(tokens.reader.read([FrameQuestions("VID04", first, ())]))
 
 
 def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
@@ -370,7 +370,7 @@ def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
 ) -> None:
     bundle, store = _bundle(base, data_flags)
     tuned = build_for_training(TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4))
-    frames = [Frame("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
+    frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
     made = []
     for number, model in enumerate((bundle, tuned)):
         tokens = video_tokens(model, store, tmp_path / str(number), "fp32")

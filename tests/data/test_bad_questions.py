@@ -323,7 +323,9 @@ def test_the_fuzz_run_finds_a_fault(
         if fault == "forgets" and report.skipped.pop("no_pipe", 0):
             report.lines -= 1
         if fault == "shifts" and b"\f" in path.read_bytes() and made:
-            made = ssgqa.Frame(video, frame, tuple(dataclasses.replace(q, line=q.line + 1) for q in made.questions))
+            made = ssgqa.FrameQuestions(
+                video, frame, tuple(dataclasses.replace(q, line=q.line + 1) for q in made.questions)
+            )
         if fault == "breaks" and report.skipped["malformed"]:
             raise IndexError("list index out of range")
         return made

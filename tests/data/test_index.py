@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.commands.eval import spread
+from surgvivqa.commands.eval import subsample
 from surgvivqa.data import index
 from surgvivqa.data.index import Frames, distinct_questions, frame_names, open_questions, question_counts
 from surgvivqa.data.ssgqa import read_split
@@ -230,9 +230,9 @@ def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
         frames[4]
     for most in (1, 7, 1000):
         assert list(drawn(frames, most, 3)) == drawn(plain, most, 3)
-        assert list(spread(frames, most)) == list(spread(plain, most))
+        assert list(subsample(frames, most)) == list(subsample(plain, most))
     assert micro_batches(question_counts(frames), 4, 3, 0, 0) == micro_batches(question_counts(plain), 4, 3, 0, 0)
-    assert spread(frames, None) is frames  # nothing is built where nothing is cut
+    assert subsample(frames, None) is frames  # nothing is built where nothing is cut
 
 
 @pytest.mark.usefixtures("no_wait")

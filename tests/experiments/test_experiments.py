@@ -7,7 +7,7 @@ import pytest
 
 from experiments.run import ROWS, Experiments, Row, measured, names_what_is_cut_away, table
 from surgvivqa.cli import parse
-from surgvivqa.config import EvalConfig, TrainConfig, refuse_numbers
+from surgvivqa.config import EvalConfig, TrainConfig, check_ranges
 from surgvivqa.model.freezing import refuse_cache_of_what_trains
 
 
@@ -15,7 +15,7 @@ from surgvivqa.model.freezing import refuse_cache_of_what_trains
 def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
     flags = Experiments(tmp_path).train_flags(row, 0, tmp_path / "run")
     config = parse("train", TrainConfig, flags)
-    refuse_numbers(config)
+    check_ranges(config)
     refuse_cache_of_what_trains(config)
     parse("eval", EvalConfig, ["--checkpoint", "x", *row.eval])
     assert row.same_as is None or row.same_as in {r.key for r in ROWS if r.same_as is None}

@@ -12,12 +12,12 @@ from PIL import Image
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import Frame
-from surgvivqa.features.batches import TrainingRows, micro_batches
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.features.text_states import TextStates, text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import coder, frame_store
+from surgvivqa.model.bundle import frame_store, prompt_tokenizer
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
@@ -59,18 +59,18 @@ class Setting:
         config = TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4, cache=cache, cache_text=True, **flags)
         self.bundle = build_for_training(config)
         set_modes(self.bundle.model)
-        self.prompts = coder(self.bundle)
+        self.prompts = prompt_tokenizer(self.bundle)
         video = video_tokens(self.bundle, frame_store(self.bundle, root / "frames"), cache, dtype)
         self.live = video_tokens(self.bundle, frame_store(self.bundle, root / "frames"))
         self.text: TextStates = text_states(self.bundle, video, self.prompts, cache, dtype)
         self.frames = list(open_questions(root / "ssg-qa", ["VID04"])[0])
 
     def losses(self, picked: list[tuple[int, list[int]]], feed: Any) -> torch.Tensor:
-        batch = TrainingRows(self.frames, feed.reader, self.prompts, self.bundle.settings.mask, [picked])[0]
+        batch = TrainingBatches(self.frames, feed.reader, self.prompts, self.bundle.settings.mask, [picked])[0]
         with torch.no_grad():
             return self.bundle.model.eval()(batch.packed, **feed.model_inputs(batch.inputs))
 
-    def is_there(self, frame: Frame) -> bool:
+    def is_there(self, frame: FrameQuestions) -> bool:
         return self.text.cache.has(*self.text.reader.key(frame, self.text.reader.blocks(frame)))
 
 
@@ -132,8 +132,8 @@ def test_what_changes_a_text_state_is_a_miss(base: Path, synthetic_set: Path, tm
     its.text.flush()
     assert its.is_there(frame)
     changed = dataclasses.replace(first, question=first.question + "?")
-    assert not its.is_there(Frame(frame.video, frame.frame, (changed, *frame.questions[1:])))
-    assert not its.is_there(Frame(frame.video, frame.frame, frame.questions[1:]))
+    assert not its.is_there(FrameQuestions(frame.video, frame.frame, (changed, *frame.questions[1:])))
+    assert not its.is_there(FrameQuestions(frame.video, frame.frame, frame.questions[1:]))
     for flags in ({"prompt_mode": "choices", "max_length": 1024}, {"mask": "causal"}, {"video_pool": "temporal"}):
         assert not Setting(base, synthetic_set, tmp_path, **flags).is_there(frame)
     assert not Setting(base, synthetic_set, tmp_path, dtype="fp16").is_there(frame)
@@ -157,7 +157,7 @@ def test_the_answer_tokens_that_are_fed_are_kept_too(
     which = next(n for n, q in enumerate(frame.questions) if q.label % 3)
     other = dataclasses.replace(frame.questions[which], label=(frame.questions[which].label + 3) % 51)
     questions = (*frame.questions[:which], other, *frame.questions[which + 1 :])
-    assert not its.is_there(Frame(frame.video, frame.frame, questions))
+    assert not its.is_there(FrameQuestions(frame.video, frame.frame, questions))
 
 
 def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
@@ -263,7 +263,7 @@ def test_the_command_refuses_what_training_would_not_read(
 def test_gradients_reach_every_adapter_and_nothing_else(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     its = Setting(base, synthetic_set, tmp_path)
     model = its.bundle.model
-    batch = TrainingRows(its.frames, its.text.reader, its.prompts, "prefix", [[(0, [0, 1])]])[0]
+    batch = TrainingBatches(its.frames, its.text.reader, its.prompts, "prefix", [[(0, [0, 1])]])[0]
     assert isinstance(batch.inputs, TextInputs)
     model(batch.packed, **its.text.model_inputs(batch.inputs)).sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == {

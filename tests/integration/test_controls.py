@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgvivqa.data.packing import pack_training
-from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_labels
 from tests.model.test_packing import small_model
 
 # 51 labels over 60 tokens: 40 of one token, 11 of two with a shared beginning.
@@ -44,7 +44,7 @@ def train(mask: str, labels: torch.Tensor, steps: int) -> tuple[float, float]:
             prompts, truth = row(step)
             packed = pack_training([prompts], [[LABEL_IDS[t] for t in truth]], mask)
             losses += float(model.question_losses(packed, video).mean())
-            scores = score_rows(model, [prompts], video, LabelTrie(LABEL_IDS), mask)
+            scores = score_labels(model, [prompts], video, LabelTrie(LABEL_IDS), mask)
             right += int((scores.argmax(1) == torch.tensor(truth)).sum())
     return losses / held_out, right / (held_out * ROW)
 

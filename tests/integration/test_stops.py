@@ -64,7 +64,7 @@ def test_signals_at_any_time_exit_with_75(
 def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
     whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, real, passes = tmp_path / "run", prediction.score_rows, [0]
+    run, real, passes = tmp_path / "run", prediction.score_labels, [0]
 
     def signalled(*given: object) -> object:
         passes[0] += 1
@@ -72,7 +72,7 @@ def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
         return real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "score_rows", signalled)
+        patch.setattr(prediction, "score_labels", signalled)
         assert train(run, data_flags) == 75
         (saved,) = (run / "checkpoints").glob("*/training.json")
         progress = json.loads(saved.read_text())

@@ -20,7 +20,7 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.features.batches import micro_batches
 from surgvivqa.training.schedule import seed_micro_batch, step_plans
 from surgvivqa.training.trainer import drawn
-from surgvivqa.utils.distributed import start_processes, telling_of_others
+from surgvivqa.utils.distributed import explain_lost_processes, start_processes
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.processes import LIMIT, wait_until
 
@@ -355,7 +355,7 @@ def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
     for several, kind in (("2", RunError), ("1", RuntimeError)):
         monkeypatch.setenv("WORLD_SIZE", several)
         message = "Another process of this run has gone" if several == "2" else None
-        with pytest.raises(kind, match=message), telling_of_others("start it again"):
+        with pytest.raises(kind, match=message), explain_lost_processes("start it again"):
             raise RuntimeError(said)
 
 

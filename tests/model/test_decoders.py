@@ -20,11 +20,11 @@ from transformers import (
 
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.packing import PromptCoder, pack_training
-from surgvivqa.model.bundle import Bundle, coder
+from surgvivqa.data.packing import PromptTokenizer, pack_training
+from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
 from surgvivqa.model.freezing import set_modes, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.oracle import plain_log_prob
@@ -41,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def built(parts: Path, kind: str, **flags: object) -> Bundle:
+def built(parts: Path, kind: str, **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
     stir(bundle.model, 0.1)
     bundle.model.eval()
@@ -59,10 +59,10 @@ def video(model: SurgViVQAModel) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: str) -> None:
     bundle = built(parts, kind)
-    prompts, tokens = coder(bundle), video(bundle.model)
+    prompts, tokens = prompt_tokenizer(bundle), video(bundle.model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     trie = LabelTrie(prompts.label_ids)
-    ours = score_rows(bundle.model, ids, tokens, trie, mask)
+    ours = score_labels(bundle.model, ids, tokens, trie, mask)
     assert ours.shape == (3, 51)
     with torch.no_grad():
         plain = torch.stack(
@@ -82,7 +82,7 @@ def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> None:
     bundle = built(parts, kind, lora_dropout=0.0)
-    model, prompts = bundle.model, coder(bundle)
+    model, prompts = bundle.model, prompt_tokenizer(bundle)
     tokens = video(model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     answers = [[prompts.label_ids[2], prompts.label_ids[12]], [prompts.label_ids[30]]]
@@ -118,7 +118,7 @@ def test_adapters_sit_on_the_four_projections_of_a_llama(parts: Path) -> None:
 
 
 def test_labels_that_begin_others_are_ended(parts: Path) -> None:
-    prompts = coder(built(parts, "split"))
+    prompts = prompt_tokenizer(built(parts, "split"))
     one, ten, liver = (LABELS.index(label) for label in ("1", "10", "liver"))
     end = prompts.tokenizer.eos_token_id
     assert prompts.label_ids[ten][: len(prompts.label_ids[one]) - 1] == prompts.label_ids[one][:-1]
@@ -130,13 +130,13 @@ def test_labels_that_begin_others_are_ended(parts: Path) -> None:
 
 
 def test_labels_that_begin_no_other_need_no_end() -> None:
-    prompts = coder(load_folder(PACKAGED_BASE))
+    prompts = prompt_tokenizer(load_folder(PACKAGED_BASE))
     assert prompts.ended == []
     assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
 
 
 def test_a_label_follows_the_prompt_as_it_would_in_one_text(parts: Path) -> None:
-    prompts = coder(built(parts, "llama"))
+    prompts = prompt_tokenizer(built(parts, "llama"))
     whole = prompts.tokenizer("Answer: liver", add_special_tokens=False)["input_ids"]
     assert prompts.label_ids[LABELS.index("liver")] == whole[-len(prompts.label_ids[LABELS.index("liver")]) :]
     assert prompts.tokenizer.decode(prompts.label_ids[LABELS.index("liver")]).strip() == "liver"
@@ -146,14 +146,14 @@ def test_without_an_end_such_labels_are_refused() -> None:
     tokenizer = splitting_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end-of-text token"):
-        PromptCoder(tokenizer, "simple", 128)
+        PromptTokenizer(tokenizer, "simple", 128)
 
 
 def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -> None:
     """By brute force over one step: a label's score with its end, those of its continuations and the rest of the
     vocabulary make the score of its beginning."""
     bundle = built(parts, "split")
-    prompts, tokens = coder(bundle), video(bundle.model)
+    prompts, tokens = prompt_tokenizer(bundle), video(bundle.model)
     one = prompts.label_ids[LABELS.index("1")]
     prompt = prompts.prompt_ids("How many?")
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -
             for token in range(bundle.model.config.decoder_config.vocab_size)
         ]
     torch.testing.assert_close(torch.stack(steps).logsumexp(0), begun, rtol=1e-5, atol=1e-5)
-    scores = score_rows(bundle.model, [[prompt], [prompt]], tokens, LabelTrie(prompts.label_ids), "prefix")[0]
+    scores = score_labels(bundle.model, [[prompt], [prompt]], tokens, LabelTrie(prompts.label_ids), "prefix")[0]
     torch.testing.assert_close(scores[LABELS.index("1")], steps[one[-1]], rtol=1e-5, atol=1e-5)
     assert scores[LABELS.index("1")] < begun
 
@@ -186,10 +186,10 @@ def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Pa
     bundle = build_for_training(run)
     model = bundle.model.eval()
     assert isinstance(model.video_projection, torch.nn.Linear) and model.video_projection.in_features == 64
-    tokens, prompts = video(model), coder(bundle)
+    tokens, prompts = video(model), prompt_tokenizer(bundle)
     assert tokens.shape[-1] == 64  # what a cache holds is the encoder's own
     ids, trie = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS], LabelTrie(prompts.label_ids)
-    ours = score_rows(model, ids, tokens, trie, "prefix")
+    ours = score_labels(model, ids, tokens, trie, "prefix")
     with torch.no_grad():
         plain = plain_log_prob(model, ids[1][0], prompts.label_ids[7], tokens[1:], "prefix")
     torch.testing.assert_close(ours[2, 7], plain, rtol=1e-5, atol=1e-5)
@@ -240,7 +240,7 @@ def test_other_kinds_train_or_are_refused_but_never_crash(parts: Path, tmp_path:
         assert "packed rows" in str(refusal)
         return
     set_modes(bundle.model)
-    prompts = coder(bundle)
+    prompts = prompt_tokenizer(bundle)
     packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[3]]], "prefix")
     loss = bundle.model(packed, video_tokens=video(bundle.model)[:1]).sum()
     loss.backward()

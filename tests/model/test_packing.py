@@ -5,10 +5,10 @@ import torch
 from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
 
 from surgvivqa.data.packing import pack_training
-from surgvivqa.model.attention import VideoMemory
+from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_rows
+from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_labels
 from surgvivqa.utils.errors import InputError
 from tests.helpers.oracle import plain_log_prob
 
@@ -102,7 +102,7 @@ def test_packed_losses_and_gradients_equal_the_plain_way(mask: str, lora: bool) 
 def test_trie_scores_equal_one_sequence_a_label(model: SurgViVQAModel, mask: str) -> None:
     with torch.no_grad():
         video = model.encode_video(clips())
-        fast = score_rows(model, PROMPTS, video, LabelTrie(LABEL_IDS), mask)
+        fast = score_labels(model, PROMPTS, video, LabelTrie(LABEL_IDS), mask)
         plain = torch.stack(
             [
                 torch.stack([plain_log_prob(model, prompt, ids, video[f : f + 1], mask) for ids in LABEL_IDS])
@@ -126,7 +126,7 @@ def test_the_best_label_by_bounds_is_the_best_of_all(sharpness: float, mask: str
         video = model.encode_video(clips())
         for _ in range(4):
             model.decoder.lm_head.weight.normal_(std=sharpness, generator=generator)
-            ranking = score_rows(model, prompts, video, trie, mask)
+            ranking = score_labels(model, prompts, video, trie, mask)
             labels, scores, fed = best_labels(model, prompts, video, trie, mask)
             assert torch.equal(labels, ranking.argmax(1))
             torch.testing.assert_close(scores, ranking.max(1).values, rtol=1e-5, atol=1e-5)
@@ -140,7 +140,7 @@ def test_of_equal_labels_the_first_is_the_best_both_ways() -> None:
     with torch.no_grad():
         model.decoder.lm_head.weight.zero_()
         video = model.encode_video(clips())
-        ranking = score_rows(model, PROMPTS, video, trie, "prefix")
+        ranking = score_labels(model, PROMPTS, video, trie, "prefix")
         labels, _, _ = best_labels(model, PROMPTS, video, trie, "prefix")
     assert labels.tolist() == ranking.sort(descending=True, stable=True).indices[:, 0].tolist() == [0] * 4
 
@@ -152,7 +152,7 @@ def test_under_autocast_logits_and_sums_stay_float32(shift: float) -> None:
     head = model.decoder.lm_head
     head.bias = torch.nn.Parameter(torch.full((60,), -shift))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        scores = score_rows(model, PROMPTS, model.encode_video(clips()), trie, "prefix")
+        scores = score_labels(model, PROMPTS, model.encode_video(clips()), trie, "prefix")
     assert scores.dtype == torch.float32
     assert len(set(scores.flatten().tolist())) == scores.numel()
 
@@ -170,13 +170,13 @@ def test_a_video_memory_is_used_again_and_gives_the_same_scores(model: SurgViVQA
     trie = LabelTrie(LABEL_IDS)
     with torch.no_grad():
         tokens = model.encode_video(clips()[:1])
-        memory = VideoMemory(tokens, reuse=True)
-        first = score_rows(model, [PROMPTS[0][:2]], memory, trie, "prefix")
+        memory = CrossAttentionCache(tokens, reuse=True)
+        first = score_labels(model, [PROMPTS[0][:2]], memory, trie, "prefix")
         made = dict(memory.kept)
-        second = score_rows(model, [PROMPTS[0][2:]], memory, trie, "prefix")
+        second = score_labels(model, [PROMPTS[0][2:]], memory, trie, "prefix")
     assert len(made) == 2  # one for each layer
     assert all(memory.kept[k][0] is v[0] for k, v in made.items())
-    whole = score_rows(model, [PROMPTS[0]], tokens, trie, "prefix")
+    whole = score_labels(model, [PROMPTS[0]], tokens, trie, "prefix")
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-5, atol=1e-5)
 
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data.packing import Block, Grid, _end_what_begins_another, chain_block, pack_rows
-from surgvivqa.model.attention import collect, spread
+from surgvivqa.data.packing import Block, PaddedLayout, _end_what_begins_another, chain_block, pack_blocks
+from surgvivqa.model.attention import pad, unpad
 from surgvivqa.model.scoring import LabelTrie
 
 TOKENS = st.integers(0, 9)
@@ -32,7 +32,7 @@ def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: li
             blocks.append(Block(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
             number += 1
         rows.append(blocks)
-    packed = pack_rows(rows, mask, number)
+    packed = pack_blocks(rows, mask, number)
     blocks = [block for row in rows for block in row]
     assert packed.input_ids.tolist() == [t for b in blocks for t in [*b.prompt, *b.tokens]]
     start = 0
@@ -68,10 +68,10 @@ def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: li
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
 def test_what_is_spread_is_collected(lengths: list[int]) -> None:
-    grid = Grid.of_lengths(lengths)
+    grid = PaddedLayout.of_lengths(lengths)
     stream = torch.arange(2.0 * sum(lengths)).view(-1, 2)
-    laid = spread(stream, grid)
-    assert torch.equal(collect(laid, grid), stream)
+    laid = pad(stream, grid)
+    assert torch.equal(unpad(laid, grid), stream)
     start = 0
     for group, length in enumerate(lengths):
         assert torch.equal(laid[group, :length], stream[start : start + length])
@@ -84,7 +84,7 @@ def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> N
     ended = [list(ids) for ids in labels]
     which = _end_what_begins_another(ended, END)
     begins = [any(o != ids and o[: len(ids)] == ids for o in labels) for ids in labels]
-    assert which == [c for c, begin in enumerate(begins) if begin]
+    assert which == [c for c, start_workers in enumerate(begins) if start_workers]
     trie = LabelTrie(ended)
     for label, path in zip(ended, trie.paths, strict=True):
         node, said = -1, []

@@ -11,9 +11,9 @@ from tests.helpers.processes import LIMIT
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from torch.utils.data import DataLoader
-from surgvivqa.utils.loader_workers import deaf
+from surgvivqa.utils.loader_workers import ignore_signals
 
-kept = iter(DataLoader(range(100), num_workers=2, worker_init_fn=deaf))
+kept = iter(DataLoader(range(100), num_workers=2, worker_init_fn=ignore_signals))
 next(kept)
 workers = [worker.pid for worker in kept._workers]
 os.kill(workers[0], signal.SIGTERM)  # as to a whole group
@@ -43,7 +43,7 @@ def test_a_process_with_workers_ends(pause: float) -> None:
 BORN = """
 import os, signal
 from torch.utils.data import DataLoader, _utils
-from surgvivqa.utils.loader_workers import begin, deaf
+from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
 real = _utils.signal_handling._set_worker_signal_handlers
 
@@ -52,7 +52,7 @@ def and_then_a_signal_comes():
     os.kill(os.getpid(), signal.SIGTERM)
 
 _utils.signal_handling._set_worker_signal_handlers = and_then_a_signal_comes
-print(sum(begin(DataLoader(range(100), num_workers=2, worker_init_fn=deaf))).item())
+print(sum(start_workers(DataLoader(range(100), num_workers=2, worker_init_fn=ignore_signals))).item())
 os.kill(os.getpid(), signal.SIGTERM)  # which this process itself still hears
 """
 

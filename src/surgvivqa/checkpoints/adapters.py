@@ -8,7 +8,7 @@ from typing import Any
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from surgvivqa.model.bundle import Bundle, saved_tensors
+from surgvivqa.model.bundle import ModelBundle, saved_tensors
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -27,12 +27,12 @@ _PLAIN = (
 _PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the decoder's own weights
 
 
-def with_adapters(bundle: Bundle, lora: dict[str, float]) -> Bundle:
+def with_adapters(bundle: ModelBundle, lora: dict[str, float]) -> ModelBundle:
     """The same weights with fresh adapters on the decoder. The bundle given is used up: parts are shared."""
     return _rebuilt(bundle, bundle.model.llm, lora)
 
 
-def merged(bundle: Bundle) -> Bundle:
+def merged(bundle: ModelBundle) -> ModelBundle:
     """The same function without adapters: they are added into the decoder's own weights. The bundle given is used up.
 
     What the adapters changed now belongs to the checkpoint (``own``) under the decoder's own names.
@@ -42,7 +42,7 @@ def merged(bundle: Bundle) -> Bundle:
     return _rebuilt(bundle, bundle.model.llm.merge_and_unload(), None)
 
 
-def _rebuilt(bundle: Bundle, llm: Any, lora: dict[str, float] | None) -> Bundle:
+def _rebuilt(bundle: ModelBundle, llm: Any, lora: dict[str, float] | None) -> ModelBundle:
     model = bundle.model
     parts = {name: part for name in _PARTS if (part := model._modules.get(name)) is not None}
     config = SurgViVQAConfig.from_dict({**model.config.to_dict(), "lora": lora})
@@ -67,7 +67,9 @@ def _renamed(name: str, model: SurgViVQAModel) -> str:
     return wrapped if wrapped in model.state_dict() else f"llm.base_model.model.{module}.{kind}"
 
 
-def save_adapters(bundle: Bundle, folder: Path, base_name: str, unchanged: dict[str, Any] | None = None) -> list[str]:
+def save_adapters(
+    bundle: ModelBundle, folder: Path, base_name: str, unchanged: dict[str, Any] | None = None
+) -> list[str]:
     """Writes the adapters as PEFT does: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from surgvivqa.config import ModelConfig, clip_length
-from surgvivqa.model.attention import install
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.attention import install_packed_attention
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import plain_logits, refuse_what_cannot_be_packed
 from surgvivqa.model.embeddings import ADDED_ROWS_SEED, fit_vocabulary
@@ -102,7 +102,7 @@ def load_decoder(name: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
+def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundle:
     """The published parts that ``settings`` names in one model, with adapters if asked for.
 
     Where two parts differ in width a projection lies between them; it starts from a fixed seed, so that its scale suits
@@ -120,7 +120,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
     known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against the plain way
     plain = None if known else plain_logits(decoder, settings.decoder_model)
-    install(text, decoder)
+    install_packed_attention(text, decoder)
     if plain is not None:
         refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length, plain)
     with torch.random.fork_rng(devices=[]):
@@ -131,7 +131,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> Bundle:
             aim = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
             nn.init.normal_(layer.weight, std=float(aim.detach()) * from_width**-0.5)
             nn.init.zeros_(layer.bias)
-    return Bundle(SurgViVQAModel(config, parts), tokenizer, settings)
+    return ModelBundle(SurgViVQAModel(config, parts), tokenizer, settings)
 
 
 @contextlib.contextmanager

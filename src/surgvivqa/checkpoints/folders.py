@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.backbones import assemble
-from surgvivqa.checkpoints.published import all_of, load_safetensors, new_of, present_names, put
+from surgvivqa.checkpoints.published import all_of, load_safetensors, load_tensors, new_of, present_names
 from surgvivqa.checkpoints.settings import SETTINGS_FILE, damaged, find_parts, read_hugging_face, read_settings
 from surgvivqa.config import ModelConfig
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.atomic_files import write_text
@@ -22,7 +22,7 @@ from surgvivqa.utils.untrusted import is_plain_name, lora_of, names_of, read_jso
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None) -> Bundle:
+def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None) -> ModelBundle:
     """A checkpoint folder's model.
 
     Args:
@@ -57,8 +57,8 @@ def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig 
         find_parts(saved.settings, parts or saved.settings)
         model = assemble(saved.settings, config.lora).model
     required = all_of(model) if saved.holds == "all" else new_of(model) | set(saved.tensors)
-    report = put(model, tensors, folder, required)
-    return Bundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
+    report = load_tensors(model, tensors, folder, required)
+    return ModelBundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
 
 
 def _refuse_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:

@@ -36,10 +36,10 @@ from surgvivqa.checkpoints.published import (
     adapter_rank,
     all_of,
     load_safetensors,
+    load_tensors,
     new_of,
     present_names,
     published_name,
-    put,
     read_tensors,
     trained_of,
 )
@@ -54,7 +54,7 @@ from surgvivqa.checkpoints.settings import (
     settings_of,
 )
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
-from surgvivqa.model.bundle import Bundle, saved_tensors
+from surgvivqa.model.bundle import ModelBundle, saved_tensors
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.freezing import frozen_as, lora_settings
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -68,7 +68,7 @@ log = logging.getLogger("surgvivqa")
 
 
 def save_checkpoint(
-    bundle: Bundle,
+    bundle: ModelBundle,
     folder: Path,
     *,
     everything: bool = False,
@@ -102,7 +102,7 @@ def save_checkpoint(
     write_folder(folder, write)
 
 
-def save_adapters(bundle: Bundle, folder: Path) -> None:
+def save_adapters(bundle: ModelBundle, folder: Path) -> None:
     """Writes a folder in PEFT's format, with the files by which ``load_checkpoint`` makes the whole model again.
 
     Raises:
@@ -128,7 +128,7 @@ def _base_name(settings: ModelConfig) -> str:
     return part_name(settings.decoder_model)
 
 
-def _write_settings(bundle: Bundle, folder: Path, holds: str, tensors: Sequence[str] = ()) -> None:
+def _write_settings(bundle: ModelBundle, folder: Path, holds: str, tensors: Sequence[str] = ()) -> None:
     bundle.model.config.save_pretrained(folder)
     bundle.tokenizer.save_pretrained(folder)
     SurgViVQAProcessor.of(bundle).save_pretrained(folder)
@@ -137,7 +137,7 @@ def _write_settings(bundle: Bundle, folder: Path, holds: str, tensors: Sequence[
     (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")
 
 
-def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: Names = "transformers4") -> None:
+def export_pth(bundle: ModelBundle, path: Path, *, everything: bool = False, names: Names = "transformers4") -> None:
     """Writes tensors in the published form: a ``torch.save`` of names and tensors, nothing else in it.
 
     Args:
@@ -155,7 +155,7 @@ def export_pth(bundle: Bundle, path: Path, *, everything: bool = False, names: N
     write_file(path, lambda aside: torch.save(state, aside))
 
 
-def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> Bundle:
+def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> ModelBundle:
     """A model in eval mode from a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the
     published form, a name on the hub (``user/model``), or ``tiny``, the packaged base.
 
@@ -209,7 +209,7 @@ def _is_of_its_folder(path: Path) -> bool:
     return known
 
 
-def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
+def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
     for folder in map(in_place, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
@@ -221,7 +221,7 @@ def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
     )
 
 
-def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
+def _load_adapters(folder: Path, fallback: ModelConfig) -> ModelBundle:
     """Adapters in PEFT's format, on the parts that ``surgvivqa.json`` beside them names, or else the flags do."""
     lora = adapters.read_adapter_config(folder)
     targets, base = lora.pop("targets"), lora.pop("base")
@@ -249,13 +249,13 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> Bundle:
     tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
     if (folder / adapters.OTHER_WEIGHTS).is_file():
         tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
-    report = put(bundle.model, tensors, folder, new_of(bundle.model) | set(saved.tensors))
+    report = load_tensors(bundle.model, tensors, folder, new_of(bundle.model) | set(saved.tensors))
     if not known and base and Path(base).name != Path(settings.decoder_model).name:
         report.notes.append(f"they say that they belong to {base[:100]}, and were put on {settings.decoder_model}")
     return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
 
 
-def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
+def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
     """A file in the published form."""
     if not path.is_file():
         raise InputError(f"{flag} {path} does not exist.")
@@ -298,13 +298,13 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> Bundle:
                 f"{path} has {rows} rows of words, BLIP's own, which --text-embeddings aligned would have replaced; "
                 f"give published, under which they grow."
             )
-    report = put(bundle.model, tensors, path, required)
+    report = load_tensors(bundle.model, tensors, path, required)
     if bundle.model.config.lora and not run:
         report.notes.append(
             f"adapters of rank {settings.lora_r}; their alpha is not in the file, taken as {settings.lora_alpha}"
         )
     own = set(report.changed) | (new_of(bundle.model) & set(report.loaded))
-    return Bundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
+    return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
 
 
 def _trained_by(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:

@@ -17,7 +17,7 @@ from surgvivqa.evaluation.bootstrap import FIGURES
 from surgvivqa.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from surgvivqa.model.bundle import Bundle
+    from surgvivqa.model.bundle import ModelBundle
 
 Row = tuple[str, int, int]
 
@@ -91,8 +91,8 @@ def write_model_card(
 
     Args:
         folder: the checkpoint folder.
-        settings: what the model is made of (``Bundle.settings``).
-        run: the flags of the training run and its ``train_videos`` (``Bundle.run``); empty where not recorded.
+        settings: what the model is made of (``ModelBundle.settings``).
+        run: the flags of the training run and its ``train_videos`` (``ModelBundle.run``); empty where not recorded.
         metrics: what ``eval`` wrote to ``metrics.json``, or None: the card then says "not evaluated".
         trained: rows (part, trained parameters, all parameters) as ``trained_parts`` gives them, or None.
         repo: the name on the hub that the snippet loads.
@@ -128,7 +128,7 @@ def is_licence(value: str) -> bool:
     return bool(re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value))
 
 
-def trained_parts(bundle: "Bundle") -> list[Row]:
+def trained_parts(bundle: "ModelBundle") -> list[Row]:
     """Rows (part, trained parameters, all parameters) of the run that made a checkpoint; none where it is not recorded.
 
     A loaded model's ``requires_grad`` says nothing about the run; its flags do. The model is left as it was.

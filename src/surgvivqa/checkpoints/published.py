@@ -249,7 +249,9 @@ def adapter_rank(tensors: dict[str, Tensor]) -> int | None:
     return ranks[0] if ranks else None
 
 
-def put(model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, required: Collection[str]) -> LoadReport:
+def load_tensors(
+    model: SurgViVQAModel, tensors: dict[str, Tensor], where: Path, required: Collection[str]
+) -> LoadReport:
     """Copies tensors into the model by name.
 
     Args:

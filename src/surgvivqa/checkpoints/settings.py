@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.config import ModelConfig, TrainConfig, clip_length, refuse_numbers
+from surgvivqa.config import ModelConfig, TrainConfig, check_ranges, clip_length
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.untrusted import flags_of, lora_of, names_of, read_json
@@ -66,7 +66,7 @@ def settings_of(values: Any) -> ModelConfig:
     if unknown := set(values) - set(MODEL_FIELDS):
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
     settings = ModelConfig(**flags_of(ModelConfig, values))
-    refuse_numbers(settings)
+    check_ranges(settings)
     clip_length(settings)  # refuses odd ones and long ones
     return settings
 

@@ -17,24 +17,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.checkpoints.backbones import load_video_encoder
 from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, clip_length, data_roots, refuse_numbers
+from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, check_ranges, clip_length, data_roots
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.splits import SPLIT_NAMES, load_splits
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureStore
 from surgvivqa.features.cache_file import DTYPES
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_good
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.text_reader import TextInputs, TextReader
 from surgvivqa.features.text_states import TextStates, text_states
 from surgvivqa.features.video_tokens import VideoTokens, tokens_of, video_tokens
-from surgvivqa.model.bundle import Bundle, coder, frame_store, frame_store_of
+from surgvivqa.model.bundle import ModelBundle, frame_store, frame_store_of, prompt_tokenizer
 from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.run_log import StopSignals
 from surgvivqa.utils.errors import FrameError, InputError
-from surgvivqa.utils.loader_workers import begin, deaf, telling_of_workers
+from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals, start_workers
 
 EXIT_STOPPED = 75
 log = logging.getLogger("surgvivqa")
@@ -48,7 +48,7 @@ class Part:
     """
 
     maker: VideoTokens | TextStates
-    frames: Mapping[str, Sequence[Frame]]
+    frames: Mapping[str, Sequence[FrameQuestions]]
     items: Mapping[str, Mapping[int, tuple[int, int]]]
 
     @property
@@ -57,7 +57,7 @@ class Part:
         assert self.maker.cache is not None
         return self.maker.cache
 
-    def missing(self) -> dict[str, list[Frame]]:
+    def missing(self) -> dict[str, list[FrameQuestions]]:
         """The frames whose item is not there, by video."""
         return {
             video: [f for f in frames if not self.store.has(video, f.frame, self.items[video][f.frame][0])]
@@ -66,18 +66,18 @@ class Part:
 
 
 class _Missing(Dataset[Any]):
-    def __init__(self, frames: Sequence[Frame], reader: FrameReader | TextReader) -> None:
+    def __init__(self, frames: Sequence[FrameQuestions], reader: FrameReader | TextReader) -> None:
         self.frames, self.reader = frames, reader
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[FrameInputs | TextInputs | None, tuple[BadFrame, ...]]:
-        inputs, _, bad = read_good(self.reader, [(self.frames[index], ())])
+        inputs, _, bad = read_usable(self.reader, [(self.frames[index], ())])
         return inputs, bad
 
 
-@telling_of_workers("run the same again, which goes on")
+@explain_lost_workers("run the same again, which goes on")
 def cache(config: CacheConfig) -> int:
     """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
 
@@ -92,7 +92,7 @@ def cache(config: CacheConfig) -> int:
         InputError: data, weights, flags or folders that cannot be used, or a disk too small; a damaged cache file.
         RunError: an encoder gives a value that is not finite.
     """
-    refuse_numbers(config)
+    check_ranges(config)
     videos = asked_frames(config)
     bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
@@ -115,7 +115,9 @@ def cache(config: CacheConfig) -> int:
     return 0
 
 
-def there(reader: FrameReader, videos: Mapping[str, list[Frame]], bad: BadFrames) -> dict[str, list[Frame]]:
+def there(
+    reader: FrameReader, videos: Mapping[str, list[FrameQuestions]], bad: BadFrames
+) -> dict[str, list[FrameQuestions]]:
     """The frames whose images are there; the others are put to the account.
 
     Raises:
@@ -134,7 +136,7 @@ def there(reader: FrameReader, videos: Mapping[str, list[Frame]], bad: BadFrames
     return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
 
 
-def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int, bad: BadFrames) -> bool:
+def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: int, bad: BadFrames) -> bool:
     """Makes what is missing, a video at a time, and leaves one file a video; False where a signal stopped it.
 
     Raises:
@@ -154,9 +156,9 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int, bad: 
                 _Missing(frames, part.maker.reader),
                 batch_size=None,
                 num_workers=workers if len(frames) > 1 else 0,
-                worker_init_fn=deaf,
+                worker_init_fn=ignore_signals,
             )
-            for inputs, faults in begin(loader):
+            for inputs, faults in start_workers(loader):
                 bad.take(faults)
                 if bad.too_many:
                     part.maker.flush()
@@ -179,7 +181,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[Frame]], workers: int, bad: 
     return True
 
 
-def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[Frame]]) -> Part:
+def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
     """The video tokens of frames, whose images are there."""
     count = token_count(tokens.video_config, pool)
     items = {
@@ -189,13 +191,13 @@ def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[Fra
     return Part(tokens, videos, items)
 
 
-def text_part(text: TextStates, videos: Mapping[str, Sequence[Frame]]) -> Part:
+def text_part(text: TextStates, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
     """The text states of frames with their questions.
 
     Raises:
         InputError: a prompt does not fit in ``--max-length``.
     """
-    text.reader.coder.check_fits(*videos.values())
+    text.reader.prompt_tokenizer.check_fits(*videos.values())
     items: dict[str, dict[int, tuple[int, int]]] = {}
     for video, frames in videos.items():
         items[video] = {}
@@ -206,7 +208,7 @@ def text_part(text: TextStates, videos: Mapping[str, Sequence[Frame]]) -> Part:
     return Part(text, videos, items)
 
 
-def of_training(videos: Mapping[str, list[Frame]], config: CacheConfig) -> dict[str, list[Frame]]:
+def of_training(videos: Mapping[str, list[FrameQuestions]], config: CacheConfig) -> dict[str, list[FrameQuestions]]:
     """Those of some videos that are in the training split.
 
     Raises:
@@ -218,7 +220,7 @@ def of_training(videos: Mapping[str, list[Frame]], config: CacheConfig) -> dict[
     return {video: frames for video, frames in videos.items() if video in train}
 
 
-def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
+def asked_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
     """This task's videos, each with its frames that have a question; the images are known to exist.
 
     Raises:
@@ -231,7 +233,7 @@ def asked_frames(config: CacheConfig) -> dict[str, list[Frame]]:
     shard, shards = share(config, os.environ)
     mine = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
     frames = open_questions(questions_root, mine, strict=config.strict)[0] if mine else []
-    videos: dict[str, list[Frame]] = {}
+    videos: dict[str, list[FrameQuestions]] = {}
     for frame in frames:
         videos.setdefault(frame.video, []).append(frame)
     log.info("Task %d of %d: %d videos, %d frames", shard + 1, shards, len(videos), len(frames))
@@ -278,7 +280,7 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
     if given is not None:
         bundle = load_checkpoint(given, settings)
         if config.checkpoint is None:
-            bundle = Bundle(bundle.model, bundle.tokenizer, settings)
+            bundle = ModelBundle(bundle.model, bundle.tokenizer, settings)
         settings, video = bundle.settings, bundle.model.config.video_config
         encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
     else:
@@ -314,11 +316,13 @@ def training_text(config: CacheConfig) -> tuple[TextStates, str]:
         bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     store, where = frame_store(bundle, config.image_root), (config.cache, config.cache_dtype)
     tokens = video_tokens(bundle, store, *where, must_write=True)
-    return text_states(bundle, tokens, coder(bundle), *where, must_write=True), bundle.settings.video_pool
+    return text_states(bundle, tokens, prompt_tokenizer(bundle), *where, must_write=True), bundle.settings.video_pool
 
 
 def announce(
-    store: FeatureStore, items: Mapping[str, Mapping[int, tuple[int, int]]], missing: Mapping[str, Sequence[Frame]]
+    store: FeatureStore,
+    items: Mapping[str, Mapping[int, tuple[int, int]]],
+    missing: Mapping[str, Sequence[FrameQuestions]],
 ) -> int:
     """Says what one kind of feature will take in the cache, and returns the bytes of disk that are still needed.
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import torch
 
-from surgvivqa.config import CheckConfig, clip_length, refuse_numbers
+from surgvivqa.config import CheckConfig, check_ranges, clip_length
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, open_questions
 from surgvivqa.data.labels import LABELS, label_of
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
-from surgvivqa.data.ssgqa import ODD, Frame
-from surgvivqa.features.batches import TrainingRows, micro_batches
+from surgvivqa.data.ssgqa import ODD, FrameQuestions
+from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
 from surgvivqa.model.scoring import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -59,7 +59,7 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     """The checks in order. One that needs what an earlier one could not get says so and fails."""
     yield _labels()
     try:
-        refuse_numbers(config)
+        check_ranges(config)
     except InputError as error:
         yield Result("flags", "FAIL", str(error))
         return
@@ -180,29 +180,29 @@ def _frames(store: FrameStore, groups: Sequence[Frames], config: CheckConfig) ->
     yield Result("images", status, f"{message}, {len(bad)} cannot be used: {' '.join(bad[:3])}")
 
 
-def _allowed(config: CheckConfig, frames: Sequence[Frame]) -> int:
+def _allowed(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
-def _tokens(bundle: Bundle) -> Result:
-    prompts = coder(bundle)
+def _tokens(bundle: ModelBundle) -> Result:
+    prompts = prompt_tokenizer(bundle)
     trie = LabelTrie(prompts.label_ids)
     ended = f"{len(prompts.ended)} that would begin another are ended" if prompts.ended else "none begins another"
     longest = int(trie.lengths.max())
     return Result("tokens", "PASS", f"labels are 1 to {longest} tokens, {ended}; {len(trie.tokens)} inner nodes.")
 
 
-def _prompts(bundle: Bundle, frames: Sequence[Frame]) -> Result:
-    prompts = coder(bundle)
+def _prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
+    prompts = prompt_tokenizer(bundle)
     prompts.check_fits(frames)
     return Result(
         "prompts", "PASS", f"longest prompt with answer: {prompts.longest(frames)[0]} of {prompts.max_length} tokens."
     )
 
 
-def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result:
+def _leak(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Result:
     """Two answers of equal length after one prompt: the prompt's logits must be the same, bit for bit."""
-    question, prompts = train[0].questions[0], coder(bundle)
+    question, prompts = train[0].questions[0], prompt_tokenizer(bundle)
     ids, model = prompts.prompt_ids(question.question), bundle.model.eval()
     video = model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
@@ -225,7 +225,7 @@ def _leak(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Result
     )
 
 
-def _cache(bundle: Bundle, frames: Sequence[Frame], config: CheckConfig) -> Result:
+def _cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
     """What the cache holds of some frames, read back: checksums, and no NaN."""
     assert config.cache is not None and config.image_root is not None
     if not config.cache.is_dir():
@@ -233,7 +233,7 @@ def _cache(bundle: Bundle, frames: Sequence[Frame], config: CheckConfig) -> Resu
     video = video_tokens(bundle, frame_store(bundle, config.image_root), config.cache, config.cache_dtype)
     feed: Any = video
     if config.cache_text:
-        feed = text_states(bundle, video, coder(bundle), config.cache, config.cache_dtype)
+        feed = text_states(bundle, video, prompt_tokenizer(bundle), config.cache, config.cache_dtype)
     step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
     found, bad, some = 0, [], frames[::step]
     for frame in some:
@@ -249,14 +249,14 @@ def _cache(bundle: Bundle, frames: Sequence[Frame], config: CheckConfig) -> Resu
     return Result("cache", status, f"{message}, {len(bad)} cannot be used: {bad[0]}")
 
 
-def _loss_and_gradients(bundle: Bundle, train: Sequence[Frame], config: CheckConfig) -> Iterator[Result]:
+def _loss_and_gradients(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Iterator[Result]:
     try:
         assert config.image_root is not None
-        store, prompts, model = frame_store(bundle, config.image_root), coder(bundle), bundle.model
+        store, prompts, model = frame_store(bundle, config.image_root), prompt_tokenizer(bundle), bundle.model
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
         frame_tokens: Any = video_tokens(bundle, store)
-        rows = TrainingRows(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)
+        rows = TrainingBatches(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)
         skip = config.on_bad_frame == "skip"
         batch = next((b for i in range(len(plan)) if (b := rows[i]).inputs is not None or not skip), rows[0])
         if batch.inputs is None:

@@ -15,7 +15,7 @@ from surgvivqa.checkpoints.published import Names
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
 from surgvivqa.config import ModelConfig
 from surgvivqa.evaluation.bootstrap import FIGURES
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.untrusted import read_json
 
@@ -95,7 +95,7 @@ def convert(config: ConvertConfig) -> int:
     return 0
 
 
-def _write(config: ConvertConfig, bundle: Bundle) -> None:
+def _write(config: ConvertConfig, bundle: ModelBundle) -> None:
     if config.to == "published":
         export_pth(
             bundle,

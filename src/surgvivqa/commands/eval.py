@@ -11,23 +11,23 @@ import numpy as np
 import torch
 
 from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
-from surgvivqa.config import EvalConfig, PredictConfig, refuse_numbers
+from surgvivqa.config import EvalConfig, PredictConfig, check_ranges
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits, overlap
-from surgvivqa.data.ssgqa import Frame, is_synthetic
+from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
 from surgvivqa.evaluation.inference import predict_frames
 from surgvivqa.evaluation.metrics import grouped_metrics
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
-from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
 from surgvivqa.model.processing import SurgViVQAProcessor
 from surgvivqa.utils.atomic_files import write_text
-from surgvivqa.utils.distributed import deal, start_processes, telling_of_others, together
+from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_processes
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.loader_workers import telling_of_workers
+from surgvivqa.utils.loader_workers import explain_lost_workers
 
 log = logging.getLogger("surgvivqa")
 _LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
@@ -38,7 +38,7 @@ def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
     return float(np.mean([r["loss"] for r in records])) if records else 0.0
 
 
-def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
+def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
     """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
     total = sum(question_counts(frames))
     if most is None or total <= most:
@@ -49,21 +49,21 @@ def spread(frames: Sequence[Frame], most: int | None) -> Sequence[Frame]:
         if left <= 0:
             break
         frame = frames[index]
-        kept.append(Frame(frame.video, frame.frame, frame.questions[:left]))
+        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
         left -= len(kept[-1].questions)
     return kept
 
 
 def prepare(
     config: EvalConfig, main: bool
-) -> tuple[Bundle, Sequence[Frame], list[BadFrame], VideoTokens, Path, dict[str, int]]:
+) -> tuple[ModelBundle, Sequence[FrameQuestions], list[BadFrame], VideoTokens, Path, dict[str, int]]:
     """The model, the frames asked about, those that are missing, where they lie, the output folder (made by the main
     process), skipped lines.
 
     Raises:
         InputError: a checkpoint, root, split or output folder that cannot be used.
     """
-    refuse_numbers(config)
+    check_ranges(config)
     if config.answer_only and config.scores:
         raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
     if config.answer_only and config.score_norm != "sum":
@@ -92,12 +92,12 @@ def prepare(
             f"would say nothing. Take such videos out (--splits-dir), or look at them with --split train."
         )
     asked, report = open_questions(questions_root, videos, strict=config.strict)
-    frames = spread(asked, config.max_samples)
+    frames = subsample(asked, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
-    coder(bundle).check_fits(frames)
+    prompt_tokenizer(bundle).check_fits(frames)
     store = frame_store(bundle, image_root)
-    missing = refuse_missing(store, frames, allowed=_account(config, frames).limit)
+    missing = refuse_missing(store, frames, allowed=_bad_frames(config, frames).limit)
     tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     try:
@@ -113,8 +113,8 @@ def prepare(
     return bundle, frames, missing, tokens, output, report.to_dict()["skipped"]
 
 
-@telling_of_others("run the same again")
-@telling_of_workers("run the same again")
+@explain_lost_processes("run the same again")
+@explain_lost_workers("run the same again")
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
 
@@ -127,9 +127,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         InputError: a checkpoint, root, split, output folder or frame that cannot be used.
     """
     state = start_processes()
-    with together():
+    with raise_on_all_ranks():
         bundle, frames, missing, tokens, output, skipped = prepare(config, state.is_main_process)
-    bad, met = _account(config, frames), list[BadFrame]()
+    bad, met = _bad_frames(config, frames), list[BadFrame]()
     settings = bundle.settings
     if state.device.type == "cuda":
         bundle.model.to(state.device)
@@ -147,9 +147,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             bad=met,
             most_bad=bad.limit,
         )
-        records = deal(frames, score)
+        records = shard_and_gather(frames, score)
     bad.share([*missing, *met])
-    with together():
+    with raise_on_all_ranks():
         bad.refuse()
         if not records:
             raise InputError(f"None of the {len(frames)} frames can be used.")
@@ -180,7 +180,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     return figures
 
 
-def _account(config: EvalConfig, frames: Sequence[Frame]) -> BadFrames:
+def _bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFrames:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from surgvivqa.data import labels, ssgqa
-from surgvivqa.data.ssgqa import REASONINGS, TYPES, Frame, Question, ReadReport
+from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, ReadReport
 from surgvivqa.utils.untrusted import parse_json
 
 _FORMAT = 1
@@ -89,12 +89,12 @@ class VideoColumns:
         starts, ends = self._offsets[codes].tolist(), self._offsets[codes + 1].tolist()
         return [str(self._text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
-    def frame(self, row: int) -> Frame:
+    def frame(self, row: int) -> FrameQuestions:
         """One frame with its questions."""
         number, answers = self.numbers[row], self.about["answers"]
         part = slice(self.starts[row], self.starts[row + 1])
         code, *others = (self.values[name][part] for name in _VALUES)
-        return Frame(
+        return FrameQuestions(
             self.video,
             number,
             tuple(

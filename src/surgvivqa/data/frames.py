@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from surgvivqa.data.index import frame_names
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import FrameError, InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -218,7 +218,7 @@ def _listing(folder: str) -> frozenset[str]:
         raise FrameError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
 
-def missing_frames(store: FrameStore, *frames: Sequence[Frame]) -> list[Path]:
+def missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[Path]:
     """Paths of the frames that do not exist; one directory listing a video.
 
     Raises:
@@ -227,7 +227,7 @@ def missing_frames(store: FrameStore, *frames: Sequence[Frame]) -> list[Path]:
     return [store.path(video, frame) for video, frame in _missing(store, *frames)]
 
 
-def _missing(store: FrameStore, *frames: Sequence[Frame]) -> list[tuple[str, int]]:
+def _missing(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple[str, int]]:
     _listing.cache_clear()
     return [
         (video, frame)
@@ -237,7 +237,7 @@ def _missing(store: FrameStore, *frames: Sequence[Frame]) -> list[tuple[str, int
     ]
 
 
-def refuse_missing(store: FrameStore, *frames: Sequence[Frame], allowed: int = 0) -> list[BadFrame]:
+def refuse_missing(store: FrameStore, *frames: Sequence[FrameQuestions], allowed: int = 0) -> list[BadFrame]:
     """The frames of questions that do not exist, at most ``allowed`` of them.
 
     Raises:
@@ -253,7 +253,7 @@ def refuse_missing(store: FrameStore, *frames: Sequence[Frame], allowed: int = 0
     return [BadFrame(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
 
 
-def unreadable_frames(store: FrameStore, frames: Sequence[Frame]) -> list[tuple[Path, str]]:
+def unreadable_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[Path, str]]:
     """Frames of whose clips an image cannot be decoded, each with the reason; each image is opened once."""
     bad: list[tuple[Path, str]] = []
     opened: dict[tuple[str, int], str | None] = {}

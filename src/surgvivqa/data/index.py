@@ -29,7 +29,7 @@ from rich.progress import track
 
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
-from surgvivqa.data.ssgqa import Frame, ReadReport
+from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
 from surgvivqa.utils.errors import InputError
 
 _MANY_FILES = 2000  # from here on several processes parse
@@ -38,7 +38,7 @@ _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT, 
 log = logging.getLogger("surgvivqa")
 
 
-class Frames(Sequence[Frame]):
+class Frames(Sequence[FrameQuestions]):
     """The frames of a split in order, each built when it is asked for.
 
     Slices and ``joined`` are lazy too. A pickle holds the index file's path and the selection; whoever loads it maps
@@ -66,17 +66,17 @@ class Frames(Sequence[Frame]):
         return len(self._row)
 
     @overload
-    def __getitem__(self, index: int) -> Frame: ...
+    def __getitem__(self, index: int) -> FrameQuestions: ...
     @overload
     def __getitem__(self, index: slice) -> "Frames": ...
-    def __getitem__(self, index: int | slice) -> "Frame | Frames":
+    def __getitem__(self, index: int | slice) -> "FrameQuestions | Frames":
         if not isinstance(index, slice):
             return self._videos[self._video[index]].frame(self._row[index])
         some = Frames()
         some._videos, some._video, some._row = self._videos, self._video[index], self._row[index]
         return some
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[FrameQuestions]:
         return (self[i] for i in range(len(self)))
 
     @property
@@ -142,12 +142,12 @@ class Frames(Sequence[Frame]):
             self._videos.append(mapped[path][video])
 
 
-def question_counts(frames: Sequence[Frame]) -> list[int]:
+def question_counts(frames: Sequence[FrameQuestions]) -> list[int]:
     """Questions of each frame."""
     return frames.counts.tolist() if isinstance(frames, Frames) else [len(f.questions) for f in frames]
 
 
-def questions_checksum(frames: Sequence[Frame]) -> int:
+def questions_checksum(frames: Sequence[FrameQuestions]) -> int:
     """CRC-32 of frames, their questions and their labels; of a list another value than of the index."""
     if isinstance(frames, Frames):
         return frames.checksum()
@@ -158,14 +158,14 @@ def questions_checksum(frames: Sequence[Frame]) -> int:
     return crc
 
 
-def distinct_questions(frames: Iterable[Frame]) -> list[str]:
+def distinct_questions(frames: Iterable[FrameQuestions]) -> list[str]:
     """Each distinct question once, in the order of first appearance."""
     if isinstance(frames, Frames):
         return frames.unique_questions()
     return list(dict.fromkeys(q.question for f in frames for q in f.questions))
 
 
-def frame_names(frames: Iterable[Frame]) -> Iterator[tuple[str, int]]:
+def frame_names(frames: Iterable[FrameQuestions]) -> Iterator[tuple[str, int]]:
     """Video and number of each frame."""
     return frames.names() if isinstance(frames, Frames) else ((f.video, f.frame) for f in frames)
 

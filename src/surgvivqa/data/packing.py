@@ -13,13 +13,13 @@ from torch import Tensor
 from surgvivqa.data.index import distinct_questions
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompts import PROMPT_END, build_prompt, build_target
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import InputError
 
 MASK_MODES = ("prefix", "causal", "bidirectional")
 
 
-class PromptCoder:
+class PromptTokenizer:
     """Turns questions and labels into token ids.
 
     A label's tokens are those that follow the prompt's last word in one text: GPT-2's are the same ones that the label
@@ -65,7 +65,7 @@ class PromptCoder:
         texts = [build_prompt(q, self.prompt_mode) for q in questions]
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
-    def longest(self, *frames: Iterable[Frame]) -> tuple[int, str]:
+    def longest(self, *frames: Iterable[FrameQuestions]) -> tuple[int, str]:
         """Tokens of the longest prompt with the longest label after it, and its question."""
         questions = sorted({question for group in frames for question in distinct_questions(group)})
         tail = max(len(ids) for ids in self.label_ids)
@@ -76,7 +76,7 @@ class PromptCoder:
             best = max([best, *((len(ids) + tail, q) for ids, q in zip(encoded["input_ids"], batch, strict=True))])
         return best
 
-    def check_fits(self, *frames: Iterable[Frame]) -> None:
+    def check_fits(self, *frames: Iterable[FrameQuestions]) -> None:
         """Raises InputError, naming the question, where a prompt and a label do not fit in ``max_length``."""
         length, question = self.longest(*frames)
         if length > self.max_length:
@@ -106,7 +106,7 @@ def _end_what_begins_another(label_ids: list[list[int]], end: int | None) -> lis
 
 
 @dataclass(frozen=True)
-class Grid:
+class PaddedLayout:
     """The tokens of a stream ``[N]`` laid out as a grid of G groups of L places, for attention within each group.
 
     ``slots`` ``[N]`` int64 is the flat place ``group * L + place`` of each token; ``source`` ``[G * L]`` int64 is the
@@ -118,7 +118,7 @@ class Grid:
     groups: int
 
     @classmethod
-    def of_lengths(cls, lengths: Sequence[int]) -> "Grid":
+    def of_lengths(cls, lengths: Sequence[int]) -> "PaddedLayout":
         """Groups of the given lengths, one after another in the stream."""
         sizes = np.asarray(lengths, np.int64)
         width = int(sizes.max(initial=0))
@@ -132,13 +132,13 @@ class Grid:
         """Whether there is no empty place, so that the grid is a mere view of the stream."""
         return len(self.slots) == len(self.source)
 
-    def to(self, device: torch.device | str) -> "Grid":
+    def to(self, device: torch.device | str) -> "PaddedLayout":
         """The same grid on another device."""
-        return Grid(self.slots.to(device), self.source.to(device), self.groups)
+        return PaddedLayout(self.slots.to(device), self.source.to(device), self.groups)
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedStream:
     """Questions packed into one stream of N tokens, frame after frame, and where their answers are predicted.
 
     ``input_ids`` and ``position_ids`` are ``[N]`` int64, positions restarting at 0 for each block (a prompt with the
@@ -150,8 +150,8 @@ class Packed:
 
     input_ids: Tensor
     position_ids: Tensor
-    blocks: Grid
-    frames: Grid
+    blocks: PaddedLayout
+    frames: PaddedLayout
     text_mask: Tensor
     decoder_mask: Tensor
     target_positions: Tensor
@@ -159,9 +159,9 @@ class Packed:
     target_question: Tensor
     num_questions: int
 
-    def to(self, device: torch.device | str) -> "Packed":
+    def to(self, device: torch.device | str) -> "PackedStream":
         """The same stream on another device."""
-        moved: Any = {k: v.to(device) if isinstance(v, Tensor | Grid) else v for k, v in vars(self).items()}
+        moved: Any = {k: v.to(device) if isinstance(v, Tensor | PaddedLayout) else v for k, v in vars(self).items()}
         return dataclasses.replace(self, **moved)
 
 
@@ -188,7 +188,7 @@ def chain_block(prompt: Sequence[int], answer: Sequence[int], question: int, mas
     return Block(prompt, fed, parents, [(i - 1, token) for i, token in enumerate(answer)], question)
 
 
-def pack_rows(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, past: int = 0) -> Packed:
+def pack_blocks(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, past: int = 0) -> PackedStream:
     """Lays blocks one after another in a stream; each inner list holds one frame's blocks.
 
     Args:
@@ -202,7 +202,7 @@ def pack_rows(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, pa
         raise ValueError(f"mask {mask!r} is none of {', '.join(MASK_MODES)}")
     blocks = [block for row in rows for block in row]
     fed = [(0 if past else len(b.prompt)) + len(b.tokens) for b in blocks]
-    grid = Grid.of_lengths(fed)
+    grid = PaddedLayout.of_lengths(fed)
     length = len(grid.source) // max(1, grid.groups)
     ids, positions = np.zeros(sum(fed), np.int64), np.zeros(sum(fed), np.int64)
     decoder = np.zeros((len(blocks), length, past + length), bool)
@@ -233,11 +233,11 @@ def pack_rows(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, pa
         start += p + a
     where = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
     ends = np.cumsum([0, *(len(row) for row in rows)])
-    return Packed(
+    return PackedStream(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
         blocks=grid,
-        frames=Grid.of_lengths([sum(fed[i:j]) for i, j in itertools.pairwise(ends)]),
+        frames=PaddedLayout.of_lengths([sum(fed[i:j]) for i, j in itertools.pairwise(ends)]),
         text_mask=torch.from_numpy(text),
         decoder_mask=torch.from_numpy(decoder),
         target_positions=where[:, 0],
@@ -249,7 +249,7 @@ def pack_rows(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, pa
 
 def pack_training(
     prompts: Sequence[Sequence[Sequence[int]]], answers: Sequence[Sequence[Sequence[int]]], mask: str
-) -> Packed:
+) -> PackedStream:
     """Packs questions with their true answers: outer lists are rows (frames), inner ones questions.
 
     Raises:
@@ -264,4 +264,4 @@ def pack_training(
                 raise InputError(f"Question {count} of the batch has no prompt or answer token: nothing supervises it.")
             rows[-1].append(chain_block(prompt, answer, count, mask))
             count += 1
-    return pack_rows(rows, mask, count)
+    return pack_blocks(rows, mask, count)

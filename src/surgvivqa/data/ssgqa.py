@@ -36,7 +36,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class FrameQuestions:
     """One frame with its questions, in file order."""
 
     video: str
@@ -88,7 +88,7 @@ class ReadReport:
         }
 
 
-def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Frame | None:
+def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> FrameQuestions | None:
     """Reads one question file into a frame, counting in ``report`` what is left out.
 
     Returns:
@@ -159,7 +159,7 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
                 )
             )
     report.questions += len(questions)
-    return Frame(video, frame, tuple(questions)) if questions else None
+    return FrameQuestions(video, frame, tuple(questions)) if questions else None
 
 
 # What is odd about a whole file: the reason, the path with what is wrong with it, and what to do.
@@ -205,7 +205,7 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 def read_split(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, missing: Literal["error", "skip"] = "error"
-) -> tuple[list[Frame], ReadReport]:
+) -> tuple[list[FrameQuestions], ReadReport]:
     """Reads the question files of the named videos, in the order of ``videos`` and by frame number.
 
     Args:

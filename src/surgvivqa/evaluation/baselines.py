@@ -8,22 +8,22 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 
 
-def _pairs(frames: Sequence[Frame]) -> tuple[list[str], list[int]]:
+def _pairs(frames: Sequence[FrameQuestions]) -> tuple[list[str], list[int]]:
     questions = [q for f in frames for q in f.questions]
     return [q.question for q in questions], [q.label for q in questions]
 
 
-def majority_baseline(train: Sequence[Frame], test: Sequence[Frame]) -> list[int]:
+def majority_baseline(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions]) -> list[int]:
     """The commonest training label for every test question."""
     _, labels = _pairs(train)
     commonest = Counter(labels).most_common(1)[0][0]
     return [commonest for f in test for _ in f.questions]
 
 
-def question_only_baseline(train: Sequence[Frame], test: Sequence[Frame], seed: int = 0) -> list[int]:
+def question_only_baseline(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], seed: int = 0) -> list[int]:
     """The label of each test question from its wording alone.
 
     Two models are fitted: the commonest training answer to the very same question, backed by the other one where the
@@ -39,7 +39,7 @@ def question_only_baseline(train: Sequence[Frame], test: Sequence[Frame], seed: 
     return _predict(train, test, right[True] > right[False])
 
 
-def _predict(train: Sequence[Frame], test: Sequence[Frame], lookup: bool) -> list[int]:
+def _predict(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], lookup: bool) -> list[int]:
     texts, labels = _pairs(train)
     asked, _ = _pairs(test)
     if not asked:

@@ -12,30 +12,30 @@ from torch.utils.data import DataLoader, Dataset
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.ssgqa import Frame, Question
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_good
+from surgvivqa.data.ssgqa import FrameQuestions, Question
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.video_tokens import VideoTokens
-from surgvivqa.model.attention import VideoMemory
-from surgvivqa.model.bundle import Bundle, coder
-from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_rows
+from surgvivqa.model.attention import CrossAttentionCache
+from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
+from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
-from surgvivqa.utils.loader_workers import begin, deaf
+from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
 FRAMES_A_PASS = 32  # whose keys and values for cross-attention are in memory together, 116 MB a frame at full size
 
 
-class _Groups(Dataset[Any]):
+class _FrameGroups(Dataset[Any]):
     """Frames that are scored together, by number of the group: those that can be used, their inputs (None where none
     can be), and the others."""
 
-    def __init__(self, frames: Sequence[Frame], groups: Sequence[range], reader: FrameReader) -> None:
+    def __init__(self, frames: Sequence[FrameQuestions], groups: Sequence[range], reader: FrameReader) -> None:
         self.frames, self.groups, self.reader = frames, groups, reader
 
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> tuple[list[Frame], FrameInputs | None, tuple[BadFrame, ...]]:
-        inputs, good, bad = read_good(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
+    def __getitem__(self, index: int) -> tuple[list[FrameQuestions], FrameInputs | None, tuple[BadFrame, ...]]:
+        inputs, good, bad = read_usable(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
         return [frame for frame, _ in good], inputs, bad
 
 
@@ -53,8 +53,8 @@ def frame_groups(counts: Iterable[int], most: int) -> list[range]:
 
 @torch.inference_mode()
 def predict_frames(
-    bundle: Bundle,
-    frames: Sequence[Frame],
+    bundle: ModelBundle,
+    frames: Sequence[FrameQuestions],
     tokens: VideoTokens,
     *,
     score_norm: str = "sum",
@@ -92,13 +92,15 @@ def predict_frames(
         FrameError: a frame cannot be used, and ``bad`` is None.
         RunError: a score is not finite.
     """
-    prompts, mask = coder(bundle), bundle.settings.mask
+    prompts, mask = prompt_tokenizer(bundle), bundle.settings.mask
     trie = LabelTrie(prompts.label_ids)
-    groups = _Groups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
+    groups = _FrameGroups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
     workers = workers if len(groups) > 1 else 0
-    loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=deaf)
+    loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals)
     records: list[dict[str, Any]] = []
-    for asked, inputs, faults in track(begin(loader), "eval", len(groups), disable=not progress or not os.isatty(2)):
+    for asked, inputs, faults in track(
+        start_workers(loader), "eval", len(groups), disable=not progress or not os.isatty(2)
+    ):
         if stopped():
             break
         if faults and bad is None:
@@ -110,7 +112,7 @@ def predict_frames(
         if inputs is None:
             continue
         passes = list(_passes(asked, batch_size))
-        memory = VideoMemory(tokens(inputs), reuse=answer_only or len(passes) > 1)
+        memory = CrossAttentionCache(tokens(inputs), reuse=answer_only or len(passes) > 1)
         for rows in passes:
             ids = [[prompts.prompt_ids(q.question) for q in row] for row in rows]
             questions = [q for row in rows for q in row]
@@ -119,7 +121,7 @@ def predict_frames(
                 _refuse_not_finite(questions, sums)
                 records += [_record(q, LABELS[c]) for q, c in zip(questions, labels.tolist(), strict=True)]
                 continue
-            scores = score_rows(bundle.model, ids, memory, trie, mask).float().cpu()
+            scores = score_labels(bundle.model, ids, memory, trie, mask).float().cpu()
             _refuse_not_finite(questions, scores.sum(dim=1))
             figures = normalise(scores, trie, score_norm)
             for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
@@ -140,7 +142,7 @@ def _refuse_not_finite(questions: Sequence[Question], figures: Tensor) -> None:
         )
 
 
-def _passes(asked: Sequence[Frame], most: int) -> Iterator[list[Sequence[Question]]]:
+def _passes(asked: Sequence[FrameQuestions], most: int) -> Iterator[list[Sequence[Question]]]:
     if len(asked) > 1:
         yield [frame.questions for frame in asked]
         return

@@ -8,11 +8,11 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.data.packing import Packed, PromptCoder, pack_training
-from surgvivqa.data.ssgqa import Frame
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_good
+from surgvivqa.data.packing import PackedStream, PromptTokenizer, pack_training
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.text_reader import TextInputs, TextReader
-from surgvivqa.utils.loader_workers import deaf
+from surgvivqa.utils.loader_workers import ignore_signals
 
 Group = tuple[int, list[int]]  # a frame's index and some of its questions
 MicroBatch = list[Group]
@@ -58,7 +58,7 @@ class Batch:
     """
 
     inputs: FrameInputs | TextInputs | None
-    packed: Packed
+    packed: PackedStream
     asked: int
     bad: tuple[BadFrame, ...] = ()
 
@@ -68,18 +68,24 @@ class Batch:
         return self.asked - (self.packed.num_questions if self.inputs is not None else 0)
 
 
-class TrainingRows(Dataset[Batch]):
+class TrainingBatches(Dataset[Batch]):
     """Micro-batches by index, frames decoded and prompts packed where they are asked for (a worker process)."""
 
     def __init__(
         self,
-        frames: Sequence[Frame],
+        frames: Sequence[FrameQuestions],
         reader: FrameReader | TextReader,
-        coder: PromptCoder,
+        prompt_tokenizer: PromptTokenizer,
         mask: str,
         plan: Sequence[MicroBatch],
     ) -> None:
-        self.frames, self.reader, self.coder, self.mask, self.plan = frames, reader, coder, mask, plan
+        self.frames, self.reader, self.prompt_tokenizer, self.mask, self.plan = (
+            frames,
+            reader,
+            prompt_tokenizer,
+            mask,
+            plan,
+        )
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -87,14 +93,14 @@ class TrainingRows(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         picked = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
         asked = sum(len(chosen) for _, chosen in picked)
-        inputs, good, bad = read_good(self.reader, picked)
+        inputs, good, bad = read_usable(self.reader, picked)
         if inputs is None:
             good = [(picked[0][0], picked[0][1][:1])]
         prompts, answers = [], []
         for frame, chosen in good:
             questions = [frame.questions[q] for q in chosen]
-            prompts.append([self.coder.prompt_ids(q.question) for q in questions])
-            answers.append([self.coder.label_ids[q.label] for q in questions])
+            prompts.append([self.prompt_tokenizer.prompt_ids(q.question) for q in questions])
+            answers.append([self.prompt_tokenizer.label_ids[q.label] for q in questions])
         return Batch(inputs, pack_training(prompts, answers, self.mask), asked, bad)
 
     def describe(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
@@ -105,13 +111,13 @@ class TrainingRows(Dataset[Batch]):
         return f"{asked.video}/{asked.frame}.txt:{asked.line}: {asked.question!r}"
 
 
-def training_loader(rows: TrainingRows, order: Sequence[int], workers: int) -> DataLoader[Any]:
+def training_loader(rows: TrainingBatches, order: Sequence[int], workers: int) -> DataLoader[Any]:
     """The micro-batches of ``order``, made by ``workers`` processes (0: this one), the same for any number of them."""
     return DataLoader(
         rows,
         batch_size=None,
         sampler=list(order),
         num_workers=workers,
-        worker_init_fn=deaf,
+        worker_init_fn=ignore_signals,
         prefetch_factor=4 if workers else None,
     )

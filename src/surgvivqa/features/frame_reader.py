@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from surgvivqa.data.frames import BadFrame, FrameStore
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureStore, tag_of
 from surgvivqa.features.cache_file import Key
 from surgvivqa.utils.errors import FrameError
@@ -45,16 +45,16 @@ class FrameReader:
         """
         return video, frame, tag_of(self.store.stamp(video, frame)) if self.cache is not None else 0
 
-    def cached(self, frame: Frame) -> Tensor | None:
+    def cached(self, frame: FrameQuestions) -> Tensor | None:
         """What the cache has of a frame.
 
         Raises:
             FrameError: as ``read``.
         """
-        with naming(frame):
+        with attach_frame(frame):
             return self.cache.get(*self.key(frame.video, frame.frame)) if self.cache is not None else None
 
-    def read(self, frames: Sequence[Frame]) -> FrameInputs:
+    def read(self, frames: Sequence[FrameQuestions]) -> FrameInputs:
         """The frames as a step wants them.
 
         Raises:
@@ -63,7 +63,7 @@ class FrameReader:
         """
         keys, found, clips = [], [], []
         for f in frames:
-            with naming(f):
+            with attach_frame(f):
                 keys.append(self.key(f.video, f.frame))
                 found.append(self.cache.get(*keys[-1]) if self.cache is not None else None)
                 if found[-1] is None:
@@ -76,17 +76,17 @@ class FrameReader:
             tokens=torch.stack(tokens) if tokens else None,
         )
 
-    def read_rows(self, picked: Sequence[tuple[Frame, Sequence[int]]]) -> FrameInputs:
+    def read_rows(self, picked: Sequence[tuple[FrameQuestions, Sequence[int]]]) -> FrameInputs:
         """``read`` of frames with the questions that are asked of them, which change nothing here."""
         return self.read([frame for frame, _ in picked])
 
-    def _clip(self, frame: Frame) -> Tensor:
+    def _clip(self, frame: FrameQuestions) -> Tensor:
         clip = self.store.clip(frame.video, frame.frame)
         return clip[:1] if self.store.clip_mode == "repeat" else clip
 
 
 @contextlib.contextmanager
-def naming(frame: Frame) -> Iterator[None]:
+def attach_frame(frame: FrameQuestions) -> Iterator[None]:
     """Says in a ``FrameError`` which frame's questions cannot be asked; its image may be of another one, in a clip."""
     try:
         yield
@@ -95,9 +95,9 @@ def naming(frame: Frame) -> Iterator[None]:
         raise
 
 
-def read_good(
-    reader: Any, picked: Sequence[tuple[Frame, Sequence[int]]]
-) -> tuple[Any, list[tuple[Frame, Sequence[int]]], tuple[BadFrame, ...]]:
+def read_usable(
+    reader: Any, picked: Sequence[tuple[FrameQuestions, Sequence[int]]]
+) -> tuple[Any, list[tuple[FrameQuestions, Sequence[int]]], tuple[BadFrame, ...]]:
     """``reader.read_rows`` of those frames that can be used.
 
     Returns:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, PromptCoder, chain_block
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.packing import Block, PromptTokenizer, chain_block
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureStore, tag_of
 from surgvivqa.features.cache_file import Key
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, naming
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader, attach_frame
 
 Span = tuple[int, int]  # the first row of a question in its frame's item, and the one after its last
 
@@ -53,20 +53,20 @@ class TextReader:
     """
 
     frames: FrameReader
-    coder: PromptCoder
+    prompt_tokenizer: PromptTokenizer
     mask: str
     cache: FeatureStore
 
-    def blocks(self, frame: Frame) -> list[Block]:
+    def blocks(self, frame: FrameQuestions) -> list[Block]:
         """The blocks of all questions of a frame, as training feeds them."""
-        prompts = self.coder.all_prompt_ids([q.question for q in frame.questions])
-        answers = [self.coder.label_ids[q.label] for q in frame.questions]
+        prompts = self.prompt_tokenizer.all_prompt_ids([q.question for q in frame.questions])
+        answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
             chain_block(prompt, answer, n, self.mask)
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
 
-    def key(self, frame: Frame, blocks: Sequence[Block]) -> Key:
+    def key(self, frame: FrameQuestions, blocks: Sequence[Block]) -> Key:
         """The cache key of a frame with these questions: images' state and token ids are in the tag.
 
         Where a prompt ends is in it too: under ``prefix`` a prompt's first token sees its last, but no answer token.
@@ -78,16 +78,16 @@ class TextReader:
         ids = [[list(block.prompt), list(block.tokens)] for block in blocks]
         return frame.video, frame.frame, tag_of(stamp, ids)
 
-    def cached(self, frame: Frame) -> Tensor | None:
+    def cached(self, frame: FrameQuestions) -> Tensor | None:
         """What the cache has of a frame with its questions.
 
         Raises:
             FrameError: as ``read_rows``.
         """
-        with naming(frame):
+        with attach_frame(frame):
             return self.cache.get(*self.key(frame, self.blocks(frame)))
 
-    def read_rows(self, picked: Sequence[tuple[Frame, Sequence[int]]]) -> TextInputs:
+    def read_rows(self, picked: Sequence[tuple[FrameQuestions, Sequence[int]]]) -> TextInputs:
         """Frames, each with the indices of the questions that are asked.
 
         Raises:
@@ -101,7 +101,7 @@ class TextReader:
             for block in blocks:
                 ends.append(ends[-1] + len(block.prompt) + len(block.tokens))
             spans.append(tuple((ends[q], ends[q + 1]) for q in chosen))
-            with naming(frame):
+            with attach_frame(frame):
                 keys.append(self.key(frame, blocks))
                 item = self.cache.get(*keys[-1])
             if item is not None:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import PromptCoder, pack_rows
+from surgvivqa.data.packing import PromptTokenizer, pack_blocks
 from surgvivqa.features.cache import FeatureStore, weights_hash
 from surgvivqa.features.cache_file import Key
 from surgvivqa.features.text_reader import TextInputs, TextReader, UnmadeText, rows_of
 from surgvivqa.features.video_tokens import VideoTokens
-from surgvivqa.model.attention import VideoMemory, layouts
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.attention import CrossAttentionCache, layouts
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
 
 log = logging.getLogger("surgvivqa")
@@ -70,8 +70,8 @@ class TextStates:
             self.hits += 1
             return item.to(self.video.device).float()
         self.misses += 1
-        memory = VideoMemory(self.video(unmade.video))
-        packed = pack_rows([unmade.blocks], self.reader.mask, len(unmade.blocks)).to(self.video.device)
+        memory = CrossAttentionCache(self.video(unmade.video))
+        packed = pack_blocks([unmade.blocks], self.reader.mask, len(unmade.blocks)).to(self.video.device)
         with torch.autocast(self.video.device.type, enabled=False):
             states = self.model.text_states(packed, memory, layouts(packed, memory.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
@@ -91,7 +91,13 @@ class TextStates:
 
 
 def text_states(
-    bundle: Bundle, video: VideoTokens, prompts: PromptCoder, cache: Path, dtype: str, *, must_write: bool = False
+    bundle: ModelBundle,
+    video: VideoTokens,
+    prompts: PromptTokenizer,
+    cache: Path,
+    dtype: str,
+    *,
+    must_write: bool = False,
 ) -> TextStates:
     """The text states of a model's questions, its video and text encoders taken as frozen.
 

@@ -12,7 +12,7 @@ from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.features.cache import FeatureStore, weights_hash
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 
 log = logging.getLogger("surgvivqa")
 # What decides the encoder's output and shows in no tensor's shape is here too.
@@ -142,7 +142,7 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
 
 
 def video_tokens(
-    bundle: Bundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
+    bundle: ModelBundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
 ) -> VideoTokens:
     """The video tokens of a model's frames, its video encoder taken as frozen where there is a cache; the arguments are
     those of ``tokens_of``.

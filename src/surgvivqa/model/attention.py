@@ -4,7 +4,7 @@ Every linear layer of a model runs on the stream ``[1, N, hidden]`` of all token
 to know which tokens belong together: it lays the stream out as a grid of blocks ``[B, L]``, so that its cost grows with
 the number of questions and not with its square, and puts the result back.
 
-Without a ``Layout`` both hooks do what Transformers does, so that the stock way stays at hand (the tests' oracle).
+Without an ``AttentionLayout`` both hooks do what Transformers does, which the tests use as their oracle.
 """
 
 from dataclasses import dataclass, field
@@ -19,35 +19,35 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
-from surgvivqa.data.packing import Grid, Packed
+from surgvivqa.data.packing import PackedStream, PaddedLayout
 
 ATTENTION = "surgvivqa_blocks"
 KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass
-class Memory:
+class KVCache:
     """Keys and values of each self-attention ``[B, heads, L, head]``, kept so that later tokens can look back."""
 
     kept: dict[nn.Module, KeysValues] = field(default_factory=dict)
 
 
 @dataclass
-class Layout:
+class AttentionLayout:
     """How one model lays a stream out: the grid of blocks, and the additive mask ``[B, 1, L, past + L]``.
 
     ``keep`` is filled with this pass's keys and values; ``past``, of an earlier pass, comes before this pass's own, row
     ``past_rows[b]`` of it for block b.
     """
 
-    grid: Grid
+    grid: PaddedLayout
     mask: Tensor
-    keep: Memory | None = None
-    past: Memory | None = None
+    keep: KVCache | None = None
+    past: KVCache | None = None
     past_rows: Tensor | None = None
 
 
-class VideoMemory:
+class CrossAttentionCache:
     """Video tokens ``[F, V, hidden]`` and, with ``reuse``, each cross-attention's keys and values of them, made once.
 
     ``frames`` says which tokens of the stream look at which frame.
@@ -56,11 +56,11 @@ class VideoMemory:
     def __init__(self, tokens: Tensor, *, reuse: bool = False) -> None:
         self.tokens, self.reuse = tokens, reuse
         self.kept: dict[nn.Module, KeysValues] = {}
-        self.frames: Grid | None = None
+        self.frames: PaddedLayout | None = None
         self.projection: nn.Module | None = None
         self._seen: Tensor | None = None
 
-    def looked_at_by(self, frames: Grid, projection: nn.Module | None = None) -> "VideoMemory":
+    def viewed_by(self, frames: PaddedLayout, projection: nn.Module | None = None) -> "CrossAttentionCache":
         """The same memory for another stream, seen through ``projection`` where the encoders' widths differ.
 
         Raises:
@@ -72,12 +72,12 @@ class VideoMemory:
         self.frames, self.projection, self._seen = frames, projection, None
         return self
 
-    def frame(self, index: int) -> "VideoMemory":
+    def frame(self, index: int) -> "CrossAttentionCache":
         """The memory of one frame, with what was made of it so far."""
         if len(self.tokens) == 1:
             return self
         part = slice(index, index + 1)
-        one = VideoMemory(self.tokens[part], reuse=True)
+        one = CrossAttentionCache(self.tokens[part], reuse=True)
         one.kept = {attention: (key[part], value[part]) for attention, (key, value) in self.kept.items()}
         return one
 
@@ -97,7 +97,8 @@ class VideoMemory:
 class BlockSelfAttention(BlipTextSelfAttention):
     """BLIP's attention, which in Transformers is eager alone, for packed streams and through PyTorch's fused kernel.
 
-    It is the same module with the same parameters; only what a ``Layout`` (or a ``VideoMemory``) means is added.
+    It is the same module with the same parameters; an ``AttentionLayout`` or a ``CrossAttentionCache``
+    adds the packed path.
     """
 
     def forward(
@@ -109,7 +110,7 @@ class BlockSelfAttention(BlipTextSelfAttention):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """``[1, N, hidden]`` to ``[1, N, hidden]``; with plain tensors as masks, Transformers' own forward."""
-        if not isinstance(attention_mask, Layout):
+        if not isinstance(attention_mask, AttentionLayout):
             stock: tuple[Tensor, Tensor] = super().forward(
                 hidden_states, attention_mask, encoder_hidden_states, *args, **kwargs
             )
@@ -117,19 +118,19 @@ class BlockSelfAttention(BlipTextSelfAttention):
         heads = self.num_attention_heads
         query = self.query(hidden_states)
         dropout = self.dropout.p if self.training else 0.0
-        if isinstance(encoder_hidden_states, VideoMemory):
+        if isinstance(encoder_hidden_states, CrossAttentionCache):
             key, value = encoder_hidden_states.keys_values(self)
             grid = encoder_hidden_states.frames
             assert grid is not None
-            seen = scaled_dot_product_attention(_heads(spread(query[0], grid), heads), key, value, dropout_p=dropout)
-            return collect(_merged(seen), grid).unsqueeze(0), None
+            seen = scaled_dot_product_attention(_heads(pad(query[0], grid), heads), key, value, dropout_p=dropout)
+            return unpad(_merged(seen), grid).unsqueeze(0), None
         key, value = self.key(hidden_states), self.value(hidden_states)
-        query, key, value = (_heads(spread(x[0], attention_mask.grid), heads) for x in (query, key, value))
+        query, key, value = (_heads(pad(x[0], attention_mask.grid), heads) for x in (query, key, value))
         seen = _attend(self, query, key, value, attention_mask, dropout, None)
-        return collect(_merged(seen), attention_mask.grid).unsqueeze(0), None
+        return unpad(_merged(seen), attention_mask.grid).unsqueeze(0), None
 
 
-def install(text_encoder: BlipTextModel, decoder: Any) -> None:
+def install_packed_attention(text_encoder: BlipTextModel, decoder: Any) -> None:
     """Puts both hooks under a text encoder and a decoder; their parameters and names stay as they are.
 
     GPT-2's activation, in Transformers eight passes over memory, becomes PyTorch's one of the same formula.
@@ -144,20 +145,20 @@ def install(text_encoder: BlipTextModel, decoder: Any) -> None:
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
-def layouts(packed: Packed, dtype: torch.dtype) -> tuple[Layout, Layout]:
+def layouts(packed: PackedStream, dtype: torch.dtype) -> tuple[AttentionLayout, AttentionLayout]:
     """The text encoder's and the decoder's layout of a stream."""
     text, decoder = (_additive(mask, dtype) for mask in (packed.text_mask, packed.decoder_mask))
-    return Layout(packed.blocks, text), Layout(packed.blocks, decoder)
+    return AttentionLayout(packed.blocks, text), AttentionLayout(packed.blocks, decoder)
 
 
-def spread(stream: Tensor, grid: Grid) -> Tensor:
+def pad(stream: Tensor, grid: PaddedLayout) -> Tensor:
     """``[N, hidden]`` to ``[G, L, hidden]``; empty places repeat some token."""
     laid = stream if grid.full else _Take.apply(stream, grid.source, grid.slots)
     return laid.view(grid.groups, -1, stream.shape[-1])
 
 
-def collect(laid: Tensor, grid: Grid) -> Tensor:
-    """``[G, L, hidden]`` to ``[N, hidden]``: what ``spread`` did, undone."""
+def unpad(laid: Tensor, grid: PaddedLayout) -> Tensor:
+    """``[G, L, hidden]`` to ``[N, hidden]``: what ``pad`` did, undone."""
     flat = laid.flatten(0, 1)
     return flat if grid.full else _Collect.apply(flat, grid.slots)
 
@@ -201,7 +202,7 @@ def _decoder_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: AttentionLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' attention interface: ``[1, heads, N, head]`` in, ``[1, N, heads, head]`` out."""
@@ -214,14 +215,20 @@ def _decoder_attention(
     if odd:
         raise ValueError(f"its attention has {', '.join(odd)}, which packed rows have not")
     laid = [
-        _heads(spread(x.transpose(1, 2).flatten(2)[0], layout.grid), x.shape[1]) for x in (query, key, value)
+        _heads(pad(x.transpose(1, 2).flatten(2)[0], layout.grid), x.shape[1]) for x in (query, key, value)
     ]  # fewer key than query heads (grouped queries) stay as they are
     seen = _attend(module, laid[0], laid[1], laid[2], layout, dropout, scaling)
-    return collect(_merged(seen), layout.grid).view(1, -1, query.shape[1], query.shape[3]), None
+    return unpad(_merged(seen), layout.grid).view(1, -1, query.shape[1], query.shape[3]), None
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float, scaling: float | None
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: AttentionLayout,
+    dropout: float,
+    scaling: float | None,
 ) -> Tensor:
     if layout.keep is not None:
         layout.keep.kept[module] = (key, value)

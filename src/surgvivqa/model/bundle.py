@@ -8,12 +8,12 @@ from torch import Tensor
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
-from surgvivqa.data.packing import PromptCoder
+from surgvivqa.data.packing import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 
 
 @dataclass
-class Bundle:
+class ModelBundle:
     """A model with what belongs to it: its tokenizer, its settings, and the flags of the run that made it.
 
     ``own`` names the tensors that came from a checkpoint and not from the published parts; ``report`` says what a file
@@ -32,7 +32,7 @@ class Bundle:
             setattr(self.model.config, name, getattr(self.settings, name))
 
 
-def frame_store(bundle: Bundle, image_root: Path) -> FrameStore:
+def frame_store(bundle: ModelBundle, image_root: Path) -> FrameStore:
     """The frames as this model wants them."""
     return frame_store_of(bundle.settings, bundle.model.config.video_config, image_root)
 
@@ -49,12 +49,12 @@ def frame_store_of(settings: ModelConfig, video: Any, image_root: Path) -> Frame
     )
 
 
-def coder(bundle: Bundle) -> PromptCoder:
+def prompt_tokenizer(bundle: ModelBundle) -> PromptTokenizer:
     """Prompts and labels to token ids, as this model wants them."""
-    return PromptCoder(bundle.tokenizer, bundle.settings.prompt_mode, bundle.settings.max_length)
+    return PromptTokenizer(bundle.tokenizer, bundle.settings.prompt_mode, bundle.settings.max_length)
 
 
-def saved_tensors(bundle: Bundle, *, everything: bool = False) -> dict[str, Tensor]:
+def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str, Tensor]:
     """What a checkpoint must hold: the tensors trained, now or in a checkpoint that the run started from, or all where
     no published part can give the rest back, or where ``everything`` is asked for.
 

@@ -7,7 +7,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgvivqa.data.packing import Block, pack_rows
+from surgvivqa.data.packing import Block, pack_blocks
 from surgvivqa.model.attention import layouts
 from surgvivqa.utils.errors import InputError, first_line
 
@@ -85,7 +85,7 @@ def _probe(decoder: Any) -> list[Tensor]:
 @torch.no_grad()
 def plain_logits(decoder: Any, name: str) -> Tensor:
     """Logits of two short sequences, one by one, by the attention that Transformers' authors wrote out for the kind;
-    for ``refuse_what_cannot_be_packed``, before ``attention.install``.
+    for ``refuse_what_cannot_be_packed``, before ``attention.install_packed_attention``.
 
     Raises:
         InputError: the decoder takes no embeddings in the place of token ids.
@@ -111,7 +111,7 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain
     another kind of position, or that changes its logits after the output layer, would give wrong numbers in silence.
 
     Args:
-        decoder: in eval mode, with ``attention.install`` done.
+        decoder: in eval mode, with ``attention.install_packed_attention`` done.
         name: what to call it.
         max_length: the longest sequence it will meet, in tokens.
         plain: of ``plain_logits``.
@@ -128,7 +128,7 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain
         )
     decoder_layers(decoder)
     blocks = [Block(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
-    packed = pack_rows([blocks], "causal", len(blocks))
+    packed = pack_blocks([blocks], "causal", len(blocks))
     try:
         states = decoder.get_input_embeddings().weight[packed.input_ids]
         ours = stream_states(decoder, states, packed.position_ids, layouts(packed, states.dtype)[1])

@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, V
 
 from surgvivqa.checkpoints.hub import fetch
 from surgvivqa.config import ModelConfig
-from surgvivqa.data.packing import Packed
-from surgvivqa.model.attention import Layout, VideoMemory, install, layouts
+from surgvivqa.data.packing import PackedStream
+from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, install_packed_attention, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, stream_states
 from surgvivqa.model.dropout import install_dropout
 from surgvivqa.model.pooling import pool_tokens
 from surgvivqa.model.positions import set_positions
-from surgvivqa.model.scoring import LabelTrie, score_rows
+from surgvivqa.model.scoring import LabelTrie, score_labels
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
@@ -61,7 +61,7 @@ class SurgViVQAModel(PreTrainedModel):
         llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config, trust_remote_code=False)
         for name, from_width, to_width in projections(config):
             setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
-        install(self.text_encoder, llm)
+        install_packed_attention(self.text_encoder, llm)
         if config.lora:
             targets = lora_targets(llm)
             adapters = LoraConfig(
@@ -114,7 +114,7 @@ class SurgViVQAModel(PreTrainedModel):
             tokens = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
             return pool_tokens(tokens, self.config.video_config, self.config.video_pool)
 
-    def text_states(self, packed: Packed, video: VideoMemory, layout: Layout) -> Tensor:
+    def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor:
         """The text encoder's last hidden states ``[N, hidden]`` of a stream whose frames look at ``video``.
 
         Raises:
@@ -126,25 +126,25 @@ class SurgViVQAModel(PreTrainedModel):
         encoded = self.text_encoder.encoder(
             embedded,
             attention_mask=layout,
-            encoder_hidden_states=video.looked_at_by(packed.frames, self.video_projection),
+            encoder_hidden_states=video.viewed_by(packed.frames, self.video_projection),
             encoder_attention_mask=layout,
         )
         states: Tensor = encoded.last_hidden_state[0]
         return states
 
-    def decoder_states(self, packed: Packed, text: Tensor, layout: Layout) -> Tensor:
+    def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor:
         """The decoder's last hidden states ``[N, hidden]`` of a stream of text states ``[N, text hidden]``."""
         if self.text_projection is not None:
             text = self.text_projection(text)
         return stream_states(self.decoder, text, packed.position_ids, layout)
 
-    def hidden_states(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+    def hidden_states(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
         """The decoder's last hidden states ``[N, hidden]``; ``video`` may be video tokens ``[F, V, hidden]``."""
-        memory = video if isinstance(video, VideoMemory) else VideoMemory(video)
+        memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
         for_text, for_decoder = layouts(packed, memory.tokens.dtype)
         return self.decoder_states(packed, self.text_states(packed, memory, for_text), for_decoder)
 
-    def log_probs_at(self, packed: Packed, hidden: Tensor) -> Tensor:
+    def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
         """Log-probability ``[T]`` (float32) of each target token over the whole vocabulary, from hidden states.
 
         The output layer runs at the distinct positions that predict something, and nowhere else; without gradients, a
@@ -171,15 +171,15 @@ class SurgViVQAModel(PreTrainedModel):
             logits: Tensor = layer(hidden.to(layer.weight.dtype))
             return logits.float()
 
-    def target_log_probs(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+    def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
         """Log-probability ``[T]`` (float32) of each target token, over the whole vocabulary."""
         return self.log_probs_at(packed, self.hidden_states(packed, video))
 
-    def question_losses(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+    def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
         """Negative log-likelihood ``[Q]`` of each question's answer in nats, summed over its tokens."""
         return answer_losses(packed, self.target_log_probs(packed, video))
 
-    def prompt_logits(self, packed: Packed, video: VideoMemory | Tensor) -> Tensor:
+    def prompt_logits(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
         """Logits ``[N, vocabulary]`` at every position, for the leak check."""
         logits: Tensor = output_layer(self.decoder)(self.hidden_states(packed, video))
         return logits
@@ -195,7 +195,7 @@ class SurgViVQAModel(PreTrainedModel):
         """Log-probabilities ``[Q, 51]`` (float32) of the labels after each prompt, questions in frame order; what
         ``SurgViVQAProcessor`` returns is what it takes. ``mask`` is the configuration's unless given."""
         video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
-        return score_rows(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
+        return score_labels(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
@@ -246,7 +246,7 @@ class SurgViVQAModel(PreTrainedModel):
 
     def forward(
         self,
-        packed: Packed,
+        packed: PackedStream,
         pixel_values: Tensor | None = None,
         video_tokens: Tensor | None = None,
         text_states: Tensor | None = None,
@@ -264,7 +264,7 @@ class SurgViVQAModel(PreTrainedModel):
         return self.question_losses(packed, video_tokens)
 
 
-def answer_losses(packed: Packed, log_probs: Tensor) -> Tensor:
+def answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
     """Log-probabilities ``[T]`` of target tokens to negative log-likelihoods ``[Q]`` of whole answers."""
     return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
 

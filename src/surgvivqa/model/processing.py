@@ -12,8 +12,8 @@ from transformers import BatchFeature, ProcessorMixin
 
 from surgvivqa.data.frames import image_tensor, load_image
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.packing import PromptCoder
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.data.packing import PromptTokenizer
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.scoring import LabelTrie, normalise
 from surgvivqa.utils.errors import InputError, first_line
 
@@ -50,10 +50,10 @@ class SurgViVQAProcessor(ProcessorMixin):
         self.image_size, self.num_frames = image_size, num_frames
         self.frame_fit, self.clip_mode, self.clip_stride = frame_fit, clip_mode, clip_stride
         self.prompt_mode, self.max_length = prompt_mode, max_length
-        self._coder: PromptCoder | None = None
+        self._coder: PromptTokenizer | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "SurgViVQAProcessor":
+    def of(cls, bundle: ModelBundle) -> "SurgViVQAProcessor":
         """The processor of a bundle's model."""
         settings, video = bundle.settings, bundle.model.config.video_config
         return cls(
@@ -68,10 +68,10 @@ class SurgViVQAProcessor(ProcessorMixin):
         )
 
     @property
-    def coder(self) -> PromptCoder:
+    def prompt_tokenizer(self) -> PromptTokenizer:
         """Prompts and labels to token ids."""
         if self._coder is None:
-            self._coder = PromptCoder(self.tokenizer, self.prompt_mode, self.max_length)
+            self._coder = PromptTokenizer(self.tokenizer, self.prompt_mode, self.max_length)
         return self._coder
 
     def __call__(
@@ -107,12 +107,12 @@ class SurgViVQAProcessor(ProcessorMixin):
             raise InputError(
                 f"{len(frames)} frames but {len(questions)} lists of questions; give each frame a list of at least one."
             )
-        prompts = [self.coder.all_prompt_ids(list(row)) for row in questions]
-        longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.coder.label_ids))
+        prompts = [self.prompt_tokenizer.all_prompt_ids(list(row)) for row in questions]
+        longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.prompt_tokenizer.label_ids))
         if longest > self.max_length:
             raise InputError(f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit.")
         pixels = torch.stack([self._clip(frame) for frame in frames])
-        return BatchFeature({"pixel_values": pixels, "prompts": prompts, "label_ids": self.coder.label_ids})
+        return BatchFeature({"pixel_values": pixels, "prompts": prompts, "label_ids": self.prompt_tokenizer.label_ids})
 
     def _clip(self, frame: Picture | Sequence[Picture]) -> Tensor:
         pictures = [frame] if isinstance(frame, Picture) else list(frame)[-self.num_frames :]
@@ -138,7 +138,7 @@ class SurgViVQAProcessor(ProcessorMixin):
             top: how many.
             norm: ``sum``, or ``mean`` over a label's tokens, as published.
         """
-        _, probability = normalise(scores.float(), LabelTrie(self.coder.label_ids), norm)
+        _, probability = normalise(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
         best = probability.sort(dim=1, descending=True, stable=True)
         return [
             [(LABELS[c], float(p)) for c, p in zip(labels[:top], values[:top], strict=True)]

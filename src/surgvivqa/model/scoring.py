@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, Packed, chain_block, pack_rows
-from surgvivqa.model.attention import Memory, VideoMemory, layouts
+from surgvivqa.data.packing import Block, PackedStream, chain_block, pack_blocks
+from surgvivqa.model.attention import CrossAttentionCache, KVCache, layouts
 from surgvivqa.utils.errors import InputError
 
 _BLOCKS_A_PASS = 1024  # bidirectional: label blocks in one pass, which bounds the memory
@@ -67,10 +67,10 @@ class LabelTrie:
 
 
 @torch.inference_mode()
-def score_rows(
+def score_labels(
     model: Any,
     prompts: Sequence[Sequence[Sequence[int]]],
-    video: VideoMemory | Tensor,
+    video: CrossAttentionCache | Tensor,
     trie: LabelTrie,
     mask: str,
 ) -> Tensor:
@@ -87,20 +87,20 @@ def score_rows(
     Returns:
         ``[Q, 51]`` float32 sums of token log-probabilities, questions in row order.
     """
-    memory = video if isinstance(video, VideoMemory) else VideoMemory(video)
+    memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
     if mask == "bidirectional":
         return _score_bidirectional(model, prompts, memory, trie)
     numbers = itertools.count()
     rows = [[Block(p, trie.tokens, trie.parents, trie.edges, next(numbers)) for p in row] for row in prompts]
     count = next(numbers)
-    packed = pack_rows(rows, mask, count).to(memory.tokens.device)
+    packed = pack_blocks(rows, mask, count).to(memory.tokens.device)
     steps = model.target_log_probs(packed, memory).view(count, len(trie.edges))
     with torch.autocast(steps.device.type, enabled=False):  # which would round the sums
         return steps @ trie.path_matrix().to(steps).T
 
 
 def _score_bidirectional(
-    model: Any, prompts: Sequence[Sequence[Sequence[int]]], memory: VideoMemory, trie: LabelTrie
+    model: Any, prompts: Sequence[Sequence[Sequence[int]]], memory: CrossAttentionCache, trie: LabelTrie
 ) -> Tensor:
     results = []
     for r, row in enumerate(prompts):
@@ -110,7 +110,7 @@ def _score_bidirectional(
         for start in range(0, len(blocks), _BLOCKS_A_PASS):
             part = blocks[start : start + _BLOCKS_A_PASS]
             numbered = [Block(b.prompt, b.tokens, b.parents, b.targets, i) for i, b in enumerate(part)]
-            packed = pack_rows([numbered], "bidirectional", len(part)).to(memory.tokens.device)
+            packed = pack_blocks([numbered], "bidirectional", len(part)).to(memory.tokens.device)
             scores.append(-model.question_losses(packed, frame))
         results.append(torch.cat(scores).view(len(row), len(trie.label_ids)))
     return torch.cat(results)
@@ -120,7 +120,7 @@ def _score_bidirectional(
 def best_labels(
     model: Any,
     prompts: Sequence[Sequence[Sequence[int]]],
-    video: VideoMemory | Tensor,
+    video: CrossAttentionCache | Tensor,
     trie: LabelTrie,
     mask: str,
 ) -> tuple[Tensor, Tensor, int]:
@@ -131,7 +131,7 @@ def best_labels(
     inner nodes whose bound still reaches the best whole label, looking back at the prompts' kept keys and values.
 
     Args:
-        model, prompts, video, trie: as ``score_rows``.
+        model, prompts, video, trie: as ``score_labels``.
         mask: ``prefix`` or ``causal``; under ``bidirectional`` no prompt could be shared.
 
     Returns:
@@ -143,15 +143,15 @@ def best_labels(
     """
     if mask == "bidirectional":
         raise ValueError("under the bidirectional mask every label needs a pass of its own")
-    memory = video if isinstance(video, VideoMemory) else VideoMemory(video, reuse=True)
+    memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
     flat = [(r, prompt) for r, row in enumerate(prompts) for prompt in row]
     longest = max(len(prompt) for _, prompt in flat)
-    kept = (Memory(), Memory())
+    kept = (KVCache(), KVCache())
     roots = [(-1, token) for node, token in trie.edges if node == -1]
     rows: list[list[Block]] = [[] for _ in prompts]
     for q, (r, prompt) in enumerate(flat):
         rows[r].append(Block(prompt, (), (), roots, q))
-    steps = _log_probs(model, pack_rows(rows, mask, len(flat)), memory, keep=kept).view(len(flat), -1).cpu()
+    steps = _log_probs(model, pack_blocks(rows, mask, len(flat)), memory, keep=kept).view(len(flat), -1).cpu()
     if not steps.isfinite().all():
         return torch.zeros(len(flat), dtype=torch.long), steps.sum(dim=1), 0
     sums = {-1: torch.zeros(len(flat))}  # of the path to each node, NaN where it was not fed
@@ -175,7 +175,7 @@ def best_labels(
             rows[flat[q][0]].append(Block(flat[q][1], [trie.tokens[n] for n in tree], parents, targets, place))
             places += [(q, edge) for edge in trie.edges if edge[0] in nodes[q]]
             fed += len(tree)
-        packed = pack_rows(rows, mask, len(asked), past=longest)
+        packed = pack_blocks(rows, mask, len(asked), past=longest)
         found = _log_probs(model, packed, memory, past=kept, past_rows=torch.tensor(asked)).tolist()
         for n in level:
             edges = [edge for edge in trie.edges if edge[0] == n]
@@ -210,10 +210,10 @@ def _follow(
 
 def _log_probs(
     model: Any,
-    packed: Packed,
-    memory: VideoMemory,
-    keep: tuple[Memory, Memory] | None = None,
-    past: tuple[Memory, Memory] | None = None,
+    packed: PackedStream,
+    memory: CrossAttentionCache,
+    keep: tuple[KVCache, KVCache] | None = None,
+    past: tuple[KVCache, KVCache] | None = None,
     past_rows: Tensor | None = None,
 ) -> Tensor:
     """Target log-probabilities of a pass that keeps its keys and values, or that looks back at kept ones."""

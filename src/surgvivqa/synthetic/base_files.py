@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from surgvivqa.checkpoints.loading import save_checkpoint
 from surgvivqa.commands.eval import evaluate
 from surgvivqa.config import EvalConfig, ModelConfig
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.write import SynthConfig, chosen_videos, complete, write_synthetic
 
@@ -26,7 +26,7 @@ CHECK_SEED = 77
 def export(model: SurgViVQAModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The package's files: an ordinary checkpoint folder with its tensors in fp16, and the model card."""
     model.requires_grad_(False)
-    save_checkpoint(Bundle(model, tokenizer, ModelConfig(preset="tiny")), folder)
+    save_checkpoint(ModelBundle(model, tokenizer, ModelConfig(preset="tiny")), folder)
     weights = folder / "model.safetensors"
     half = {k: v.half() for k, v in load_file(weights).items()}
     save_file(half, weights, {"format": "pt"})

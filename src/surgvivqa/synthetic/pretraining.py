@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Packed, pack_training
+from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.data.prompts import build_prompt, build_target
-from surgvivqa.model.attention import VideoMemory
+from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.lesson import SourceFrame, SourceSet
 from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
@@ -44,7 +44,7 @@ class SourceBatch:
     chosen: Tensor
     past: Tensor
     questions: list[SourceQuestion]
-    packed: Packed
+    packed: PackedStream
     pointers: Pointers
 
 
@@ -133,7 +133,7 @@ class Gaze:
 
         return see
 
-    def loss(self, pointers: Pointers, video: VideoMemory) -> tuple[Tensor, Tensor]:
+    def loss(self, pointers: Pointers, video: CrossAttentionCache) -> tuple[Tensor, Tensor]:
         """Mean negative log of the attention that falls on the meant patches, and that attention by layer."""
         total, count, shares = torch.zeros(()), 0, []
         for number, attention in enumerate(self.attentions):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from surgvivqa.model.attention import VideoMemory
+from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.lesson import Lesson, SourceSet, open_eyes, set_words, word_groups
 from surgvivqa.synthetic.pretraining import Gaze, SourceBatch, source_batch
@@ -110,12 +110,12 @@ class QuestionStage(Stage):
         layers = self.model.config.text_config.num_hidden_layers
         return source_batch(data, self.tokenizer, rng, frames, self.config.questions_per_frame, mask, layers)
 
-    def _memory(self, name: str, data: SourceSet, batch: SourceBatch) -> VideoMemory:
+    def _memory(self, name: str, data: SourceSet, batch: SourceBatch) -> CrossAttentionCache:
         if name not in self.tokens:  # the video encoder is frozen here: each frame is encoded once, still and moving
             self.tokens[name] = (self._encode(data, torch.zeros_like(data.moves)), self._encode(data, data.moves))
         still, moving = self.tokens[name]
         tokens = torch.where(batch.past[:, None, None], moving[batch.chosen], still[batch.chosen])
-        return VideoMemory(tokens.float(), reuse=True)
+        return CrossAttentionCache(tokens.float(), reuse=True)
 
     @torch.no_grad()
     def _encode(self, data: SourceSet, past: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from surgvivqa.checkpoints.settings import MODEL_FIELDS
 from surgvivqa.config import ModelConfig, TrainConfig, clip_length
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompts import build_prompt, build_target
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (
     apply_freezing,
     checkpoint_activations,
@@ -44,7 +44,7 @@ def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrai
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def build_for_training(config: TrainConfig) -> Bundle:
+def build_for_training(config: TrainConfig) -> ModelBundle:
     """The model a training run starts from, with its freezing applied.
 
     Raises:
@@ -73,7 +73,7 @@ _OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "t
 _OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
 
 
-def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | None, path: str) -> Bundle:
+def _go_on_from(start: ModelBundle, settings: ModelConfig, lora: dict[str, float] | None, path: str) -> ModelBundle:
     """A checkpoint's weights under this run's settings; what the weights decide comes from the checkpoint.
 
     Adapters are added where the run asks for some and the checkpoint has none, and merged where it has some and the run
@@ -97,4 +97,4 @@ def _go_on_from(start: Bundle, settings: ModelConfig, lora: dict[str, float] | N
         start = merged(start)
     elif lora is not None and not has_adapters:
         start = with_adapters(start, lora)
-    return Bundle(start.model, start.tokenizer, settings, own=start.own, report=start.report)
+    return ModelBundle(start.model, start.tokenizer, settings, own=start.own, report=start.report)

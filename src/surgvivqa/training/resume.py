@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from surgvivqa.checkpoints.folders import read_weights
-from surgvivqa.checkpoints.published import load_safetensors, new_of, put
+from surgvivqa.checkpoints.published import load_safetensors, load_tensors, new_of
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.atomic_files import REPLACED
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.untrusted import read_json
@@ -48,7 +48,9 @@ class Progress:
     validated: bool = True
 
 
-def fingerprint(train: Sequence[Frame], validation: Sequence[Frame], micro_per_step: int, total: int) -> dict[str, Any]:
+def fingerprint(
+    train: Sequence[FrameQuestions], validation: Sequence[FrameQuestions], micro_per_step: int, total: int
+) -> dict[str, Any]:
     """What a run is of, beside its flags: its questions with their answers, micro-batches in a step, how many steps."""
     return {
         "questions": sum(question_counts(train)),
@@ -129,7 +131,7 @@ def load_weights(folder: Path, model: Any) -> None:
     Raises:
         InputError: they do not belong to it.
     """
-    put(model, read_weights(folder), folder, new_of(model))
+    load_tensors(model, read_weights(folder), folder, new_of(model))
 
 
 def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -17,11 +17,11 @@ import yaml
 from surgvivqa.checkpoints.loading import export_pth, save_checkpoint
 from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.model.bundle import Bundle
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import Progress, find_state, save_state, step_folders
 from surgvivqa.training.run_log import LogFile
 from surgvivqa.utils.atomic_files import in_place, remove, write_text
-from surgvivqa.utils.distributed import together
+from surgvivqa.utils.distributed import raise_on_all_ranks
 from surgvivqa.utils.errors import InputError, RunError, first_line
 from surgvivqa.utils.untrusted import refuse_odd_file
 
@@ -264,19 +264,19 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
         raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
 
 
-def save_best(bundle: Bundle, folder: Path, main: bool) -> None:
+def save_best(bundle: ModelBundle, folder: Path, main: bool) -> None:
     """The main process writes ``best/`` and ``best_model.pth``; all wait for it."""
-    with together():
+    with raise_on_all_ranks():
         if main:
             save_checkpoint(bundle, folder / "best")
             export_pth(bundle, folder / "best_model.pth")
 
 
 def save_step(
-    bundle: Bundle, folder: Path, progress: Progress, optimizer: torch.optim.Optimizer, keep: int, main: bool
+    bundle: ModelBundle, folder: Path, progress: Progress, optimizer: torch.optim.Optimizer, keep: int, main: bool
 ) -> None:
     """The main process writes ``checkpoints/step-N`` and then removes all but the newest ``keep``; all wait for it."""
-    with together():
+    with raise_on_all_ranks():
         if main:
             checkpoints = folder / "checkpoints"
             save_checkpoint(

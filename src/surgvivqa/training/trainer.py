@@ -17,20 +17,20 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
-from surgvivqa.commands.eval import mean_label_loss, spread
-from surgvivqa.config import TrainConfig, data_roots, refuse_numbers
+from surgvivqa.commands.eval import mean_label_loss, subsample
+from surgvivqa.config import TrainConfig, check_ranges, data_roots
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import frame_names, open_questions, question_counts
 from surgvivqa.data.labels import LABEL_INDEX
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import ODD, Frame, is_synthetic
+from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics
-from surgvivqa.features.batches import TrainingRows, micro_batches, training_loader
+from surgvivqa.features.batches import TrainingBatches, micro_batches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
-from surgvivqa.model.bundle import Bundle, coder, frame_store
+from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.scoring import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -47,9 +47,9 @@ from surgvivqa.training.run_folder import (
 )
 from surgvivqa.training.run_log import LossWindow, RunLog, StopSignals, progress_bar
 from surgvivqa.training.schedule import is_due, make_optimizer, rate_factor, seed_micro_batch, step_plans
-from surgvivqa.utils.distributed import deal, start_accelerator, telling_of_others, together
+from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_accelerator
 from surgvivqa.utils.errors import InputError, RunError
-from surgvivqa.utils.loader_workers import begin, telling_of_workers
+from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 
 CHANCE = math.log(51)
 EXIT_STOPPED = 75
@@ -64,7 +64,7 @@ def train(config: TrainConfig) -> int:
     """
     advice = f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"
     try:
-        with telling_of_others(advice), telling_of_workers(advice):
+        with explain_lost_processes(advice), explain_lost_workers(advice):
             return train_run(config)
     finally:
         release_run_folder()
@@ -82,10 +82,10 @@ def train_run(config: TrainConfig) -> int:
         RunError: a non-finite loss; raised before the update, so that saved weights stay good.
     """
     config = own_run_kept(_debugged(config))
-    refuse_numbers(config)
+    check_ranges(config)
     accelerator = start_accelerator(config.fp16, config.bf16)
     set_seed(config.seed)
-    with together():
+    with raise_on_all_ranks():
         start = open_run_folder(config, accelerator.is_main_process)
     start = broadcast_object_list([start])[0]
     folder = start.folder
@@ -94,7 +94,7 @@ def train_run(config: TrainConfig) -> int:
         return 0
 
     # Data in.
-    with together():
+    with raise_on_all_ranks():
         train_frames, val_frames = read_training_data(config)
         bundle = build_for_training(config)
         if start.checkpoint is not None:
@@ -104,7 +104,7 @@ def train_run(config: TrainConfig) -> int:
             "train_videos": list(load_splits(config.splits_dir).train),
             "synthetic": is_synthetic(config.ssgvqa_root),
         }
-        prompts = coder(bundle)
+        prompts = prompt_tokenizer(bundle)
         LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
         prompts.check_fits(train_frames, val_frames)
         assert config.image_root is not None
@@ -121,7 +121,7 @@ def train_run(config: TrainConfig) -> int:
             assert config.cache is not None
             feed = text_states(bundle, tokens, prompts, config.cache, config.cache_dtype)
     bad.share(missing)
-    with together():
+    with raise_on_all_ranks():
         bad.refuse()
     log.info("\n%s", format_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
@@ -151,10 +151,10 @@ def train_run(config: TrainConfig) -> int:
 
     progress = dataclasses.replace(start.progress, of=fingerprint(train_frames, val_frames, micro_per_step, total))
     if start.checkpoint is None:
-        with together():
+        with raise_on_all_ranks():
             clear_run_folder(config, accelerator.is_main_process)
     else:
-        with together():
+        with raise_on_all_ranks():
             go_on(start, progress.of, accelerator.is_main_process)
             load_moments(start.checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and progress.scaler is not None:
@@ -178,7 +178,7 @@ def train_run(config: TrainConfig) -> int:
         bad.share(met)
         if bad.too_many and step:
             save(bad=before, **other)  # once they are mended they count no more
-        with together():
+        with raise_on_all_ranks():
             bad.refuse(f"the same command goes on after step {step}" if step else "run the same again")
 
     def anyone(flag: bool) -> bool:
@@ -196,7 +196,7 @@ def train_run(config: TrainConfig) -> int:
         account(met, validated=False)
         if not figures["n"]:
             save(bad=before, validated=False)
-            with together():
+            with raise_on_all_ranks():
                 raise InputError("None of the frames to validate on can be used.")
         tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
         score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
@@ -227,8 +227,8 @@ def train_run(config: TrainConfig) -> int:
             if done >= len(real):
                 continue
             first = done * config.gradient_accumulation_steps
-            rows = TrainingRows(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
-            batches = enumerate(begin(training_loader(rows, range(first, len(plan)), config.workers)), first)
+            rows = TrainingBatches(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
+            batches = enumerate(start_workers(training_loader(rows, range(first, len(plan)), config.workers)), first)
             for questions_in_step in real[done:]:
                 # One step: forward and backward for each micro-batch, then the update.
                 step_loss, culprit = 0.0, ""
@@ -262,7 +262,7 @@ def train_run(config: TrainConfig) -> int:
                 if news:
                     account(met)
                 if not math.isfinite(step_loss):
-                    with together():
+                    with raise_on_all_ranks():
                         culprit = next(filter(None, gather_object([culprit])), "no question alone")
                         raise RunError(
                             f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
@@ -277,7 +277,7 @@ def train_run(config: TrainConfig) -> int:
                                 parameter.grad *= asked / (asked - lost)
                     norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
                     if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
-                        with together():
+                        with raise_on_all_ranks():
                             raise RunError(
                                 f"The gradients of step {step + 1} are not finite; no update was made, and the last "
                                 f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
@@ -321,16 +321,16 @@ def train_run(config: TrainConfig) -> int:
     return 0
 
 
-def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[Frame]]:
+def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], Sequence[FrameQuestions]]:
     """The training frames, and validation frames with at most ``val_max_samples`` questions."""
     questions_root, _ = data_roots(config)
     splits = load_splits(config.splits_dir)
-    frames: Sequence[Frame]
+    frames: Sequence[FrameQuestions]
     frames, report = open_questions(questions_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
     if not frames:
         raise InputError(f"--ssgvqa-root {questions_root} has no usable question in its training videos.")
-    val: Sequence[Frame] = []
+    val: Sequence[FrameQuestions] = []
     if splits.val:
         val, report = open_questions(questions_root, splits.val, strict=config.strict)
         odd = {reason: report.skipped[reason] for reason in ODD if report.skipped[reason]}
@@ -338,17 +338,17 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[Frame], Sequence[F
             log.info("Validation lines left out: %s", json.dumps(odd))
     if config.max_train_samples is not None:
         frames = drawn(frames, config.max_train_samples, config.seed)
-    return frames, spread(val, config.val_max_samples)
+    return frames, subsample(val, config.val_max_samples)
 
 
-def drawn(frames: Sequence[Frame], most: int, seed: int) -> list[Frame]:
+def drawn(frames: Sequence[FrameQuestions], most: int, seed: int) -> list[FrameQuestions]:
     """At most ``most`` questions: whole frames in an order drawn by the seed, the last one cut."""
     kept, left = [], most
     for index in np.random.default_rng(seed).permutation(len(frames)):
         if left <= 0:
             break
         frame = frames[index]
-        kept.append(Frame(frame.video, frame.frame, frame.questions[:left]))
+        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
         left -= len(kept[-1].questions)
     return kept
 
@@ -359,8 +359,8 @@ def run_values(config: TrainConfig) -> dict[str, Any]:
 
 
 def validate(
-    bundle: Bundle,
-    frames: Sequence[Frame],
+    bundle: ModelBundle,
+    frames: Sequence[FrameQuestions],
     tokens: VideoTokens,
     config: TrainConfig,
     most_bad: int = 0,
@@ -374,7 +374,7 @@ def validate(
     score = functools.partial(
         predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad, stopped=stopped
     )
-    records = deal(frames, score)
+    records = shard_and_gather(frames, score)
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)
     return figures, bad

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 
-from surgvivqa.data.ssgqa import Frame
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError, first_line
 from surgvivqa.utils.loader_workers import end_workers
 
@@ -54,7 +54,7 @@ def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """Every process runs the body; where it fails in one it fails in all, so that none waits for one that is gone.
 
     The first process that failed raises its own error and tells it; the others raise the same sentence in silence.
@@ -73,7 +73,7 @@ def together() -> Iterator[None]:
     if error is None or first != state.process_index:
         by_input, sentence = faults[first]
         error = InputError(sentence) if by_input else RunError(sentence)
-        error.told_elsewhere = True
+        error.reported_elsewhere = True
     raise error
 
 
@@ -82,7 +82,7 @@ _GONE = ("connection closed", "connection reset", "connection refused", "broken 
 
 
 @contextlib.contextmanager
-def telling_of_others(advice: str) -> Iterator[None]:
+def explain_lost_processes(advice: str) -> Iterator[None]:
     """Where another process of the run was killed, the body's error becomes a ``RunError`` that says so."""
     try:
         yield
@@ -110,7 +110,9 @@ def leave_if_several(exit_code: int, last_words: str = "") -> None:
     os._exit(exit_code)
 
 
-def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def shard_and_gather(
+    frames: Sequence[FrameQuestions], score: Callable[[Sequence[FrameQuestions]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
     """``score`` of ``frames``, every process doing its share of them.
 
     Args:
@@ -126,7 +128,7 @@ def deal(frames: Sequence[Frame], score: Callable[[Sequence[Frame]], list[dict[s
     """
     state = PartialState()
     rank, world = state.process_index, state.num_processes
-    with together():
+    with raise_on_all_ranks():
         mine = score(frames[rank::world])
     if world == 1:
         return mine

@@ -5,7 +5,7 @@ class SurgViVQAError(Exception):
     """Base of every error raised on purpose. ``cli.main`` prints its sentence and exits with ``exit_code``."""
 
     exit_code = 1
-    told_elsewhere = False
+    reported_elsewhere = False
     """Another process of the same run prints the sentence."""
 
     @property

@@ -15,9 +15,9 @@ from surgvivqa.utils.errors import RunError, first_line
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def begin(loader: DataLoader[Any]) -> Any:
-    """``iter(loader)``, its workers born with the signals blocked that ``deaf`` has them ignore: until that runs, a
-    signal to the whole group would end one by PyTorch's own handler, and with it the run."""
+def start_workers(loader: DataLoader[Any]) -> Any:
+    """``iter(loader)``, its workers started with the signals blocked that ``ignore_signals`` ignores: until that runs,
+    a signal to the whole group would end one by PyTorch's own handler, and with it the run."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         return iter(loader)
@@ -25,7 +25,7 @@ def begin(loader: DataLoader[Any]) -> Any:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def deaf(_: int) -> None:
+def ignore_signals(_: int) -> None:
     """For a ``DataLoader``'s ``worker_init_fn``. SLURM and terminals signal a whole group of processes; a worker that
     died of it would take the run with it before the checkpoint is written. Workers end when their process does."""
     for number in _STOPS:
@@ -33,7 +33,7 @@ def deaf(_: int) -> None:
 
 
 @contextlib.contextmanager
-def telling_of_workers(advice: str) -> Iterator[None]:
+def explain_lost_workers(advice: str) -> Iterator[None]:
     """Where a worker was killed, PyTorch's error, which may come out of any line, becomes a ``RunError``."""
     try:
         yield
