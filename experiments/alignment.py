@@ -55,7 +55,8 @@ from surgvivqa.synthetic.questions import Scenery, candidates
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import COLORS, COMPONENTS, make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import Speaker, source_questions
-from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.synthetic.tokenizer import train_tokenizer
+from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.schedule import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label

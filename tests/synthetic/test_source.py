@@ -12,8 +12,8 @@ from surgvivqa.synthetic.questions import Scenery
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import LOCATIONS, make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
+from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
-from surgvivqa.training.initial_model import train_tokenizer
 from tests.synthetic.test_synthetic import named
 
 SEED = 5

@@ -170,6 +170,31 @@ def frame_names(frames: Iterable[FrameQuestions]) -> Iterator[tuple[str, int]]:
     return frames.names() if isinstance(frames, Frames) else ((f.video, f.frame) for f in frames)
 
 
+def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
+    """At most ``most`` questions, from frames evenly spaced through the list; deterministic. None keeps all."""
+    total = sum(question_counts(frames))
+    if most is None or total <= most:
+        return frames
+    wanted = max(1, round(len(frames) * most / total))
+    return _first_questions(frames, np.linspace(0, len(frames) - 1, wanted).round().astype(int), most)
+
+
+def draw_subsample(frames: Sequence[FrameQuestions], most: int, seed: int) -> list[FrameQuestions]:
+    """At most ``most`` questions: complete frames in a random order that ``seed`` fixes; the last one is cut."""
+    return _first_questions(frames, np.random.default_rng(seed).permutation(len(frames)), most)
+
+
+def _first_questions(frames: Sequence[FrameQuestions], order: Iterable[int], most: int) -> list[FrameQuestions]:
+    kept, left = [], most
+    for index in order:
+        if left <= 0:
+            break
+        frame = frames[index]
+        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
+        left -= len(kept[-1].questions)
+    return kept
+
+
 def open_questions(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
 ) -> tuple[Frames, ReadReport]:

@@ -41,10 +41,11 @@ from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, read_source
 from surgvivqa.synthetic.questions import candidates
 from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker, source_questions
 from surgvivqa.synthetic.stages import LessonStage, QuestionStage, Stage
+from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, complete, write_synthetic
-from surgvivqa.training.initial_model import train_tokenizer
-from surgvivqa.training.run_log import StopSignals, progress_bar
+from surgvivqa.training.run_log import progress_bar
 from surgvivqa.utils.errors import InputError, RunError
+from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
 log = logging.getLogger("surgvivqa")
 
@@ -104,7 +105,7 @@ def build_base(config: BaseConfig) -> int:
         ):
             if not _run(stage, config, stop):
                 log.info("Stopped; the same command goes on.")
-                return 75
+                return EXIT_STOPPED
     folder = config.out / "base"
     export(model, tokenizer, folder)
     write_card(folder, zero_shot(folder, config.out / "check"), config)
