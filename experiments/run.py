@@ -30,8 +30,8 @@ from typing import Any
 
 from PIL import Image
 
+from experiments.build_base.package_files import weights_sha256
 from surgvivqa.checkpoints.loading import PACKAGED_BASE
-from surgvivqa.synthetic.base_files import weights_hash
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,8 @@ ROWS = (
 
 def names_what_is_cut_away(record: dict[str, Any], graphs: Path) -> bool:
     """Whether a question, or its answer, names an object of the frame that centre-cropping to a square would lose: its
-    centre lies beyond the square, as do those of all objects of that name."""
+    centre lies beyond the square, as do those of all objects of that name.
+    """
     path = graphs / f"{record['video']}_{record['frame']}.json"
     if not path.is_file():
         return False
@@ -142,7 +143,7 @@ class Experiments:
         self.out = out.resolve()
         self.results = self.out / "results.jsonl"
         # What makes results comparable: another base, length or number of questions, and they are not.
-        self.of = f"base {weights_hash(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
+        self.of = f"base {weights_sha256(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
         self.children: list[subprocess.Popen[str]] = []
 
     def done(self) -> dict[tuple[str, int], dict[str, Any]]:
