@@ -34,7 +34,6 @@ from surgvivqa.model.dropout import LaneDropout
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
-from surgvivqa.utils.allocator import keep_freed_memory
 
 TRAINING = ("train", "train_cached", "train_text")
 STAGES = (*TRAINING, "score", "answer")
@@ -194,20 +193,6 @@ def without_shared_keys(model: SurgViVQAModel) -> contextlib.AbstractContextMana
     return patched(model, "text_states", text_states)
 
 
-@contextlib.contextmanager
-def without_allocator(model: SurgViVQAModel) -> Iterator[None]:
-    """glibc's thresholds where its own rule brings them in a process with blocks this large."""
-    import ctypes
-
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(-3, 32 << 20)
-    mallopt(-1, 64 << 20)
-    try:
-        yield
-    finally:
-        keep_freed_memory()
-
-
 def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Logits and log-softmax at every position."""
 
@@ -244,7 +229,6 @@ WITHOUT: dict[str, Callable[[SurgViVQAModel], contextlib.AbstractContextManager[
     "blip-sdpa": without_blip_sdpa,
     "activation": without_activation,
     "dropout": without_dropout,
-    "allocator": without_allocator,
 }
 
 

@@ -56,7 +56,8 @@ from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
 from surgvivqa.synthetic.questions import SceneIndex, candidates
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import COLORS, COMPONENTS, generate_scene, scene_graph
-from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.synthetic.tokenizer import train_tokenizer
+from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.schedule import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label

@@ -264,7 +264,7 @@ class Experiments:
 
     def baselines(self) -> Iterator[tuple[str, dict[str, float]]]:
         """The question-only model on both data sets, on the test videos."""
-        from surgvivqa.commands.eval import subsample
+        from surgvivqa.data.index import subsample
         from surgvivqa.data.labels import LABELS
         from surgvivqa.data.splits import load_splits
         from surgvivqa.data.ssgqa import read_split

@@ -38,11 +38,11 @@ from surgvivqa.data.splits import load_splits
 from surgvivqa.model.configuration import tiny_config
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.questions import candidates
+from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, is_complete, write_synthetic
-from surgvivqa.training.initial_model import train_tokenizer
-from surgvivqa.training.run_log import StopSignals
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
 log = logging.getLogger("surgvivqa")
 
@@ -74,7 +74,7 @@ def build_base(config: BuildConfig) -> int:
         ):
             if not run_stage(stage, config, stop):
                 log.info("Stopped; the same command resumes the build.")
-                return 75
+                return EXIT_STOPPED
     folder = config.out / "base"
     export(model, tokenizer, folder)
     write_card(folder, evaluate_zero_shot(folder, config.out / "check"), config)

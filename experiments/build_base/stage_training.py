@@ -14,9 +14,10 @@ from torch import Tensor
 
 from experiments.build_base.config import BuildConfig
 from experiments.build_base.stages import Stage
-from surgvivqa.training.run_log import StopSignals, progress_bar
+from surgvivqa.training.run_log import progress_bar
 from surgvivqa.utils.atomic_files import write_file
 from surgvivqa.utils.errors import RunError
+from surgvivqa.utils.signals import StopSignals
 
 log = logging.getLogger("surgvivqa")
 

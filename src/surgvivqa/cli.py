@@ -4,12 +4,10 @@ import contextlib
 import importlib
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ import tyro
 from surgvivqa import __version__
 from surgvivqa.checkpoints.public_settings import holds_secret, masked
 from surgvivqa.config import yaml_arguments
-from surgvivqa.utils.allocator import keep_freed_memory
 from surgvivqa.utils.errors import InputError, SurgViVQAError, one_line
+from surgvivqa.utils.signals import exit_on_signal
 
 # command: (its dataclass, the module and function that do it, one line of help)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -55,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An expected error is printed as one sentence, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     quiet_libraries()
-    keep_freed_memory()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -70,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cls_module, cls_name = where.split(":")
         cls = getattr(importlib.import_module(cls_module), cls_name)
         parsed = parse(command, cls, arguments[1:])
-        with stops_at_once() if command in RESUMABLE else contextlib.nullcontext():
+        with exit_on_signal() if command in RESUMABLE else contextlib.nullcontext():
             result = getattr(importlib.import_module(module), function)(parsed)
         code = result if isinstance(result, int) else 0
         leave(code)
@@ -97,27 +94,6 @@ def leave(exit_code: int, last_words: str = "") -> None:
     processes = sys.modules.get("surgvivqa.utils.distributed")
     if processes is not None:
         processes.leave_if_several(exit_code, last_words)
-
-
-@contextlib.contextmanager
-def stops_at_once() -> Iterator[None]:
-    """Until a command listens itself (``run_log.StopSignals``), SLURM's warning and SIGTERM end it with exit code 75:
-    nothing is lost while it loads, and a requeued job starts it again."""
-
-    def stop(number: int, _: Any) -> None:
-        sys.stderr.write(f"surgvivqa: stopped by {signal.Signals(number).name}; the same command goes on.\n")
-        sys.stderr.flush()
-        os._exit(75)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def parse(command: str, cls: Any, arguments: list[str]) -> Any:

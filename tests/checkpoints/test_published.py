@@ -23,7 +23,8 @@ from surgvivqa.cli import main
 from surgvivqa.model.bundle import prompt_tokenizer
 from surgvivqa.model.embeddings import grown_rows
 from surgvivqa.model.scoring import LabelTrie, score_labels
-from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.synthetic.tokenizer import train_tokenizer
+from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.parts import config, make_parts, settings, stir
 

@@ -14,12 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.commands.eval import subsample
 from surgvivqa.data import index
-from surgvivqa.data.index import Frames, distinct_questions, frame_names, open_questions, question_counts
+from surgvivqa.data.index import (
+    Frames,
+    distinct_questions,
+    draw_subsample,
+    frame_names,
+    open_questions,
+    question_counts,
+    subsample,
+)
 from surgvivqa.data.ssgqa import read_split
 from surgvivqa.features.batches import micro_batches
-from surgvivqa.training.trainer import drawn
 from surgvivqa.utils.errors import InputError
 
 VIDEOS = ["VID04", "VID01"]
@@ -229,7 +235,7 @@ def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         frames[4]
     for most in (1, 7, 1000):
-        assert list(drawn(frames, most, 3)) == drawn(plain, most, 3)
+        assert list(draw_subsample(frames, most, 3)) == draw_subsample(plain, most, 3)
         assert list(subsample(frames, most)) == list(subsample(plain, most))
     assert micro_batches(question_counts(frames), 4, 3, 0, 0) == micro_batches(question_counts(plain), 4, 3, 0, 0)
     assert subsample(frames, None) is frames  # nothing is built where nothing is cut

@@ -14,8 +14,8 @@ from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
 from surgvivqa.synthetic.questions import SceneIndex
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import LOCATIONS, generate_scene, scene_graph
+from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
-from surgvivqa.training.initial_model import train_tokenizer
 from tests.helpers.templates import named
 
 SEED = 5

@@ -21,7 +21,7 @@ from transformers import (
 
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.labels import LABELS
-from surgvivqa.training.initial_model import train_tokenizer
+from surgvivqa.synthetic.tokenizer import train_tokenizer
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LLAMA = {**SIZES, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}

@@ -16,10 +16,9 @@ from torch.distributed import TCPStore
 
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
-from surgvivqa.data.index import open_questions
+from surgvivqa.data.index import draw_subsample, open_questions
 from surgvivqa.features.batches import micro_batches
 from surgvivqa.training.schedule import seed_micro_batch, step_plans
-from surgvivqa.training.trainer import drawn
 from surgvivqa.utils.distributed import explain_lost_processes, start_processes
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.processes import LIMIT, wait_until
@@ -180,7 +179,7 @@ def test_a_frame_that_cannot_be_used_is_skipped_by_all(flags: list[str], synthet
     small = ["--batch-size=2", "--questions-per-frame=2", "--max-train-samples=156", "--max-steps=10"]
     own = [*TRAIN, *flags, images, *small, "--on-bad-frame=skip", "--max-bad-frames=0.2"]
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
-    drawn_frames = drawn(found, 156, TrainConfig.seed)
+    drawn_frames = draw_subsample(found, 156, TrainConfig.seed)
     bad = [f.frame for f in drawn_frames].index(1)
     plan = micro_batches([len(f.questions) for f in drawn_frames], 2, 2, TrainConfig.seed, 0)[:20]
     empty = [all(frame == bad for frame, _ in batch) for batch in plan]

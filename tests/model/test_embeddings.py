@@ -19,7 +19,8 @@ from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_chec
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.embeddings import align_words, aligned_rows, resize_words
-from surgvivqa.training.initial_model import build_for_training, train_tokenizer
+from surgvivqa.synthetic.tokenizer import train_tokenizer
+from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] liver grasp ##er ing ##ing the _ 7 e".split()

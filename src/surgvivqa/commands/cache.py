@@ -32,11 +32,10 @@ from surgvivqa.features.video_tokens import VideoTokens, tokens_of, video_tokens
 from surgvivqa.model.bundle import ModelBundle, frame_store, frame_store_of, prompt_tokenizer
 from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
-from surgvivqa.training.run_log import StopSignals
 from surgvivqa.utils.errors import FrameError, InputError
 from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals, start_workers
+from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
-EXIT_STOPPED = 75
 log = logging.getLogger("surgvivqa")
 
 

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
 from surgvivqa.config import EvalConfig, PredictConfig, check_ranges
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
-from surgvivqa.data.index import open_questions, question_counts
+from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits, overlap
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
 from surgvivqa.evaluation.inference import predict_frames
-from surgvivqa.evaluation.metrics import grouped_metrics
+from surgvivqa.evaluation.metrics import grouped_metrics, mean_label_loss
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
 from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
 from surgvivqa.model.processing import SurgViVQAProcessor
@@ -31,27 +30,6 @@ from surgvivqa.utils.loader_workers import explain_lost_workers
 
 log = logging.getLogger("surgvivqa")
 _LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
-
-
-def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
-    """Mean negative log-likelihood of the true label's tokens in nats."""
-    return float(np.mean([r["loss"] for r in records])) if records else 0.0
-
-
-def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
-    """At most ``most`` questions, from frames evenly spaced through the list; the same ones every time."""
-    total = sum(question_counts(frames))
-    if most is None or total <= most:
-        return frames
-    wanted = max(1, round(len(frames) * most / total))
-    kept, left = [], most
-    for index in np.linspace(0, len(frames) - 1, wanted).round().astype(int):
-        if left <= 0:
-            break
-        frame = frames[index]
-        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
-        left -= len(kept[-1].questions)
-    return kept
 
 
 def prepare(
@@ -147,7 +125,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             bad=met,
             most_bad=bad.limit,
         )
-        records = shard_and_gather(frames, score)
+        records = shard_and_gather(frames, score, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"]))
     bad.share([*missing, *met])
     with raise_on_all_ranks():
         bad.refuse()

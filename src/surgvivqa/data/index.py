@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from rich.progress import track
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
+from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
 
 _MANY_FILES = 2000  # from here on several processes parse
@@ -170,6 +170,31 @@ def frame_names(frames: Iterable[FrameQuestions]) -> Iterator[tuple[str, int]]:
     return frames.names() if isinstance(frames, Frames) else ((f.video, f.frame) for f in frames)
 
 
+def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
+    """At most ``most`` questions, from frames evenly spaced through the list; deterministic. None keeps all."""
+    total = sum(question_counts(frames))
+    if most is None or total <= most:
+        return frames
+    wanted = max(1, round(len(frames) * most / total))
+    return _first_questions(frames, np.linspace(0, len(frames) - 1, wanted).round().astype(int), most)
+
+
+def draw_subsample(frames: Sequence[FrameQuestions], most: int, seed: int) -> list[FrameQuestions]:
+    """At most ``most`` questions: complete frames in a random order that ``seed`` fixes; the last one is cut."""
+    return _first_questions(frames, np.random.default_rng(seed).permutation(len(frames)), most)
+
+
+def _first_questions(frames: Sequence[FrameQuestions], order: Iterable[int], most: int) -> list[FrameQuestions]:
+    kept, left = [], most
+    for index in order:
+        if left <= 0:
+            break
+        frame = frames[index]
+        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
+        left -= len(kept[-1].questions)
+    return kept
+
+
 def open_questions(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
 ) -> tuple[Frames, ReadReport]:
@@ -273,10 +298,9 @@ def _mapped(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict
 
 def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     """Puts videos into an index file beside what it holds, by rename; False, and one line in the log, if it cannot."""
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(path, durable=False, shared=True) as temporary:
             others = [b for b in _batches(path) if VideoColumns(b, Path()).video not in parsed]
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
                 for batch in [*others, *(video.batch for video in parsed.values())]:
@@ -284,9 +308,6 @@ def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
             digest = _digest(pa.memory_map(str(temporary)).read_buffer())
             with temporary.open("ab") as file:
                 file.write(digest)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         _say_once(
             f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "

@@ -64,6 +64,11 @@ def grouped_metrics(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
+    """Mean negative log-likelihood of the true label's tokens in nats."""
+    return float(np.mean([r["loss"] for r in records])) if records else 0.0
+
+
 def _label(answer: str) -> int:
     label = label_of(answer)
     assert label is not None

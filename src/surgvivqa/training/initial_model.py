@@ -1,10 +1,6 @@
-"""From a run's flags to the model that it starts from; and the tiny preset's tokenizer."""
-
-from collections.abc import Iterable
+"""Builds the model that a training run starts from, from the run's flags."""
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.checkpoints.adapters import merged, with_adapters
 from surgvivqa.checkpoints.backbones import assemble
@@ -12,8 +8,6 @@ from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
 from surgvivqa.checkpoints.settings import MODEL_FIELDS
 from surgvivqa.config import ModelConfig, TrainConfig, clip_length
-from surgvivqa.data.labels import LABELS
-from surgvivqa.data.prompts import build_prompt, build_target
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (
     apply_freezing,
@@ -23,25 +17,6 @@ from surgvivqa.model.freezing import (
     refuse_cached_text_of,
 )
 from surgvivqa.utils.errors import InputError
-
-
-def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A byte-level BPE for the tiny preset. As in GPT-2's, a label's words are tokens apart; no text is unknown."""
-    tokenizer = Tokenizer(models.BPE())
-    pattern = pre_tokenizers.Split(Regex(r" ?[^\W_]+|_+| ?[^\s\w]+|\s+"), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pattern, pre_tokenizers.ByteLevel(False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    labels = [build_target(label) for label in LABELS] * 1000
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|endoftext|>"],
-        min_frequency=2,
-        show_progress=False,
-    )
-    texts = [build_prompt(q) for q in sorted(set(questions))]
-    tokenizer.train_from_iterator(texts + labels, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
 def build_for_training(config: TrainConfig) -> ModelBundle:

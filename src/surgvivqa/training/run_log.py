@@ -5,12 +5,10 @@ import json
 import logging
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -78,38 +76,6 @@ class LogFile(logging.FileHandler):
         """What is still to be written is lost where the disk is full, and that has been said."""
         with contextlib.suppress(OSError):
             super().close()
-
-
-class StopSignals:
-    """Within it, SIGTERM, SIGINT and SIGUSR1, and the end of ``hours``, are told in ``caught`` and acted on after the
-    step."""
-
-    def __init__(self, hours: float | None = None) -> None:
-        self._caught: str | None = None
-        self._until = math.inf if hours is None else time.monotonic() + 3600 * hours
-        self._old: dict[int, Any] = {}
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._caught = signal.Signals(number).name
-
-    @property
-    def signal(self) -> str | None:
-        """The signal that came, or None."""
-        return self._caught
-
-    @property
-    def caught(self) -> str | None:
-        """What asks for a stop, or None."""
-        return self._caught or ("--max-hours" if time.monotonic() >= self._until else None)
-
-    def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
 
 
 class progress_bar:  # noqa: N801  (used as a function)

@@ -11,22 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import nn
 
-from surgvivqa.commands.eval import mean_label_loss, subsample
 from surgvivqa.config import TrainConfig, check_ranges, data_roots
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
-from surgvivqa.data.index import frame_names, open_questions, question_counts
+from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABEL_INDEX
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import predict_frames
-from surgvivqa.evaluation.metrics import compute_metrics
+from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import TrainingBatches, micro_batches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
@@ -45,14 +43,14 @@ from surgvivqa.training.run_folder import (
     save_best,
     save_step,
 )
-from surgvivqa.training.run_log import LossWindow, RunLog, StopSignals, progress_bar
+from surgvivqa.training.run_log import LossWindow, RunLog, progress_bar
 from surgvivqa.training.schedule import is_due, make_optimizer, rate_factor, seed_micro_batch, step_plans
 from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_accelerator
 from surgvivqa.utils.errors import InputError, RunError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
+from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
 CHANCE = math.log(51)
-EXIT_STOPPED = 75
 log = logging.getLogger("surgvivqa")
 
 
@@ -337,20 +335,8 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
         if odd:
             log.info("Validation lines left out: %s", json.dumps(odd))
     if config.max_train_samples is not None:
-        frames = drawn(frames, config.max_train_samples, config.seed)
+        frames = draw_subsample(frames, config.max_train_samples, config.seed)
     return frames, subsample(val, config.val_max_samples)
-
-
-def drawn(frames: Sequence[FrameQuestions], most: int, seed: int) -> list[FrameQuestions]:
-    """At most ``most`` questions: whole frames in an order drawn by the seed, the last one cut."""
-    kept, left = [], most
-    for index in np.random.default_rng(seed).permutation(len(frames)):
-        if left <= 0:
-            break
-        frame = frames[index]
-        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
-        left -= len(kept[-1].questions)
-    return kept
 
 
 def run_values(config: TrainConfig) -> dict[str, Any]:
@@ -374,7 +360,7 @@ def validate(
     score = functools.partial(
         predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad, stopped=stopped
     )
-    records = shard_and_gather(frames, score)
+    records = shard_and_gather(frames, score, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"]))
     figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
     figures["loss"] = mean_label_loss(records)
     return figures, bad

@@ -4,18 +4,19 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 
-from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError, first_line
 from surgvivqa.utils.loader_workers import end_workers
 
 log = logging.getLogger("surgvivqa")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def start_processes() -> PartialState:
@@ -111,29 +112,33 @@ def leave_if_several(exit_code: int, last_words: str = "") -> None:
 
 
 def shard_and_gather(
-    frames: Sequence[FrameQuestions], score: Callable[[Sequence[FrameQuestions]], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """``score`` of ``frames``, every process doing its share of them.
+    items: Sequence[T],
+    compute: Callable[[Sequence[T]], list[R]],
+    item_key: Callable[[T], Hashable],
+    result_key: Callable[[R], Hashable],
+) -> list[R]:
+    """Computes results for ``items``, every process for its share of them, and gathers them in every process.
 
     Args:
-        frames: all frames, the same list in every process.
-        score: gives a record, with ``video`` and ``frame``, for each question of the frames it is handed, in their
-            order; it may leave whole frames out.
+        items: all items, the same list in every process.
+        compute: gives the results of the items it is handed, in their order: any number per item, or none.
+        item_key: a value that tells items apart.
+        result_key: the key of the item that a result belongs to.
 
     Returns:
-        In every process all records, in the order of ``frames``.
+        All results, in the order of ``items``.
 
     Raises:
-        SurgViVQAError: ``score`` failed in some process.
+        SurgViVQAError: ``compute`` failed in some process.
     """
     state = PartialState()
     rank, world = state.process_index, state.num_processes
     with raise_on_all_ranks():
-        mine = score(frames[rank::world])
+        mine = compute(items[rank::world])
     if world == 1:
         return mine
-    order = {(frame.video, frame.frame): i for i, frame in enumerate(frames)}
-    return sorted(gather_object(mine), key=lambda record: order[record["video"], record["frame"]])
+    order = {item_key(item): i for i, item in enumerate(items)}
+    return sorted(gather_object(mine), key=lambda result: order[result_key(result)])
 
 
 def _sentence(error: Exception) -> str:

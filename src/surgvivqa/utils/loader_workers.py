@@ -11,14 +11,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from surgvivqa.utils.errors import RunError, first_line
-
-_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+from surgvivqa.utils.signals import STOP_SIGNALS
 
 
 def start_workers(loader: DataLoader[Any]) -> Any:
     """``iter(loader)``, its workers started with the signals blocked that ``ignore_signals`` ignores: until that runs,
     a signal to the whole group would end one by PyTorch's own handler, and with it the run."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         return iter(loader)
     finally:
@@ -28,7 +27,7 @@ def start_workers(loader: DataLoader[Any]) -> Any:
 def ignore_signals(_: int) -> None:
     """For a ``DataLoader``'s ``worker_init_fn``. SLURM and terminals signal a whole group of processes; a worker that
     died of it would take the run with it before the checkpoint is written. Workers end when their process does."""
-    for number in _STOPS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
