@@ -1,6 +1,6 @@
 """What --text-embeddings aligned is worth where the parts know their words: small stand-ins, pretrained on text alone.
 
-    python experiments/alignment.py [--out runs/alignment] [--seeds 3]     # prints the table of docs/experiments.md
+    python -m experiments.alignment [--out runs/alignment] [--seeds 3]     # prints the table of docs/experiments.md
 
 The stand-ins are a random VideoMAE, a BLIP text encoder that reads its own WordPieces, and a GPT-2 with a byte-level
 BPE, saved as published parts are. They learn questions of the source domain's wording, whose answer is the first

@@ -1,7 +1,7 @@
 """What cannot be measured on the licensed data here, measured on the synthetic set: one row a choice, three seeds each.
 
-    python experiments/run.py [--out runs/experiments] [--only mask,clip] [--seeds 3] [--jobs 2]
-    python experiments/run.py --table            # the rows so far, as in docs/experiments.md
+    python -m experiments.run [--out runs/experiments] [--only mask,clip] [--seeds 3] [--jobs 2]
+    python -m experiments.run --table            # the rows so far, as in docs/experiments.md
 
 Run again, it goes on where it was stopped: each finished run is a line of OUT/results.jsonl. A run trains the packaged
 base with LoRA alone on the quickstart's synthetic set (its default flags unless the row says otherwise) and scores
