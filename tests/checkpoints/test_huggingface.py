@@ -83,7 +83,8 @@ torch.save(model.score(**inputs), "scores.pt")
 
 def test_save_pretrained_and_from_pretrained_are_hugging_faces_own(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, "llama")
-    bundle.model.save_pretrained(tmp_path / "m", max_shard_size="50KB")
+    SurgViVQAModel.from_model(bundle.model).save_pretrained(tmp_path / "m", max_shard_size="50KB")
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["architectures"] == ["SurgViVQAModel"]
     SurgViVQAProcessor.of(bundle).save_pretrained(tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
     processor = SurgViVQAProcessor.from_pretrained(tmp_path / "m")
@@ -383,6 +384,7 @@ def test_a_folder_of_save_pretrained_is_a_checkpoint(parts: Path, tmp_path: Path
 def test_save_pretrained_over_adapters_is_what_is_read_again(parts: Path, tmp_path: Path) -> None:
     save_adapters(trained(parts, "llama"), tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
+    assert type(model) is SurgViVQAModel and not model.training
     torch.nn.init.normal_(model.text_projection.weight)
     model.save_pretrained(tmp_path / "m")
     again = SurgViVQAModel.from_pretrained(tmp_path / "m")
@@ -404,7 +406,7 @@ def test_half_precision_scores_nearly_the_same(parts: Path, tmp_path: Path, dtyp
 
 def test_from_pretrained_refuses_what_it_would_not_do(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts), tmp_path / "best")
-    with pytest.raises(InputError, match="takes dtype alone and not nonsense"):
+    with pytest.raises(InputError, match="takes no argument but dtype, and not nonsense"):
         SurgViVQAModel.from_pretrained(tmp_path / "best", nonsense=1)
     assert SurgViVQAModel.from_pretrained(tmp_path / "best", dtype=torch.bfloat16).dtype == torch.bfloat16
 

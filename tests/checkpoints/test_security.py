@@ -33,7 +33,7 @@ from surgvivqa.data import index
 from surgvivqa.data.columns import schema
 from surgvivqa.data.splits import load_splits
 from surgvivqa.features.cache_file import CacheFile
-from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.training.resume import find_state, step_folders
 from surgvivqa.utils import atomic_files as atomic
 from surgvivqa.utils.errors import InputError, RunError
