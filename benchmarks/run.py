@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from surgvivqa.utils.atomic_files import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4
 PROCESSES = (("plain_train",), ("train", "train_cached", "train_text"), ("plain_score",), ("score", "answer"))
@@ -234,9 +236,7 @@ def table(summary: dict[str, Any]) -> list[str]:
 def write(folder: Path, summary: dict[str, Any], text: str) -> None:
     """Both files, each by rename."""
     for name, content in (("summary.json", json.dumps(summary, indent=2) + "\n"), ("table.md", text + "\n")):
-        temporary = folder / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(folder / name)
+        write_text(folder / name, content)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -358,7 +358,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, folders: Path) -> Non
         atomic.write_folder(tmp_path / "run" / "linked", lambda aside: None)
     writers: dict[str, Callable[[], object]] = {
         ".f.writing": lambda: atomic.write_text(tmp_path / "run" / "f", "mine"),
-        "README.md.tmp": lambda: write_model_card(tmp_path / "run", settings(tmp_path), {}, None, None),
+        ".README.md.writing": lambda: write_model_card(tmp_path / "run", settings(tmp_path), {}, None, None),
     }
     for name, write in writers.items():
         (tmp_path / "run" / name).symlink_to(tmp_path / "precious" / "a")

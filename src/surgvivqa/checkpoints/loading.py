@@ -59,7 +59,7 @@ from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.freezing import frozen_as, lora_settings
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
-from surgvivqa.utils.atomic_files import in_place, write_file, write_folder
+from surgvivqa.utils.atomic_files import surviving_folder, write_file, write_folder
 from surgvivqa.utils.errors import InputError, first_line
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
@@ -210,7 +210,7 @@ def _is_of_its_folder(path: Path) -> bool:
 
 
 def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
-    for folder in map(in_place, (path, path / "best")):
+    for folder in map(surviving_folder, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
         if (folder / SETTINGS_FILE).is_file() or is_whole(folder):

@@ -14,6 +14,7 @@ from surgvivqa.config import ModelConfig, TrainConfig, clip_length
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, overlap
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,11 +114,9 @@ def write_model_card(
         )
     card = Card(settings, run, metrics or {}, trained or (), repo, licence, synthetic)
     path = folder / "README.md"
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.unlink(missing_ok=True)  # a link left there would be written through
-        temporary.write_text(model_card(card), encoding="utf-8")
-        temporary.replace(path)
+        with atomic_path(path, durable=False) as temporary:
+            temporary.write_text(model_card(card), encoding="utf-8")
     except OSError as error:
         raise InputError(f"The model card {path} cannot be written ({error.strerror}).") from None
     return path

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from rich.progress import track
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
+from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
 
 _MANY_FILES = 2000  # from here on several processes parse
@@ -298,10 +298,9 @@ def _mapped(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict
 
 def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     """Puts videos into an index file beside what it holds, by rename; False, and one line in the log, if it cannot."""
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(path, durable=False, shared=True) as temporary:
             others = [b for b in _batches(path) if VideoColumns(b, Path()).video not in parsed]
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
                 for batch in [*others, *(video.batch for video in parsed.values())]:
@@ -309,9 +308,6 @@ def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
             digest = _digest(pa.memory_map(str(temporary)).read_buffer())
             with temporary.open("ab") as file:
                 file.write(digest)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         _say_once(
             f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "

@@ -38,6 +38,7 @@ from surgvivqa.features.cache_file import (
     to_tensor,
     write_file,
 )
+from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError, RunError
 
 log = logging.getLogger("surgvivqa")
@@ -115,9 +116,8 @@ class FeatureStore:
         text = json.dumps({"fingerprint": self.fingerprint, "made_of": made_of}, indent=2) + "\n"
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
-            temporary = self.folder / f".manifest.{os.getpid()}-{self._writer}.tmp"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(manifest)
+            with atomic_path(manifest, durable=False, shared=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             if self.must_write or not manifest.is_file():
                 raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None

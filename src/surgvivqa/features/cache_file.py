@@ -10,7 +10,6 @@ in memory together, and because an item is found by a key and has a checksum. Bo
 import json
 import os
 import struct
-import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import FrameError, InputError
 from surgvivqa.utils.untrusted import parse_json
 
@@ -95,18 +95,10 @@ def write_file(
         }
     ).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(header)) + header)
-            for array in data:
-                file.write(np.ascontiguousarray(array).data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_path(path, shared=True) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for array in data:
+            file.write(np.ascontiguousarray(array).data)
 
 
 class CacheFile:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from surgvivqa.data.frames import FrameStore, open_picture
+from surgvivqa.utils.atomic_files import write_file
 
 COLUMNS = 4
 _CELL, _FRAME = (440, 372), (430, 240)
@@ -35,9 +36,7 @@ def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12
         sheet.paste(frame.resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
         _write(ImageDraw.Draw(sheet), record, left, top + _FRAME[1] + 6)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(out)
+    write_file(out, lambda temporary: sheet.save(temporary, format="PNG"), durable=False)
     return out
 
 

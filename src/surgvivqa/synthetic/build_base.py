@@ -44,6 +44,7 @@ from surgvivqa.synthetic.stages import LessonStage, QuestionStage, Stage
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, complete, write_synthetic
 from surgvivqa.training.run_log import progress_bar
+from surgvivqa.utils.atomic_files import write_file, write_text
 from surgvivqa.utils.errors import InputError, RunError
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
@@ -119,9 +120,7 @@ def _same_settings(config: BaseConfig) -> None:
     path, mine = config.out / "settings.json", dataclasses.asdict(config) | {"out": ""}
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(mine, default=str)):
         raise InputError(f"--out {config.out} holds a build with other settings (settings.json); take another folder.")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(mine, default=str), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(mine, default=str))
 
 
 def _materials(config: BaseConfig, source: Path) -> tuple[SurgViVQAModel, Any, SourceSet, SourceSet]:
@@ -216,9 +215,7 @@ def _save(stage: Stage, optimizer: torch.optim.Optimizer | None, path: Path, ste
     if optimizer is not None:
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{k}": v.clone() for k, v in moments.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, {"step": str(step)})
-    temporary.replace(path)
+    write_file(path, lambda temporary: save_file(tensors, temporary, {"step": str(step)}))
 
 
 def _restore(stage: Stage, optimizer: torch.optim.Optimizer, path: Path) -> int:

@@ -19,6 +19,7 @@ from surgvivqa.synthetic.questions import Balance, Scenery, candidates, question
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import make_scene, scene_graph
 from surgvivqa.synthetic.source_questions import SPEAKERS, Speaker, source_questions
+from surgvivqa.utils.atomic_files import write_file, write_text
 from surgvivqa.utils.errors import InputError
 
 _SURVEY = 150  # scenes, of a video number no video has
@@ -68,7 +69,7 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
         if before.get("complete") and all(before.get(k) == v for k, v in made.items()):
             print(f"{out}: this set is there already")  # its files keep their times, by which caches know them
             return {k: before[k] for k in ("videos", "frames", "lines")}
-        _whole(mark, json.dumps(made | {"complete": False}).encode())
+        write_text(mark, json.dumps(made | {"complete": False}))
         for folder in ("ssg-qa", "frames", "scene_graph", "masks"):  # nothing of another set stays
             shutil.rmtree(out / folder, ignore_errors=True)
     except OSError as error:
@@ -86,7 +87,7 @@ def write_synthetic(config: SynthConfig) -> dict[str, Any]:
             counts = list(shown(pool.imap(work, videos)))
     summary = {"videos": len(videos), "frames": len(videos) * config.frames_per_video, "lines": sum(counts)}
     done = {**made, "complete": True, **summary}
-    _whole(out / "synthetic.json", (json.dumps(done) + "\n").encode())
+    write_text(out / "synthetic.json", json.dumps(done) + "\n")
     print(f"{out}: {summary['videos']} videos, {summary['frames']} frames, {summary['lines']} lines, "
           f"{time.monotonic() - started:.0f} s")  # fmt: skip
     return summary
@@ -135,19 +136,11 @@ def _write_video(config: SynthConfig, balance: Balance | None, video: str) -> in
         _image(out / "frames" / video / f"{second:06d}.png", frame)
         if config.masks:
             _image(out / "masks" / video / f"{second:06d}.png", mask)
-        _whole(out / "scene_graph" / f"{video}_{second}.json", json.dumps(graph).encode())
-        _whole(out / "ssg-qa" / video / f"{second}.txt", ("\n".join(text) + "\n").encode())
+        write_text(out / "scene_graph" / f"{video}_{second}.json", json.dumps(graph), durable=False)
+        write_text(out / "ssg-qa" / video / f"{second}.txt", "\n".join(text) + "\n", durable=False)
         lines += len(text)
     return lines
 
 
 def _image(path: Path, image: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG", compress_level=1)
-    temporary.replace(path)
-
-
-def _whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    write_file(path, lambda temporary: image.save(temporary, format="PNG", compress_level=1), durable=False)

@@ -20,7 +20,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import Progress, find_state, save_state, step_folders
 from surgvivqa.training.run_log import LogFile
-from surgvivqa.utils.atomic_files import in_place, remove, write_text
+from surgvivqa.utils.atomic_files import remove_folder, surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks
 from surgvivqa.utils.errors import InputError, RunError, first_line
 from surgvivqa.utils.untrusted import refuse_odd_file
@@ -93,7 +93,7 @@ def open_run_folder(config: TrainConfig, main: bool) -> Start:
                 folder,
                 checkpoint,
                 progress,
-                finished=(folder / FINISHED).is_file() and in_place(folder / "best").is_dir(),
+                finished=(folder / FINISHED).is_file() and surviving_folder(folder / "best").is_dir(),
             )
     try:
         if main and not folder.is_dir():
@@ -249,7 +249,7 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
             for path in old:
                 path.rename(aside / path.name)
         # Out of the way first: a kill in mid-removal would leave half a checkpoint, with which no run goes on.
-        remove(folder / _REMOVED)
+        remove_folder(folder / _REMOVED)
         if config.overwrite:
             (folder / _REMOVED).mkdir()
             for path in old:
@@ -259,7 +259,7 @@ def clear_run_folder(config: TrainConfig, main: bool) -> None:
         (folder / _JOB).unlink(missing_ok=True)
         if os.environ.get("SLURM_JOB_ID"):
             write_text(folder / _JOB, os.environ["SLURM_JOB_ID"])
-        remove(folder / _REMOVED)
+        remove_folder(folder / _REMOVED)
     except OSError as error:
         raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
 

@@ -1,14 +1,15 @@
-"""Files and folders written aside, flushed to the disk, and put in place by a rename: whole or not at all.
+"""Atomic writes: files and folders are written under a temporary name and moved into place by a rename.
 
-A kill at any moment leaves the old one or the new one. A folder cannot be replaced by one rename, so for a moment the
-old one has another name; ``in_place`` finds it there. These names begin with a dot, since ``hf.old`` beside ``hf`` may
-be somebody's backup.
+A process that is killed at any moment leaves the old version or the new one, never a part. A folder cannot be replaced
+by one rename, so for a moment the old folder has another name; ``surviving_folder`` finds it there. Temporary names
+begin with a dot, so that they do not collide with a user's own backups.
 """
 
 import contextlib
 import errno
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,104 +17,132 @@ from safetensors import SafetensorError
 
 from surgvivqa.utils.errors import RunError, first_line
 
-ASIDE, REPLACED = ".writing", ".replaced"
-_PYTORCH = ("PytorchStreamWriter", "file write", "inline_container")
+REPLACED = ".replaced"
+_TEMPORARY = ".writing"
+_PYTORCH_WRITE_ERRORS = ("PytorchStreamWriter", "file write", "inline_container")
 
 
-def beside(path: Path, ending: str) -> Path:
-    """Where a file or folder is while it is being written, or replaced."""
-    return path.with_name(f".{path.name}{ending}")
+@contextlib.contextmanager
+def atomic_path(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
+    """Yields a temporary path for the body to write a file to; renames it to ``path`` when the body succeeds.
 
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` make a file aside and puts it in the place of ``path``.
+    Args:
+        path: where the file is to be.
+        durable: flush the file to the disk before the rename and the folder after it, so that the new file survives a
+            power failure. Without it a crash of the machine, but not of the process, may leave an empty file.
+        shared: several processes may write ``path`` at the same time; each gets a temporary name of its own
+            (``.NAME.PID-RANDOM.tmp``), and the last rename wins.
 
     Raises:
-        RunError: the disk is full, or the file cannot be written; what was there stays.
+        OSError: the file cannot be written. On any error the temporary file is removed and ``path`` is unchanged.
     """
-    aside = beside(path, ASIDE)
-    with _kept(path, lambda: aside.unlink(missing_ok=True)):
-        aside.unlink(missing_ok=True)  # a link left there would be written through
-        write(aside)
-        _flush(aside)
-        aside.replace(path)
-        _flush(path.parent)
+    temporary = _hidden(path, f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp" if shared else _TEMPORARY)
+    try:
+        temporary.unlink(missing_ok=True)  # a link left there would be written through
+        yield temporary
+        if durable:
+            _flush(temporary)
+        temporary.replace(path)
+        if durable:
+            _flush(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """``write_file`` of a text."""
-    write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+def write_file(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Calls ``write`` with a temporary path and moves the result to ``path``; see ``atomic_path``.
+
+    Raises:
+        RunError: the disk is full or the file cannot be written; ``path`` is unchanged.
+    """
+    with _disk_errors(path), atomic_path(path, durable=durable) as temporary:
+        write(temporary)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Writes ``text`` in UTF-8 as ``write_file`` does."""
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` fill a folder aside and puts it in the place of ``folder``.
+    """Calls ``write`` with an empty temporary folder and moves the result to ``folder``, replacing what is there.
 
     Raises:
-        RunError: as ``write_file``.
+        RunError: the disk is full or the folder cannot be written, and ``folder`` is unchanged; or it is a link.
     """
-    if folder.is_symlink():  # of a stranger's folder it may lead anywhere, and what is there would be replaced
+    if folder.is_symlink():  # in an untrusted folder it may lead anywhere, and what is there would be replaced
         raise RunError(f"{folder} is a link, which is not written through; give the folder itself, or remove the link.")
     folder = folder.resolve()  # "." has no name
-    aside, old = beside(folder, ASIDE), beside(folder, REPLACED)
-    with _kept(folder, lambda: shutil.rmtree(aside, ignore_errors=True)):
-        remove(aside)
-        aside.mkdir(parents=True)
-        write(aside)
-        for path in (*aside.rglob("*"), aside):
-            _flush(path)
-        if folder.exists():
-            remove(old)
-            folder.replace(old)
-        aside.replace(folder)
-        _flush(folder.parent)
+    temporary, old = _hidden(folder, _TEMPORARY), _hidden(folder, REPLACED)
+    with _disk_errors(folder):
+        try:
+            remove_folder(temporary)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            for path in (*temporary.rglob("*"), temporary):
+                _flush(path)
+            if folder.exists():
+                remove_folder(old)
+                folder.replace(old)
+            temporary.replace(folder)
+            _flush(folder.parent)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def remove(folder: Path) -> None:
-    """Removes a folder; of a link the link alone."""
+def remove_folder(folder: Path) -> None:
+    """Removes a folder and its content if it exists; of a link only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_place(folder: Path) -> Path:
-    """The folder, or where it was put when a kill fell between the two renames that replace it."""
-    old = beside(folder.resolve(), REPLACED)
+def surviving_folder(folder: Path) -> Path:
+    """The folder, or its old version where a kill fell between the two renames that replace it."""
+    old = _hidden(folder.resolve(), REPLACED)
     return old if not folder.exists() and old.is_dir() else folder
 
 
+def _hidden(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}{ending}")
+
+
 @contextlib.contextmanager
-def _kept(path: Path, clear: Callable[[], None]) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        with contextlib.suppress(OSError):
-            clear()
-        if (reason := _of_the_disk(error)) is None:
+        if (reason := _disk_error(error)) is None:
             raise
         raise RunError(f"{path} cannot be written ({reason}); what was there before is kept.") from error
 
 
-def _of_the_disk(error: Exception) -> str | None:
-    """Why the disk would not take it, or None where it is not the disk. PyTorch, safetensors and tokenizers (a plain
-    ``Exception``) each tell a full one in a way of their own."""
+def _disk_error(error: Exception) -> str | None:
+    """Why the disk refused a write, or None if ``error`` is something else.
+
+    PyTorch, safetensors and tokenizers (a plain ``Exception``) each report a full disk in their own way.
+    """
     if isinstance(error, OSError | SafetensorError) or "(os error " in str(error):
         return first_line(error)
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PYTORCH):
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PYTORCH_WRITE_ERRORS):
         return f"PyTorch could not write it to its end, so the disk may be full: {first_line(error, 90)}"
     return None
 
 
 def _flush(path: Path) -> None:
-    """To the disk itself, so that a rename is never there before what it names."""
+    """Flushes a file or folder to the disk, so that a rename never survives a crash without its content."""
     if path.is_symlink():
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # what some network file systems cannot do
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems cannot
             raise
     finally:
         os.close(handle)
