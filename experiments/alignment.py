@@ -48,7 +48,7 @@ from surgvivqa.config import TextEmbeddings, TrainConfig
 from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompts import build_prompt, build_target
-from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -194,7 +194,7 @@ def put_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: in
         The mean loss of the last tenth of the steps, nats a token.
     """
     shutil.copytree(folder, out)
-    tokenizer = prompt_tokenizer(build_for_training(run_config(folder, "published", 0))).tokenizer
+    tokenizer = build_for_training(run_config(folder, "published", 0)).prompt_tokenizer().tokenizer
     torch.manual_seed(seed)
     model, rng = GPT2LMHeadModel(_gpt2(tokenizer)), np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
@@ -243,7 +243,7 @@ def held_out_loss(bundle: ModelBundle, asked: Sequence[Asked]) -> float:
 
 
 def _losses(bundle: ModelBundle, asked: Sequence[Asked], tokens: Tensor) -> Tensor:
-    prompts = prompt_tokenizer(bundle)
+    prompts = bundle.prompt_tokenizer()
     ids = prompts.all_prompt_ids([q for q, _ in asked])
     answers = [prompts.label_ids[a] for _, a in asked]
     return bundle.model(pack_training([ids], [answers], bundle.settings.mask), video_tokens=tokens)

@@ -28,7 +28,7 @@ from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import TrainingBatches, micro_batches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
-from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.scoring import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -102,11 +102,11 @@ def train_run(config: TrainConfig) -> int:
             "train_videos": list(load_splits(config.splits_dir).train),
             "synthetic": is_synthetic(config.ssgvqa_root),
         }
-        prompts = prompt_tokenizer(bundle)
+        prompts = bundle.prompt_tokenizer()
         LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
         prompts.check_fits(train_frames, val_frames)
         assert config.image_root is not None
-        store = frame_store(bundle, config.image_root)
+        store = bundle.frame_store(config.image_root)
         bad = BadFrames(
             config.on_bad_frame, config.max_bad_frames, len(train_frames) + len(val_frames), start.progress.bad
         )
