@@ -2,8 +2,8 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from surgvivqa.checkpoints.pretrained import SurgViVQAModel
 from surgvivqa.model.configuration import SurgViVQAConfig
-from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
 
 __all__ = ["SurgViVQAConfig", "SurgViVQAModel", "SurgViVQAProcessor"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
+from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
@@ -47,7 +47,7 @@ def test_a_file_beside_a_folders_weights_is_not_taken_for_them(parts: Path, tmp_
 def test_weights_of_hugging_faces_and_pefts_folders_are_read_with_their_settings(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, lora_r=4, lora_alpha=7, mask="causal")
     bundle.model.save_pretrained(tmp_path / "hf")
-    SurgViVQAProcessor.of(bundle).save_pretrained(tmp_path / "hf")
+    bundle.processor().save_pretrained(tmp_path / "hf")
     bundle.model.llm.save_pretrained(tmp_path / "peft")
     whole = load_checkpoint(tmp_path / "hf" / "model.safetensors", settings(parts))
     assert whole.settings.mask == "causal"
@@ -113,11 +113,11 @@ def test_saving_again_in_other_pieces_leaves_nothing_of_the_first(
     parts: Path, sizes: tuple[str, str], tmp_path: Path
 ) -> None:
     first = trained(parts)
-    first.model.save_pretrained(tmp_path / "m", max_shard_size=sizes[0])
-    SurgViVQAProcessor.of(first).save_pretrained(tmp_path / "m")
+    SurgViVQAModel.from_model(first.model).save_pretrained(tmp_path / "m", max_shard_size=sizes[0])
+    first.processor().save_pretrained(tmp_path / "m")
     second = trained(parts)
     torch.nn.init.normal_(second.model.visual_encoder.layernorm.weight)
-    second.model.save_pretrained(tmp_path / "m", max_shard_size=sizes[1])
+    SurgViVQAModel.from_model(second.model).save_pretrained(tmp_path / "m", max_shard_size=sizes[1])
     same(second, load_checkpoint(tmp_path / "m", settings(parts)))
     theirs = SurgViVQAModel.from_pretrained(tmp_path / "m").state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in second.model.state_dict().items())

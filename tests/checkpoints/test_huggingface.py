@@ -53,7 +53,7 @@ def scores(model: SurgViVQAModel, processor: SurgViVQAProcessor) -> torch.Tensor
 
 
 def of(bundle: ModelBundle) -> torch.Tensor:
-    return scores(bundle.model, SurgViVQAProcessor.of(bundle))
+    return scores(bundle.model, bundle.processor())
 
 
 @pytest.mark.slow
@@ -83,8 +83,9 @@ torch.save(model.score(**inputs), "scores.pt")
 
 def test_save_pretrained_and_from_pretrained_are_hugging_faces_own(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, "llama")
-    bundle.model.save_pretrained(tmp_path / "m", max_shard_size="50KB")
-    SurgViVQAProcessor.of(bundle).save_pretrained(tmp_path / "m")
+    SurgViVQAModel.from_model(bundle.model).save_pretrained(tmp_path / "m", max_shard_size="50KB")
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["architectures"] == ["SurgViVQAModel"]
+    bundle.processor().save_pretrained(tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
     processor = SurgViVQAProcessor.from_pretrained(tmp_path / "m")
     assert torch.equal(scores(model, processor), of(bundle))
@@ -95,9 +96,7 @@ def test_save_pretrained_and_from_pretrained_are_hugging_faces_own(parts: Path, 
 def test_from_pretrained_puts_what_was_trained_on_its_parts(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts)
     save_checkpoint(bundle, tmp_path / "best")
-    assert torch.equal(
-        scores(SurgViVQAModel.from_pretrained(tmp_path / "best"), SurgViVQAProcessor.of(bundle)), of(bundle)
-    )
+    assert torch.equal(scores(SurgViVQAModel.from_pretrained(tmp_path / "best"), bundle.processor()), of(bundle))
 
 
 def test_a_tensor_missing_from_a_whole_folder_is_no_random_one(parts: Path, tmp_path: Path) -> None:
@@ -205,7 +204,7 @@ def test_damaged_folders_get_one_sentence_each(parts: Path, tmp_path: Path) -> N
 
 
 def test_the_processor_takes_pictures_paths_clips_and_lists(parts: Path, tmp_path: Path) -> None:
-    processor = SurgViVQAProcessor.of(trained(parts))
+    processor = trained(parts).processor()
     picture().save(tmp_path / "a.png")
     one = processor(picture(), "How many?")
     assert one["pixel_values"].shape == (1, 4, 3, 32, 32) and len(one["prompts"]) == 1 and len(one["label_ids"]) == 51
@@ -232,12 +231,12 @@ def test_the_processor_takes_pictures_paths_clips_and_lists(parts: Path, tmp_pat
 )
 def test_the_processor_refuses(parts: Path, images: list[object], text: list[object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        SurgViVQAProcessor.of(trained(parts))(images, text)  # type: ignore[arg-type]
+        trained(parts).processor()(images, text)  # type: ignore[arg-type]
 
 
 def test_answers_are_labels_with_probabilities(parts: Path) -> None:
     bundle = trained(parts)
-    processor = SurgViVQAProcessor.of(bundle)
+    processor = bundle.processor()
     answers = processor.answers(of(bundle), top=51)
     assert [len(row) for row in answers] == [51, 51]
     for row, score in zip(answers, of(bundle), strict=True):
@@ -373,7 +372,7 @@ def test_an_alpha_that_is_a_fraction_stays_one(parts: Path, tmp_path: Path) -> N
 def test_a_folder_of_save_pretrained_is_a_checkpoint(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, "llama", lora_r=4, frame_fit="crop", mask="causal")
     bundle.model.save_pretrained(tmp_path / "m")
-    SurgViVQAProcessor.of(bundle).save_pretrained(tmp_path / "m")
+    bundle.processor().save_pretrained(tmp_path / "m")
     again = load_checkpoint(tmp_path / "m", settings(parts))
     assert torch.equal(of(again), of(bundle))
     found = again.settings
@@ -383,6 +382,7 @@ def test_a_folder_of_save_pretrained_is_a_checkpoint(parts: Path, tmp_path: Path
 def test_save_pretrained_over_adapters_is_what_is_read_again(parts: Path, tmp_path: Path) -> None:
     save_adapters(trained(parts, "llama"), tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
+    assert type(model) is SurgViVQAModel and not model.training
     torch.nn.init.normal_(model.text_projection.weight)
     model.save_pretrained(tmp_path / "m")
     again = SurgViVQAModel.from_pretrained(tmp_path / "m")
@@ -397,14 +397,14 @@ def test_half_precision_scores_nearly_the_same(parts: Path, tmp_path: Path, dtyp
     assert {p.dtype for n, p in model.named_parameters() if "lora_" not in n} == {
         dtype
     }  # PEFT keeps adapters in float32
-    found = scores(model, SurgViVQAProcessor.of(bundle))
+    found = scores(model, bundle.processor())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, of(bundle), rtol=0.05, atol=0.3)
 
 
 def test_from_pretrained_refuses_what_it_would_not_do(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts), tmp_path / "best")
-    with pytest.raises(InputError, match="takes dtype alone and not nonsense"):
+    with pytest.raises(InputError, match="takes no argument but dtype, and not nonsense"):
         SurgViVQAModel.from_pretrained(tmp_path / "best", nonsense=1)
     assert SurgViVQAModel.from_pretrained(tmp_path / "best", dtype=torch.bfloat16).dtype == torch.bfloat16
 

@@ -20,7 +20,6 @@ from surgvivqa.checkpoints.backbones import load_text_encoder
 from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.checkpoints.published import WORDS
 from surgvivqa.cli import main
-from surgvivqa.model.bundle import prompt_tokenizer
 from surgvivqa.model.embeddings import grown_rows
 from surgvivqa.model.scoring import LabelTrie, score_labels
 from surgvivqa.synthetic.tokenizer import train_tokenizer
@@ -328,7 +327,7 @@ def test_a_published_file_scores_as_the_published_way(parts: Path, data_flags: l
     bundle = load_checkpoint(tmp_path / "wild.pth", model)
     root = Path(next(f for f in data_flags if "image-root" in f).partition("=")[2])
     store = FrameStore(root, size=32, num_frames=4)
-    prompts = prompt_tokenizer(bundle)
+    prompts = bundle.prompt_tokenizer()
     for record in records:
         clip = store.clip(record["video"], record["frame"]).unsqueeze(0)
         with torch.no_grad():
@@ -355,6 +354,6 @@ def test_scores_survive_the_way_through_the_published_form(parts: Path, tmp_path
     clips = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     scores = []
     for bundle in (first, second):
-        trie = LabelTrie(prompt_tokenizer(bundle).label_ids)
+        trie = LabelTrie(bundle.prompt_tokenizer().label_ids)
         scores.append(score_labels(bundle.model, [[[1, 2, 3]]], bundle.model.encode_video(clips), trie, "prefix"))
     assert torch.equal(*scores)

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 import surgvivqa
+from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.adapters import with_adapters
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
@@ -33,7 +34,6 @@ from surgvivqa.data import index
 from surgvivqa.data.columns import schema
 from surgvivqa.data.splits import load_splits
 from surgvivqa.features.cache_file import CacheFile
-from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.resume import find_state, step_folders
 from surgvivqa.utils import atomic_files as atomic
 from surgvivqa.utils.errors import InputError, RunError

@@ -19,7 +19,6 @@ from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import frame_store
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError, RunError
 from tests.conftest import Said
@@ -96,7 +95,7 @@ def test_workers_give_hits_and_misses_mixed_and_the_same_losses(
 
 def _bundle(base: Path, data_flags: list[str]) -> tuple[object, FrameStore]:
     bundle = load_checkpoint(base, ModelConfig())
-    return bundle, frame_store(bundle, Path(data_flags[1].partition("=")[2]))
+    return bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2]))
 
 
 def test_a_mixed_batch_has_each_frames_own_tokens(base: Path, data_flags: list[str], tmp_path: Path) -> None:
@@ -386,7 +385,7 @@ def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(
         bundle, _ = _bundle(base, data_flags)
         for name, value in changed.items():
             setattr(bundle.settings, name, value)
-        tokens = video_tokens(bundle, frame_store(bundle, Path(data_flags[1].partition("=")[2])), tmp_path)
+        tokens = video_tokens(bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2])), tmp_path)
         return tokens.cache.fingerprint
 
     def other_weights() -> str:

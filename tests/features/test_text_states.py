@@ -17,7 +17,6 @@ from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.features.text_states import TextStates, text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import frame_store, prompt_tokenizer
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
@@ -59,9 +58,9 @@ class Setting:
         config = TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4, cache=cache, cache_text=True, **flags)
         self.bundle = build_for_training(config)
         set_modes(self.bundle.model)
-        self.prompts = prompt_tokenizer(self.bundle)
-        video = video_tokens(self.bundle, frame_store(self.bundle, root / "frames"), cache, dtype)
-        self.live = video_tokens(self.bundle, frame_store(self.bundle, root / "frames"))
+        self.prompts = self.bundle.prompt_tokenizer()
+        video = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"), cache, dtype)
+        self.live = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"))
         self.text: TextStates = text_states(self.bundle, video, self.prompts, cache, dtype)
         self.frames = list(open_questions(root / "ssg-qa", ["VID04"])[0])
 

@@ -20,8 +20,9 @@ from transformers import (
 
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.packing import PromptTokenizer, pack_training
-from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
+from surgvivqa.data.packing import pack_training
+from surgvivqa.data.prompt_tokens import PromptTokenizer
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import set_modes, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
@@ -59,7 +60,7 @@ def video(model: SurgViVQAModel) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: str) -> None:
     bundle = built(parts, kind)
-    prompts, tokens = prompt_tokenizer(bundle), video(bundle.model)
+    prompts, tokens = bundle.prompt_tokenizer(), video(bundle.model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     trie = LabelTrie(prompts.label_ids)
     ours = score_labels(bundle.model, ids, tokens, trie, mask)
@@ -82,7 +83,7 @@ def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> None:
     bundle = built(parts, kind, lora_dropout=0.0)
-    model, prompts = bundle.model, prompt_tokenizer(bundle)
+    model, prompts = bundle.model, bundle.prompt_tokenizer()
     tokens = video(model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     answers = [[prompts.label_ids[2], prompts.label_ids[12]], [prompts.label_ids[30]]]
@@ -118,7 +119,7 @@ def test_adapters_sit_on_the_four_projections_of_a_llama(parts: Path) -> None:
 
 
 def test_labels_that_begin_others_are_ended(parts: Path) -> None:
-    prompts = prompt_tokenizer(built(parts, "split"))
+    prompts = built(parts, "split").prompt_tokenizer()
     one, ten, liver = (LABELS.index(label) for label in ("1", "10", "liver"))
     end = prompts.tokenizer.eos_token_id
     assert prompts.label_ids[ten][: len(prompts.label_ids[one]) - 1] == prompts.label_ids[one][:-1]
@@ -130,13 +131,13 @@ def test_labels_that_begin_others_are_ended(parts: Path) -> None:
 
 
 def test_labels_that_begin_no_other_need_no_end() -> None:
-    prompts = prompt_tokenizer(load_folder(PACKAGED_BASE))
+    prompts = load_folder(PACKAGED_BASE).prompt_tokenizer()
     assert prompts.ended == []
     assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
 
 
 def test_a_label_follows_the_prompt_as_it_would_in_one_text(parts: Path) -> None:
-    prompts = prompt_tokenizer(built(parts, "llama"))
+    prompts = built(parts, "llama").prompt_tokenizer()
     whole = prompts.tokenizer("Answer: liver", add_special_tokens=False)["input_ids"]
     assert prompts.label_ids[LABELS.index("liver")] == whole[-len(prompts.label_ids[LABELS.index("liver")]) :]
     assert prompts.tokenizer.decode(prompts.label_ids[LABELS.index("liver")]).strip() == "liver"
@@ -153,7 +154,7 @@ def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -
     """By brute force over one step: a label's score with its end, those of its continuations and the rest of the
     vocabulary make the score of its beginning."""
     bundle = built(parts, "split")
-    prompts, tokens = prompt_tokenizer(bundle), video(bundle.model)
+    prompts, tokens = bundle.prompt_tokenizer(), video(bundle.model)
     one = prompts.label_ids[LABELS.index("1")]
     prompt = prompts.prompt_ids("How many?")
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Pa
     bundle = build_for_training(run)
     model = bundle.model.eval()
     assert isinstance(model.video_projection, torch.nn.Linear) and model.video_projection.in_features == 64
-    tokens, prompts = video(model), prompt_tokenizer(bundle)
+    tokens, prompts = video(model), bundle.prompt_tokenizer()
     assert tokens.shape[-1] == 64  # what a cache holds is the encoder's own
     ids, trie = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS], LabelTrie(prompts.label_ids)
     ours = score_labels(model, ids, tokens, trie, "prefix")
@@ -240,7 +241,7 @@ def test_other_kinds_train_or_are_refused_but_never_crash(parts: Path, tmp_path:
         assert "packed rows" in str(refusal)
         return
     set_modes(bundle.model)
-    prompts = prompt_tokenizer(bundle)
+    prompts = bundle.prompt_tokenizer()
     packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[3]]], "prefix")
     loss = bundle.model(packed, video_tokens=video(bundle.model)[:1]).sum()
     loss.backward()

@@ -10,7 +10,6 @@ from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import pack_training
-from surgvivqa.model.bundle import prompt_tokenizer
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.training.initial_model import build_for_training
 from tests.helpers.parts import add_decoder, config, make_parts
@@ -72,7 +71,7 @@ def test_exactly_what_is_named_trains(
 
     # One backward pass: gradients where they are named, and nowhere else.
     set_modes(model)
-    prompts = prompt_tokenizer(before)
+    prompts = before.prompt_tokenizer()
     clips = torch.randn(1, 4, 3, 32, 32)
     packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[30]]], "prefix")
     model(packed, pixel_values=clips).sum().backward()

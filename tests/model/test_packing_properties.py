@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data.packing import Block, PaddedLayout, _end_what_begins_another, chain_block, pack_blocks
+from surgvivqa.data.packing import Block, PaddedLayout, chain_block, pack_blocks
+from surgvivqa.data.prompt_tokens import _end_what_begins_another
 from surgvivqa.model.attention import pad, unpad
 from surgvivqa.model.scoring import LabelTrie
 

@@ -8,7 +8,8 @@ from typing import Any
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from surgvivqa.model.bundle import ModelBundle, saved_tensors
+from surgvivqa.checkpoints.published import saved_tensors
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.modeling import SurgViVQAModel

@@ -41,6 +41,7 @@ from surgvivqa.checkpoints.published import (
     present_names,
     published_name,
     read_tensors,
+    saved_tensors,
     trained_of,
 )
 from surgvivqa.checkpoints.settings import (
@@ -54,16 +55,15 @@ from surgvivqa.checkpoints.settings import (
     settings_of,
 )
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
-from surgvivqa.model.bundle import ModelBundle, saved_tensors
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.freezing import frozen_as, lora_settings
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.processing import SurgViVQAProcessor
 from surgvivqa.utils.atomic_files import surviving_folder, write_file, write_folder
 from surgvivqa.utils.errors import InputError, first_line
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
-PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
+PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, built by experiments/build_base
 log = logging.getLogger("surgvivqa")
 
 
@@ -131,7 +131,7 @@ def _base_name(settings: ModelConfig) -> str:
 def _write_settings(bundle: ModelBundle, folder: Path, holds: str, tensors: Sequence[str] = ()) -> None:
     bundle.model.config.save_pretrained(folder)
     bundle.tokenizer.save_pretrained(folder)
-    SurgViVQAProcessor.of(bundle).save_pretrained(folder)
+    bundle.processor().save_pretrained(folder)
     settings = dataclasses.asdict(bundle.settings)
     saved = {"holds": holds, "tensors": list(tensors), "settings": settings, "run": bundle.run}
     (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")

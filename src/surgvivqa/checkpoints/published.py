@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.embeddings import grown_rows
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.errors import InputError, first_line
@@ -324,6 +325,22 @@ def all_of(model: SurgViVQAModel) -> set[str]:
 def new_of(model: SurgViVQAModel) -> set[str]:
     """What no published part has, and so must come from a checkpoint: adapters and projections."""
     return {n for n in all_of(model) if "lora_" in n or "_projection." in n}
+
+
+def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str, Tensor]:
+    """The tensors that a checkpoint must hold, without tied ones such as GPT-2's output layer.
+
+    They are those that train, with those that a checkpoint brought which the run started from; or all of them, where
+    ``everything`` is asked for or the model has no published parts.
+    """
+    model = bundle.model
+    complete = everything or bundle.settings.preset == "tiny"
+    trained = {name for name, p in model.named_parameters() if p.requires_grad} | bundle.own
+    return {
+        name: tensor.detach().contiguous()
+        for name, tensor in model.state_dict().items()
+        if (complete or name in trained) and name not in model.all_tied_weights_keys
+    }
 
 
 def trained_of(model: SurgViVQAModel, given: Collection[str]) -> set[str]:

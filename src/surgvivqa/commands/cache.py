@@ -28,7 +28,7 @@ from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usabl
 from surgvivqa.features.text_reader import TextInputs, TextReader
 from surgvivqa.features.text_states import TextStates, text_states
 from surgvivqa.features.video_tokens import VideoTokens, tokens_of, video_tokens
-from surgvivqa.model.bundle import ModelBundle, frame_store, frame_store_of, prompt_tokenizer
+from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.run_log import progress_bar
@@ -288,7 +288,7 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
         def encode(pixel_values: Tensor) -> Tensor:
             return pool_tokens(encoder(pixel_values=pixel_values).last_hidden_state, video, settings.video_pool)
 
-    frames = frame_store_of(settings, video, config.image_root)
+    frames = build_frame_store(settings, config.image_root, video.num_frames, video.image_size)
     encoder.requires_grad_(False).eval()
     if torch.cuda.is_available():
         encoder.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
@@ -311,9 +311,9 @@ def training_text(config: CacheConfig) -> tuple[TextStates, str]:
     bundle.model.requires_grad_(False).eval()
     if torch.cuda.is_available():
         bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    store, where = frame_store(bundle, config.image_root), (config.cache, config.cache_dtype)
+    store, where = bundle.frame_store(config.image_root), (config.cache, config.cache_dtype)
     tokens = video_tokens(bundle, store, *where, must_write=True)
-    return text_states(bundle, tokens, prompt_tokenizer(bundle), *where, must_write=True), bundle.settings.video_pool
+    return text_states(bundle, tokens, bundle.prompt_tokenizer(), *where, must_write=True), bundle.settings.video_pool
 
 
 def announce(

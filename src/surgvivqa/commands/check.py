@@ -19,7 +19,7 @@ from surgvivqa.data.ssgqa import ODD, FrameQuestions
 from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
+from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
 from surgvivqa.model.scoring import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -83,14 +83,7 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         return
     groups = [Frames.joined(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))]
     try:
-        length = clip_length(config)
-        store = FrameStore(
-            config.image_root,
-            fit=config.frame_fit,
-            clip_mode=config.clip_mode,
-            num_frames=length,
-            stride=config.clip_stride,
-        )
+        store = build_frame_store(config, config.image_root, clip_length(config))
         yield from _frames(store, [group for group in groups if group], config)
     except InputError as error:
         yield Result("frames", "FAIL", str(error))
@@ -185,7 +178,7 @@ def _allowed(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
 
 
 def _tokens(bundle: ModelBundle) -> Result:
-    prompts = prompt_tokenizer(bundle)
+    prompts = bundle.prompt_tokenizer()
     trie = LabelTrie(prompts.label_ids)
     ended = f"{len(prompts.ended)} that would begin another are ended" if prompts.ended else "none begins another"
     longest = int(trie.lengths.max())
@@ -193,7 +186,7 @@ def _tokens(bundle: ModelBundle) -> Result:
 
 
 def _prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
-    prompts = prompt_tokenizer(bundle)
+    prompts = bundle.prompt_tokenizer()
     prompts.check_fits(frames)
     return Result(
         "prompts", "PASS", f"longest prompt with answer: {prompts.longest(frames)[0]} of {prompts.max_length} tokens."
@@ -202,7 +195,7 @@ def _prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
 
 def _leak(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Result:
     """Two answers of equal length after one prompt: the prompt's logits must be the same, bit for bit."""
-    question, prompts = train[0].questions[0], prompt_tokenizer(bundle)
+    question, prompts = train[0].questions[0], bundle.prompt_tokenizer()
     ids, model = prompts.prompt_ids(question.question), bundle.model.eval()
     video = model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
@@ -230,10 +223,10 @@ def _cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckC
     assert config.cache is not None and config.image_root is not None
     if not config.cache.is_dir():
         return Result("cache", "PASS", f"{config.cache} is not there yet; the run makes and fills it.")
-    video = video_tokens(bundle, frame_store(bundle, config.image_root), config.cache, config.cache_dtype)
+    video = video_tokens(bundle, bundle.frame_store(config.image_root), config.cache, config.cache_dtype)
     feed: Any = video
     if config.cache_text:
-        feed = text_states(bundle, video, prompt_tokenizer(bundle), config.cache, config.cache_dtype)
+        feed = text_states(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
     step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
     found, bad, some = 0, [], frames[::step]
     for frame in some:
@@ -252,7 +245,7 @@ def _cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckC
 def _loss_and_gradients(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Iterator[Result]:
     try:
         assert config.image_root is not None
-        store, prompts, model = frame_store(bundle, config.image_root), prompt_tokenizer(bundle), bundle.model
+        store, prompts, model = bundle.frame_store(config.image_root), bundle.prompt_tokenizer(), bundle.model
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
         frame_tokens: Any = video_tokens(bundle, store)

@@ -21,8 +21,7 @@ from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
 from surgvivqa.evaluation.inference import predict_frames
 from surgvivqa.evaluation.metrics import grouped_metrics, mean_label_loss
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
-from surgvivqa.model.bundle import ModelBundle, frame_store, prompt_tokenizer
-from surgvivqa.model.processing import SurgViVQAProcessor
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_processes
 from surgvivqa.utils.errors import InputError
@@ -73,8 +72,8 @@ def prepare(
     frames = subsample(asked, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
-    prompt_tokenizer(bundle).check_fits(frames)
-    store = frame_store(bundle, image_root)
+    bundle.prompt_tokenizer().check_fits(frames)
+    store = bundle.frame_store(image_root)
     missing = refuse_missing(store, frames, allowed=_bad_frames(config, frames).limit)
     tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
@@ -185,7 +184,7 @@ def predict(config: PredictConfig) -> int:
     bundle = load_checkpoint(config.checkpoint, config.model)
     if bundle.settings.mask == "bidirectional":
         log.warning(_LEAK)
-    processor = SurgViVQAProcessor.of(bundle)
+    processor = bundle.processor()
     inputs = processor([config.image], config.question)
     answers = processor.answers(bundle.model.score(**inputs), max(1, min(config.top, len(LABELS))))[0]
     if config.json:

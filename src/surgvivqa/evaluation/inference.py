@@ -16,7 +16,7 @@ from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.video_tokens import VideoTokens
 from surgvivqa.model.attention import CrossAttentionCache
-from surgvivqa.model.bundle import ModelBundle, prompt_tokenizer
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, start_workers
@@ -92,7 +92,7 @@ def predict_frames(
         FrameError: a frame cannot be used, and ``bad`` is None.
         RunError: a score is not finite.
     """
-    prompts, mask = prompt_tokenizer(bundle), bundle.settings.mask
+    prompts, mask = bundle.prompt_tokenizer(), bundle.settings.mask
     trie = LabelTrie(prompts.label_ids)
     groups = _FrameGroups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
     workers = workers if len(groups) > 1 else 0

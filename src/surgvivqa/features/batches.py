@@ -8,7 +8,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.data.packing import PackedStream, PromptTokenizer, pack_training
+from surgvivqa.data.packing import PackedStream, pack_training
+from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.text_reader import TextInputs, TextReader

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, PromptTokenizer, chain_block
+from surgvivqa.data.packing import Block, chain_block
+from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureStore, tag_of
 from surgvivqa.features.cache_file import Key

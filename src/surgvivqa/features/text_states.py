@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import PromptTokenizer, pack_blocks
+from surgvivqa.data.packing import pack_blocks
+from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.features.cache import FeatureStore, weights_hash
 from surgvivqa.features.cache_file import Key
 from surgvivqa.features.text_reader import TextInputs, TextReader, UnmadeText, rows_of

@@ -1,23 +1,46 @@
-"""A model with what belongs to it."""
+"""A model with its tokenizer and its settings, and what they say about frames, prompts and the processor."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
-from surgvivqa.data.packing import PromptTokenizer
+from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.model.processing import SurgViVQAProcessor
+
+
+def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224) -> FrameStore:
+    """The frames under ``image_root`` as a model with these settings reads them.
+
+    Args:
+        settings: the frame fit, the clip mode and its stride.
+        image_root: the folder with one folder of frames per video.
+        num_frames: frames per clip.
+        image_size: frames become ``image_size x image_size``.
+    """
+    return FrameStore(
+        root=image_root,
+        size=image_size,
+        fit=settings.frame_fit,
+        clip_mode=settings.clip_mode,
+        num_frames=num_frames,
+        stride=settings.clip_stride,
+    )
 
 
 @dataclass
 class ModelBundle:
-    """A model with what belongs to it: its tokenizer, its settings, and the flags of the run that made it.
+    """A model with its tokenizer, its settings, and the flags of the run that trained it.
 
-    ``own`` names the tensors that came from a checkpoint and not from the published parts; ``report`` says what a file
-    in the published form gave.
+    Attributes:
+        model: the model.
+        tokenizer: the decoder's Hugging Face tokenizer.
+        settings: the part of a run's flags that a checkpoint needs.
+        run: all flags of the run; empty where no run is known.
+        own: names of the tensors that come from a checkpoint and not from the published parts.
+        report: what loading a file in the published form found, as a sentence for the log.
     """
 
     model: SurgViVQAModel
@@ -31,40 +54,25 @@ class ModelBundle:
         for name in ("video_pool", "mask", "prompt_mode"):
             setattr(self.model.config, name, getattr(self.settings, name))
 
+    def frame_store(self, image_root: Path) -> FrameStore:
+        """The frames under ``image_root`` as this model reads them."""
+        video = self.model.config.video_config
+        return build_frame_store(self.settings, image_root, video.num_frames, video.image_size)
 
-def frame_store(bundle: ModelBundle, image_root: Path) -> FrameStore:
-    """The frames as this model wants them."""
-    return frame_store_of(bundle.settings, bundle.model.config.video_config, image_root)
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """Prompts and labels to token ids, with this model's prompt mode and maximum length."""
+        return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length)
 
-
-def frame_store_of(settings: ModelConfig, video: Any, image_root: Path) -> FrameStore:
-    """The frames as a model of these settings and this VideoMAE configuration wants them."""
-    return FrameStore(
-        root=image_root,
-        size=video.image_size,
-        fit=settings.frame_fit,
-        clip_mode=settings.clip_mode,
-        num_frames=video.num_frames,
-        stride=settings.clip_stride,
-    )
-
-
-def prompt_tokenizer(bundle: ModelBundle) -> PromptTokenizer:
-    """Prompts and labels to token ids, as this model wants them."""
-    return PromptTokenizer(bundle.tokenizer, bundle.settings.prompt_mode, bundle.settings.max_length)
-
-
-def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str, Tensor]:
-    """What a checkpoint must hold: the tensors trained, now or in a checkpoint that the run started from, or all where
-    no published part can give the rest back, or where ``everything`` is asked for.
-
-    Tied weights, as GPT-2's output layer, are left out.
-    """
-    model = bundle.model
-    whole = everything or bundle.settings.preset == "tiny"
-    trained = {name for name, p in model.named_parameters() if p.requires_grad} | bundle.own
-    return {
-        name: tensor.detach().contiguous()
-        for name, tensor in model.state_dict().items()
-        if (whole or name in trained) and name not in model.all_tied_weights_keys
-    }
+    def processor(self) -> SurgViVQAProcessor:
+        """The Hugging Face processor of this model."""
+        settings, video = self.settings, self.model.config.video_config
+        return SurgViVQAProcessor(
+            self.tokenizer,
+            image_size=video.image_size,
+            num_frames=video.num_frames,
+            frame_fit=settings.frame_fit,
+            clip_mode=settings.clip_mode,
+            clip_stride=settings.clip_stride,
+            prompt_mode=settings.prompt_mode,
+            max_length=settings.max_length,
+        )

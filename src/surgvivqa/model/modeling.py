@@ -1,17 +1,13 @@
 """SurgViVQA: video tokens, a text encoder that looks at them, and a decoder that answers; over packed rows."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, VideoMAEModel
 
-from surgvivqa.checkpoints.hub import fetch
-from surgvivqa.config import ModelConfig
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, install_packed_attention, layouts
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -21,12 +17,8 @@ from surgvivqa.model.pooling import pool_tokens
 from surgvivqa.model.positions import set_positions
 from surgvivqa.model.scoring import LabelTrie, score_labels
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
 LOGIT_ROWS = 64
-# What Hugging Face's Auto classes hand on, and what has been seen to by the time they do.
-_OF_AUTO_CLASSES = ("config", "_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "revision")
-_OF_THE_HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies", "subfolder")
 
 
 class SurgViVQAModel(PreTrainedModel):
@@ -58,26 +50,11 @@ class SurgViVQAModel(PreTrainedModel):
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
         self.video_projection: nn.Module | None = None
         self.text_projection: nn.Module | None = None
-        llm: Any = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config, trust_remote_code=False)
+        llm = parts.get("llm") or AutoModelForCausalLM.from_config(config.decoder_config, trust_remote_code=False)
         for name, from_width, to_width in projections(config):
             setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
-        install_packed_attention(self.text_encoder, llm)
-        if config.lora:
-            targets = lora_targets(llm)
-            adapters = LoraConfig(
-                r=int(config.lora["r"]),
-                lora_alpha=config.lora["alpha"],  # which may be a fraction
-                lora_dropout=float(config.lora["dropout"]),
-                target_modules=targets,
-                fan_in_fan_out=is_transposed(llm, targets),
-                task_type="CAUSAL_LM",
-            )
-            try:
-                llm = get_peft_model(llm, adapters)
-            except ValueError as error:
-                raise InputError(f"The decoder takes no LoRA adapters ({first_line(error)}).") from None
-            install_dropout(llm)
-        self.llm = llm
+        self.llm = _add_adapters(llm, config.lora) if config.lora and not isinstance(llm, PeftModel) else llm
+        install_packed_attention(self.text_encoder, self.decoder)
         # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.
         self.visual_encoder.set_attn_implementation("sdpa")
         self.post_init()
@@ -98,14 +75,6 @@ class SurgViVQAModel(PreTrainedModel):
         """The word embedding that prompts enter by: the text encoder's."""
         words: nn.Module = self.text_encoder.embeddings.word_embeddings
         return words
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As Hugging Face's: the whole model, adapters in place. What another checkpoint left in the folder about what
-        it holds is brought up to date."""
-        from surgvivqa.checkpoints.folders import now_whole  # which imports this module
-
-        super().save_pretrained(save_directory, *args, **kwargs)
-        now_whole(Path(save_directory))
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""
@@ -197,53 +166,6 @@ class SurgViVQAModel(PreTrainedModel):
         video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
         return score_labels(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
 
-    @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As Hugging Face's, from a folder or hub name that holds the whole model; one that holds what was trained, or
-        adapters, is put on the parts it names.
-
-        Raises:
-            InputError: a tensor of the model is not there: nothing is left at random.
-        """
-        from surgvivqa.checkpoints.folders import is_whole
-        from surgvivqa.checkpoints.loading import load_checkpoint  # which imports this module
-
-        revision = kwargs.get("revision")
-        if not Path(name).exists() and not {"token", "cache_dir", "local_files_only"} & kwargs.keys():
-            name = fetch(f"{name}@{revision}" if revision else str(name), "from_pretrained")
-        if Path(name).is_dir() and not is_whole(Path(name)):
-            given = {k: v for k, v in kwargs.items() if k not in _OF_AUTO_CLASSES}
-            dtype = given.pop("dtype", None)
-            if args or given:
-                raise InputError(
-                    f"{name} holds what was trained, to be put on the parts it names, so from_pretrained takes dtype "
-                    f"alone and not {', '.join(given) or 'more arguments'}; make it whole with surgvivqa convert."
-                )
-            model = load_checkpoint(Path(name), ModelConfig()).model.requires_grad_(True)
-            return model if dtype in (None, "auto") else model.to(dtype)
-        if Path(name).is_dir():
-            try:
-                refuse_folder(Path(name))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
-        else:  # Hugging Face fetches it itself: with a token, into another cache
-            where = {k: v for k, v in kwargs.items() if k in _OF_THE_HUB}
-            try:
-                refuse_code(SurgViVQAConfig.get_config_dict(name, **where)[0])
-            except ValueError as error:
-                raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
-        kwargs["use_safetensors"] = True  # never a pickle
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
-        missing = sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys))
-        if missing or info["mismatched_keys"]:
-            first = missing[0] if missing else "shapes differ"
-            raise InputError(
-                f"{name} lacks {len(missing)} tensors of the model (first: {first}), which would stay at random; it is "
-                f"no whole checkpoint."
-            )
-        return (model, info) if wants_info else model
-
     def forward(
         self,
         packed: PackedStream,
@@ -267,6 +189,25 @@ class SurgViVQAModel(PreTrainedModel):
 def answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
     """Log-probabilities ``[T]`` of target tokens to negative log-likelihoods ``[Q]`` of whole answers."""
     return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
+
+
+def _add_adapters(llm: Any, lora: dict[str, float]) -> PeftModel:
+    """Fresh LoRA adapters (arXiv 2106.09685) on a decoder, which PEFT freezes."""
+    targets = lora_targets(llm)
+    adapters = LoraConfig(
+        r=int(lora["r"]),
+        lora_alpha=lora["alpha"],  # which may be a fraction
+        lora_dropout=float(lora["dropout"]),
+        target_modules=targets,
+        fan_in_fan_out=is_transposed(llm, targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted = get_peft_model(llm, adapters)
+    except ValueError as error:
+        raise InputError(f"The decoder takes no LoRA adapters ({first_line(error)}).") from None
+    install_dropout(adapted)
+    return adapted
 
 
 def projections(config: SurgViVQAConfig) -> list[tuple[str, int, int]]:

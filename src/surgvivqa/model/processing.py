@@ -12,8 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from surgvivqa.data.frames import image_tensor, load_image
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.packing import PromptTokenizer
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.scoring import LabelTrie, normalise
 from surgvivqa.utils.errors import InputError, first_line
 
@@ -51,21 +50,6 @@ class SurgViVQAProcessor(ProcessorMixin):
         self.frame_fit, self.clip_mode, self.clip_stride = frame_fit, clip_mode, clip_stride
         self.prompt_mode, self.max_length = prompt_mode, max_length
         self._coder: PromptTokenizer | None = None
-
-    @classmethod
-    def of(cls, bundle: ModelBundle) -> "SurgViVQAProcessor":
-        """The processor of a bundle's model."""
-        settings, video = bundle.settings, bundle.model.config.video_config
-        return cls(
-            bundle.tokenizer,
-            image_size=video.image_size,
-            num_frames=video.num_frames,
-            frame_fit=settings.frame_fit,
-            clip_mode=settings.clip_mode,
-            clip_stride=settings.clip_stride,
-            prompt_mode=settings.prompt_mode,
-            max_length=settings.max_length,
-        )
 
     @property
     def prompt_tokenizer(self) -> PromptTokenizer:

@@ -29,7 +29,6 @@ from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.bundle import frame_store, prompt_tokenizer
 from surgvivqa.model.freezing import format_table, set_modes
 from surgvivqa.model.scoring import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -455,7 +454,7 @@ class Trainer:
             "train_videos": list(load_splits(config.splits_dir).train),
             "synthetic": is_synthetic(config.ssgvqa_root),
         }
-        self.prompts = prompt_tokenizer(self.bundle)
+        self.prompts = self.bundle.prompt_tokenizer()
         LabelTrie(self.prompts.label_ids)  # raises if the labels could not be scored
         self.prompts.check_fits(self.train_frames, self.val_frames)
 
@@ -463,7 +462,7 @@ class Trainer:
         """Sets ``tokens`` and ``features`` (what a step is fed); returns the bad frames known so far and the missing."""
         config = self.config
         assert config.image_root is not None
-        store = frame_store(self.bundle, config.image_root)
+        store = self.bundle.frame_store(config.image_root)
         total = len(self.train_frames) + len(self.val_frames)
         bad_frames = BadFrames(config.on_bad_frame, config.max_bad_frames, total, progress.bad)
         missing = refuse_missing(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
