@@ -306,7 +306,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
     pair.processes[killed].send_signal(signal.SIGKILL)
     codes, errors = pair.wait()
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
-    assert "Another process of this run has gone" in told(errors[1 - killed])[0]
+    assert "Another process of this run has ended" in told(errors[1 - killed])[0]
     last = max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]"))
     assert Pair([*own, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
     assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1
@@ -353,7 +353,7 @@ def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
 ) -> None:
     for several, kind in (("2", RunError), ("1", RuntimeError)):
         monkeypatch.setenv("WORLD_SIZE", several)
-        message = "Another process of this run has gone" if several == "2" else None
+        message = "Another process of this run has ended" if several == "2" else None
         with pytest.raises(kind, match=message), explain_lost_processes("start it again"):
             raise RuntimeError(said)
 
