@@ -142,7 +142,7 @@ class RunFolder:
             log.debug("%s cannot be locked (%s)", self.path, error)
 
     def _holds_run(self) -> bool:
-        """Whether there is anything of a run. An empty ``checkpoints/``, which a user may have linked, does not count."""
+        """Whether there is anything of a run; an empty ``checkpoints/``, which a user may have linked, is nothing."""
         if any((self.path / name).exists() for name in RUN_FILES if name != "checkpoints"):
             return True
         return self.checkpoints.exists() and not (self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()))

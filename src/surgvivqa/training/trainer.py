@@ -459,7 +459,7 @@ class Trainer:
         self.prompts.check_fits(self.train_frames, self.val_frames)
 
     def _open_frames(self, progress: Progress) -> tuple[BadFrames, list[BadFrame]]:
-        """Sets ``tokens`` and ``features`` (what a step is fed); returns the bad frames known so far and the missing."""
+        """Sets ``tokens`` and ``features`` (what a step is fed); returns the bad frames known and the missing."""
         config = self.config
         assert config.image_root is not None
         store = self.bundle.frame_store(config.image_root)
