@@ -29,8 +29,8 @@ from surgvivqa.features.batches import TrainingBatches, micro_batches, training_
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
 from surgvivqa.model.bundle import ModelBundle
-from surgvivqa.model.freezing import format_table, set_modes
-from surgvivqa.model.scoring import LabelTrie
+from surgvivqa.model.freezing import format_trainable_table, set_modes
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.resume import Progress, fingerprint, load_moments, load_weights
 from surgvivqa.training.run_folder import (
@@ -121,7 +121,7 @@ def train_run(config: TrainConfig) -> int:
     bad.share(missing)
     with raise_on_all_ranks():
         bad.refuse()
-    log.info("\n%s", format_table(bundle.model))
+    log.info("\n%s", format_trainable_table(bundle.model))
     if bundle.settings.mask == "bidirectional":
         log.warning(
             "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
