@@ -1,6 +1,6 @@
 """What --text-embeddings aligned is worth where the parts know their words: small stand-ins, pretrained on text alone.
 
-    python experiments/alignment.py [--out runs/alignment] [--seeds 3]     # prints the table of docs/experiments.md
+    python -m experiments.alignment [--out runs/alignment] [--seeds 3]     # prints the table of docs/experiments.md
 
 The stand-ins are a random VideoMAE, a BLIP text encoder that reads its own WordPieces, and a GPT-2 with a byte-level
 BPE, saved as published parts are. They learn questions of the source domain's wording, whose answer is the first
@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from experiments.build_base.source_domain import source_appearance
+from experiments.build_base.source_questions import Wording, source_questions
 from surgvivqa.config import TextEmbeddings, TrainConfig
 from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.packing import pack_training
@@ -50,11 +52,10 @@ from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.synthetic.domain import Domain, look_of
-from surgvivqa.synthetic.questions import Scenery, candidates
+from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
+from surgvivqa.synthetic.questions import SceneIndex, candidates
 from surgvivqa.synthetic.render import render
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, make_scene, scene_graph
-from surgvivqa.synthetic.source_questions import Speaker, source_questions
+from surgvivqa.synthetic.scene import COLORS, COMPONENTS, generate_scene, scene_graph
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.schedule import make_optimizer
@@ -66,20 +67,20 @@ BATCH, LORA_BATCH, MARKS = 64, 32, (0, 50, 200)
 _NAMED = re.compile(rf"\b({'|'.join(sorted({*COMPONENTS, *COLORS.values()}))})\b")
 
 
-def questions(domain: Domain, videos: range) -> list[Asked]:
+def questions(domain: Literal["source", "target"], videos: range) -> list[Asked]:
     """Distinct questions in a domain's wording that name a component or a colour; the first named is the answer."""
     texts: dict[str, None] = {}
     for video in videos:
         rng = np.random.default_rng([7, video])
         for second in (0, 4):
-            look = look_of(domain, 7, video, second)
-            scene = make_scene(7, video, second)
-            graph = scene_graph(scene, render(scene, look)[2], f"{video}_{second}")
-            scenery = Scenery(graph, look.colors)
+            appearance = source_appearance(7, video, second) if domain == "source" else TARGET_APPEARANCE
+            scene = generate_scene(7, video, second)
+            graph = scene_graph(scene, render(scene, appearance)[2], f"{video}_{second}")
+            scene_index = SceneIndex(graph, appearance.colors)
             if domain == "source":
-                texts.update(dict.fromkeys(q.text for q in source_questions(scenery, Speaker(video % 2), rng, 120)))
+                texts.update(dict.fromkeys(q.text for q in source_questions(scene_index, Wording(video % 2), rng, 120)))
             else:
-                texts.update(dict.fromkeys(c.text for c in candidates(scenery, rng)))
+                texts.update(dict.fromkeys(c.text for c in candidates(scene_index, rng)))
     found = [(text, _NAMED.search(text)) for text in texts]
     return [(text, LABEL_INDEX[match[1]]) for text, match in found if match]
 
@@ -187,8 +188,7 @@ def _step(loss: Tensor, trained: Sequence[Tensor], optimizer: torch.optim.Optimi
 
 
 def put_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: int, seed: int = 0) -> float:
-    """The stand-ins of ``folder`` with another decoder in ``out``: one that has learned the same questions with their
-    answers as a language model, without any encoder.
+    """Copies the stand-ins to ``out`` with a decoder that learned the same questions as a language model, alone.
 
     Returns:
         The mean loss of the last tenth of the steps, nats a token.

@@ -1,7 +1,7 @@
 """What cannot be measured on the licensed data here, measured on the synthetic set: one row a choice, three seeds each.
 
-    python experiments/run.py [--out runs/experiments] [--only mask,clip] [--seeds 3] [--jobs 2]
-    python experiments/run.py --table            # the rows so far, as in docs/experiments.md
+    python -m experiments.run [--out runs/experiments] [--only mask,clip] [--seeds 3] [--jobs 2]
+    python -m experiments.run --table            # the rows so far, as in docs/experiments.md
 
 Run again, it goes on where it was stopped: each finished run is a line of OUT/results.jsonl. A run trains the packaged
 base with LoRA alone on the quickstart's synthetic set (its default flags unless the row says otherwise) and scores
@@ -30,8 +30,8 @@ from typing import Any
 
 from PIL import Image
 
+from experiments.build_base.package_files import weights_sha256
 from surgvivqa.checkpoints.loading import PACKAGED_BASE
-from surgvivqa.synthetic.base_files import weights_hash
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +101,8 @@ ROWS = (
 
 def names_what_is_cut_away(record: dict[str, Any], graphs: Path) -> bool:
     """Whether a question, or its answer, names an object of the frame that centre-cropping to a square would lose: its
-    centre lies beyond the square, as do those of all objects of that name."""
+    centre lies beyond the square, as do those of all objects of that name.
+    """
     path = graphs / f"{record['video']}_{record['frame']}.json"
     if not path.is_file():
         return False
@@ -142,7 +143,7 @@ class Experiments:
         self.out = out.resolve()
         self.results = self.out / "results.jsonl"
         # What makes results comparable: another base, length or number of questions, and they are not.
-        self.of = f"base {weights_hash(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
+        self.of = f"base {weights_sha256(PACKAGED_BASE)[:12]}, {STEPS} steps of {BATCH}, {SCORED} scored"
         self.children: list[subprocess.Popen[str]] = []
 
     def done(self) -> dict[tuple[str, int], dict[str, Any]]:

@@ -27,12 +27,6 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "write_synthetic",
         "make the synthetic set",
     ),
-    "build-base": (
-        "surgvivqa.synthetic.build_base:BaseConfig",
-        "surgvivqa.synthetic.build_base",
-        "build_base",
-        "make the tiny preset's packaged weights anew, from nothing",
-    ),
     "check": (
         "surgvivqa.config:CheckConfig",
         "surgvivqa.commands.check",
@@ -52,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-RESUMABLE = ("train", "cache", "build-base")
+RESUMABLE = ("train", "cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.build_base.package_files import evaluate_zero_shot, folder_size, weights_sha256
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.freezing import trainable_table
-from surgvivqa.synthetic.base_files import size_of, weights_hash, zero_shot
 from surgvivqa.training.initial_model import build_for_training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,8 @@ CARD = (PACKAGED_BASE / "README.md").read_text(encoding="utf-8")
 
 def test_the_card_names_licence_and_hash() -> None:
     assert "license: apache-2.0" in CARD
-    assert weights_hash(PACKAGED_BASE) in CARD
-    assert size_of(PACKAGED_BASE) < 10_000_000
+    assert weights_sha256(PACKAGED_BASE) in CARD
+    assert folder_size(PACKAGED_BASE) < 10_000_000
 
 
 def test_the_tiny_preset_trains_adapters_on_it_and_nothing_else() -> None:
@@ -52,7 +52,7 @@ def test_it_answers_at_once(synthetic_set: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.slow
 def test_its_figure_as_it_is_is_the_cards(tmp_path: Path) -> None:
-    figures = zero_shot(PACKAGED_BASE, tmp_path)
+    figures = evaluate_zero_shot(PACKAGED_BASE, tmp_path)
     told = re.search(r"(\d+) questions\):\s+accuracy (\d+\.\d)", CARD)
     assert told is not None
     assert figures["n"] == int(told[1])

@@ -161,7 +161,7 @@ def test_a_process_that_has_no_question_and_no_frame_of_its_own(flags: list[str]
     few = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
     alone(*few, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
     done = as_two(*few, f"--checkpoint-dir={tmp_path / 'two'}")
-    assert "3 questions on 1 frames; 2 steps of 8 questions, 1 an epoch" in done.stderr
+    assert "3 questions on 1 frames; 2 steps of 8 questions, 1 per epoch" in done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=2, validations=1)
 
 
@@ -290,7 +290,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     else:
         assert main([*own, "--gradient-accumulation-steps=2", "--max-hours=0"]) == 75
         as_two(*own)
-    assert "Going on after step 1" in (folder / "train.log").read_text()
+    assert "Resuming after step 1" in (folder / "train.log").read_text()
     assert_same_run(one_process, folder, steps=6)
 
 

@@ -93,7 +93,7 @@ def test_a_job_that_slurm_queued_again_replaces_what_is_not_its_own(
     # Warned in its steps: the run is its own, and goes on.
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert train(run, data_flags, "--overwrite") == 0
-    assert "Going on after step 1" in said()
+    assert "Resuming after step 1" in said()
     # Another job, and one that was not queued again, are asked to replace it.
     monkeypatch.setenv("SLURM_JOB_ID", "43")
     assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75

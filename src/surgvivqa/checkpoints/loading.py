@@ -63,7 +63,7 @@ from surgvivqa.utils.atomic_files import surviving_folder, write_file, write_fol
 from surgvivqa.utils.errors import InputError, first_line
 
 PACKAGED = "tiny"  # what --checkpoint calls the packaged base
-PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, made by `surgvivqa build-base`
+PACKAGED_BASE = Path(__file__).parents[1] / "base"  # the tiny preset's weights, built by experiments/build_base
 log = logging.getLogger("surgvivqa")
 
 

@@ -1,8 +1,11 @@
-"""Questions in SSG-QA's phrasing and line format, filled from a scene graph.
+"""Questions from a scene graph, in SSG-QA's phrasing and line format.
 
-As in SSG-QA, a referring expression is used only where it names one object. Answers are balanced against a survey of
-other scenes: a candidate is drawn with a weight that falls with the frequency of its answer among candidates of the
-same wording, so that the wording alone says little.
+The templates follow SSG-QA (Yuan et al., 2024), whose generator follows CLEVR (Johnson et al., 2017): ``zero_hop``
+asks about one set of objects, ``one_hop`` about the objects in a relation to a referent, ``single_and`` about those in
+relations to two referents. As there, a referring expression is used only if it names exactly one object.
+
+Answers are balanced over scenes: a candidate is drawn with a weight that falls with the frequency of its answer among
+the candidates of the same template, so that a question's wording alone says little about its answer.
 """
 
 from collections import Counter
@@ -26,7 +29,7 @@ KINDS = ("anatomy", "instrument", "thing", "object")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A question that could be asked: its line's fields, and the wording it is balanced under."""
+    """A question that a scene allows: the fields of its line, and the template (``form``) that it is balanced under."""
 
     text: str
     answer: str
@@ -36,13 +39,13 @@ class Candidate:
     form: str
 
     def line(self) -> str:
-        """The line as SSG-QA writes it."""
+        """The line in SSG-QA's format."""
         return f"{self.text}|{self.answer}|{self.reasoning}.json|{self.type}|{self.relation}"
 
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A noun phrase such as ``white top-mid hook instrument``; empty parts are not said."""
+    """A noun phrase such as ``white top-mid hook instrument``; empty parts are left out."""
 
     color: str = ""
     place: str = ""
@@ -52,18 +55,18 @@ class Phrase:
     def __str__(self) -> str:
         return " ".join(w for w in (self.color, self.place, self.component, self.kind) if w)
 
-    def fits(self, thing: dict[str, Any]) -> bool:
-        """Whether an object of the graph is meant by it."""
+    def matches(self, item: dict[str, Any]) -> bool:
+        """Whether it describes an object of the graph."""
         return (
-            self.color in ("", thing["color"])
-            and self.place in ("", thing["location"])
-            and self.component in ("", thing["component"])
-            and (self.kind in ("thing", "object") or self.kind == thing["type"])
+            self.color in ("", item["color"])
+            and self.place in ("", item["location"])
+            and self.component in ("", item["component"])
+            and (self.kind in ("thing", "object") or self.kind == item["type"])
         )
 
 
-class Scenery:
-    """A scene graph with the look-ups that questions need; ``colors`` is each component's colour."""
+class SceneIndex:
+    """A scene graph with the look-ups that questions need; ``colors`` maps a component to its colour."""
 
     def __init__(self, graph: dict[str, Any], colors: dict[str, str] = COLORS) -> None:
         self.objects: list[dict[str, Any]] = [
@@ -72,18 +75,18 @@ class Scenery:
         self.relations: dict[str, list[list[int]]] = graph["scenes"][0]["relationships"]
         self.triplets: list[list[str]] = [t.split(",") for t in graph["info"]["triplet"]]
 
-    def meant(self, phrase: Phrase, among: Sequence[int] | None = None) -> list[int]:
-        """Objects that a phrase names."""
+    def matching(self, phrase: Phrase, among: Sequence[int] | None = None) -> list[int]:
+        """Indices of the objects that a phrase describes."""
         pool = range(len(self.objects)) if among is None else among
-        return [i for i in pool if phrase.fits(self.objects[i])]
+        return [i for i in pool if phrase.matches(self.objects[i])]
 
 
-def candidates(scenery: Scenery, rng: np.random.Generator, tries: int = 160) -> list[Candidate]:
-    """Questions that could be asked of a scene; drawn at random, so a few hundred in all."""
-    found = list(_zero_hop(scenery, rng))
-    if scenery.objects:
+def candidates(scene_index: SceneIndex, rng: np.random.Generator, tries: int = 160) -> list[Candidate]:
+    """A few hundred questions that a scene allows, drawn at random."""
+    found = list(_zero_hop(scene_index, rng))
+    if scene_index.objects:
         for _ in range(tries):
-            found += _relational(scenery, rng)
+            found += _relational(scene_index, rng)
     return list(dict.fromkeys(found))
 
 
@@ -92,33 +95,33 @@ def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _zero_hop(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
+def _zero_hop(s: SceneIndex, rng: np.random.Generator) -> Iterator[Candidate]:
     for component in COMPONENTS:
         kind = "anatomy" if component in ANATOMIES else "instrument"
-        count = len(s.meant(Phrase(component=component)))
+        count = len(s.matching(Phrase(component=component)))
         yield _exist(Phrase(component=component, kind=kind), count, "", "zero_hop", component)
         yield _count(Phrase(component=component, kind=kind), count, "", "zero_hop", component)
     for place in LOCATIONS:
         for kind in ("anatomy", "instrument", "thing"):
             phrase = Phrase(place=place, kind=kind)
-            here = s.meant(phrase)
+            here = s.matching(phrase)
             yield _exist(phrase, len(here), "", "zero_hop", str(phrase))
             yield _count(phrase, len(here), "", "zero_hop", str(phrase))
             if len(here) == 1:
                 yield from _queries(s.objects[here[0]], phrase, "", "zero_hop", rng)
     for kind in ("anatomy", "instrument"):
-        yield _count(Phrase(kind=kind), len(s.meant(Phrase(kind=kind))), "", "zero_hop", kind)
+        yield _count(Phrase(kind=kind), len(s.matching(Phrase(kind=kind))), "", "zero_hop", kind)
     for color in sorted(set(COLORS.values())):
         phrase = Phrase(color=color, kind=pick(rng, ("thing", "object")))
-        here = s.meant(phrase)
+        here = s.matching(phrase)
         yield _exist(phrase, len(here), "", "zero_hop", color)
         yield _count(phrase, len(here), "", "zero_hop", color)
         if len(here) == 1:
             yield from _queries(s.objects[here[0]], phrase, "", "zero_hop", rng)
 
 
-def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
-    """One draw of referents and relations: the questions it gives."""
+def _relational(s: SceneIndex, rng: np.random.Generator) -> Iterator[Candidate]:
+    """The questions of one draw of referents and relations."""
     hops = 1 if rng.random() < 0.65 else 2
     places, names, pool = [], [], set(range(len(s.objects)))
     relations = [pick(rng, RELATIONS) for _ in range(hops)]
@@ -141,9 +144,9 @@ def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
         kind=pick(rng, KINDS),
     )
     among = sorted(pool)
-    matching = s.meant(target, among)
-    yield _count(target, len(matching), where, reasoning, form)
-    yield _exist(target, len(matching), where, reasoning, form)
+    found = len(s.matching(target, among))
+    yield _count(target, found, where, reasoning, form)
+    yield _exist(target, found, where, reasoning, form)
     if among:
         one = s.objects[among[int(rng.integers(len(among)))]]
         described = Phrase(
@@ -151,21 +154,21 @@ def _relational(s: Scenery, rng: np.random.Generator) -> Iterator[Candidate]:
             color=one["color"] if rng.random() < 0.3 else "",
             kind=pick(rng, (one["type"], "thing", "object")),
         )
-        if len(s.meant(described, among)) == 1:
+        if len(s.matching(described, among)) == 1:
             yield from _queries(one, described, where, reasoning, rng)
 
 
-def unique_phrase(s: Scenery, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
-    """A phrase that names object ``index`` and no other, in a random choice of its parts."""
-    thing = s.objects[index]
+def unique_phrase(s: SceneIndex, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
+    """A phrase of random parts that describes object ``index`` and no other, with that index; None if none is found."""
+    item = s.objects[index]
     for _ in range(4):
         phrase = Phrase(
-            color=thing["color"] if rng.random() < 0.4 else "",
-            place=thing["location"] if rng.random() < 0.4 else "",
-            component=thing["component"] if rng.random() < 0.6 else "",
-            kind=pick(rng, (thing["type"], "thing", "object")),
+            color=item["color"] if rng.random() < 0.4 else "",
+            place=item["location"] if rng.random() < 0.4 else "",
+            component=item["component"] if rng.random() < 0.6 else "",
+            kind=pick(rng, (item["type"], "thing", "object")),
         )
-        if s.meant(phrase) == [index]:
+        if s.matching(phrase) == [index]:
             return phrase, index
     return None
 
@@ -182,48 +185,48 @@ def _exist(phrase: Phrase, count: int, where: str, reasoning: str, form: str) ->
 
 
 def _queries(
-    thing: dict[str, Any], phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
+    item: dict[str, Any], phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
 ) -> Iterator[Candidate]:
-    """Colour, type and component of the one object meant, where the wording does not give them away."""
+    """Asks for colour, type and component of the one object described, where the phrase does not contain the answer."""
     relation, said = _relation(where, reasoning), f"{phrase.color} {phrase.place} {phrase.kind}"
     the = f"the {phrase} that is {'both ' if reasoning == 'single_and' else ''}{where}" if where else f"the {phrase}"
     if not phrase.color and not phrase.component:
         text = f"The {phrase} {where} is what color?" if where and rng.random() < 0.5 else f"What color is {the}?"
-        yield Candidate(text, thing["color"], reasoning, "query_color", relation, f"color {said}")
+        yield Candidate(text, item["color"], reasoning, "query_color", relation, f"color {said}")
     if phrase.kind in ("thing", "object") and not phrase.component:
         text = f"The {phrase} {where} is what type?" if where and rng.random() < 0.5 else f"What type is {the}?"
-        yield Candidate(text, thing["type"], reasoning, "query_type", relation, f"type {said}")
+        yield Candidate(text, item["type"], reasoning, "query_type", relation, f"type {said}")
     if not phrase.component:
         ask = "what name is it?" if reasoning == "single_and" else "what is it?"
         text = f"There is a {phrase} that is {where}; {ask}" if where else f"What is {the}?"
-        yield Candidate(text, thing["component"], reasoning, "query_component", relation, f"component {said}")
+        yield Candidate(text, item["component"], reasoning, "query_component", relation, f"component {said}")
 
 
 def _relation(where: str, reasoning: str) -> str:
     return "relate_spatial" if where and reasoning == "one_hop" else "NA"
 
 
-class Balance:
-    """How often each answer comes up under each wording in a survey of scenes; turns into sampling weights."""
+class AnswerBalance:
+    """Counts of the answers of each template over many scenes, which give sampling weights."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.answers: dict[str, set[str]] = {}
 
-    def survey(self, found: Sequence[Candidate]) -> None:
+    def add(self, found: Sequence[Candidate]) -> None:
         """Counts one scene's candidates."""
         for c in found:
             self.counts[c.form, c.answer] += 1
             self.answers.setdefault(c.form, set()).add(c.answer)
 
     def weight(self, c: Candidate) -> float:
-        """0 where the wording has one answer only; else falls with the answer's frequency under that wording."""
+        """0 for a template with a single answer; else falls with the frequency of the answer under that template."""
         if len(self.answers.get(c.form, ())) < 2:
             return 0.0
         return 1.0 / (self.counts[c.form, c.answer] + 3.0)
 
 
-# Questions a frame by (reasoning, type): about the mix of SSG-QA.
+# Questions per frame by (reasoning, type): about the mix of SSG-QA.
 MIX = {
     ("zero_hop", "exist"): 4,
     ("zero_hop", "count"): 4,
@@ -242,9 +245,9 @@ MIX = {
 }
 
 
-def question_lines(graph: dict[str, Any], balance: Balance, rng: np.random.Generator) -> list[str]:
-    """All lines of one frame's file: two summaries, actions, places, template questions."""
-    s = Scenery(graph)
+def question_lines(graph: dict[str, Any], balance: AnswerBalance, rng: np.random.Generator) -> list[str]:
+    """The lines of one frame's file: two summaries, actions, locations, template questions."""
+    s = SceneIndex(graph)
     anatomy = [o["component"] for o in s.objects if o["type"] == "anatomy"]
     tools = [o["component"] for o in s.objects if o["type"] == "instrument"]
     lines = [
@@ -266,8 +269,8 @@ def question_lines(graph: dict[str, Any], balance: Balance, rng: np.random.Gener
     return lines
 
 
-def _action_lines(s: Scenery) -> list[str]:
-    """Questions on the actions; several answers to one question are listed with commas, as in SSG-QA."""
+def _action_lines(s: SceneIndex) -> list[str]:
+    """Questions about the actions; several answers to one question are separated by commas, as in SSG-QA."""
     asked: dict[str, list[str]] = {}
     for tool, verb, target in s.triplets:
         doing = {"cut": "cut", "grasp": "grasped", "clip": "clipped", "pack": "packed"}.get(
@@ -280,7 +283,7 @@ def _action_lines(s: Scenery) -> list[str]:
     return [f"{q}|{', '.join(dict.fromkeys(answers))}" for q, answers in asked.items()]
 
 
-def _place_lines(s: Scenery) -> list[str]:
+def _place_lines(s: SceneIndex) -> list[str]:
     lines = []
     for place in LOCATIONS:
         here = [o for o in s.objects if o["location"] == place and o["type"] == "anatomy"]

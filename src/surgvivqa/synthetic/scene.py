@@ -1,4 +1,7 @@
-"""Scenes: what lies where in each second of a video, and the scene graph in SSG-QA's format."""
+"""Scenes: the objects of each second of a video, and the scene graph in SSG-QA's format.
+
+Lengths and positions are pixels of a 430x240 frame, as in SSG-QA's scene graphs; the origin is the top left corner.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from typing import Any
 import numpy as np
 
 WIDTH, HEIGHT = 430, 240
-NEAR = 40.0  # px between centres from which one object is left of, right of, above or below another
+MIN_OFFSET = 40.0  # least distance of two centres, px along one axis, for left, right, above and below
 
 ANATOMIES: dict[str, str] = {
     "abdominal_wall_cavity": "red",
@@ -40,7 +43,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "irrigator": ("irrigate", "aspirate"),
     "specimenbag": ("pack",),
 }
-# How a tool moves while it does something: px a second outwards along itself, and px of a stroke across itself.
+# How a tool moves during an action: px per second outwards along its axis, and px of a stroke across its axis.
 MOTION: dict[str, tuple[float, float]] = {
     "retract": (13.0, 0.0),
     "pack": (-6.0, 0.0),
@@ -50,8 +53,18 @@ MOTION: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object in one second: its component, centre (px), half sizes (px), turn (radians) and its own seed."""
+class SceneObject:
+    """One object in one second.
+
+    Attributes:
+        component: its SSG-QA name.
+        x: centre, px.
+        y: centre, px.
+        rx: half width, px.
+        ry: half height, px.
+        turn: rotation, radians.
+        seed: seed of its shape and texture.
+    """
 
     component: str
     x: float
@@ -64,22 +77,28 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One second: things from back to front, the actions (tool index, verb, target index), and the light's seed."""
+    """One second of a video.
 
-    things: tuple[Thing, ...]
+    Attributes:
+        objects: from back to front.
+        actions: ``(tool index, verb, target index)``.
+        seed: seed of the light and the background.
+    """
+
+    objects: tuple[SceneObject, ...]
     actions: tuple[tuple[int, str, int], ...]
     seed: int
 
 
-def make_scene(seed: int, video: int, second: int, burst: int = 4, tool_size: float = 1.0) -> Scene:
-    """The scene of one second: a pure function of its arguments, smooth in ``second`` within a burst.
+def generate_scene(seed: int, video: int, second: int, shot_seconds: int = 4, tool_scale: float = 1.0) -> Scene:
+    """The scene of one second: a pure function of its arguments.
 
-    A burst of seconds shows the same objects: organs drift along slow sinusoids, a tool moves as what it does asks
-    (``MOTION``): of a tool's two verbs one keeps still and one moves, so a single frame does not tell them apart.
+    All seconds of a shot show the same objects. Organs drift along slow sinusoids; a tool moves as its action requires
+    (``MOTION``). Of a tool's two verbs one moves and one does not, so a single frame does not tell them apart.
     """
-    shot, t = second // burst, float(second % burst)
+    shot, t = second // shot_seconds, float(second % shot_seconds)
     rng = np.random.default_rng([seed, video, shot])
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     layout = {
         # component: chance, centre x, centre y (ranges), half width, half height
         "abdominal_wall_cavity": (0.45, (40, 390), (20, 60), (50, 90), (25, 45)),
@@ -102,9 +121,9 @@ def make_scene(seed: int, video: int, second: int, burst: int = 4, tool_size: fl
         tool = name in INSTRUMENTS
         if tool:
             x, y = rng.uniform(75, 355), rng.uniform(45, 195)
-            rx, ry = tool_size * rng.uniform(34, 43), tool_size * rng.uniform(14, 17)
+            rx, ry = tool_scale * rng.uniform(34, 43), tool_scale * rng.uniform(14, 17)
             if name == "specimenbag":
-                rx, ry = tool_size * rng.uniform(38, 50), tool_size * rng.uniform(27, 35)
+                rx, ry = tool_scale * rng.uniform(38, 50), tool_scale * rng.uniform(27, 35)
             if rng.random() < 0.8:
                 verbs[place] = str(rng.choice(VERBS[name]))
         else:
@@ -118,21 +137,21 @@ def make_scene(seed: int, video: int, second: int, burst: int = 4, tool_size: fl
         x += reach * math.sin(phase[0] + speed[0] * t)
         y += reach * math.sin(phase[1] + speed[1] * t)
         outward, across = MOTION.get(verbs.get(place, ""), (0.0, 0.0))
-        angle = inward(x, turn)
+        angle = tool_angle(x, turn)
         out, side = -outward * t, across * math.sin(phase[0] + 1.9 * t)
         x += math.cos(angle) * out - math.sin(angle) * side
         y += math.sin(angle) * out + math.cos(angle) * side
-        things.append(Thing(name, float(x), float(y), float(rx), float(ry), turn, int(rng.integers(2**31))))
+        objects.append(SceneObject(name, float(x), float(y), float(rx), float(ry), turn, int(rng.integers(2**31))))
     actions = []
     for place, verb in verbs.items():
-        # By where things are at the burst's start, so that the target stays the same while they move.
+        # By the positions at the start of the shot, so that the target stays the same while objects move.
         target = min(range(len(names)), key=lambda j: math.dist(starts[j], starts[place]))
         actions.append((place, verb, target))
-    return Scene(tuple(things), tuple(actions), int(rng.integers(2**31)))
+    return Scene(tuple(objects), tuple(actions), int(rng.integers(2**31)))
 
 
-def inward(x: float, turn: float) -> float:
-    """Direction of a tool at ``x`` px, radians: in over the nearer side, from a little below."""
+def tool_angle(x: float, turn: float) -> float:
+    """Direction of a tool at ``x`` px, radians: it enters over the nearer side, from slightly below."""
     side = -1.0 if x < WIDTH / 2 else 1.0
     return math.atan2(-30 - 60 * abs(math.sin(turn)), -side * 200) + turn * 0.5
 
@@ -142,7 +161,8 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
 
     Args:
         scene: the scene.
-        boxes: visible box ``(x1, y1, x2, y2)`` of each thing, px at 430x240; None where it cannot be seen (left out).
+        boxes: visible box ``(x1, y1, x2, y2)`` of each object, px; None where it is not
+            visible: the object is omitted.
         name: ``VIDxx_<frame>``.
     """
     kept = [i for i, box in enumerate(boxes) if box is not None]
@@ -152,7 +172,7 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
         box = boxes[i]
         assert box is not None
         center = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
-        component = scene.things[i].component
+        component = scene.objects[i].component
         objects.append(
             {
                 "bbox": list(box),
@@ -162,12 +182,14 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
                 "location": location(*center),
             }
         )
-    relationships = {r: [related(objects, i, r) for i in range(len(objects))] for r in (*RELATIONS, "horizontal")}
+    relationships = {
+        r: [related_objects(objects, i, r) for i in range(len(objects))] for r in (*RELATIONS, "horizontal")
+    }
     triplets = []
     for tool, verb, target in scene.actions:
         if tool in number and target in number:
             relationships.setdefault(verb, [[] for _ in objects])[number[tool]].append(number[target])
-            triplets.append(f"{scene.things[tool].component},{verb},{scene.things[target].component}")
+            triplets.append(f"{scene.objects[tool].component},{verb},{scene.objects[target].component}")
     return {
         "scenes": [{"objects": objects, "image_filename": name, "relationships": dict(sorted(relationships.items()))}],
         "info": {"split": "new", "image_index": 0, "image_filename": [name], "triplet": triplets},
@@ -175,15 +197,15 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
 
 
 def location(x: float, y: float) -> str:
-    """One of the six places: top where y < 120, and thirds of the width."""
+    """SSG-QA's location of a point, one of six: top or bottom half, and left, mid or right third."""
     return f"{'top' if y < HEIGHT / 2 else 'bottom'}-{('left', 'mid', 'right')[min(2, int(3 * x / WIDTH))]}"
 
 
-def related(objects: list[dict[str, Any]], i: int, relation: str) -> list[int]:
-    """Objects that ARE ``relation`` of object ``i``.
+def related_objects(objects: list[dict[str, Any]], i: int, relation: str) -> list[int]:
+    """Indices ``j`` of the objects for which "j is ``relation`` of ``i``" holds.
 
-    Left, right, above and below need ``NEAR`` px between the centres; ``within`` needs nine tenths of a box in another;
-    ``horizontal`` is right of it at nearly the same height.
+    Left, right, above and below need ``MIN_OFFSET`` px between the centres; ``within`` needs nine tenths of a box
+    inside a larger one; ``horizontal`` means to the right at nearly the same height.
     """
     found = []
     x, y = objects[i]["center"]
@@ -192,11 +214,11 @@ def related(objects: list[dict[str, Any]], i: int, relation: str) -> list[int]:
             continue
         dx, dy = other["center"][0] - x, other["center"][1] - y
         holds = {
-            "left": dx <= -NEAR,
-            "right": dx >= NEAR,
-            "above": dy <= -NEAR,
-            "below": dy >= NEAR,
-            "horizontal": dx >= NEAR and abs(dy) < NEAR / 4,
+            "left": dx <= -MIN_OFFSET,
+            "right": dx >= MIN_OFFSET,
+            "above": dy <= -MIN_OFFSET,
+            "below": dy >= MIN_OFFSET,
+            "horizontal": dx >= MIN_OFFSET and abs(dy) < MIN_OFFSET / 4,
             "within": _inside(other["bbox"], objects[i]["bbox"]),
         }[relation]
         if holds:

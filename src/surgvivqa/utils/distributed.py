@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object, parse_flag_from_env, reduce
 
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError, first_line
 from surgvivqa.utils.loader_workers import end_workers
@@ -109,6 +109,11 @@ def leave_if_several(exit_code: int, last_words: str = "") -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set in any process; all processes must call it."""
+    return bool(reduce(torch.tensor(float(flag), device=device), "sum").item())
 
 
 def shard_and_gather(

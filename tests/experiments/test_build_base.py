@@ -1,4 +1,4 @@
-"""The base's build: it goes on where it was stopped, bit for bit, and leaves the package's files."""
+"""The build of the packaged base: a stopped build resumes bit for bit, and leaves the package's files."""
 
 import json
 import shutil
@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surgvivqa.synthetic import build_base as build
-from surgvivqa.synthetic.build_base import BaseConfig, build_base
-from surgvivqa.synthetic.stages import LessonStage, QuestionStage
+from experiments.build_base import build
+from experiments.build_base.build import build_base
+from experiments.build_base.config import BuildConfig
+from experiments.build_base.stages import PatchStage, QuestionStage
 from surgvivqa.utils.errors import InputError
 
 
-def config(out: Path, **more: Any) -> BaseConfig:
-    small: dict[str, Any] = {"frames_per_video": 2, "lesson_steps": 4, "question_steps": 5, "save_every": 2}
-    return BaseConfig(out=out, lesson_frames=4, question_frames=2, questions_per_frame=4, **(small | more))
+def config(out: Path, **more: Any) -> BuildConfig:
+    small: dict[str, Any] = {"frames_per_video": 2, "patch_steps": 4, "question_steps": 5, "save_every": 2}
+    return BuildConfig(out=out, patch_frames=4, question_frames=2, questions_per_frame=4, **(small | more))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "at"), [(LessonStage, 3), (QuestionStage, 0), (QuestionStage, 3)])
+@pytest.mark.parametrize(("stage", "at"), [(PatchStage, 3), (QuestionStage, 0), (QuestionStage, 3)])
 def test_a_build_that_was_killed_goes_on_to_the_same_weights(
     stage: type, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +47,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_weights(
             build_base(config(tmp_path))
     assert not (tmp_path / "base").exists()
     assert build_base(config(tmp_path)) == 0
-    for name in ("lesson.safetensors", "questions.safetensors", "base/model.safetensors"):
+    for name in ("patches.safetensors", "questions.safetensors", "base/model.safetensors"):
         first, second = (load_file(out / name) for out in (whole, tmp_path))
         assert first.keys() == second.keys()
         assert all(torch.equal(v, second[k]) for k, v in first.items()), name
@@ -66,8 +67,8 @@ def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monke
         patch.setattr(build, "StopSignals", Signalled)
         assert build_base(config(tmp_path)) == 75
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    assert (line["stage"], line["step"]) == ("lesson", 1)
-    assert (tmp_path / "lesson.safetensors").is_file()
+    assert (line["stage"], line["step"]) == ("patches", 1)
+    assert (tmp_path / "patches.safetensors").is_file()
 
 
 @pytest.mark.slow
@@ -77,7 +78,7 @@ def test_a_build_leaves_what_the_package_brings(whole: Path) -> None:
     assert {"config.json", "surgvivqa.json", "tokenizer.json"} <= {p.name for p in (whole / "base").iterdir()}
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in lines] == [
-        ("lesson", 2), ("lesson", 4), ("questions", 2), ("questions", 4), ("questions", 5),
+        ("patches", 2), ("patches", 4), ("questions", 2), ("questions", 4), ("questions", 5),
     ]  # fmt: skip
     assert "val_exist" in lines[-1] and "val_component" in lines[1]
 
@@ -85,6 +86,6 @@ def test_a_build_leaves_what_the_package_brings(whole: Path) -> None:
 @pytest.mark.slow
 def test_another_setting_is_refused_in_a_folder_of_a_build(whole: Path) -> None:
     with pytest.raises(InputError, match="other settings"):
-        build_base(config(whole, lesson_steps=6))
+        build_base(config(whole, patch_steps=6))
     with pytest.raises(InputError, match="--question-steps must be at least 2"):
         build_base(config(whole, question_steps=1))

@@ -1,30 +1,27 @@
-"""The base's package files: weights in fp16, the model card, and the base's figure as it is."""
+"""The package files of the base: weights in fp16, model card, zero-shot accuracy."""
 
 import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from experiments.build_base.config import BuildConfig
+from experiments.build_base.source_domain import SOURCE_SEED
 from surgvivqa.checkpoints.loading import save_checkpoint
 from surgvivqa.commands.eval import evaluate
 from surgvivqa.config import EvalConfig, ModelConfig
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.synthetic.write import SynthConfig, chosen_videos, complete, write_synthetic
+from surgvivqa.synthetic.write import SynthConfig, is_complete, select_videos, write_synthetic
 
-if TYPE_CHECKING:
-    from surgvivqa.synthetic.build_base import BaseConfig
-
-SOURCE_SEED = 1000  # far from the quickstart's, so that no scene is shared
 CHECK_SEED = 77
 
 
 def export(model: SurgViVQAModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """The package's files: an ordinary checkpoint folder with its tensors in fp16, and the model card."""
+    """Writes a checkpoint folder with its tensors in fp16."""
     model.requires_grad_(False)
     save_checkpoint(ModelBundle(model, tokenizer, ModelConfig(preset="tiny")), folder)
     weights = folder / "model.safetensors"
@@ -33,13 +30,13 @@ def export(model: SurgViVQAModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     weights.chmod(0o644)
 
 
-def zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
-    """Accuracy of a checkpoint on target-domain questions that nothing was trained on: in all, ``n``, and by type."""
+def evaluate_zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
+    """Evaluates a checkpoint on unseen target-domain videos; returns ``acc``, ``n``, and accuracy by type."""
     data = work / "data"
-    if not complete(data):
+    if not is_complete(data):
         write_synthetic(SynthConfig(out=data, videos=9, frames_per_video=6, seed=CHECK_SEED, masks=False))
-    # None of the nine videos is known to the base: seven are asked about, two fill the other splits.
-    train, val, *test = chosen_videos(9)
+    # The base has seen none of the nine videos: seven are the test split, the others fill the other splits.
+    train, val, *test = select_videos(9)
     for name, videos in (("train", [train]), ("val", [val]), ("test", test)):
         (work / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
     config = EvalConfig(checkpoint=checkpoint, output=work / "eval", splits_dir=work, workers=0)
@@ -49,8 +46,8 @@ def zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
     return {"n": metrics["n"], "acc": metrics["acc"], **kinds}
 
 
-def write_card(folder: Path, figures: dict[str, float], config: "BaseConfig") -> None:
-    """The model card: what it is, what it has learned from, its figure as it is, its licence and its hash."""
+def write_card(folder: Path, figures: dict[str, float], config: BuildConfig) -> None:
+    """Writes the model card: origin, training data, zero-shot accuracy, licence and hash."""
     kinds = ", ".join(f"{k} {100 * figures[k]:.1f}" for k in ("exist", "count", "query_color", "query_component"))
     flags = " ".join(
         f"--{name.replace('_', '-')} {getattr(config, name)}"
@@ -65,29 +62,30 @@ tags: [visual-question-answering, surgical, synthetic]
 ---
 # surgvivqa-tiny-base
 
-The frozen base of surgvivqa's `tiny` preset: a VideoMAE, a BLIP text encoder and a GPT-2 of four layers of width 128
-each, for trying the pipeline on a laptop. It has seen drawn scenes alone, no real frame and no patient, and is of no
-use on real surgery.
+The frozen base of surgvivqa's `tiny` preset: a VideoMAE, a BLIP text encoder and a GPT-2 with four layers of width 128
+each, for trying the pipeline on a laptop. It was trained on drawn scenes only, without real frames or patient data,
+and is not suitable for real surgery.
 
-- **Learned from**: the synthetic source domain (`surgvivqa synth --domain source --seed {SOURCE_SEED}
-  --frames-per-video {config.frames_per_video}`): palettes, light and wordings of its own. Its weights have seen none of
-  SSG-QA's sentences; its tokenizer knows their words. First what each patch shows, then questions, a part of
-  cross-attention being drawn to what the words mean.
-- **Made by**: `surgvivqa build-base --out DIR {flags}`
-- **As it is, on the target domain** (seven synthetic videos of seed {CHECK_SEED}, {figures["n"]:.0f} questions):
-  accuracy {100 * figures["acc"]:.1f}; by type {kinds}.
+- **Training data**: the synthetic source domain, 45 videos of {config.frames_per_video} frames, seed {SOURCE_SEED},
+  with its own palettes, light and wordings. The weights were trained on none of SSG-QA's sentences; the tokenizer was
+  trained on their words too.
+- **Training procedure**: classification of patches, then questions with partly supervised cross-attention
+  (`docs/base.md`).
+- **Command**: `python -m experiments.build_base --out DIR {flags}`
+- **Zero-shot accuracy on the target domain** (seven synthetic videos, seed {CHECK_SEED},
+  {figures["n"]:.0f} questions): accuracy {100 * figures["acc"]:.1f}; by type {kinds}.
 - **Licence**: Apache-2.0, weights and tokenizer.
-- **SHA-256 of model.safetensors**: `{weights_hash(folder)}`
+- **SHA-256 of model.safetensors**: `{weights_sha256(folder)}`
 """,
         encoding="utf-8",
     )
 
 
-def weights_hash(folder: Path) -> str:
+def weights_sha256(folder: Path) -> str:
     """SHA-256 of a checkpoint folder's weights."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def size_of(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Bytes of a folder's files."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

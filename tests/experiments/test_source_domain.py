@@ -5,16 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from surgvivqa.synthetic.domain import TARGET, look_of
-from surgvivqa.synthetic.lesson import SourceFrame, SourceSet, patch_offsets, read_source, word_groups
-from surgvivqa.synthetic.pretraining import LAYERS, source_batch
-from surgvivqa.synthetic.questions import Scenery
+from experiments.build_base.attention_supervision import LAYERS, source_batch
+from experiments.build_base.patch_heads import word_groups
+from experiments.build_base.source_domain import SourceDomain, source_appearance
+from experiments.build_base.source_frames import SourceFrame, SourceFrames, patch_offsets, read_source_frames
+from experiments.build_base.source_questions import WORDINGS, SourceQuestion, Wording, source_questions
+from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
+from surgvivqa.synthetic.questions import SceneIndex
 from surgvivqa.synthetic.render import render
-from surgvivqa.synthetic.scene import LOCATIONS, make_scene, scene_graph
-from surgvivqa.synthetic.source_questions import SPEAKERS, SourceQuestion, Speaker, source_questions
+from surgvivqa.synthetic.scene import LOCATIONS, generate_scene, scene_graph
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
-from tests.synthetic.test_synthetic import named
+from tests.helpers.templates import named
 
 SEED = 5
 
@@ -22,21 +24,21 @@ SEED = 5
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> list[SourceFrame]:
     root = tmp_path_factory.mktemp("source")
-    write_synthetic(SynthConfig(out=root, videos=3, frames_per_video=6, seed=SEED, domain="source", workers=1))
-    return [f for v in ("VID04", "VID01", "VID02") for f in read_source(root, v, "source", SEED, 112, 14)]
+    write_synthetic(SynthConfig(out=root, videos=3, frames_per_video=6, seed=SEED, workers=1), SourceDomain)
+    return [f for v in ("VID04", "VID01", "VID02") for f in read_source_frames(root, v, SEED, 112, 14)]
 
 
 def asked_of(frame: SourceFrame, speaker: int, count: int = 60) -> list[SourceQuestion]:
-    return source_questions(frame.scenery, Speaker(speaker), np.random.default_rng([speaker, frame.second]), count)
+    return source_questions(frame.scene_index, Wording(speaker), np.random.default_rng([speaker, frame.second]), count)
 
 
 def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[SourceFrame]) -> None:
     numbers = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     seen = set()
     for frame in frames:
-        for speaker in range(SPEAKERS):
+        for speaker in range(WORDINGS):
             for q in asked_of(frame, speaker):
-                meant = [m.objects for m in q.marks if m.role == "target"]
+                meant = [m.objects for m in q.mentions if m.role == "target"]
                 if q.kind in ("exist", "count"):
                     count = len(meant[0])
                     truth = (
@@ -46,22 +48,22 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
                     )
                     assert q.answer in truth, q
                     seen.add((q.kind, q.answer))
-                objects = frame.scenery.objects
+                objects = frame.scene_index.objects
                 if q.kind in ("component", "color", "type", "place"):
                     (only,) = meant[0]
                     truth = {
-                        "component": Speaker(speaker).component(objects[only]["component"]),
+                        "component": Wording(speaker).component(objects[only]["component"]),
                         "type": objects[only]["type"],
                         "color": objects[only]["color"], "place": objects[only]["location"],
                     }  # fmt: skip
                     assert q.answer == truth[q.kind], q
                 if q.kind == "action":
-                    (end,) = [m.objects for m in q.marks if m.role in ("target", "end")]
-                    names = {Speaker(speaker).component(objects[i]["component"]) for i in end}
+                    (end,) = [m.objects for m in q.mentions if m.role in ("target", "end")]
+                    names = {Wording(speaker).component(objects[i]["component"]) for i in end}
                     verbs = {
                         v
-                        for t, v, o in frame.scenery.triplets
-                        if names & {Speaker(speaker).component(n) for n in (t, o)}
+                        for t, v, o in frame.scene_index.triplets
+                        if names & {Wording(speaker).component(n) for n in (t, o)}
                     }
                     assert q.answer in names | verbs, q
                     seen.add(("action", str(q.answer in verbs)))
@@ -71,13 +73,13 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
 
 def test_words_point_at_what_another_reader_finds(frames: list[SourceFrame]) -> None:
     """Colours aside, which are the video's own: the words of the first speaker are those of the graph."""
-    colors = set(TARGET.colors.values())
+    colors = set(TARGET_APPEARANCE.colors.values())
     checked = 0
     for frame in frames:
         for q in asked_of(frame, 0):
-            for mark in q.marks:
+            for mark in q.mentions:
                 word = q.text[mark.start : mark.end]
-                objects = frame.scenery.objects
+                objects = frame.scene_index.objects
                 if mark.role != "word":
                     continue
                 if word in colors:
@@ -97,23 +99,22 @@ def test_words_point_at_what_another_reader_finds(frames: list[SourceFrame]) -> 
 def test_a_source_colour_is_seen_and_not_known_from_the_component() -> None:
     shades: dict[str, set[str]] = {}
     for video in range(6):
-        look = look_of("source", SEED, video, 0)
-        for component, color in look.colors.items():
+        appearance = source_appearance(SEED, video, 0)
+        for component, color in appearance.colors.items():
             shades.setdefault(component, set()).add(color)
-            red, green, blue = look.rgb[component]
+            red, green, blue = appearance.rgb[component]
             assert {"blue": blue > red, "red": red > 1.5 * green, "yellow": green > 1.3 * blue}.get(color, True)
     assert sum(len(s) > 1 for s in shades.values()) > 8
-    assert look_of("target", SEED, 3, 0) is TARGET
-    assert look_of("source", SEED, 3, 0) == look_of("source", SEED, 3, 5) != look_of("source", SEED, 3, 6)
+    assert source_appearance(SEED, 3, 0) == source_appearance(SEED, 3, 5) != source_appearance(SEED, 3, 6)
 
 
 def test_a_tool_that_works_moves_and_one_that_holds_does_not() -> None:
     moved: dict[str, list[float]] = {"retract": [], "grasp": [], "dissect": [], "coagulate": []}
     for video in range(90):
-        first, second = (make_scene(SEED, video, t) for t in (0, 1))
+        first, second = (generate_scene(SEED, video, t) for t in (0, 1))
         for tool, verb, _ in first.actions:
             if verb in moved:
-                a, b = first.things[tool], second.things[tool]
+                a, b = first.objects[tool], second.objects[tool]
                 moved[verb].append(float(np.hypot(a.x - b.x, a.y - b.y)))
     assert min(moved["retract"]) > 10 > 3 > max(moved["grasp"] + moved["coagulate"])
     assert np.mean(moved["dissect"]) > 6
@@ -125,7 +126,7 @@ def test_patches_belong_to_the_object_that_is_drawn_there(frames: list[SourceFra
     for frame in frames:
         offsets = (patch_offsets(frame) + 1) * np.array([215, 120])
         for patch in np.flatnonzero(frame.owner >= 0):
-            thing = frame.scenery.objects[frame.owner[patch]]
+            thing = frame.scene_index.objects[frame.owner[patch]]
             assert np.allclose(offsets[patch], thing["center"], atol=0.01)
             x, y = (patch % 8 + 0.5) * 430 / 8, (patch // 8 + 0.5) * 240 / 8
             x1, y1, x2, y2 = thing["bbox"]
@@ -134,67 +135,67 @@ def test_patches_belong_to_the_object_that_is_drawn_there(frames: list[SourceFra
 
 
 def test_pointers_name_the_tokens_of_their_words(frames: list[SourceFrame]) -> None:
-    data = SourceSet(frames)
-    texts = [q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)]
+    data = SourceFrames(frames)
+    texts = [q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)]
     tokenizer = train_tokenizer(texts)
     batch = source_batch(data, tokenizer, np.random.default_rng(0), frames=4, questions=5, mask="prefix", layers=4)
-    words = {o["component"].split("_")[-1] for f in frames for o in f.scenery.objects}
-    pointers = batch.pointers
-    spoken = [tokenizer.decode(int(batch.packed.input_ids[p])).strip() for p in pointers.places]
+    words = {o["component"].split("_")[-1] for f in frames for o in f.scene_index.objects}
+    attention_targets = batch.attention_targets
+    spoken = [tokenizer.decode(int(batch.packed.input_ids[p])).strip() for p in attention_targets.positions]
     checked = 0
     for number, word in enumerate(spoken):
-        frame = frames[int(batch.chosen[pointers.frames[number]])]
-        first = pointers.layers[number].nonzero()[:, 0].tolist() == list(LAYERS["word"])
+        frame = frames[int(batch.chosen[attention_targets.frames[number]])]
+        first = attention_targets.layers[number].nonzero()[:, 0].tolist() == list(LAYERS["word"])
         if first and word in words:
-            mine = {i for i, o in enumerate(frame.scenery.objects) if o["component"].endswith(word)}
+            mine = {i for i, o in enumerate(frame.scene_index.objects) if o["component"].endswith(word)}
             shown = np.isin(frame.owner, list(mine))
             expected = shown if shown.any() else frame.owner < 0
-            assert (pointers.patches[number].numpy() == expected).all(), word
+            assert (attention_targets.patches[number].numpy() == expected).all(), word
             checked += 1
     assert checked > 3
     assert {":"} <= set(spoken)  # the prompt's last token looks at what is asked for
 
 
 def test_words_of_two_classes_teach_none(frames: list[SourceFrame]) -> None:
-    tokenizer = train_tokenizer([q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)])
+    tokenizer = train_tokenizer([q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)])
     for group in word_groups(tokenizer):
         assert len(set(group.tokens.tolist())) == len(group.tokens)
         assert set(group.classes.tolist()) == set(range(1, int(group.classes.max()) + 1))
 
 
 def test_reading_forwards_a_phrase_is_not_drawn_to_what_follows(frames: list[SourceFrame]) -> None:
-    data = SourceSet(frames)
-    tokenizer = train_tokenizer([q.text for f in frames for s in range(SPEAKERS) for q in asked_of(f, s)])
+    data = SourceFrames(frames)
+    tokenizer = train_tokenizer([q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)])
     marks = {}
     for mask in ("prefix", "causal"):
         batch = source_batch(data, tokenizer, np.random.default_rng(1), 6, 12, mask, 4)
-        late = batch.pointers.layers[:, 2]
+        late = batch.attention_targets.layers[:, 2]
         marks[mask] = int(late.sum())
-        related = sum(any(m.role == "referent" for m in q.marks) for q in batch.questions if q.kind != "action")
+        related = sum(any(m.role == "referent" for m in q.mentions) for q in batch.questions if q.kind != "action")
     assert 0 < marks["prefix"] - marks["causal"] <= related
 
 
 def test_verbs_are_asked_of_clips_that_move_alone(frames: list[SourceFrame]) -> None:
-    verbs = {v for frame in frames for _, v, _ in frame.scenery.triplets}
+    verbs = {v for frame in frames for _, v, _ in frame.scene_index.triplets}
     for moving in (False, True):
         asked = [
             q.answer
             for f in frames
-            for q in source_questions(f.scenery, Speaker(0), np.random.default_rng(f.second), 60, moving)
+            for q in source_questions(f.scene_index, Wording(0), np.random.default_rng(f.second), 60, moving)
             if q.kind == "action"
         ]
         assert bool(verbs & set(asked)) == moving and asked
 
 
 def test_relations_and_colours_of_a_scenery_come_from_its_look() -> None:
-    look = look_of("source", SEED, 2, 0)
-    scene = make_scene(SEED, 2, 0, 2, look.tool_size)
-    _, _, boxes = render(scene, look)
-    scenery = Scenery(scene_graph(scene, boxes, "x"), look.colors)
-    assert [o["color"] for o in scenery.objects] == [look.colors[o["component"]] for o in scenery.objects]
+    appearance = source_appearance(SEED, 2, 0)
+    scene = generate_scene(SEED, 2, 0, 2, appearance.tool_scale)
+    _, _, boxes = render(scene, appearance)
+    scene_index = SceneIndex(scene_graph(scene, boxes, "x"), appearance.colors)
+    assert [o["color"] for o in scene_index.objects] == [appearance.colors[o["component"]] for o in scene_index.objects]
 
 
 def test_a_source_set_holds_questions_with_their_answers(tmp_path: Path) -> None:
-    write_synthetic(SynthConfig(out=tmp_path, videos=3, frames_per_video=1, seed=SEED, domain="source", workers=1))
+    write_synthetic(SynthConfig(out=tmp_path, videos=3, frames_per_video=1, seed=SEED, workers=1), SourceDomain)
     lines = (tmp_path / "ssg-qa" / "VID02" / "0.txt").read_text().splitlines()
     assert len(lines) > 10 and all(line.count("|") == 1 for line in lines)

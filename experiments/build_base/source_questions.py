@@ -1,8 +1,8 @@
-"""The source domain's questions: other wordings than SSG-QA's, and with each question what its words point at.
+"""Questions of the source domain, each with the objects that its words refer to.
 
-Four ways of speaking (by video) share the words of anatomy and instruments with SSG-QA and nothing of its sentences.
-What a word, a referring phrase or the phrase asked for points at is known from the scene graph; pretraining draws
-cross-attention there (``pretraining.py``).
+Four wordings share the names of anatomies and instruments with SSG-QA, and none of its sentences. The scene graph
+tells what a word, a referring phrase or the queried phrase refers to; stage 2 supervises cross-attention with it
+(``attention_supervision.py``).
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from surgvivqa.synthetic.questions import Phrase, Scenery, pick, unique_phrase
+from surgvivqa.synthetic.questions import Phrase, SceneIndex, pick, unique_phrase
 from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS
 
 Role = Literal["word", "referent", "target", "end"]
-SPEAKERS = 4
+WORDINGS = 4
 _SAID = {
     "abdominal_wall_cavity": "abdominal wall",
     "cystic_plate": "cystic plate",
@@ -34,7 +34,7 @@ _RELATIONS = {
     "within": ("within", "inside", "within", "in"),
 }
 _NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-# X is the phrase asked for, Xs its plural, W where it is; by speaker.
+# By wording; X is the queried phrase, Xs its plural, W its relations to referents.
 _FORMS: dict[str, tuple[str, ...]] = {
     "exist": ("Is there a {X}{W}?", "Do you see any {Xs}{W}?", "Can a {X} be seen{W}?", "Any {Xs}{W}?"),
     "count": ("Count the {Xs}{W}.", "How many {Xs} do you see{W}?", "Number of {Xs}{W}?", "How many {Xs} lie{W}?"),
@@ -55,10 +55,10 @@ _SHARES = {"exist": 0.25, "count": 0.25, "color": 0.13, "component": 0.2, "type"
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Characters ``start`` to ``end`` of a question point at these objects of the graph; none: at nothing there.
+class Mention:
+    """Characters ``start`` to ``end`` of a question refer to these objects of the graph, or to none.
 
-    What is asked for (``target``) is pointed at from the question's end too; ``end`` is that alone.
+    The prompt's last token refers to the objects of a ``target`` too; ``end`` mentions objects that only it refers to.
     """
 
     start: int
@@ -69,70 +69,70 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class SourceQuestion:
-    """A question, its answer (free text), its kind, and what its words point at."""
+    """A question with its free-text answer, its kind, and what its words refer to."""
 
     text: str
     answer: str
     kind: str
-    marks: tuple[Mark, ...]
+    mentions: tuple[Mention, ...]
 
 
-class Speaker:
-    """One way of speaking; ``number`` from 0 to 3."""
+class Wording:
+    """A vocabulary and preferred templates; ``number`` is 0 to 3."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def component(self, name: str) -> str:
-        """What this speaker calls a component."""
+        """The name of a component."""
         return _SAID.get(name, name) if self.number >= 2 else name
 
     def kind(self, name: str) -> str:
-        """What this speaker calls an anatomy, an instrument, a thing."""
+        """The word for an anatomy, an instrument, a thing or an object."""
         return _KINDS[name] if self.number in (1, 3) else name
 
     def truth(self, value: bool) -> str:
-        """Yes or no."""
+        """The word for true or false."""
         return str(value) if self.number < 2 else "yes" if value else "no"
 
     def number_of(self, count: int) -> str:
-        """A count of at most ten."""
+        """The word for a count of at most ten."""
         return _NUMBERS[min(count, 10)] if self.number == 3 else str(min(count, 10))
 
 
 class _Writer:
-    """Text in pieces, each of which may point at something."""
+    """Builds a text from pieces, each of which may refer to objects."""
 
     def __init__(self) -> None:
         self.text = ""
-        self.marks: list[Mark] = []
+        self.mentions: list[Mention] = []
 
     def say(self, text: str, role: Role | None = None, objects: Sequence[int] = ()) -> None:
         if role is not None:
-            self.marks.append(Mark(len(self.text), len(self.text) + len(text), role, tuple(objects)))
+            self.mentions.append(Mention(len(self.text), len(self.text) + len(text), role, tuple(objects)))
         self.text += text
 
 
 def source_questions(
-    s: Scenery, speaker: Speaker, rng: np.random.Generator, count: int, moving: bool = True
+    s: SceneIndex, wording: Wording, rng: np.random.Generator, count: int, moving: bool = True
 ) -> list[SourceQuestion]:
-    """``count`` questions on one scene, drawn at random: its own answer priors, no balance over scenes.
+    """Draws up to ``count`` questions about one scene, without balancing answers over scenes.
 
-    ``moving`` tells whether they will be asked of a clip that moves.
+    ``moving`` tells whether the clip moves: verbs are queried only then.
     """
     kinds, shares = list(_SHARES), list(_SHARES.values())
     found: list[SourceQuestion] = []
     for kind in rng.choice(kinds, size=40 * count, p=shares):
         if len(found) == count:
             break
-        one = _action(s, speaker, rng, moving) if kind == "action" else _question(s, speaker, str(kind), rng)
+        one = _action(s, wording, rng, moving) if kind == "action" else _question(s, wording, str(kind), rng)
         if one is not None:
             found.append(one)
     return found
 
 
-def _question(s: Scenery, speaker: Speaker, kind: str, rng: np.random.Generator) -> SourceQuestion | None:
-    """One draw; None where no such question can be asked of the scene."""
+def _question(s: SceneIndex, wording: Wording, kind: str, rng: np.random.Generator) -> SourceQuestion | None:
+    """One draw; None where the scene does not allow such a question."""
     hops = int(rng.choice(3, p=(0.5, 0.35, 0.15))) if len(s.objects) > 1 else 0
     relations = [pick(rng, RELATIONS) for _ in range(hops)]
     referents: list[tuple[Phrase, int]] = []
@@ -145,61 +145,61 @@ def _question(s: Scenery, speaker: Speaker, kind: str, rng: np.random.Generator)
         among &= set(s.relations[relation][named[1]])
     pool = sorted(among)
     if kind in ("exist", "count"):
-        # What is wanted is drawn first, so that neither "no" nor "1" answers most.
+        # The wanted answer is drawn first, so that neither "no" nor "1" dominates.
         wanted = int(rng.integers(2)) if kind == "exist" else int(rng.integers(5))
         for _ in range(8):
             phrase = _phrase(s, pool, rng)
-            meant = s.meant(phrase, pool)
-            if (len(meant) > 0) == bool(wanted) if kind == "exist" else len(meant) == wanted:
+            matching = s.matching(phrase, pool)
+            if (len(matching) > 0) == bool(wanted) if kind == "exist" else len(matching) == wanted:
                 break
-        answer = speaker.truth(bool(meant)) if kind == "exist" else speaker.number_of(len(meant))
+        answer = wording.truth(bool(matching)) if kind == "exist" else wording.number_of(len(matching))
     else:
         if not pool:
             return None
         index = int(pool[int(rng.integers(len(pool)))])
-        thing = s.objects[index]
+        item = s.objects[index]
         phrase = Phrase(
-            color=thing["color"] if kind != "color" and rng.random() < 0.35 else "",
-            place=thing["location"] if kind != "place" and rng.random() < 0.35 else "",
-            component=thing["component"] if kind in ("place", "color") and rng.random() < 0.6 else "",
-            kind=pick(rng, (thing["type"], "thing", "object")) if kind != "type" else pick(rng, ("thing", "object")),
+            color=item["color"] if kind != "color" and rng.random() < 0.35 else "",
+            place=item["location"] if kind != "place" and rng.random() < 0.35 else "",
+            component=item["component"] if kind in ("place", "color") and rng.random() < 0.6 else "",
+            kind=pick(rng, (item["type"], "thing", "object")) if kind != "type" else pick(rng, ("thing", "object")),
         )
-        meant = s.meant(phrase, pool)
-        if meant != [index]:
+        matching = s.matching(phrase, pool)
+        if matching != [index]:
             return None
         answer = {
-            "color": thing["color"],
-            "type": thing["type"],
-            "place": thing["location"],
-            "component": speaker.component(thing["component"]),
+            "color": item["color"],
+            "type": item["type"],
+            "place": item["location"],
+            "component": wording.component(item["component"]),
         }[kind]
     writer = _Writer()
-    form = _FORMS[kind][speaker.number if rng.random() < 0.7 else int(rng.integers(SPEAKERS))]
+    form = _FORMS[kind][wording.number if rng.random() < 0.7 else int(rng.integers(WORDINGS))]
     before, slot, rest = form.partition("{Xs}") if "{Xs}" in form else form.partition("{X}")
     middle, _, after = rest.partition("{W}")
     if not relations and middle.endswith((" is", " lie")):
         middle += " there"
     writer.say(before)
-    _say_phrase(writer, s, speaker, phrase, "target", meant, plural=slot == "{Xs}")
+    _say_phrase(writer, s, wording, phrase, "target", matching, plural=slot == "{Xs}")
     writer.say(middle)
     for n, (relation, (referent, index)) in enumerate(zip(relations, referents, strict=True)):
-        words = _RELATIONS[relation][speaker.number if rng.random() < 0.7 else int(rng.integers(SPEAKERS))]
+        words = _RELATIONS[relation][wording.number if rng.random() < 0.7 else int(rng.integers(WORDINGS))]
         writer.say(f" {'and ' if n else ''}{words} the ")
-        _say_phrase(writer, s, speaker, referent, "referent", [index])
+        _say_phrase(writer, s, wording, referent, "referent", [index])
     writer.say(after)
-    return SourceQuestion(writer.text, answer, kind, tuple(writer.marks))
+    return SourceQuestion(writer.text, answer, kind, tuple(writer.mentions))
 
 
-def _phrase(s: Scenery, pool: Sequence[int], rng: np.random.Generator) -> Phrase:
-    """A phrase of random words, most of them true of some object of the pool."""
+def _phrase(s: SceneIndex, pool: Sequence[int], rng: np.random.Generator) -> Phrase:
+    """A phrase of random words, most of which describe some object of the pool."""
     if pool and rng.random() < 0.7:
-        thing = s.objects[int(pool[int(rng.integers(len(pool)))])]
-        color, place, component, kind = thing["color"], thing["location"], thing["component"], thing["type"]
+        item = s.objects[int(pool[int(rng.integers(len(pool)))])]
+        color, place, component, kind = item["color"], item["location"], item["component"], item["type"]
     else:
         color, place = pick(rng, sorted(set(COLORS.values()))), pick(rng, LOCATIONS)
         component, kind = pick(rng, COMPONENTS), pick(rng, ("anatomy", "instrument"))
     named = rng.random() < 0.45
-    if named:  # "liver instrument" would be answered by the words alone
+    if named:  # "liver instrument" would be answerable from the words alone
         kind = "anatomy" if component in ANATOMIES else "instrument"
     return Phrase(
         color=color if rng.random() < 0.25 else "",
@@ -211,34 +211,34 @@ def _phrase(s: Scenery, pool: Sequence[int], rng: np.random.Generator) -> Phrase
 
 def _say_phrase(
     writer: _Writer,
-    s: Scenery,
-    speaker: Speaker,
+    s: SceneIndex,
+    wording: Wording,
     phrase: Phrase,
     role: Role,
-    meant: Sequence[int],
+    matching: Sequence[int],
     plural: bool = False,
 ) -> None:
-    """Each word points at all that it is true of; the last one also at what the whole phrase means."""
+    """Each word refers to all objects that it describes; the last one also to those that the whole phrase describes."""
     parts = [
         (phrase.color, Phrase(color=phrase.color), phrase.color),
         (phrase.place, Phrase(place=phrase.place), phrase.place),
-        (phrase.component, Phrase(component=phrase.component), speaker.component(phrase.component)),
+        (phrase.component, Phrase(component=phrase.component), wording.component(phrase.component)),
     ]
     for word, alone, spoken in parts:
         if word:
-            writer.say(spoken, "word", s.meant(alone))
+            writer.say(spoken, "word", s.matching(alone))
             writer.say(" ")
     start = len(writer.text)
-    writer.say(speaker.kind(phrase.kind) + ("s" if plural else ""), "word", s.meant(Phrase(kind=phrase.kind)))
-    writer.marks.append(Mark(start, len(writer.text), role, tuple(meant)))
+    writer.say(wording.kind(phrase.kind) + ("s" if plural else ""), "word", s.matching(Phrase(kind=phrase.kind)))
+    writer.mentions.append(Mention(start, len(writer.text), role, tuple(matching)))
 
 
-def _action(s: Scenery, speaker: Speaker, rng: np.random.Generator, moving: bool) -> SourceQuestion | None:
-    """A question on what a tool does to what; on what it does only of clips that move, since that alone shows it."""
+def _action(s: SceneIndex, wording: Wording, rng: np.random.Generator, moving: bool) -> SourceQuestion | None:
+    """A question about a tool's action; about the verb only if the clip moves, since only motion shows it."""
     if not s.triplets:
         return None
     tool, verb, target = s.triplets[int(rng.integers(len(s.triplets)))]
-    tools, targets = s.meant(Phrase(component=tool)), s.meant(Phrase(component=target))
+    tools, targets = s.matching(Phrase(component=tool)), s.matching(Phrase(component=target))
     doing = [t for t in s.triplets if t[0] == tool]
     suffering = [t for t in s.triplets if t[2] == target]
     writer = _Writer()
@@ -247,16 +247,16 @@ def _action(s: Scenery, speaker: Speaker, rng: np.random.Generator, moving: bool
         if len(tools) != 1 or len(doing) != 1:
             return None
         writer.say("What does the ")
-        writer.say(speaker.component(tool), "target" if about_verb else "referent", tools)
+        writer.say(wording.component(tool), "target" if about_verb else "referent", tools)
         writer.say(" do?" if about_verb else " act on?")
-        end, answer = targets, verb if about_verb else speaker.component(target)
+        end, answer = targets, verb if about_verb else wording.component(target)
     else:
         if len(suffering) != 1:
             return None
         writer.say("What is done to the " if about_verb else "Which one acts on the ")
-        writer.say(speaker.component(target), "referent", targets)
+        writer.say(wording.component(target), "referent", targets)
         writer.say("?")
-        end, answer = tools, verb if about_verb else speaker.component(tool)
-    if not any(mark.role == "target" for mark in writer.marks):
+        end, answer = tools, verb if about_verb else wording.component(tool)
+    if not any(mention.role == "target" for mention in writer.mentions):
         writer.say("", "end", end)
-    return SourceQuestion(writer.text, answer, "action", tuple(writer.marks))
+    return SourceQuestion(writer.text, answer, "action", tuple(writer.mentions))
