@@ -27,13 +27,14 @@ from transformers.activations import NewGELUActivation
 
 from benchmarks.full_size import FRAME_QUESTIONS, LABEL_IDS, LORA, SIZES, make_questions
 from benchmarks.stages import MASK, Options, Ours, clock, stepper
-from surgvivqa.data.packing import PackedStream, PaddedLayout, chain_block, pack_training
+from surgvivqa.data.packing import PackedStream, PaddedLayout, answer_chain, pack_training
 from surgvivqa.model import attention, scoring
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.dropout import LaneDropout
 from surgvivqa.model.freezing import set_modes
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
+from surgvivqa.model.scoring import best_labels, score_labels
 
 TRAINING = ("train", "train_cached", "train_text")
 STAGES = (*TRAINING, "score", "answer")
@@ -79,7 +80,7 @@ class Work:
         def losses() -> Tensor:
             packed = self.pack()
             if text is not None:
-                states = text[ours.packed.blocks.source] if len(packed.input_ids) != len(text) else text
+                states = text[ours.packed.sequences.source] if len(packed.input_ids) != len(text) else text
                 return ours.losses_of_text(packed, states)
             return model.question_losses(packed, model.encode_video(ours.clip) if stage == "train" else video.float())
 
@@ -98,12 +99,12 @@ class Work:
 
     def pack(self) -> PackedStream:
         """The stream, packed as the product does it; a switch may have put something in between."""
-        return scoring.pack_blocks([self._blocks()], MASK, FRAME_QUESTIONS)
+        return scoring.pack_stream([self._blocks()], MASK, FRAME_QUESTIONS)
 
     def _blocks(self) -> list[Any]:
         asked = self.ours.questions
         pairs = zip(asked.prompts, asked.answers, strict=True)
-        return [chain_block(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
+        return [answer_chain(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
 
     def _step(self, losses: Callable[[], Tensor]) -> Callable[[], Any]:
         model = self.ours.model
@@ -187,8 +188,8 @@ def without_shared_keys(model: SurgViVQAModel) -> contextlib.AbstractContextMana
     stock = model.text_states
 
     def text_states(packed: PackedStream, video: CrossAttentionCache, layout: Any) -> Tensor:
-        each = CrossAttentionCache(video.tokens.expand(packed.blocks.groups, -1, -1))
-        return stock(dataclasses.replace(packed, frames=packed.blocks), each, layout)
+        each = CrossAttentionCache(video.tokens.expand(packed.sequences.num_groups, -1, -1))
+        return stock(dataclasses.replace(packed, frames=packed.sequences), each, layout)
 
     return patched(model, "text_states", text_states)
 
@@ -205,21 +206,21 @@ def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[N
 
 def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Every question padded to the longest of the step, in the linear layers too (one frame a step)."""
-    stock = scoring.pack_blocks
+    stock = scoring.pack_stream
 
-    def pack_blocks(*args: Any, **kwargs: Any) -> PackedStream:
+    def pack_stream(*args: Any, **kwargs: Any) -> PackedStream:
         packed = stock(*args, **kwargs)
-        blocks, places = packed.blocks, torch.arange(len(packed.blocks.source))
+        blocks, places = packed.sequences, torch.arange(len(packed.sequences.source))
         return dataclasses.replace(
             packed,
             input_ids=packed.input_ids[blocks.source],
             position_ids=packed.position_ids[blocks.source],
-            blocks=PaddedLayout(places, places, blocks.groups),
-            frames=PaddedLayout(places, places, packed.frames.groups),
+            sequences=PaddedLayout(places, places, blocks.num_groups),
+            frames=PaddedLayout(places, places, packed.frames.num_groups),
             target_positions=blocks.slots[packed.target_positions],
         )
 
-    return patched(scoring, "pack_blocks", pack_blocks)
+    return patched(scoring, "pack_stream", pack_stream)
 
 
 WITHOUT: dict[str, Callable[[SurgViVQAModel], contextlib.AbstractContextManager[None]]] = {

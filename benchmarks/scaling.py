@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.full_size import make_questions, more_labels
-from surgvivqa.data.packing import Block, PackedStream, pack_blocks
+from surgvivqa.data.packing import PackedStream, PromptTree, pack_stream
 from surgvivqa.features.cache import FeatureStore
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import score_labels
 
 if TYPE_CHECKING:
     from benchmarks.stages import Options
@@ -28,8 +29,8 @@ VIDEOS = 40
 
 def scoring_stream(prompts: Sequence[Sequence[int]], trie: LabelTrie, mask: str) -> PackedStream:
     """The stream that ``score_labels`` makes of one frame's prompts, to count its operations."""
-    blocks = [Block(p, trie.tokens, trie.parents, trie.edges, i) for i, p in enumerate(prompts)]
-    return pack_blocks([blocks], mask, len(blocks))
+    blocks = [PromptTree(p, trie.tokens, trie.parents, trie.edges, i) for i, p in enumerate(prompts)]
+    return pack_stream([blocks], mask, len(blocks))
 
 
 def questions(o: "Options") -> dict[str, Any]:

@@ -30,10 +30,11 @@ from benchmarks.full_size import (
     make_questions,
 )
 from surgvivqa.data.packing import PackedStream, pack_training
-from surgvivqa.model.attention import CrossAttentionCache, layouts
+from surgvivqa.model.attention import CrossAttentionCache, build_layouts
 from surgvivqa.model.freezing import set_modes
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
+from surgvivqa.model.scoring import best_labels, score_labels
 
 MASK = "prefix"
 GEMM_SHAPE = (1568, 768, 3072)
@@ -189,12 +190,12 @@ class Ours:
         """BLIP's output ``[N, hidden]``, fp16 as above."""
         with torch.no_grad():
             return self.model.text_states(
-                packed, CrossAttentionCache(video.float()), layouts(packed, torch.float32)[0]
+                packed, CrossAttentionCache(video.float()), build_layouts(packed, torch.float32)[0]
             ).half()
 
     def losses_of_text(self, packed: PackedStream, text: Tensor) -> Tensor:
         """Losses ``[Q]`` by GPT-2 alone."""
-        states = self.model.decoder_states(packed, text.float(), layouts(packed, torch.float32)[1])
+        states = self.model.decoder_states(packed, text.float(), build_layouts(packed, torch.float32)[1])
         return answer_losses(packed, self.model.log_probs_at(packed, states))
 
     def timed_steps(self, o: Options, loss: Callable[[], Tensor]) -> list[float]:
@@ -323,7 +324,7 @@ def _train_last_layers(ours: Ours, o: Options) -> list[float]:
         for number in range(TRAINED_QUESTIONS // TRAINED_BATCH):
             packed = ours.pack(questions.part(number, TRAINED_BATCH), o.device)
             text = ours.text_states(packed, video).float()
-            ours.model.decoder_states(packed, text, layouts(packed, torch.float32)[1])
+            ours.model.decoder_states(packed, text, build_layouts(packed, torch.float32)[1])
             batches.append((packed, found.pop() - decoder.wpe(packed.position_ids)))  # which is added again
     hook.remove()
     every, decoder.h = decoder.h, nn.ModuleList(list(decoder.h)[-kept:])

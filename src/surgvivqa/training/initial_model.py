@@ -11,10 +11,10 @@ from surgvivqa.config import ModelConfig, TrainConfig, clip_length
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (
     apply_freezing,
+    check_cache_flags,
+    check_text_cache,
     checkpoint_activations,
     lora_settings,
-    refuse_cache_of_what_trains,
-    refuse_cached_text_of,
 )
 from surgvivqa.utils.errors import InputError
 
@@ -31,7 +31,7 @@ def build_for_training(config: TrainConfig) -> ModelBundle:
     Raises:
         InputError: a pretrained part is missing or would stay random, or nothing would be trained.
     """
-    refuse_cache_of_what_trains(config)
+    check_cache_flags(config)
     clip_length(config)  # validates --num-frames
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
     torch.manual_seed(config.seed)
@@ -45,7 +45,7 @@ def build_for_training(config: TrainConfig) -> ModelBundle:
         bundle = _adopt_checkpoint(start, settings, lora_settings(config), "--preset tiny")
     else:
         bundle = assemble(settings, lora_settings(config))
-    refuse_cached_text_of(bundle.model, config)
+    check_text_cache(bundle.model, config)
     apply_freezing(bundle.model, config)
     if config.gradient_checkpointing:
         checkpoint_activations(bundle.model)

@@ -29,8 +29,8 @@ from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
-from surgvivqa.model.freezing import format_table, set_modes
-from surgvivqa.model.scoring import LabelTrie
+from surgvivqa.model.freezing import format_trainable_table, set_modes
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.resume import Progress, compute_fingerprint, load_moments, load_weights
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
@@ -180,7 +180,7 @@ class Trainer:
         bad_frames.gather(missing)
         with raise_on_all_ranks():
             bad_frames.check()
-        log.info("\n%s", format_table(self.model))
+        log.info("\n%s", format_trainable_table(self.model))
         if self.bundle.settings.mask == "bidirectional":
             log.warning(
                 "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
