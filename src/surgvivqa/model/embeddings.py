@@ -117,8 +117,8 @@ def aligned_rows(
     highest = max(blip_tokenizer.get_vocab().values())
     if highest >= len(words):
         raise InputError(
-            f"The tokenizer of --text-model {blip_tokenizer.name_or_path} has ids up to {highest}, but its text encoder "
-            f"has {len(words)} word rows; give a folder whose tokenizer and weights belong together."
+            f"The tokenizer of --text-model {blip_tokenizer.name_or_path} has ids up to {highest}, but its text "
+            f"encoder has {len(words)} word rows; give a folder whose tokenizer and weights belong together."
         )
     special = set(blip_tokenizer.all_special_ids)
     encoded = blip_tokenizer(token_strings(tokenizer, rows), add_special_tokens=False)["input_ids"]

@@ -28,8 +28,8 @@ def check_cache_flags(config: TrainConfig) -> None:
     """Checks that what a run caches does not change while it trains.
 
     Raises:
-        InputError: ``--cache`` is set and the video encoder trains; or ``--cache-text`` is set and BLIP trains, the mask
-            is ``bidirectional``, or ``--cache`` is not set.
+        InputError: ``--cache`` is set and the video encoder trains; or ``--cache-text`` is set and BLIP trains, the
+            mask is ``bidirectional``, or ``--cache`` is not set.
     """
     if config.cache_text:
         _check_text_cache_flags(config)
