@@ -16,9 +16,10 @@ from benchmarks.project_model import MASK, REPEATS, Options, ProjectModel
 from benchmarks.questions import FRAME_QUESTIONS, LABEL_IDS, Questions, best_loss_and_accuracy, make_questions
 from benchmarks.scaling import scoring_stream
 from benchmarks.timing import time_call
-from surgvivqa.model.attention import layouts
+from surgvivqa.model.attention import build_layouts
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.scoring import LabelTrie, best_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import best_labels
 
 TRAINED_LAYERS, TRAINED_STEPS, TRAINED_BATCH, TRAINED_QUESTIONS, TRAINED_RATE = 3, 200, 16, 480, 2e-3
 
@@ -92,7 +93,7 @@ def _train_last_layers(ours: ProjectModel) -> list[float]:
         for number in range(TRAINED_QUESTIONS // TRAINED_BATCH):
             packed = ours.pack(questions.part(number, TRAINED_BATCH))
             text = ours.text_states(packed, video).float()
-            ours.model.decoder_states(packed, text, layouts(packed, torch.float32)[1])
+            ours.model.decoder_states(packed, text, build_layouts(packed, torch.float32)[1])
             batches.append((packed, found.pop() - decoder.wpe(packed.position_ids)))  # which GPT-2 adds again
     hook.remove()
     every, decoder.h = decoder.h, nn.ModuleList(list(decoder.h)[-kept:])

@@ -46,9 +46,9 @@ def cross_keys_values(config: Any, frames: int, tokens: int) -> int:
 def text_encoder(config: Any, packed: PackedStream, tokens: int) -> int:
     """BLIP on a packed stream, without its cross-attention's keys and values."""
     rows, hidden = len(packed.input_ids), config.hidden_size
-    longest = len(packed.frames.source) // packed.frames.groups
+    longest = len(packed.frames.source) // packed.frames.num_groups
     layer = linear(rows, hidden, 6 * hidden) + 2 * linear(rows, hidden, config.intermediate_size)
-    layer += attention(*packed.text_mask.shape, hidden) + attention(packed.frames.groups, longest, tokens, hidden)
+    layer += attention(*packed.text_mask.shape, hidden) + attention(packed.frames.num_groups, longest, tokens, hidden)
     return config.num_hidden_layers * layer
 
 
@@ -82,7 +82,7 @@ def breakdown(
         text: whether the text encoder runs; False if its outputs are cached.
         train: whether the adapters' gradients are computed.
     """
-    frames, tokens = packed.frames.groups, video_tokens(config.video_config)
+    frames, tokens = packed.frames.num_groups, video_tokens(config.video_config)
     forward, backward = decoder(config.decoder_config, packed, int(config.lora["r"]) if config.lora else 0)
     output = linear(
         len(packed.target_positions.unique()), config.decoder_config.n_embd, config.decoder_config.vocab_size

@@ -10,10 +10,11 @@ from torch.profiler import record_function
 from benchmarks.project_model import MASK, ProjectModel
 from benchmarks.questions import FRAME_QUESTIONS, LABEL_IDS
 from benchmarks.switches import TRAINING
-from surgvivqa.data.packing import PackedStream, chain_block
+from surgvivqa.data.packing import PackedStream, answer_chain
 from surgvivqa.model import scoring
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import best_labels, score_labels
 
 STAGES = (*TRAINING, "score", "answer")
 PHASES = ("GPT-2 and output layer, backward", "AdamW")  # ranges of the profiler
@@ -30,7 +31,7 @@ class ProfiledStage:
         def losses() -> Tensor:
             packed = self.pack()
             if text is not None:
-                states = text[ours.packed.blocks.source] if len(packed.input_ids) != len(text) else text
+                states = text[ours.packed.sequences.source] if len(packed.input_ids) != len(text) else text
                 return ours.losses_of_text_states(packed, states)
             return model.question_losses(packed, model.encode_video(ours.clip) if stage == "train" else video.float())
 
@@ -48,13 +49,13 @@ class ProfiledStage:
             self.run, self._numbers = scores, scores
 
     def pack(self) -> PackedStream:
-        """Packs the stream as the package does, through ``scoring.pack_blocks``, which a switch may replace."""
-        return scoring.pack_blocks([self._blocks()], MASK, FRAME_QUESTIONS)
+        """Packs the stream as the package does, through ``scoring.pack_stream``, which a switch may replace."""
+        return scoring.pack_stream([self._trees()], MASK, FRAME_QUESTIONS)
 
-    def _blocks(self) -> list[Any]:
+    def _trees(self) -> list[Any]:
         asked = self.ours.questions
         pairs = zip(asked.prompts, asked.answers, strict=True)
-        return [chain_block(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
+        return [answer_chain(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
 
     def _step(self, losses: Callable[[], Tensor]) -> Callable[[], Any]:
         model = self.ours.model

@@ -11,7 +11,7 @@ from benchmarks.models import build_model, make_clip
 from benchmarks.questions import FRAME_QUESTIONS, Questions, make_questions
 from benchmarks.timing import time_call, training_step
 from surgvivqa.data.packing import PackedStream, pack_training
-from surgvivqa.model.attention import CrossAttentionCache, layouts
+from surgvivqa.model.attention import CrossAttentionCache, build_layouts
 from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
 
 MASK = "prefix"
@@ -42,12 +42,12 @@ class ProjectModel:
         """BLIP's output ``[N, hidden]`` float16, as a cache holds it."""
         with torch.no_grad():
             return self.model.text_states(
-                packed, CrossAttentionCache(video.float()), layouts(packed, torch.float32)[0]
+                packed, CrossAttentionCache(video.float()), build_layouts(packed, torch.float32)[0]
             ).half()
 
     def losses_of_text_states(self, packed: PackedStream, text: Tensor) -> Tensor:
         """Losses ``[Q]`` from BLIP's output: GPT-2 alone."""
-        states = self.model.decoder_states(packed, text.float(), layouts(packed, torch.float32)[1])
+        states = self.model.decoder_states(packed, text.float(), build_layouts(packed, torch.float32)[1])
         return answer_losses(packed, self.model.log_probs_at(packed, states))
 
     def time_steps(self, loss: Callable[[], Tensor]) -> list[float]:

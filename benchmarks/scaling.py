@@ -15,9 +15,10 @@ import torch
 from benchmarks.project_model import MASK, Options
 from benchmarks.questions import make_questions, more_labels
 from benchmarks.timing import time_call, training_step
-from surgvivqa.data.packing import Block, PackedStream, pack_blocks
+from surgvivqa.data.packing import PackedStream, PromptTree, pack_stream
 from surgvivqa.features.cache import FeatureStore
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import score_labels
 
 FEATURE_ROWS, FEATURE_WIDTH = 16, 768  # 24.6 KB per frame in fp16, 246 MB for 10,000 frames
 READS = 500
@@ -26,8 +27,8 @@ VIDEOS = 40
 
 def scoring_stream(prompts: Sequence[Sequence[int]], trie: LabelTrie, mask: str) -> PackedStream:
     """The stream that ``score_labels`` builds from one frame's prompts, to count its operations."""
-    blocks = [Block(p, trie.tokens, trie.parents, trie.edges, i) for i, p in enumerate(prompts)]
-    return pack_blocks([blocks], mask, len(blocks))
+    trees = [PromptTree(p, trie.tokens, trie.parents, trie.edges, i) for i, p in enumerate(prompts)]
+    return pack_stream([trees], mask, len(trees))
 
 
 def questions(o: Options) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def questions(o: Options) -> dict[str, Any]:
     counts = [1, 2, 4, 8, 16, 32, 64] if o.size == "full" else [1, 2, 4]
     ours, every = o.project_model(), make_questions(max(counts), seed=3)
     model, video = ours.model, ours.encode_video()
-    lines: dict[str, list[float]] = {"cached": [], "live": []}
+    lines: dict[str, list[float]] = {"cached": [], "encoded": []}
     training_step(model, lambda: model.question_losses(ours.packed, video.float()))()
     for count in counts:
         packed = ours.pack(every.first(count))
@@ -43,7 +44,7 @@ def questions(o: Options) -> dict[str, Any]:
         live = training_step(model, lambda packed=packed: model.question_losses(packed, model.encode_video(ours.clip)))
         repeats = 3 if count <= 8 else 2
         lines["cached"].append(statistics.median(time_call(o.device, cached) for _ in range(repeats)))
-        lines["live"].append(time_call(o.device, live))
+        lines["encoded"].append(time_call(o.device, live))
     return {"x": counts, "lines": lines}
 
 

@@ -20,7 +20,8 @@ from benchmarks.project_model import MASK, REPEATS, Options
 from benchmarks.questions import FRAME_QUESTIONS, LABEL_IDS
 from benchmarks.timing import time_call
 from surgvivqa.model.freezing import set_modes
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import score_labels
 
 GEMM_SHAPE = (1568, 768, 3072)
 

@@ -74,8 +74,8 @@ def without_shared_keys(model: SurgViVQAModel) -> contextlib.AbstractContextMana
     stock = model.text_states
 
     def text_states(packed: PackedStream, video: CrossAttentionCache, layout: Any) -> Tensor:
-        each = CrossAttentionCache(video.tokens.expand(packed.blocks.groups, -1, -1))
-        return stock(dataclasses.replace(packed, frames=packed.blocks), each, layout)
+        each = CrossAttentionCache(video.tokens.expand(packed.sequences.num_groups, -1, -1))
+        return stock(dataclasses.replace(packed, frames=packed.sequences), each, layout)
 
     return patched(model, "text_states", text_states)
 
@@ -92,21 +92,21 @@ def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[N
 
 def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Every question padded to the longest of the step, in the linear layers too (one frame per step)."""
-    stock = scoring.pack_blocks
+    stock = scoring.pack_stream
 
-    def pack_blocks(*args: Any, **kwargs: Any) -> PackedStream:
+    def pack_stream(*args: Any, **kwargs: Any) -> PackedStream:
         packed = stock(*args, **kwargs)
-        blocks, places = packed.blocks, torch.arange(len(packed.blocks.source))
+        sequences, places = packed.sequences, torch.arange(len(packed.sequences.source))
         return dataclasses.replace(
             packed,
-            input_ids=packed.input_ids[blocks.source],
-            position_ids=packed.position_ids[blocks.source],
-            blocks=PaddedLayout(places, places, blocks.groups),
-            frames=PaddedLayout(places, places, packed.frames.groups),
-            target_positions=blocks.slots[packed.target_positions],
+            input_ids=packed.input_ids[sequences.source],
+            position_ids=packed.position_ids[sequences.source],
+            sequences=PaddedLayout(places, places, sequences.num_groups),
+            frames=PaddedLayout(places, places, packed.frames.num_groups),
+            target_positions=sequences.slots[packed.target_positions],
         )
 
-    return patched(scoring, "pack_blocks", pack_blocks)
+    return patched(scoring, "pack_stream", pack_stream)
 
 
 WITHOUT: dict[str, Callable[[SurgViVQAModel], contextlib.AbstractContextManager[None]]] = {

@@ -1,11 +1,12 @@
-"""Kills a tiny training run with SIGKILL at random moments, starts it again each time, and compares what comes out with
-a run that was never killed: weights, figures and losses must be equal bit for bit.
+"""Kills a tiny training run with SIGKILL at random moments and compares it with a run that was never killed.
+
+The run is started again after each kill. Weights, figures and losses must be equal bit for bit.
 
     python tools/kill_test.py [--kills 200] [--seed 0] [--out runs/kill-test]
 
-Each start is a fork of this process, which has loaded everything already, so that kills fall into the run and not into
+Each start is a fork of this process, which has imported everything, so that kills fall into the run and not into
 Python's imports. Every step saves a checkpoint and every second one validates, so that many kills fall into writing.
-Exit code 0 if all is equal, else 1; ``OUT/report.json`` says where the kills fell.
+The exit code is 0 if all is equal, else 1; ``OUT/report.json`` says where the kills fell.
 """
 
 import argparse
@@ -25,12 +26,11 @@ from pathlib import Path
 import torch
 
 from surgvivqa import cli
-from surgvivqa.commands import eval as evaluation
 from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic import write
-from surgvivqa.training import trainer as training
+from surgvivqa.training import trainer
 
-assert evaluation and training  # loaded here, once, for all forks
+assert trainer  # imported here, once, for all forks
 STEPS = 60
 FLAGS = [
     *("train", "--preset=tiny", "--batch-size=6", "--questions-per-frame=3", f"--max-steps={STEPS}", "--lr=2e-3"),
@@ -40,7 +40,7 @@ FLAGS = [
 
 
 def fork(arguments: list[str], log: Path) -> int:
-    """Starts the command in a child, alone in its session, and returns its process id."""
+    """Starts the command in a child with a session of its own, and returns its process id."""
     child = os.fork()
     if child:
         return child
@@ -58,7 +58,7 @@ def fork(arguments: list[str], log: Path) -> int:
 
 
 def finished(child: int, within: float) -> int | None:
-    """The child's exit code, or None where it is still running after ``within`` seconds."""
+    """The child's exit code, or None if it is still running after ``within`` seconds."""
     until = time.monotonic() + within
     while time.monotonic() < until:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -69,7 +69,7 @@ def finished(child: int, within: float) -> int | None:
 
 
 def state_of(run: Path) -> str:
-    """What the kill left lying about: what was being written, by the names of its unfinished files."""
+    """Where the kill fell, by the names of the unfinished files that it left."""
     asides = list(run.rglob(".*.writing")) if run.is_dir() else []
     if any("step-" in p.name for p in asides):
         return "writing checkpoints/"
@@ -85,7 +85,7 @@ def state_of(run: Path) -> str:
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """Hashes of everything that a run leaves and that must be equal."""
+    """SHA-256 of everything that a run leaves and that must be equal."""
     lines = []
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -125,21 +125,21 @@ def main() -> int:
     started = time.monotonic()
     child = fork([*flags, f"--checkpoint-dir={out / 'whole'}"], out / "whole.log")
     if finished(child, 3600) != 0:
-        print(f"the run that nobody killed failed; see {out / 'whole.log'}", file=sys.stderr)
+        print(f"the run without kills failed; see {out / 'whole.log'}", file=sys.stderr)
         return 1
     spent = time.monotonic() - started
     expected = outcome(out / "whole")
 
     rng, where, kills, runs, failures = random.Random(options.seed), Counter[str](), 0, 0, []
     while kills < options.kills:
-        # A run: killed again and again until it comes to its end, then the next one.
+        # A run is killed and started again until it finishes; then the next one begins.
         run, log = out / "killed", out / "killed.log"
         shutil.rmtree(run, ignore_errors=True)
         log.unlink(missing_ok=True)
         code: int | None = None
         while code is None:
             child = fork([*flags, f"--checkpoint-dir={run}"], log)
-            # Uniform over a start and several steps; past the wanted number of kills the run may end in peace.
+            # Uniform over a start and several steps; after the wanted number of kills the run may finish.
             within = rng.uniform(0, 1.2 + spent / 8) if kills < options.kills else 3600.0
             code = finished(child, within)
             if code is None:
@@ -154,7 +154,7 @@ def main() -> int:
             break
         got = outcome(run)
         failures += [f"run {runs}: {name} differs" for name in expected if got[name] != expected[name]]
-        print(f"{kills} kills, {runs} runs to the end, {len(failures)} differences", flush=True)
+        print(f"{kills} kills, {runs} complete runs, {len(failures)} differences", flush=True)
         if failures:
             break
     report = {"kills": kills, "runs": runs, "where": dict(where.most_common()), "failures": failures}

@@ -25,8 +25,9 @@ from benchmarks.questions import (
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model import attention
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.scoring import score_labels
 
 KEYS = {
     "train_ratio",

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.build_base.package_files import evaluate_zero_shot, folder_size, weights_sha256
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.freezing import trainable_table
-from experiments.build_base.package_files import folder_size, weights_sha256, evaluate_zero_shot
 from surgvivqa.training.initial_model import build_for_training
 
 ROOT = Path(__file__).resolve().parents[2]

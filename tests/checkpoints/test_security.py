@@ -518,12 +518,12 @@ def test_a_run_folder_is_a_strangers_too(
     command = ["train", "--preset=tiny", "--max-steps=1", *data_flags, f"--checkpoint-dir={run}"]
     for content in (bomb, "seed: " + "[" * 5000 + "]" * 5000):
         (run / "config.yaml").write_text(content)
-        assert "config.yaml is not there or cannot be read" in refused(capsys, *command)
+        assert "config.yaml is missing or cannot be read" in refused(capsys, *command)
     (run / "config.yaml").unlink()
     os.mkfifo(run / "config.yaml")
-    assert "config.yaml is not there or cannot be read" in refused(capsys, *command)
+    assert "config.yaml is missing or cannot be read" in refused(capsys, *command)
     os.mkfifo(run / "train.log")
-    assert "no regular file" in refused(capsys, *command)
+    assert "not a regular file" in refused(capsys, *command)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "adapter_model.safetensors"])

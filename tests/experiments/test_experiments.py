@@ -8,7 +8,7 @@ import pytest
 from experiments.run import ROWS, Experiments, Row, measured, names_what_is_cut_away, table
 from surgvivqa.cli import parse
 from surgvivqa.config import EvalConfig, TrainConfig, check_ranges
-from surgvivqa.model.freezing import refuse_cache_of_what_trains
+from surgvivqa.model.freezing import check_cache_flags
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.key)
@@ -16,7 +16,7 @@ def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
     flags = Experiments(tmp_path).train_flags(row, 0, tmp_path / "run")
     config = parse("train", TrainConfig, flags)
     check_ranges(config)
-    refuse_cache_of_what_trains(config)
+    check_cache_flags(config)
     parse("eval", EvalConfig, ["--checkpoint", "x", *row.eval])
     assert row.same_as is None or row.same_as in {r.key for r in ROWS if r.same_as is None}
 

@@ -17,7 +17,7 @@ from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.features.batches import MicroBatch, micro_batches
 from surgvivqa.features.cache_file import CacheFile, Entry, write_file
 from surgvivqa.training import schedule as steps
-from surgvivqa.training.run_log import RunLog
+from surgvivqa.training.run_log import MetricsLog
 from surgvivqa.utils.errors import RunError
 from tests.conftest import Said
 
@@ -128,22 +128,22 @@ def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
     assert train(tmp_path / "whole", flags) == 0
     lost = [frames / "VID04" / BAD] if where == "training" else sorted((frames / "VID01").iterdir())
     step = 2 if where == "training" else 4  # the last one before it is missed
-    write = RunLog.write
+    write = MetricsLog.write
 
-    def and_then_they_go(self: RunLog, **values: Any) -> None:
+    def and_then_they_go(self: MetricsLog, **values: Any) -> None:
         write(self, **values)
         if values["step"] == step and "loss" in values:
             for path in lost:
                 path.rename(tmp_path / path.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "write", and_then_they_go)
+        patch.setattr(MetricsLog, "write", and_then_they_go)
         capsys.readouterr()
         assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
     told = sentence(capsys)
     assert "does not exist" in told and "--on-bad-frame skip" in told
     reached = lines(tmp_path / "run")[-1]["step"]
-    assert f"the same command goes on after step {reached}" in told
+    assert f"the same command resumes after step {reached}" in told
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{reached:07d}"]
     for path in lost:
         (tmp_path / path.name).rename(path)
@@ -157,15 +157,15 @@ def test_more_bad_frames_than_allowed_end_the_run_and_what_is_learned_is_kept(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(frames / "VID04" / BAD)
-    write = RunLog.write
+    write = MetricsLog.write
 
-    def and_then_more_go(self: RunLog, **values: Any) -> None:
+    def and_then_more_go(self: MetricsLog, **values: Any) -> None:
         write(self, **values)
         if values["step"] == 3:
             for path in list((frames / "VID04").iterdir())[:3]:
                 path.unlink()
 
-    monkeypatch.setattr(RunLog, "write", and_then_more_go)
+    monkeypatch.setattr(MetricsLog, "write", and_then_more_go)
     assert train(tmp_path / "run", flags, *SKIP) == 2
     told = sentence(capsys)
     assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in told

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from surgvivqa.data.packing import pack_training
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import score_labels
 from tests.model.test_packing import small_model
 
 # 51 labels over 60 tokens: 40 of one token, 11 of two with a shared beginning.

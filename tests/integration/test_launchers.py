@@ -128,7 +128,7 @@ def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, syntheti
     env |= {"SLURM_RESTART_COUNT": "1"}
     again = subprocess.run([*command, "--overwrite"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
-    assert "Going on after step" in (tmp_path / "job" / "train.log").read_text()
+    assert "Resuming after step" in (tmp_path / "job" / "train.log").read_text()
     assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
 
 

@@ -105,7 +105,7 @@ def test_killed_between_the_renames_that_replace_a_checkpoint(
     (checkpoint,) = (stopped / "checkpoints").iterdir()
     checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.replaced"))
     assert train(stopped, data_flags) == 0
-    assert "Going on after step 5" in (stopped / "train.log").read_text()
+    assert "Resuming after step 5" in (stopped / "train.log").read_text()
     same(stopped, whole)
 
 
@@ -149,7 +149,7 @@ def test_other_questions_are_refused(
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     flags = [f"--ssgvqa-root={other}", *data_flags[1:]]
     said = differs(flags, stopped, capsys=capsys)
-    assert "was of something else: questions 40, now" in said and "validation" not in said
+    assert "its data or steps differ: questions 40, now" in said and "validation" not in said
     # As many questions, one answer another: in training, then in validation.
     for video, word in (("VID04", "training"), ("VID01", "validation")):
         shutil.rmtree(other)

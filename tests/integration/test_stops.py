@@ -109,4 +109,4 @@ def test_a_worker_that_is_killed_is_told_of_in_a_sentence(data_flags: list[str],
         os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does where memory runs out
         code, errors, _ = ended(process)
     assert code == 1 and "Traceback" not in errors
-    assert "surgvivqa: A process that decodes frames was ended (DataLoader worker (pid" in errors
+    assert "surgvivqa: A process that decodes frames was killed (DataLoader worker (pid" in errors

@@ -161,7 +161,7 @@ def test_a_process_that_has_no_question_and_no_frame_of_its_own(flags: list[str]
     few = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
     alone(*few, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
     done = as_two(*few, f"--checkpoint-dir={tmp_path / 'two'}")
-    assert "3 questions on 1 frames; 2 steps of 8 questions, 1 an epoch" in done.stderr
+    assert "3 questions on 1 frames; 2 steps of 8 questions, 1 per epoch" in done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=2, validations=1)
 
 
@@ -290,7 +290,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
     else:
         assert main([*own, "--gradient-accumulation-steps=2", "--max-hours=0"]) == 75
         as_two(*own)
-    assert "Going on after step 1" in (folder / "train.log").read_text()
+    assert "Resuming after step 1" in (folder / "train.log").read_text()
     assert_same_run(one_process, folder, steps=6)
 
 
@@ -306,7 +306,7 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
     pair.processes[killed].send_signal(signal.SIGKILL)
     codes, errors = pair.wait()
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
-    assert "Another process of this run has gone" in told(errors[1 - killed])[0]
+    assert "Another process of this run has ended" in told(errors[1 - killed])[0]
     last = max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]"))
     assert Pair([*own, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
     assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1
@@ -353,7 +353,7 @@ def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
 ) -> None:
     for several, kind in (("2", RunError), ("1", RuntimeError)):
         monkeypatch.setenv("WORLD_SIZE", several)
-        message = "Another process of this run has gone" if several == "2" else None
+        message = "Another process of this run has ended" if several == "2" else None
         with pytest.raises(kind, match=message), explain_lost_processes("start it again"):
             raise RuntimeError(said)
 

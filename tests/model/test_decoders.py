@@ -24,8 +24,9 @@ from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import set_modes, trainable_table
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, score_labels
+from surgvivqa.model.scoring import best_labels, score_labels
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.oracle import plain_log_prob

@@ -18,7 +18,7 @@ from surgvivqa.checkpoints.backbones import load_text_encoder
 from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.model.embeddings import align_words, aligned_rows, resize_words
+from surgvivqa.model.embeddings import align_word_embeddings, aligned_rows, resize_word_embeddings
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
@@ -138,9 +138,9 @@ def test_every_row_of_a_trained_vocabulary_equals_the_plain_way() -> None:
 def test_published_keeps_blips_rows_and_adds_the_same_ones_each_time(stand_ins: Path) -> None:
     first, second = (load_text_encoder(str(stand_ins / "text")) for _ in range(2))
     own = first.embeddings.word_embeddings.weight.detach().clone()
-    resize_words(first, 600)
+    resize_word_embeddings(first, 600)
     torch.manual_seed(5)
-    resize_words(second, 600)
+    resize_word_embeddings(second, 600)
     rows = [text.embeddings.word_embeddings.weight for text in (first, second)]
     assert torch.equal(rows[0][: len(own)], own) and torch.equal(rows[0], rows[1])
     assert abs(float(rows[0][len(own) :].detach().std() / own.std()) - 1) < 0.05
@@ -148,7 +148,7 @@ def test_published_keeps_blips_rows_and_adds_the_same_ones_each_time(stand_ins: 
 
 def test_the_row_that_was_blips_padding_is_trained_as_the_others(stand_ins: Path, pieces: BertTokenizer) -> None:
     text = load_text_encoder(str(stand_ins / "text"))
-    align_words(text, pieces, byte_level(["Ġliver", "Ġthe"]), 2)
+    align_word_embeddings(text, pieces, byte_level(["Ġliver", "Ġthe"]), 2)
     text.embeddings.word_embeddings(torch.tensor([0, 1])).sum().backward()
     assert (text.embeddings.word_embeddings.weight.grad == 1).all()
 

@@ -7,8 +7,9 @@ from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.configuration import SurgViVQAConfig
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_labels
+from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import InputError
 from tests.helpers.oracle import plain_log_prob
 
@@ -172,10 +173,10 @@ def test_a_video_memory_is_used_again_and_gives_the_same_scores(model: SurgViVQA
         tokens = model.encode_video(clips()[:1])
         memory = CrossAttentionCache(tokens, reuse=True)
         first = score_labels(model, [PROMPTS[0][:2]], memory, trie, "prefix")
-        made = dict(memory.kept)
+        made = dict(memory.layers)
         second = score_labels(model, [PROMPTS[0][2:]], memory, trie, "prefix")
     assert len(made) == 2  # one for each layer
-    assert all(memory.kept[k][0] is v[0] for k, v in made.items())
+    assert all(memory.layers[k][0] is v[0] for k, v in made.items())
     whole = score_labels(model, [PROMPTS[0]], tokens, trie, "prefix")
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-5, atol=1e-5)
 
@@ -186,7 +187,7 @@ def test_changing_an_answer_changes_prompt_logits_only_under_bidirectional(model
     with torch.no_grad():
         video = model.encode_video(clips()[:1])
         logits = [
-            model.prompt_logits(pack_training([[prompt]], [[answer]], mask), video)[: len(prompt)]
+            model.stream_logits(pack_training([[prompt]], [[answer]], mask), video)[: len(prompt)]
             for answer in ([22, 24, 25], [27, 28, 29])
         ]
     assert torch.equal(logits[0], logits[1]) == (mask != "bidirectional")
@@ -213,7 +214,7 @@ def test_the_frame_matters(model: SurgViVQAModel) -> None:
 
 def test_rows_of_text_and_video_must_match(model: SurgViVQAModel) -> None:
     packed = pack_training([[PROMPTS[0][0]]], [[LABEL_IDS[3]]], "prefix")
-    with pytest.raises(ValueError, match="1 rows of text but 2 of video"):
+    with pytest.raises(ValueError, match="1 frames, but there are video tokens of 2"):
         model(packed, pixel_values=clips())
 
 
@@ -230,9 +231,9 @@ def test_a_label_that_begins_another_is_refused() -> None:
 def test_normalised_scores_are_a_distribution_and_mean_divides_by_length() -> None:
     trie = LabelTrie([[1], [2, 3, 4]])
     scores = torch.tensor([[-2.0, -3.0]])
-    ranking, probability = normalise(scores, trie, "mean")
+    ranking, probability = normalise_scores(scores, trie, "mean")
     torch.testing.assert_close(ranking, torch.tensor([[-2.0, -1.0]]))
-    assert normalise(scores, trie, "sum")[1].argmax() == 0
+    assert normalise_scores(scores, trie, "sum")[1].argmax() == 0
     assert probability.argmax() == 1
     torch.testing.assert_close(probability.sum(), torch.tensor(1.0))
 

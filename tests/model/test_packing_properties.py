@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data.packing import Block, PaddedLayout, chain_block, pack_blocks
+from surgvivqa.data.packing import PaddedLayout, PromptTree, answer_chain, pack_stream
 from surgvivqa.data.prompt_tokens import _end_what_begins_another
 from surgvivqa.model.attention import pad, unpad
-from surgvivqa.model.scoring import LabelTrie
+from surgvivqa.model.label_trie import LabelTrie
 
 TOKENS = st.integers(0, 9)
 PROMPTS = st.lists(st.lists(st.lists(TOKENS, min_size=1, max_size=6), min_size=1, max_size=4), min_size=1, max_size=3)
@@ -30,10 +30,10 @@ def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: li
         blocks = []
         for prompt in row:
             tokens, parents = data.draw(trees())
-            blocks.append(Block(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
+            blocks.append(PromptTree(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
             number += 1
         rows.append(blocks)
-    packed = pack_blocks(rows, mask, number)
+    packed = pack_stream(rows, mask, number)
     blocks = [block for row in rows for block in row]
     assert packed.input_ids.tolist() == [t for b in blocks for t in [*b.prompt, *b.tokens]]
     start = 0
@@ -71,11 +71,11 @@ def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: li
 def test_what_is_spread_is_collected(lengths: list[int]) -> None:
     grid = PaddedLayout.of_lengths(lengths)
     stream = torch.arange(2.0 * sum(lengths)).view(-1, 2)
-    laid = pad(stream, grid)
-    assert torch.equal(unpad(laid, grid), stream)
+    padded = pad(stream, grid)
+    assert torch.equal(unpad(padded, grid), stream)
     start = 0
     for group, length in enumerate(lengths):
-        assert torch.equal(laid[group, :length], stream[start : start + length])
+        assert torch.equal(padded[group, :length], stream[start : start + length])
         start += length
 
 
@@ -109,7 +109,7 @@ def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> N
 @given(PROMPTS, st.lists(TOKENS, min_size=1, max_size=4))
 def test_a_chain_predicts_every_token_of_its_answer_once(prompts: list[list[list[int]]], answer: list[int]) -> None:
     for mask in ("prefix", "bidirectional"):
-        block = chain_block(prompts[0][0], answer, 0, mask)
+        block = answer_chain(prompts[0][0], answer, 0, mask)
         assert [token for _, token in block.targets] == answer
         assert [node for node, _ in block.targets] == list(range(-1, len(answer) - 1))
         assert list(block.tokens) == (answer if mask == "bidirectional" else answer[:-1])

@@ -8,7 +8,7 @@ from transformers import VideoMAEConfig, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
 from surgvivqa.checkpoints.loading import load_checkpoint, save_checkpoint
-from surgvivqa.model.positions import clip_positions
+from surgvivqa.model.positions import interpolate_positions
 from surgvivqa.training.initial_model import build_for_training
 from tests.helpers.parts import config, make_parts, settings
 
@@ -17,7 +17,7 @@ PLACES, HIDDEN, TRAINED = 4, 32, 16
 
 def positions(num_frames: int, trained: int = TRAINED) -> torch.Tensor:
     video = VideoMAEConfig(image_size=32, patch_size=16, hidden_size=HIDDEN, num_frames=num_frames)
-    return clip_positions(video, trained)
+    return interpolate_positions(video, trained)
 
 
 def table(moments: int) -> torch.Tensor:
@@ -51,9 +51,9 @@ def test_a_single_moment_is_the_middle_and_a_single_trained_one_is_continued() -
 def test_a_model_of_another_length_keeps_its_positions_through_checkpoints(tmp_path: Path) -> None:
     parts = make_parts(tmp_path / "parts", num_frames=8)
     bundle = build_for_training(config(parts, num_frames=4))
-    wanted = clip_positions(bundle.model.visual_encoder.config, 8)
+    wanted = interpolate_positions(bundle.model.visual_encoder.config, 8)
     assert torch.equal(bundle.model.visual_encoder.embeddings.position_embeddings, wanted)
-    assert not torch.equal(wanted, clip_positions(bundle.model.visual_encoder.config, 4))
+    assert not torch.equal(wanted, interpolate_positions(bundle.model.visual_encoder.config, 4))
     for everything in (False, True):
         save_checkpoint(bundle, tmp_path / "saved", everything=everything)
         again = load_checkpoint(tmp_path / "saved", settings(parts)).model

@@ -1,4 +1,4 @@
-"""The processes that decode frames: they end with the process that they work for, however it ends."""
+"""Worker processes: they ignore stop signals and end with the process that they work for, however it ends."""
 
 import os
 import subprocess
@@ -47,18 +47,18 @@ from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
 real = _utils.signal_handling._set_worker_signal_handlers
 
-def and_then_a_signal_comes():
+def set_then_signal():
     real()
     os.kill(os.getpid(), signal.SIGTERM)
 
-_utils.signal_handling._set_worker_signal_handlers = and_then_a_signal_comes
+_utils.signal_handling._set_worker_signal_handlers = set_then_signal
 print(sum(start_workers(DataLoader(range(100), num_workers=2, worker_init_fn=ignore_signals))).item())
-os.kill(os.getpid(), signal.SIGTERM)  # which this process itself still hears
+os.kill(os.getpid(), signal.SIGTERM)  # which this process itself does not ignore
 """
 
 
 @pytest.mark.slow
-def test_a_worker_is_deaf_from_its_first_moment() -> None:
+def test_a_worker_ignores_signals_from_its_start() -> None:
     done = subprocess.run([sys.executable, "-c", BORN], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.stdout == "4950\n", done.stderr
     assert done.returncode == -15

@@ -20,10 +20,10 @@ from surgvivqa.config import ModelConfig, clip_length
 from surgvivqa.model.attention import install_packed_attention
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
-from surgvivqa.model.decoders import plain_logits, refuse_what_cannot_be_packed
+from surgvivqa.model.decoders import check_packing, reference_logits
 from surgvivqa.model.embeddings import ADDED_ROWS_SEED, fit_vocabulary
 from surgvivqa.model.modeling import SurgViVQAModel, projections
-from surgvivqa.model.positions import set_positions
+from surgvivqa.model.positions import set_position_embeddings
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
@@ -39,7 +39,7 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
         model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
     model.config.position_frames = trained
-    set_positions(model, trained)
+    set_position_embeddings(model, trained)
     return model
 
 
@@ -119,10 +119,10 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
     known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against the plain way
-    plain = None if known else plain_logits(decoder, settings.decoder_model)
+    plain = None if known else reference_logits(decoder, settings.decoder_model)
     install_packed_attention(text, decoder)
     if plain is not None:
-        refuse_what_cannot_be_packed(decoder, settings.decoder_model, settings.max_length, plain)
+        check_packing(decoder, settings.decoder_model, settings.max_length, plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ADDED_ROWS_SEED)
         for name, from_width, to_width in projections(config):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surgvivqa.model.bundle import ModelBundle
-from surgvivqa.model.embeddings import grown_rows
+from surgvivqa.model.embeddings import resized_rows
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.untrusted import refuse_odd_file
@@ -283,7 +283,7 @@ def load_tensors(
         del given[name]
     words = given.get(WORDS)
     if words is not None and WORDS in own and len(words) < len(own[WORDS]):
-        given[WORDS] = grown_rows(words, len(own[WORDS]))
+        given[WORDS] = resized_rows(words, len(own[WORDS]))
         report.notes.append(
             f"BLIP's word embedding grew from {len(words)} to {len(own[WORDS])} rows, as published resizing does it"
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,6 +31,7 @@ from surgvivqa.features.video_tokens import VideoTokens, tokens_of, video_tokens
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.run_log import progress_bar
 from surgvivqa.utils.errors import FrameError, InputError
 from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
@@ -129,8 +129,8 @@ def there(
             reader.key(frame.video, frame.frame)
         except FrameError as error:  # a link to nowhere is in the listing; or an image of its clip is
             absent.append(BadFrame(frame.video, frame.frame, error.sentence))
-    bad.take(absent)
-    bad.refuse()
+    bad.add(absent)
+    bad.check()
     names = {(b.video, b.frame) for b in absent}
     return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
 
@@ -145,9 +145,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: i
     """
     started, store = time.monotonic(), part.store
     stop, written = StopSignals(), 0
-    columns = (TextColumn("cache"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with stop, Progress(*columns, disable=not os.isatty(2), transient=True) as bar:
-        task = bar.add_task("cache", total=sum(map(len, missing.values())))
+    with stop, progress_bar(sum(map(len, missing.values())), True, "cache") as advance:
         for video, frames in missing.items():
             began = time.monotonic()
             # One frame an item: its decoding, in a worker, overlaps the encoding of the one before.
@@ -158,13 +156,13 @@ def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: i
                 worker_init_fn=ignore_signals,
             )
             for inputs, faults in start_workers(loader):
-                bad.take(faults)
+                bad.add(faults)
                 if bad.too_many:
                     part.maker.flush()
-                    bad.refuse("run the same again, which goes on")
+                    bad.check("run the same again, which goes on")
                 if inputs is not None:
                     part.maker(inputs)
-                bar.advance(task)
+                advance(1)
                 if stop.caught:
                     part.maker.flush()
                     log.warning("Stopped by %s; what is encoded is kept: run the same again to go on.", stop.caught)

@@ -20,8 +20,8 @@ from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
-from surgvivqa.model.freezing import format_table, set_modes, trainable_fraction
-from surgvivqa.model.scoring import LabelTrie
+from surgvivqa.model.freezing import format_trainable_table, set_modes, trainable_fraction
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import FrameError, InputError, SurgViVQAError, one_line
 
@@ -99,7 +99,7 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     yield Result(
         "model",
         "PASS",
-        f"built; {100 * trainable_fraction(bundle.model):.4f}% trainable:\n{format_table(bundle.model)}",
+        f"built; {100 * trainable_fraction(bundle.model):.4f}% trainable:\n{format_trainable_table(bundle.model)}",
     )
     for name, part in (
         ("tokens", lambda: _tokens(bundle)),
@@ -204,7 +204,7 @@ def _leak(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckCon
     with torch.inference_mode():
         tokens = model.encode_video(clip)
         logits = [
-            model.prompt_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
+            model.stream_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
             for a in answers
         ]
     moved = float((logits[0] - logits[1]).abs().max())

@@ -125,9 +125,9 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             most_bad=bad.limit,
         )
         records = shard_and_gather(frames, score, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"]))
-    bad.share([*missing, *met])
+    bad.gather([*missing, *met])
     with raise_on_all_ranks():
-        bad.refuse()
+        bad.check()
         if not records:
             raise InputError(f"None of the {len(frames)} frames can be used.")
     figures = grouped_metrics(records)

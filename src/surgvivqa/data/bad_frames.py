@@ -1,4 +1,4 @@
-"""The account of frames that cannot be used, and what a command makes of them: ``--on-bad-frame``."""
+"""The frames of a run that cannot be used, and the policy for them: ``--on-bad-frame``, ``--max-bad-frames``."""
 
 import logging
 import math
@@ -14,38 +14,38 @@ log = logging.getLogger("surgvivqa")
 
 
 class BadFrames:
-    """The frames of a run that could not be used, the same ones in every process once they are ``share``\\ d.
+    """The frames of a run that could not be used; the same in every process after ``gather``.
 
     Args:
-        policy: ``error`` allows none; ``skip`` leaves their questions out and allows a part of the run's frames.
-        most: that part (``--max-bad-frames``).
-        total: how many frames the run has.
-        known: those that an earlier part of the run skipped. Under ``skip`` they count; under ``error`` one that is met
-            again is an error.
+        policy: ``error`` allows none; ``skip`` leaves their questions out and allows a fraction of the run's frames.
+        most: that fraction (``--max-bad-frames``).
+        total: number of frames of the run.
+        known: frames that an earlier part of the run skipped. Under ``skip`` they count; under ``error`` a frame that
+            fails again is an error.
     """
 
     def __init__(self, policy: str, most: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
         self.policy, self.most, self.total = policy, most, total
         self.limit = math.ceil(round(most * total, 6)) if policy == "skip" else 0
-        before: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
-        self._why, self._before = (before, {}) if policy == "skip" else ({}, before)
+        earlier: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
+        self._reasons, self._earlier = (earlier, {}) if policy == "skip" else ({}, earlier)
 
     def __len__(self) -> int:
-        return len(self._why)
+        return len(self._reasons)
 
-    def new(self, bad: Iterable[BadFrame]) -> list[BadFrame]:
-        """Those that were not known of."""
-        return [b for b in bad if (b.video, b.frame) not in self._why]
+    def unknown(self, frames: Iterable[BadFrame]) -> list[BadFrame]:
+        """Those of ``frames`` that are not recorded yet."""
+        return [bad for bad in frames if (bad.video, bad.frame) not in self._reasons]
 
-    def share(self, bad: Iterable[BadFrame]) -> None:
-        """Takes what every process has met; all processes must call it."""
-        self.take(gather_object(self.new(bad)))
+    def gather(self, frames: Iterable[BadFrame]) -> None:
+        """Records what each process has found, in all of them; every process must call it."""
+        self.add(gather_object(self.unknown(frames)))
 
-    def take(self, bad: Iterable[BadFrame]) -> None:
-        """Takes frames to the account; the log says each once."""
-        for video, frame, why in bad:
-            if (video, frame) not in self._why:
-                self._why[video, frame] = why
+    def add(self, frames: Iterable[BadFrame]) -> None:
+        """Records frames; under ``skip`` the log reports each once."""
+        for video, frame, why in frames:
+            if (video, frame) not in self._reasons:
+                self._reasons[video, frame] = why
                 if self.policy == "skip":
                     log.warning(
                         "Skipped the questions of %s frame %d: %s (%d of at most %d)",
@@ -54,21 +54,21 @@ class BadFrames:
 
     @property
     def too_many(self) -> bool:
-        """Whether the policy does not allow them."""
+        """Whether there are more than the policy allows."""
         return len(self) > self.limit
 
-    def refuse(self, advice: str = "run the same again") -> None:
-        """Raises InputError where they are too many; ``advice`` is what to do once they are mended."""
+    def check(self, advice: str = "run the same command again") -> None:
+        """Raises InputError if there are too many; ``advice`` says what to do once they are fixed."""
         if not self.too_many:
             return
-        last = list(self._why.values())[-1]
+        last = list(self._reasons.values())[-1]
         if self.policy == "error":
-            raise InputError(f"{last} Mend it and {advice}; --on-bad-frame skip leaves such frames out.")
+            raise InputError(f"{last} Fix it and {advice}; --on-bad-frame skip leaves such frames out.")
         raise InputError(
             f"{len(self)} of {self.total} frames cannot be used, more than the {self.limit} that --max-bad-frames "
-            f"{self.most:g} allows (the last one: {last}) Mend them and {advice}, or allow more."
+            f"{self.most:g} allows (the last one: {last}) Fix them and {advice}, or allow more."
         )
 
     def to_list(self) -> list[BadFrame]:
-        """All of the whole run, in the order they were met."""
-        return [BadFrame(*name, why) for name, why in (self._before | self._why).items()]
+        """All bad frames of the run, in the order they were found."""
+        return [BadFrame(*name, why) for name, why in (self._earlier | self._reasons).items()]

@@ -1,4 +1,32 @@
-"""Prompts to token ids, and ids to packed rows: many questions of one frame in one stream, none seeing another."""
+"""Packs the questions of several frames into one stream of tokens, without padding between them.
+
+A *prompt tree* is one prompt with the answer tokens that follow it. For training the answer is a chain of tokens; for
+scoring it is the trie of all labels, so that the prompt is run once for all of them. The packed stream holds the trees
+one after another, frame after frame::
+
+    frame        |------------- 0 -------------|------- 1 -------|
+    sequence     |------ 0 ------|----- 1 -----|------- 2 -------|
+    token         p p p p p a a   p p p a a a   p p p p p p a a      p prompt, a answer
+    position      0 1 2 3 4 5 6   0 1 2 3 4 4   0 1 2 3 4 5 6 7      two answer tokens of one depth: two branches
+
+A *sequence* is one tree's part of the stream. Self-attention stays within a sequence (the mask is block-diagonal);
+cross-attention of all sequences of a frame reads that frame's video tokens. In a sequence, the mask mode says which
+keys a query sees:
+
+=================  =================================  ===========================================
+mask mode          a prompt token                     an answer token
+=================  =================================  ===========================================
+``prefix``         the whole prompt (text encoder),   the prompt, its ancestors in the answer
+                   itself and earlier (decoder)       tree, itself
+``causal``         itself and earlier tokens          as ``prefix``
+``bidirectional``  every token, the answer included   every token (text encoder), as ``prefix``
+                   (text encoder), as ``causal``      (decoder)
+                   (decoder)
+=================  =================================  ===========================================
+
+``prefix`` is a prefix-LM mask in the text encoder: no answer token reaches the states that predict it. Under
+``bidirectional`` (arXiv 2511.03325, as published) the text encoder sees the answer, which leaks into the loss.
+"""
 
 import dataclasses
 import itertools
@@ -17,19 +45,21 @@ MASK_MODES = ("prefix", "causal", "bidirectional")
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """The tokens of a stream ``[N]`` laid out as a grid of G groups of L places, for attention within each group.
+    """Where each token of a stream ``[N]`` goes in a padded tensor of G groups of length L, and back.
 
-    ``slots`` ``[N]`` int64 is the flat place ``group * L + place`` of each token; ``source`` ``[G * L]`` int64 is the
-    token at each place, empty places repeating some token of the stream (masks hide them).
+    Attributes:
+        slots: ``[N]`` int64, the flat index ``group * L + offset`` of each token in the padded tensor.
+        source: ``[G * L]`` int64, the token in each slot; a padding slot repeats some token, which masks hide.
+        num_groups: G.
     """
 
     slots: Tensor
     source: Tensor
-    groups: int
+    num_groups: int
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int]) -> "PaddedLayout":
-        """Groups of the given lengths, one after another in the stream."""
+        """The layout of groups with the given lengths, one after another in the stream."""
         sizes = np.asarray(lengths, np.int64)
         width = int(sizes.max(initial=0))
         slots = np.flatnonzero(np.arange(width)[None, :] < sizes[:, None])
@@ -38,29 +68,40 @@ class PaddedLayout:
         return cls(torch.from_numpy(slots), torch.from_numpy(source), len(sizes))
 
     @property
-    def full(self) -> bool:
-        """Whether there is no empty place, so that the grid is a mere view of the stream."""
-        return len(self.slots) == len(self.source)
+    def group_length(self) -> int:
+        """L, the length of the longest group."""
+        return len(self.source) // max(1, self.num_groups)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether groups differ in length; without padding the padded tensor is a view of the stream."""
+        return len(self.slots) != len(self.source)
 
     def to(self, device: torch.device | str) -> "PaddedLayout":
-        """The same grid on another device."""
-        return PaddedLayout(self.slots.to(device), self.source.to(device), self.groups)
+        """The same layout on another device."""
+        return PaddedLayout(self.slots.to(device), self.source.to(device), self.num_groups)
 
 
 @dataclass(frozen=True)
 class PackedStream:
-    """Questions packed into one stream of N tokens, frame after frame, and where their answers are predicted.
+    """N tokens in S sequences of F frames, with T tokens to predict (drawn at the top of this file).
 
-    ``input_ids`` and ``position_ids`` are ``[N]`` int64, positions restarting at 0 for each block (a prompt with the
-    answer tokens that hang on it). ``blocks`` lays the B blocks out for self-attention, ``frames`` the F frames for
-    cross-attention. ``text_mask`` and ``decoder_mask`` are ``[B, L, L]`` bool, True where the query (second axis) sees
-    the key (third): no block sees another. The T targets are tokens to be predicted: ``target_ids[t]`` from the output
-    at ``target_positions[t]``, belonging to question ``target_question[t]`` of ``num_questions``.
+    Attributes:
+        input_ids: ``[N]`` int64.
+        position_ids: ``[N]`` int64, restarting at 0 in each sequence; the depth in the answer tree for answer tokens.
+        sequences: the padded layout of the S sequences, for self-attention.
+        frames: the padded layout of the F frames, for cross-attention.
+        text_mask: ``[S, L, L]`` bool, True where a query (second axis) sees a key (third), in the text encoder.
+        decoder_mask: ``[S, L, L]`` bool, the same in the decoder.
+        target_positions: ``[T]`` int64, the token whose output predicts each target.
+        target_ids: ``[T]`` int64, the token id to predict.
+        target_question: ``[T]`` int64, the question that each target belongs to.
+        num_questions: how many questions there are.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    blocks: PaddedLayout
+    sequences: PaddedLayout
     frames: PaddedLayout
     text_mask: Tensor
     decoder_mask: Tensor
@@ -76,11 +117,16 @@ class PackedStream:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One prompt and the answer tokens that hang on it.
+class PromptTree:
+    """A prompt with the tree of answer tokens that follow it.
 
-    ``parents[i]`` is the index of answer token i's parent among the answer tokens, -1 for the prompt's last token.
-    ``targets`` are pairs (node, token id): the token predicted from that node's output, node -1 being the prompt's end.
+    Attributes:
+        prompt: the prompt's token ids.
+        tokens: the answer tokens' ids, each after its parent.
+        parents: for each answer token, the index of its parent among them; -1 for the prompt's last token.
+        targets: pairs (node, token id): the token to predict from an answer token's output; node -1 is the prompt's
+            last token.
+        question: the index of the question that the targets belong to.
     """
 
     prompt: Sequence[int]
@@ -90,88 +136,107 @@ class Block:
     question: int
 
 
-def chain_block(prompt: Sequence[int], answer: Sequence[int], question: int, mask: str) -> Block:
-    """A prompt with one answer. The last answer token predicts nothing, so only ``bidirectional`` feeds it: there
-    the earlier tokens see it, as published."""
+def answer_chain(prompt: Sequence[int], answer: Sequence[int], question: int, mask: str) -> PromptTree:
+    """A prompt with one answer.
+
+    The last answer token predicts nothing, so it is left out, except under ``bidirectional``, where earlier tokens see
+    it.
+    """
     fed = list(answer) if mask == "bidirectional" else list(answer[:-1])
     parents = list(range(-1, len(fed) - 1))
-    return Block(prompt, fed, parents, [(i - 1, token) for i, token in enumerate(answer)], question)
+    return PromptTree(prompt, fed, parents, [(i - 1, token) for i, token in enumerate(answer)], question)
 
 
-def pack_blocks(rows: Sequence[Sequence[Block]], mask: str, num_questions: int, past: int = 0) -> PackedStream:
-    """Lays blocks one after another in a stream; each inner list holds one frame's blocks.
+def pack_stream(
+    frames: Sequence[Sequence[PromptTree]], mask: str, num_questions: int, cached_length: int = 0
+) -> PackedStream:
+    """Packs prompt trees into one stream.
 
     Args:
-        rows: the blocks of each frame.
-        mask: mask mode.
+        frames: the trees of each frame.
+        mask: the mask mode.
         num_questions: how many questions the targets belong to.
-        past: 0, or the most prompt tokens that were fed before: then ``block.prompt`` is not fed again, the masks are
-            ``[B, L, past + L]``, and every answer token sees its block's prompt among the past.
+        cached_length: 0, or the length C of a KV cache that holds the prompts already, padded to the longest. Then only
+            the answer tokens are packed, and the masks are ``[S, L, C + L]``.
+
+    Raises:
+        ValueError: the mask mode is unknown.
     """
     if mask not in MASK_MODES:
         raise ValueError(f"mask {mask!r} is none of {', '.join(MASK_MODES)}")
-    blocks = [block for row in rows for block in row]
-    fed = [(0 if past else len(b.prompt)) + len(b.tokens) for b in blocks]
-    grid = PaddedLayout.of_lengths(fed)
-    length = len(grid.source) // max(1, grid.groups)
-    ids, positions = np.zeros(sum(fed), np.int64), np.zeros(sum(fed), np.int64)
-    decoder = np.zeros((len(blocks), length, past + length), bool)
+    trees = [tree for frame in frames for tree in frame]
+    lengths = [(0 if cached_length else len(tree.prompt)) + len(tree.tokens) for tree in trees]
+    sequences = PaddedLayout.of_lengths(lengths)
+    width = sequences.group_length
+    ids, positions = np.zeros(sum(lengths), np.int64), np.zeros(sum(lengths), np.int64)
+    decoder = np.zeros((len(trees), width, cached_length + width), bool)
     text = decoder.copy()
     targets: list[tuple[int, int, int]] = []
     start = 0
-    for n, block in enumerate(blocks):
-        p, a = (0 if past else len(block.prompt)), len(block.tokens)
-        depth, seen = np.zeros(a, np.int64), np.eye(a, dtype=bool)
-        for i, parent in enumerate(block.parents):
-            if parent >= 0:
-                depth[i] = depth[parent] + 1
-                seen[i] |= seen[parent]
-        ids[start : start + p], ids[start + p : start + p + a] = block.prompt[:p], block.tokens
+    for n, tree in enumerate(trees):
+        p, a = (0 if cached_length else len(tree.prompt)), len(tree.tokens)
+        depths, sees = _ancestors(tree.parents)
+        ids[start : start + p], ids[start + p : start + p + a] = tree.prompt[:p], tree.tokens
         positions[start : start + p] = np.arange(p)
-        positions[start + p : start + p + a] = len(block.prompt) + depth
+        positions[start + p : start + p + a] = len(tree.prompt) + depths
         decoder[n, :p, :p] = np.tri(p, dtype=bool)
-        decoder[n, p : p + a, : len(block.prompt)] = True
-        decoder[n, p : p + a, past + p : past + p + a] = seen
+        decoder[n, p : p + a, : len(tree.prompt)] = True
+        decoder[n, p : p + a, cached_length + p : cached_length + p + a] = sees
         text[n] = decoder[n]
         if mask == "prefix":
             text[n, :p, :p] = True
         elif mask == "bidirectional":
             text[n, : p + a, : p + a] = True
-        # An empty place sees one token, so that no softmax is empty; nothing sees it.
+        # A padding query sees one key, so that its softmax is not empty; no token sees a padding key.
         text[n, p + a :, 0] = decoder[n, p + a :, 0] = True
-        targets += [(start + p + node, token, block.question) for node, token in block.targets]
+        targets += [(start + p + node, token, tree.question) for node, token in tree.targets]
         start += p + a
-    where = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
-    ends = np.cumsum([0, *(len(row) for row in rows)])
+    target_table = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
+    ends = np.cumsum([0, *(len(frame) for frame in frames)])
     return PackedStream(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
-        blocks=grid,
-        frames=PaddedLayout.of_lengths([sum(fed[i:j]) for i, j in itertools.pairwise(ends)]),
+        sequences=sequences,
+        frames=PaddedLayout.of_lengths([sum(lengths[i:j]) for i, j in itertools.pairwise(ends)]),
         text_mask=torch.from_numpy(text),
         decoder_mask=torch.from_numpy(decoder),
-        target_positions=where[:, 0],
-        target_ids=where[:, 1],
-        target_question=where[:, 2],
+        target_positions=target_table[:, 0],
+        target_ids=target_table[:, 1],
+        target_question=target_table[:, 2],
         num_questions=num_questions,
     )
+
+
+def _ancestors(parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Each node's depth ``[A]`` int64, and which nodes ``[A, A]`` bool are its ancestors or itself."""
+    depths, sees = np.zeros(len(parents), np.int64), np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            depths[node] = depths[parent] + 1
+            sees[node] |= sees[parent]
+    return depths, sees
 
 
 def pack_training(
     prompts: Sequence[Sequence[Sequence[int]]], answers: Sequence[Sequence[Sequence[int]]], mask: str
 ) -> PackedStream:
-    """Packs questions with their true answers: outer lists are rows (frames), inner ones questions.
+    """Packs questions with their true answers.
+
+    Args:
+        prompts: token ids of each frame's prompts.
+        answers: token ids of each frame's answers.
+        mask: the mask mode.
 
     Raises:
-        InputError: an answer has no token, so nothing would supervise it.
+        InputError: a prompt or an answer has no token, so nothing would supervise it.
     """
-    rows: list[list[Block]] = []
+    frames: list[list[PromptTree]] = []
     count = 0
-    for row_prompts, row_answers in zip(prompts, answers, strict=True):
-        rows.append([])
-        for prompt, answer in zip(row_prompts, row_answers, strict=True):
+    for frame_prompts, frame_answers in zip(prompts, answers, strict=True):
+        frames.append([])
+        for prompt, answer in zip(frame_prompts, frame_answers, strict=True):
             if not answer or not prompt:
                 raise InputError(f"Question {count} of the batch has no prompt or answer token: nothing supervises it.")
-            rows[-1].append(chain_block(prompt, answer, count, mask))
+            frames[-1].append(answer_chain(prompt, answer, count, mask))
             count += 1
-    return pack_blocks(rows, mask, count)
+    return pack_stream(frames, mask, count)

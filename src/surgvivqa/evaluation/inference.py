@@ -17,7 +17,8 @@ from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usabl
 from surgvivqa.features.video_tokens import VideoTokens
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
-from surgvivqa.model.scoring import LabelTrie, best_labels, normalise, score_labels
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
@@ -123,7 +124,7 @@ def predict_frames(
                 continue
             scores = score_labels(bundle.model, ids, memory, trie, mask).float().cpu()
             _refuse_not_finite(questions, scores.sum(dim=1))
-            figures = normalise(scores, trie, score_norm)
+            figures = normalise_scores(scores, trie, score_norm)
             for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
                 records.append(_scored(question, ranking, probability))
                 records[-1]["loss"] = -float(row[question.label])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, chain_block
+from surgvivqa.data.packing import PromptTree, answer_chain
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureStore, tag_of
@@ -20,7 +20,7 @@ Span = tuple[int, int]  # the first row of a question in its frame's item, and t
 class UnmadeText:
     """A frame without cached text states: all its questions' blocks, and its clip or video tokens."""
 
-    blocks: list[Block]
+    blocks: list[PromptTree]
     video: FrameInputs
 
 
@@ -58,16 +58,16 @@ class TextReader:
     mask: str
     cache: FeatureStore
 
-    def blocks(self, frame: FrameQuestions) -> list[Block]:
+    def blocks(self, frame: FrameQuestions) -> list[PromptTree]:
         """The blocks of all questions of a frame, as training feeds them."""
         prompts = self.prompt_tokenizer.all_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
-            chain_block(prompt, answer, n, self.mask)
+            answer_chain(prompt, answer, n, self.mask)
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
 
-    def key(self, frame: FrameQuestions, blocks: Sequence[Block]) -> Key:
+    def key(self, frame: FrameQuestions, blocks: Sequence[PromptTree]) -> Key:
         """The cache key of a frame with these questions: images' state and token ids are in the tag.
 
         Where a prompt ends is in it too: under ``prefix`` a prompt's first token sees its last, but no answer token.

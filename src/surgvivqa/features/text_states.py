@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import pack_blocks
+from surgvivqa.data.packing import pack_stream
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.features.cache import FeatureStore, weights_hash
 from surgvivqa.features.cache_file import Key
 from surgvivqa.features.text_reader import TextInputs, TextReader, UnmadeText, rows_of
 from surgvivqa.features.video_tokens import VideoTokens
-from surgvivqa.model.attention import CrossAttentionCache, layouts
+from surgvivqa.model.attention import CrossAttentionCache, build_layouts
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
 
@@ -72,9 +72,9 @@ class TextStates:
             return item.to(self.video.device).float()
         self.misses += 1
         memory = CrossAttentionCache(self.video(unmade.video))
-        packed = pack_blocks([unmade.blocks], self.reader.mask, len(unmade.blocks)).to(self.video.device)
+        packed = pack_stream([unmade.blocks], self.reader.mask, len(unmade.blocks)).to(self.video.device)
         with torch.autocast(self.video.device.type, enabled=False):
-            states = self.model.text_states(packed, memory, layouts(packed, memory.tokens.dtype)[0])
+            states = self.model.text_states(packed, memory, build_layouts(packed, memory.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
 
     def flush(self) -> None:

@@ -1,10 +1,14 @@
-"""Attention over packed streams, put under Transformers' own BLIP and decoder layers.
+"""Attention over packed streams, under Transformers' own BLIP and decoder layers.
 
-Every linear layer of a model runs on the stream ``[1, N, hidden]`` of all tokens, without padding. Attention alone has
-to know which tokens belong together: it lays the stream out as a grid of blocks ``[B, L]``, so that its cost grows with
-the number of questions and not with its square, and puts the result back.
+Every linear layer of the model runs on the stream ``[1, N, hidden]`` of all tokens, without padding. Only attention
+needs to know which tokens belong together. It pads the stream to one row per sequence ``[S, L, hidden]``, so that its
+cost grows with the number of questions and not with its square, attends, and unpads the result::
 
-Without an ``AttentionLayout`` both hooks do what Transformers does, which the tests use as their oracle.
+    [1, N, hidden] --pad--> [S, L, hidden] --attention--> [S, L, hidden] --unpad--> [1, N, hidden]
+
+The layout travels to the attention modules in the place of the attention mask (BLIP) or as an argument of Transformers'
+attention interface (decoder). Without an ``AttentionLayout`` both hooks do what Transformers does; the tests' reference
+implementation relies on that.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, BlipTextModel
+from transformers import AttentionInterface, AttentionMaskInterface, BlipTextModel, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -21,84 +25,96 @@ from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
 from surgvivqa.data.packing import PackedStream, PaddedLayout
 
-ATTENTION = "surgvivqa_blocks"
+ATTENTION = "surgvivqa_packed"  # the name in Transformers' registry of attention functions
 KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass
 class KVCache:
-    """Keys and values of each self-attention ``[B, heads, L, head]``, kept so that later tokens can look back."""
+    """Keys and values ``[S, heads, L, head size]`` of each self-attention, for later tokens of the same sequences."""
 
-    kept: dict[nn.Module, KeysValues] = field(default_factory=dict)
+    layers: dict[nn.Module, KeysValues] = field(default_factory=dict)
 
 
 @dataclass
 class AttentionLayout:
-    """How one model lays a stream out: the grid of blocks, and the additive mask ``[B, 1, L, past + L]``.
+    """How one model's self-attention pads a stream and which keys each query sees.
 
-    ``keep`` is filled with this pass's keys and values; ``past``, of an earlier pass, comes before this pass's own, row
-    ``past_rows[b]`` of it for block b.
+    Attributes:
+        padding: the padded layout of the S sequences.
+        mask: additive, ``[S, 1, L, L]``, or ``[S, 1, L, C + L]`` with a cache of length C to read.
+        write_cache: receives the keys and values of this pass.
+        read_cache: keys and values of an earlier pass, which come before those of this pass.
+        read_rows: ``[S]`` int64, the row of ``read_cache`` that each sequence continues.
     """
 
-    grid: PaddedLayout
+    padding: PaddedLayout
     mask: Tensor
-    keep: KVCache | None = None
-    past: KVCache | None = None
-    past_rows: Tensor | None = None
+    write_cache: KVCache | None = None
+    read_cache: KVCache | None = None
+    read_rows: Tensor | None = None
 
 
 class CrossAttentionCache:
-    """Video tokens ``[F, V, hidden]`` and, with ``reuse``, each cross-attention's keys and values of them, made once.
+    """The video tokens that cross-attention reads, and each layer's keys and values of them.
 
-    ``frames`` says which tokens of the stream look at which frame.
+    Args:
+        tokens: ``[F, V, hidden]``.
+        reuse: whether each layer's keys and values are computed once and kept for later streams.
     """
 
     def __init__(self, tokens: Tensor, *, reuse: bool = False) -> None:
         self.tokens, self.reuse = tokens, reuse
-        self.kept: dict[nn.Module, KeysValues] = {}
+        self.layers: dict[nn.Module, KeysValues] = {}
         self.frames: PaddedLayout | None = None
         self.projection: nn.Module | None = None
-        self._seen: Tensor | None = None
+        self._projected: Tensor | None = None
 
-    def viewed_by(self, frames: PaddedLayout, projection: nn.Module | None = None) -> "CrossAttentionCache":
-        """The same memory for another stream, seen through ``projection`` where the encoders' widths differ.
+    def for_stream(self, frames: PaddedLayout, projection: nn.Module | None = None) -> "CrossAttentionCache":
+        """This cache, set up for one stream.
+
+        Args:
+            frames: which tokens of the stream read which frame.
+            projection: applied to the video tokens, where the encoders' widths differ.
 
         Raises:
-            ValueError: stream and video tokens differ in their number of frames (Transformers' BLIP would spread one
-                row's video tokens over the others in silence).
+            ValueError: stream and video tokens differ in their number of frames. Transformers' BLIP would broadcast in
+                silence.
         """
-        if frames.groups != self.tokens.shape[0]:
-            raise ValueError(f"{frames.groups} rows of text but {self.tokens.shape[0]} of video tokens")
-        self.frames, self.projection, self._seen = frames, projection, None
+        if frames.num_groups != self.tokens.shape[0]:
+            raise ValueError(
+                f"the stream has {frames.num_groups} frames, but there are video tokens of {self.tokens.shape[0]}"
+            )
+        self.frames, self.projection, self._projected = frames, projection, None
         return self
 
-    def frame(self, index: int) -> "CrossAttentionCache":
-        """The memory of one frame, with what was made of it so far."""
+    def select_frame(self, index: int) -> "CrossAttentionCache":
+        """The cache of one frame, with the keys and values computed so far."""
         if len(self.tokens) == 1:
             return self
         part = slice(index, index + 1)
-        one = CrossAttentionCache(self.tokens[part], reuse=True)
-        one.kept = {attention: (key[part], value[part]) for attention, (key, value) in self.kept.items()}
-        return one
+        selected = CrossAttentionCache(self.tokens[part], reuse=True)
+        selected.layers = {attention: (key[part], value[part]) for attention, (key, value) in self.layers.items()}
+        return selected
 
     def keys_values(self, attention: BlipTextSelfAttention) -> KeysValues:
-        """Keys and values ``[F, heads, V, head]`` of one layer."""
-        if attention in self.kept:
-            return self.kept[attention]
-        if self._seen is None:
-            self._seen = self.tokens if self.projection is None else self.projection(self.tokens)
+        """Keys and values ``[F, heads, V, head size]`` of one layer."""
+        if attention in self.layers:
+            return self.layers[attention]
+        if self._projected is None:
+            self._projected = self.tokens if self.projection is None else self.projection(self.tokens)
         heads = attention.num_attention_heads
-        made = (_heads(attention.key(self._seen), heads), _heads(attention.value(self._seen), heads))
+        key = _split_heads(attention.key(self._projected), heads)
+        value = _split_heads(attention.value(self._projected), heads)
         if self.reuse:
-            self.kept[attention] = made
-        return made
+            self.layers[attention] = (key, value)
+        return key, value
 
 
-class BlockSelfAttention(BlipTextSelfAttention):
-    """BLIP's attention, which in Transformers is eager alone, for packed streams and through PyTorch's fused kernel.
+class PackedBlipAttention(BlipTextSelfAttention):
+    """BLIP's self- or cross-attention over packed streams, through PyTorch's fused kernel.
 
-    It is the same module with the same parameters; an ``AttentionLayout`` or a ``CrossAttentionCache``
-    adds the packed path.
+    The parameters are those of ``BlipTextSelfAttention``, whose own forward is eager only.
     """
 
     def forward(
@@ -109,7 +125,18 @@ class BlockSelfAttention(BlipTextSelfAttention):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """``[1, N, hidden]`` to ``[1, N, hidden]``; with plain tensors as masks, Transformers' own forward."""
+        """Attends over a packed stream, or as in Transformers where the mask is a tensor.
+
+        Args:
+            hidden_states: ``[1, N, hidden]``.
+            attention_mask: an ``AttentionLayout``.
+            encoder_hidden_states: a ``CrossAttentionCache`` in cross-attention.
+            *args: passed on to Transformers' forward.
+            **kwargs: passed on to Transformers' forward.
+
+        Returns:
+            ``[1, N, hidden]``, and None in the place of attention weights.
+        """
         if not isinstance(attention_mask, AttentionLayout):
             stock: tuple[Tensor, Tensor] = super().forward(
                 hidden_states, attention_mask, encoder_hidden_states, *args, **kwargs
@@ -120,24 +147,27 @@ class BlockSelfAttention(BlipTextSelfAttention):
         dropout = self.dropout.p if self.training else 0.0
         if isinstance(encoder_hidden_states, CrossAttentionCache):
             key, value = encoder_hidden_states.keys_values(self)
-            grid = encoder_hidden_states.frames
-            assert grid is not None
-            seen = scaled_dot_product_attention(_heads(pad(query[0], grid), heads), key, value, dropout_p=dropout)
-            return unpad(_merged(seen), grid).unsqueeze(0), None
+            frames = encoder_hidden_states.frames
+            assert frames is not None
+            query = _split_heads(pad(query[0], frames), heads)
+            context = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            return unpad(_merge_heads(context), frames).unsqueeze(0), None
+        padding = attention_mask.padding
         key, value = self.key(hidden_states), self.value(hidden_states)
-        query, key, value = (_heads(pad(x[0], attention_mask.grid), heads) for x in (query, key, value))
-        seen = _attend(self, query, key, value, attention_mask, dropout, None)
-        return unpad(_merged(seen), attention_mask.grid).unsqueeze(0), None
+        query, key, value = (_split_heads(pad(x[0], padding), heads) for x in (query, key, value))
+        context = _self_attention(self, query, key, value, attention_mask, dropout, None)
+        return unpad(_merge_heads(context), padding).unsqueeze(0), None
 
 
-def install_packed_attention(text_encoder: BlipTextModel, decoder: Any) -> None:
-    """Puts both hooks under a text encoder and a decoder; their parameters and names stay as they are.
+def install_packed_attention(text_encoder: BlipTextModel, decoder: PreTrainedModel) -> None:
+    """Makes a text encoder and a decoder attend over packed streams; parameters and their names stay the same.
 
-    GPT-2's activation, in Transformers eight passes over memory, becomes PyTorch's one of the same formula.
+    GPT-2's activation, eight passes over memory in Transformers, becomes PyTorch's fused one of the same formula: with
+    cached text states it saves 11% of a training step.
     """
     for layer in text_encoder.encoder.layer:
         for attention in (layer.attention, layer.crossattention):
-            attention.self.__class__ = BlockSelfAttention
+            attention.self.__class__ = PackedBlipAttention
     decoder.set_attn_implementation(ATTENTION)
     for module in list(decoder.modules()):
         for name, part in module.named_children():
@@ -145,27 +175,30 @@ def install_packed_attention(text_encoder: BlipTextModel, decoder: Any) -> None:
                 setattr(module, name, nn.GELU(approximate="tanh"))
 
 
-def layouts(packed: PackedStream, dtype: torch.dtype) -> tuple[AttentionLayout, AttentionLayout]:
-    """The text encoder's and the decoder's layout of a stream."""
-    text, decoder = (_additive(mask, dtype) for mask in (packed.text_mask, packed.decoder_mask))
-    return AttentionLayout(packed.blocks, text), AttentionLayout(packed.blocks, decoder)
+def build_layouts(packed: PackedStream, dtype: torch.dtype) -> tuple[AttentionLayout, AttentionLayout]:
+    """The text encoder's and the decoder's layout of a stream, with masks in ``dtype``."""
+    text, decoder = (_additive_mask(mask, dtype) for mask in (packed.text_mask, packed.decoder_mask))
+    return AttentionLayout(packed.sequences, text), AttentionLayout(packed.sequences, decoder)
 
 
-def pad(stream: Tensor, grid: PaddedLayout) -> Tensor:
-    """``[N, hidden]`` to ``[G, L, hidden]``; empty places repeat some token."""
-    laid = stream if grid.full else _Take.apply(stream, grid.source, grid.slots)
-    return laid.view(grid.groups, -1, stream.shape[-1])
+def pad(stream: Tensor, layout: PaddedLayout) -> Tensor:
+    """``[N, hidden]`` to ``[G, L, hidden]``; padding slots repeat some token."""
+    padded = _PadTokens.apply(stream, layout.source, layout.slots) if layout.has_padding else stream
+    return padded.view(layout.num_groups, -1, stream.shape[-1])
 
 
-def unpad(laid: Tensor, grid: PaddedLayout) -> Tensor:
-    """``[G, L, hidden]`` to ``[N, hidden]``: what ``pad`` did, undone."""
-    flat = laid.flatten(0, 1)
-    return flat if grid.full else _Collect.apply(flat, grid.slots)
+def unpad(padded: Tensor, layout: PaddedLayout) -> Tensor:
+    """``[G, L, hidden]`` to ``[N, hidden]``, the inverse of ``pad``."""
+    flat = padded.flatten(0, 1)
+    return _UnpadTokens.apply(flat, layout.slots) if layout.has_padding else flat
 
 
-class _Take(torch.autograd.Function):
-    """Rows by index, where the gradient of the empty places is known to be nothing: their keys and values are hidden,
-    their queries' results dropped. So the gradient is rows by index again, and not a slow sum over indices."""
+class _PadTokens(torch.autograd.Function):
+    """Gathers tokens into slots; the gradient is gathered back.
+
+    Autograd's own backward would sum over slots that repeat a token, which is slow and not needed: the gradient of a
+    padding slot is zero, as its key and value are masked and its query's result is dropped.
+    """
 
     @staticmethod
     def forward(ctx: Any, stream: Tensor, source: Tensor, slots: Tensor) -> Tensor:
@@ -178,20 +211,20 @@ class _Take(torch.autograd.Function):
         return grads[0].index_select(0, slots), None, None
 
 
-class _Collect(torch.autograd.Function):
-    """Rows by distinct indices; the gradient of the rows left out is zero."""
+class _UnpadTokens(torch.autograd.Function):
+    """Gathers tokens from distinct slots; the gradient of a padding slot is zero."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
-        ctx.rows = flat.shape[0]
+        ctx.num_slots = flat.shape[0]
         return flat.index_select(0, slots)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (slots,) = ctx.saved_tensors
-        whole = grads[0].new_zeros(ctx.rows, grads[0].shape[1])
-        return whole.index_copy_(0, slots, grads[0]), None
+        gradient = grads[0].new_zeros(ctx.num_slots, grads[0].shape[1])
+        return gradient.index_copy_(0, slots, grads[0]), None
 
 
 def _decoder_attention(
@@ -205,23 +238,24 @@ def _decoder_attention(
     layout: AttentionLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention interface: ``[1, heads, N, head]`` in, ``[1, N, heads, head]`` out."""
+    """Transformers' attention interface: ``[1, heads, N, head size]`` in, ``[1, N, heads, head size]`` out."""
     if layout is None:
         stock: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return stock
-    odd = [k for k in ("s_aux", "softcap") if kwargs.get(k) is not None]
-    if odd:
-        raise ValueError(f"its attention has {', '.join(odd)}, which packed rows have not")
-    laid = [
-        _heads(pad(x.transpose(1, 2).flatten(2)[0], layout.grid), x.shape[1]) for x in (query, key, value)
-    ]  # fewer key than query heads (grouped queries) stay as they are
-    seen = _attend(module, laid[0], laid[1], laid[2], layout, dropout, scaling)
-    return unpad(_merged(seen), layout.grid).view(1, -1, query.shape[1], query.shape[3]), None
+    unsupported = [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]
+    if unsupported:
+        raise ValueError(f"its attention has {', '.join(unsupported)}, which packed streams do not support")
+    # With grouped queries there are fewer key heads than query heads; each keeps its own number.
+    padded = [
+        _split_heads(pad(x.transpose(1, 2).flatten(2)[0], layout.padding), x.shape[1]) for x in (query, key, value)
+    ]
+    context = _self_attention(module, padded[0], padded[1], padded[2], layout, dropout, scaling)
+    return unpad(_merge_heads(context), layout.padding).view(1, -1, query.shape[1], query.shape[3]), None
 
 
-def _attend(
+def _self_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -230,12 +264,13 @@ def _attend(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    if layout.keep is not None:
-        layout.keep.kept[module] = (key, value)
-    if layout.past is not None:
-        old_key, old_value = layout.past.kept[module]
-        key = torch.cat([old_key[layout.past_rows], key], dim=2)
-        value = torch.cat([old_value[layout.past_rows], value], dim=2)
+    """Attention within the sequences, ``[S, heads, L, head size]``, with the layout's caches."""
+    if layout.write_cache is not None:
+        layout.write_cache.layers[module] = (key, value)
+    if layout.read_cache is not None:
+        cached_key, cached_value = layout.read_cache.layers[module]
+        key = torch.cat([cached_key[layout.read_rows], key], dim=2)
+        value = torch.cat([cached_value[layout.read_rows], value], dim=2)
     return scaled_dot_product_attention(
         query,
         key,
@@ -247,18 +282,18 @@ def _attend(
     )
 
 
-def _heads(laid: Tensor, heads: int) -> Tensor:
-    """``[G, L, hidden]`` to ``[G, heads, L, head]``."""
-    return laid.unflatten(-1, (heads, -1)).transpose(1, 2)
+def _split_heads(padded: Tensor, heads: int) -> Tensor:
+    """``[G, L, hidden]`` to ``[G, heads, L, head size]``."""
+    return padded.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _merged(laid: Tensor) -> Tensor:
-    """``[G, heads, L, head]`` to ``[G, L, hidden]``."""
-    return laid.transpose(1, 2).flatten(2)
+def _merge_heads(padded: Tensor) -> Tensor:
+    """``[G, heads, L, head size]`` to ``[G, L, hidden]``."""
+    return padded.transpose(1, 2).flatten(2)
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[B, L, K]`` bool to an additive ``[B, 1, L, K]``."""
+def _additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[S, L, K]`` bool to an additive ``[S, 1, L, K]``."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf).unsqueeze(1)
 
 

@@ -16,7 +16,7 @@ class SurgViVQAConfig(PreTrainedConfig):
         lora: ``{"r", "alpha", "dropout"}`` of the adapters on the decoder (``decoders.lora_targets``); None for none.
         video_pool: ``none`` or ``temporal``: how the video tokens are pooled (``video_pool.pool_tokens``).
         position_frames: the clip length that the video encoder's positions belong to; clips of another length get them
-            interpolated over time (``video_positions.set_positions``). None: the video encoder's own ``num_frames``.
+            interpolated over time (``video_positions.set_position_embeddings``). None: the video encoder's own ``num_frames``.
         mask: the mask mode it was trained with, and is scored with.
         prompt_mode: the prompt it was trained with.
     """

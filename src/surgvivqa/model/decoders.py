@@ -7,8 +7,8 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPP
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from surgvivqa.data.packing import Block, pack_blocks
-from surgvivqa.model.attention import layouts
+from surgvivqa.data.packing import PromptTree, pack_stream
+from surgvivqa.model.attention import build_layouts
 from surgvivqa.utils.errors import InputError, first_line
 
 _GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
@@ -63,7 +63,7 @@ def is_transposed(decoder: Any, targets: list[str]) -> bool:
     return any(isinstance(m, Conv1D) for n, m in decoder.named_modules() if n.rpartition(".")[2] in targets)
 
 
-def stream_states(decoder: Any, states: Tensor, positions: Tensor, layout: Any) -> Tensor:
+def run_decoder(decoder: Any, states: Tensor, positions: Tensor, layout: Any) -> Tensor:
     """Last hidden states ``[N, hidden]`` of a stream of input states ``[N, hidden]`` at ``positions`` ``[N]``."""
     result: Tensor = backbone(decoder)(
         inputs_embeds=states.unsqueeze(0),
@@ -83,9 +83,9 @@ def _probe(decoder: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def plain_logits(decoder: Any, name: str) -> Tensor:
+def reference_logits(decoder: Any, name: str) -> Tensor:
     """Logits of two short sequences, one by one, by the attention that Transformers' authors wrote out for the kind;
-    for ``refuse_what_cannot_be_packed``, before ``attention.install_packed_attention``.
+    for ``check_packing``, before ``attention.install_packed_attention``.
 
     Raises:
         InputError: the decoder takes no embeddings in the place of token ids.
@@ -104,7 +104,7 @@ def plain_logits(decoder: Any, name: str) -> Tensor:
 
 
 @torch.no_grad()
-def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain: Tensor) -> None:
+def check_packing(decoder: Any, name: str, max_length: int, plain: Tensor) -> None:
     """Runs two short sequences packed; the logits must be those that they have one by one.
 
     A decoder whose attention does not go through Transformers' interface, has sinks or caps that ours has not, has
@@ -114,7 +114,7 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain
         decoder: in eval mode, with ``attention.install_packed_attention`` done.
         name: what to call it.
         max_length: the longest sequence it will meet, in tokens.
-        plain: of ``plain_logits``.
+        plain: of ``reference_logits``.
 
     Raises:
         InputError: they differ, or a sliding window is shorter than ``max_length``.
@@ -127,11 +127,11 @@ def refuse_what_cannot_be_packed(decoder: Any, name: str, max_length: int, plain
             f"--max-length of at most {window}, or another decoder."
         )
     decoder_layers(decoder)
-    blocks = [Block(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
-    packed = pack_blocks([blocks], "causal", len(blocks))
+    blocks = [PromptTree(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
+    packed = pack_stream([blocks], "causal", len(blocks))
     try:
         states = decoder.get_input_embeddings().weight[packed.input_ids]
-        ours = stream_states(decoder, states, packed.position_ids, layouts(packed, states.dtype)[1])
+        ours = run_decoder(decoder, states, packed.position_ids, build_layouts(packed, states.dtype)[1])
         fast = output_layer(decoder)(ours)
     except _FAULTS as error:
         raise _cannot(decoder, name, error) from error

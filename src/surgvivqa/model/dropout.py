@@ -25,7 +25,7 @@ class LaneDropout(nn.Dropout):
         return input * kept.to(input.dtype).mul_(1.0 / (1.0 - self.p))
 
 
-def install_dropout(model: nn.Module) -> None:
+def install_lane_dropout(model: nn.Module) -> None:
     """Puts it in the place of the adapters' dropout; it has no parameters, so names stay as they are."""
     for module in list(model.modules()):
         adapters = getattr(module, "lora_dropout", None)

@@ -1,8 +1,8 @@
 """The text encoder's word embedding under the decoder's token ids: as published, or aligned string by string.
 
 BLIP has a WordPiece vocabulary of its own, and SurgViVQA looks its rows up with the decoder's token ids. Published
-checkpoints keep BLIP's rows where they are and add random ones, so row i no longer means token i (``resize_words``);
-``align_words`` makes a row for each of the decoder's tokens out of the pieces that BLIP reads its string as.
+checkpoints keep BLIP's rows where they are and add random ones, so row i no longer means token i (``resize_word_embeddings``);
+``align_word_embeddings`` makes a row for each of the decoder's tokens out of the pieces that BLIP reads its string as.
 """
 
 import itertools
@@ -29,24 +29,24 @@ def fit_vocabulary(text_encoder: BlipTextModel, settings: ModelConfig, decoder: 
         tokenizer: the decoder's.
 
     Raises:
-        InputError: as ``load_word_pieces`` and ``align_words``, under ``aligned``.
+        InputError: as ``load_blip_tokenizer`` and ``align_word_embeddings``, under ``aligned``.
     """
     rows = decoder.config.vocab_size
     if settings.text_embeddings == "aligned":
-        align_words(text_encoder, load_word_pieces(settings.text_model), tokenizer, rows)
+        align_word_embeddings(text_encoder, load_blip_tokenizer(settings.text_model), tokenizer, rows)
     else:
-        resize_words(text_encoder, rows)
+        resize_word_embeddings(text_encoder, rows)
 
 
-def resize_words(text_encoder: BlipTextModel, rows: int) -> None:
-    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it (``grown_rows``)."""
+def resize_word_embeddings(text_encoder: BlipTextModel, rows: int) -> None:
+    """Grows BLIP's word embedding to the decoder's vocabulary, as published checkpoints have it (``resized_rows``)."""
     words = text_encoder.embeddings.word_embeddings
     if rows != words.weight.shape[0]:
-        _put_words(text_encoder, grown_rows(words.weight.data, rows), words.padding_idx)
+        _put_words(text_encoder, resized_rows(words.weight.data, rows), words.padding_idx)
     text_encoder.config.vocab_size = rows
 
 
-def grown_rows(old: Tensor, rows: int) -> Tensor:
+def resized_rows(old: Tensor, rows: int) -> Tensor:
     """A word embedding ``[V, hidden]`` with ``rows`` rows: the old ones, then rows that are normal with the old mean
     and deviation, a pure function of a fixed seed, so that adapters alone restore the same model."""
     new = torch.empty(rows, old.shape[1], dtype=old.dtype)
@@ -57,7 +57,7 @@ def grown_rows(old: Tensor, rows: int) -> Tensor:
     return new
 
 
-def align_words(text_encoder: BlipTextModel, word_pieces: Any, tokenizer: Any, rows: int) -> None:
+def align_word_embeddings(text_encoder: BlipTextModel, word_pieces: Any, tokenizer: Any, rows: int) -> None:
     """Puts the rows of ``aligned_rows`` in the place of BLIP's own: a pure function of published files, without any
     random number, so that adapters alone restore the same model.
 
@@ -127,7 +127,7 @@ def token_strings(tokenizer: Any, rows: int) -> list[str]:
     return strings
 
 
-def load_word_pieces(name: str) -> Any:
+def load_blip_tokenizer(name: str) -> Any:
     """BLIP's own tokenizer, from the hub name or folder of its weights.
 
     Raises:

@@ -24,7 +24,7 @@ def lora_settings(config: TrainConfig) -> dict[str, float] | None:
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
 
-def refuse_cache_of_what_trains(config: TrainConfig) -> None:
+def check_cache_flags(config: TrainConfig) -> None:
     """Raises InputError where ``--cache`` is asked for and the video encoder trains, or ``--cache-text`` and BLIP
     trains: outputs of what trains change every step. ``--cache-text`` needs ``--cache`` and a mask without a leak."""
     if config.cache_text:
@@ -50,7 +50,7 @@ def _refuse_cache_of_text(config: TrainConfig) -> None:
         raise InputError(f"--cache-text needs a frozen text encoder; leave out --cache-text, or {flag}.")
 
 
-def refuse_cached_text_of(model: SurgViVQAModel, config: TrainConfig) -> None:
+def check_text_cache(model: SurgViVQAModel, config: TrainConfig) -> None:
     """Raises InputError where ``--cache-text`` is asked for and the text encoder sees frames through a projection that
     trains, so that its outputs change."""
     if config.cache_text and model.video_projection is not None:
@@ -179,7 +179,7 @@ def trainable_fraction(model: nn.Module) -> float:
     return sum(row[1] for row in table) / max(1, sum(row[2] for row in table))
 
 
-def format_table(model: Any) -> str:
+def format_trainable_table(model: Any) -> str:
     """The trainable table as text, with exact counts."""
     lines = [f"{'part':<16}{'trainable':>14}{'all':>14}"]
     rows = trainable_table(model)

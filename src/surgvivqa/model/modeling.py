@@ -1,4 +1,16 @@
-"""SurgViVQA: video tokens, a text encoder that looks at them, and a decoder that answers; over packed rows."""
+"""SurgViVQA (arXiv 2511.03325): a video encoder, a text encoder with cross-attention to it, and a decoder.
+
+::
+
+    clip [F, T, 3, H, W] --VideoMAE--> video tokens [F, V, hidden]
+                                             |  (cross-attention)
+    packed stream of token ids [N] --BLIP text encoder--> text states [N, hidden]
+                                   --decoder, as inputs_embeds--> states [N, hidden] --output layer--> logits
+
+VideoMAE: arXiv 2203.12602; BLIP: arXiv 2201.12086; GPT-2: Radford et al. 2019; LoRA: arXiv 2106.09685. The packed
+stream is drawn in ``data.packing``; ``model.scoring`` scores labels with it. Loading and saving of checkpoints is in
+``checkpoints``.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,25 +21,29 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BlipTextModel, PreTrainedModel, VideoMAEModel
 
 from surgvivqa.data.packing import PackedStream
-from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, install_packed_attention, layouts
+from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, build_layouts, install_packed_attention
 from surgvivqa.model.configuration import SurgViVQAConfig
-from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, stream_states
-from surgvivqa.model.dropout import install_dropout
+from surgvivqa.model.decoders import is_transposed, lora_targets, output_layer, run_decoder
+from surgvivqa.model.dropout import install_lane_dropout
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.pooling import pool_tokens
-from surgvivqa.model.positions import set_positions
-from surgvivqa.model.scoring import LabelTrie, score_labels
+from surgvivqa.model.positions import set_position_embeddings
+from surgvivqa.model.scoring import score_labels
 from surgvivqa.utils.errors import InputError, first_line
 
-LOGIT_ROWS = 64
+LOGIT_ROWS = 64  # positions per call of the output layer without gradients, whose logits stay in the processor's cache
 
 
 class SurgViVQAModel(PreTrainedModel):
-    """The model of arXiv 2511.03325 with children named as its published checkpoints name them.
+    """The model, with its parts named as in the published checkpoints.
 
-    ``visual_encoder`` is a ``VideoMAEModel``, ``text_encoder`` a ``BlipTextModel`` with cross-attention to the video
-    tokens, ``llm`` a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration
-    has ``lora``. Where two neighbours differ in width, a linear layer lies between them: ``video_projection`` before
-    the text encoder's cross-attention, ``text_projection`` before the decoder.
+    Attributes:
+        visual_encoder: a ``VideoMAEModel``.
+        text_encoder: a ``BlipTextModel`` with cross-attention to the video tokens.
+        llm: a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration has
+            ``lora``.
+        video_projection: a linear layer between video tokens and text encoder; None where their widths are equal.
+        text_projection: the same between text encoder and decoder.
     """
 
     config_class = SurgViVQAConfig
@@ -39,13 +55,21 @@ class SurgViVQAModel(PreTrainedModel):
     llm: Any
 
     def __init__(self, config: SurgViVQAConfig, parts: dict[str, nn.Module] | None = None) -> None:
-        """Random weights, or the given parts (``visual_encoder``, ``text_encoder``, ``llm``, and the projections, if
-        any) as they are."""
+        """Builds the model with random weights, or from given parts.
+
+        Args:
+            config: the configuration.
+            parts: modules by attribute name, used as they are; a decoder without adapters is given fresh ones where the
+                configuration has ``lora``.
+
+        Raises:
+            InputError: PEFT cannot adapt the decoder.
+        """
         super().__init__(config)
         parts = parts or {}
         self.visual_encoder = parts.get("visual_encoder") or VideoMAEModel(config.video_config)
-        set_positions(self.visual_encoder, config.position_frames)
-        # BLIP's text model has an eager attention alone; the others take PyTorch's fused one.
+        set_position_embeddings(self.visual_encoder, config.position_frames)
+        # BLIP's text model has only eager attention; the other parts use PyTorch's fused kernel.
         config.text_config._attn_implementation = "eager"
         self.text_encoder = parts.get("text_encoder") or BlipTextModel(config.text_config, add_pooling_layer=True)
         self.video_projection: nn.Module | None = None
@@ -55,36 +79,46 @@ class SurgViVQAModel(PreTrainedModel):
             setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
         self.llm = _add_adapters(llm, config.lora) if config.lora and not isinstance(llm, PeftModel) else llm
         install_packed_attention(self.text_encoder, self.decoder)
-        # Depending on how it was made, Transformers leaves VideoMAE with fused or with eager attention.
+        # Depending on how it was built, Transformers leaves VideoMAE with fused or with eager attention.
         self.visual_encoder.set_attn_implementation("sdpa")
         self.post_init()
 
     def init_weights(self) -> None:
-        """Nothing: each part comes with its weights, or made them itself. The names of tied weights are collected,
-        which Transformers cannot do through PEFT's wrapper."""
+        """Initialises nothing, since each part has its weights, but collects the names of tied weights.
+
+        Transformers cannot collect them through PEFT's wrapper.
+        """
         prefix = "llm.base_model.model." if self.config.lora else "llm."
         tied = self.decoder.all_tied_weights_keys
         self.all_tied_weights_keys = {prefix + name: prefix + source for name, source in tied.items()}
 
     @property
     def decoder(self) -> Any:
-        """The language model under the adapters, if any: the same modules, adapters in place."""
+        """The language model without PEFT's wrapper; its adapters stay in place."""
         return self.llm.base_model.model if self.config.lora else self.llm
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding that prompts enter by: the text encoder's."""
+        """The word embedding of the prompts: the text encoder's."""
         words: nn.Module = self.text_encoder.embeddings.word_embeddings
         return words
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
-        """Clips ``[F, T, 3, H, W]`` to video tokens ``[F, T/2 * H/16 * W/16, hidden]``, pooled as configured."""
-        trained = any(p.requires_grad for p in self.visual_encoder.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        """Encodes clips.
+
+        Args:
+            pixel_values: ``[F, T, 3, H, W]``, normalised.
+
+        Returns:
+            Video tokens ``[F, T/2 * H/16 * W/16, hidden]`` (for 16-pixel patches and tubelets of 2 frames), pooled as
+            configured.
+        """
+        trains = any(p.requires_grad for p in self.visual_encoder.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             tokens = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
             return pool_tokens(tokens, self.config.video_config, self.config.video_pool)
 
     def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor:
-        """The text encoder's last hidden states ``[N, hidden]`` of a stream whose frames look at ``video``.
+        """The text encoder's last hidden states ``[N, hidden]`` of a stream.
 
         Raises:
             ValueError: the stream has another number of frames than ``video``.
@@ -95,42 +129,50 @@ class SurgViVQAModel(PreTrainedModel):
         encoded = self.text_encoder.encoder(
             embedded,
             attention_mask=layout,
-            encoder_hidden_states=video.viewed_by(packed.frames, self.video_projection),
+            encoder_hidden_states=video.for_stream(packed.frames, self.video_projection),
             encoder_attention_mask=layout,
         )
         states: Tensor = encoded.last_hidden_state[0]
         return states
 
     def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor:
-        """The decoder's last hidden states ``[N, hidden]`` of a stream of text states ``[N, text hidden]``."""
+        """The decoder's last hidden states ``[N, hidden]`` of a stream, from its text states ``[N, text hidden]``."""
         if self.text_projection is not None:
             text = self.text_projection(text)
-        return stream_states(self.decoder, text, packed.position_ids, layout)
+        return run_decoder(self.decoder, text, packed.position_ids, layout)
 
     def hidden_states(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """The decoder's last hidden states ``[N, hidden]``; ``video`` may be video tokens ``[F, V, hidden]``."""
-        memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
-        for_text, for_decoder = layouts(packed, memory.tokens.dtype)
-        return self.decoder_states(packed, self.text_states(packed, memory, for_text), for_decoder)
+        """The decoder's last hidden states ``[N, hidden]``, from video tokens ``[F, V, hidden]`` or a cache of them."""
+        cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
+        text_layout, decoder_layout = build_layouts(packed, cache.tokens.dtype)
+        return self.decoder_states(packed, self.text_states(packed, cache, text_layout), decoder_layout)
 
     def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
-        """Log-probability ``[T]`` (float32) of each target token over the whole vocabulary, from hidden states.
+        """Log-probability of each target token over the whole vocabulary.
 
-        The output layer runs at the distinct positions that predict something, and nowhere else; without gradients, a
-        few positions at a time, which keeps the logits in the processor's cache.
+        The output layer runs only at the distinct positions that predict a target; without gradients, at
+        ``LOGIT_ROWS`` of them at a time.
+
+        Args:
+            packed: the stream.
+            hidden: the decoder's last hidden states ``[N, hidden]``.
+
+        Returns:
+            ``[T]`` float32.
         """
-        places, which = torch.unique(packed.target_positions, return_inverse=True)
+        positions, target_rows = torch.unique(packed.target_positions, return_inverse=True)
         if torch.is_grad_enabled():
-            logits = self._logits(hidden[places])
-            return logits[which, packed.target_ids] - logits.logsumexp(dim=-1)[which]
-        result = torch.empty(len(which), device=hidden.device)
-        order = torch.argsort(which)
-        bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + LOGIT_ROWS, LOGIT_ROWS).to(which))
-        for n, start in enumerate(range(0, len(places), LOGIT_ROWS)):
-            logits = self._logits(hidden[places[start : start + LOGIT_ROWS]])
-            mine = order[int(bounds[n]) : int(bounds[n + 1])]
-            rows = which[mine] - start
-            result[mine] = logits[rows, packed.target_ids[mine]] - logits.logsumexp(dim=-1)[rows]
+            logits = self._logits(hidden[positions])
+            return logits[target_rows, packed.target_ids] - logits.logsumexp(dim=-1)[target_rows]
+        result = torch.empty(len(target_rows), device=hidden.device)
+        order = torch.argsort(target_rows)
+        chunk_starts = torch.arange(0, len(positions) + LOGIT_ROWS, LOGIT_ROWS).to(target_rows)
+        bounds = torch.searchsorted(target_rows[order], chunk_starts)
+        for n, start in enumerate(range(0, len(positions), LOGIT_ROWS)):
+            logits = self._logits(hidden[positions[start : start + LOGIT_ROWS]])
+            targets = order[int(bounds[n]) : int(bounds[n + 1])]
+            rows = target_rows[targets] - start
+            result[targets] = logits[rows, packed.target_ids[targets]] - logits.logsumexp(dim=-1)[rows]
         return result
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -141,15 +183,15 @@ class SurgViVQAModel(PreTrainedModel):
             return logits.float()
 
     def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Log-probability ``[T]`` (float32) of each target token, over the whole vocabulary."""
+        """Log-probability ``[T]`` (float32) of each target token over the whole vocabulary."""
         return self.log_probs_at(packed, self.hidden_states(packed, video))
 
     def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Negative log-likelihood ``[Q]`` of each question's answer in nats, summed over its tokens."""
+        """Negative log-likelihood ``[Q]`` (float32, nats) of each question's answer, summed over its tokens."""
         return answer_losses(packed, self.target_log_probs(packed, video))
 
-    def prompt_logits(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Logits ``[N, vocabulary]`` at every position, for the leak check."""
+    def stream_logits(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
+        """Logits ``[N, vocabulary]`` at every token, for the check that an answer does not reach its prompt."""
         logits: Tensor = output_layer(self.decoder)(self.hidden_states(packed, video))
         return logits
 
@@ -161,8 +203,17 @@ class SurgViVQAModel(PreTrainedModel):
         label_ids: Sequence[Sequence[int]],
         mask: str | None = None,
     ) -> Tensor:
-        """Log-probabilities ``[Q, 51]`` (float32) of the labels after each prompt, questions in frame order; what
-        ``SurgViVQAProcessor`` returns is what it takes. ``mask`` is the configuration's unless given."""
+        """Scores all labels of each question; takes what ``SurgViVQAProcessor`` returns.
+
+        Args:
+            pixel_values: clips ``[F, T, 3, H, W]``.
+            prompts: token ids of each frame's prompts.
+            label_ids: token ids of the C labels.
+            mask: the mask mode; the configuration's by default.
+
+        Returns:
+            ``[Q, C]`` float32, summed log-probabilities in nats, questions in frame order.
+        """
         video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
         return score_labels(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
 
@@ -173,11 +224,20 @@ class SurgViVQAModel(PreTrainedModel):
         video_tokens: Tensor | None = None,
         text_states: Tensor | None = None,
     ) -> Tensor:
-        """``question_losses`` of rows given their clips; or their video tokens, or the stream's text states ``[N,
-        hidden]``, where those are at hand."""
+        """The loss ``[Q]`` of each question's answer, as ``question_losses``, from one of three inputs.
+
+        Args:
+            packed: the stream.
+            pixel_values: clips ``[F, T, 3, H, W]``.
+            video_tokens: ``[F, V, hidden]``, in the place of clips.
+            text_states: ``[N, hidden]``, in the place of clips and video tokens.
+
+        Raises:
+            ValueError: none of the three is given.
+        """
         if text_states is not None:
-            _, for_decoder = layouts(packed, text_states.dtype)
-            hidden = self.decoder_states(packed, text_states, for_decoder)
+            _, decoder_layout = build_layouts(packed, text_states.dtype)
+            hidden = self.decoder_states(packed, text_states, decoder_layout)
             return answer_losses(packed, self.log_probs_at(packed, hidden))
         if video_tokens is None:
             if pixel_values is None:
@@ -187,35 +247,34 @@ class SurgViVQAModel(PreTrainedModel):
 
 
 def answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
-    """Log-probabilities ``[T]`` of target tokens to negative log-likelihoods ``[Q]`` of whole answers."""
+    """Negative log-likelihood ``[Q]`` of whole answers, from log-probabilities ``[T]`` of their tokens."""
     return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
 
 
 def _add_adapters(llm: Any, lora: dict[str, float]) -> PeftModel:
-    """Fresh LoRA adapters (arXiv 2106.09685) on a decoder, which PEFT freezes."""
+    """Wraps a decoder in fresh LoRA adapters; PEFT freezes the decoder's own weights."""
     targets = lora_targets(llm)
-    adapters = LoraConfig(
+    settings = LoraConfig(
         r=int(lora["r"]),
-        lora_alpha=lora["alpha"],  # which may be a fraction
+        lora_alpha=lora["alpha"],  # may be a fraction
         lora_dropout=float(lora["dropout"]),
         target_modules=targets,
         fan_in_fan_out=is_transposed(llm, targets),
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(llm, adapters)
+        adapted = get_peft_model(llm, settings)
     except ValueError as error:
         raise InputError(f"The decoder takes no LoRA adapters ({first_line(error)}).") from None
-    install_dropout(adapted)
+    install_lane_dropout(adapted)
     return adapted
 
 
 def projections(config: SurgViVQAConfig) -> list[tuple[str, int, int]]:
-    """Name, input and output width of the linear layers that a model of these parts needs between them; none where the
-    widths are equal, as published."""
+    """Name, input width and output width of the linear layers between parts of different widths."""
     video, text, decoder = config.video_config, config.text_config, config.decoder_config
-    wanted = (
+    candidates = (
         ("video_projection", video.hidden_size, text.encoder_hidden_size),
         ("text_projection", text.hidden_size, decoder.hidden_size),
     )
-    return [row for row in wanted if row[1] != row[2]]
+    return [(name, width, to_width) for name, width, to_width in candidates if width != to_width]

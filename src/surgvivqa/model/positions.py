@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
 
-def clip_positions(video_config: Any, position_frames: int) -> Tensor:
+def interpolate_positions(video_config: Any, position_frames: int) -> Tensor:
     """VideoMAE's positions for its configured clips, from the table of clips of ``position_frames``.
 
     The table is sinusoids of a token's number, time outermost. A shorter clip would get the beginning of it, as if it
@@ -35,7 +35,7 @@ def clip_positions(video_config: Any, position_frames: int) -> Tensor:
     return spread[0].T.reshape(1, wanted * places, video_config.hidden_size).contiguous()
 
 
-def set_positions(video_encoder: Any, position_frames: int) -> None:
+def set_position_embeddings(video_encoder: Any, position_frames: int) -> None:
     """Gives a video encoder its positions; where they are its own already, nothing changes."""
     if position_frames != video_encoder.config.num_frames:
-        video_encoder.embeddings.position_embeddings = clip_positions(video_encoder.config, position_frames)
+        video_encoder.embeddings.position_embeddings = interpolate_positions(video_encoder.config, position_frames)

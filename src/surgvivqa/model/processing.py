@@ -13,7 +13,8 @@ from transformers import BatchFeature, ProcessorMixin
 from surgvivqa.data.frames import image_tensor, load_image
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompt_tokens import PromptTokenizer
-from surgvivqa.model.scoring import LabelTrie, normalise
+from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.scoring import normalise_scores
 from surgvivqa.utils.errors import InputError, first_line
 
 Picture: TypeAlias = Image.Image | np.ndarray | str | Path
@@ -122,7 +123,7 @@ class SurgViVQAProcessor(ProcessorMixin):
             top: how many.
             norm: ``sum``, or ``mean`` over a label's tokens, as published.
         """
-        _, probability = normalise(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
+        _, probability = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
         best = probability.sort(dim=1, descending=True, stable=True)
         return [
             [(LABELS[c], float(p)) for c, p in zip(labels[:top], values[:top], strict=True)]

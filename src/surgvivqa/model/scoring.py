@@ -1,242 +1,236 @@
-"""Closed-set scores: the log-probability of each of the 51 labels after a prompt, all in one pass over their trie."""
+"""Closed-set scoring: a label's score is its tokens' summed log-probability after the prompt.
+
+``score_labels`` computes all C scores of a question in one pass. ``best_labels`` finds the best label alone, exactly and
+with less work.
+"""
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import Block, PackedStream, chain_block, pack_blocks
-from surgvivqa.model.attention import CrossAttentionCache, KVCache, layouts
-from surgvivqa.utils.errors import InputError
+from surgvivqa.data.packing import PackedStream, PromptTree, answer_chain, pack_stream
+from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, KVCache, build_layouts
+from surgvivqa.model.label_trie import ROOT, Edge, LabelTrie
 
-_BLOCKS_A_PASS = 1024  # bidirectional: label blocks in one pass, which bounds the memory
+SEQUENCES_PER_PASS = 1024  # under the bidirectional mask; bounds the memory of a pass
 
 
-class LabelTrie:
-    """The labels' token ids as a trie.
+class PackedModel(Protocol):
+    """What scoring calls of ``SurgViVQAModel``."""
 
-    ``tokens`` and ``parents`` describe the inner nodes below the root (fed to the model), ``edges`` every (node, token)
-    pair whose log-probability is needed (node -1 is the prompt's end), ``paths[c]`` the edges that make label c. An
-    edge leads to an inner node (``children``) or ends a label (``ends``).
-    """
+    def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor: ...
 
-    def __init__(self, label_ids: Sequence[Sequence[int]]) -> None:
-        self.label_ids = [list(ids) for ids in label_ids]
-        self.lengths = torch.tensor([len(ids) for ids in self.label_ids])
-        inner: dict[tuple[int, ...], int] = {(): -1}
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        for ids in self.label_ids:
-            for depth in range(1, len(ids)):
-                prefix = tuple(ids[:depth])
-                if prefix not in inner:
-                    self.parents.append(inner[prefix[:-1]])
-                    inner[prefix] = len(self.tokens)
-                    self.tokens.append(ids[depth - 1])
-        for c, ids in enumerate(self.label_ids):
-            if tuple(ids) in inner or self.label_ids.index(ids) != c:
-                raise InputError(
-                    f"With this tokenizer label {c} is the beginning of another label (or equal to one), so a sum of "
-                    f"token log-probabilities cannot tell them apart; use a tokenizer that keeps labels prefix-free."
-                )
-        self.children = {(inner[p[:-1]], p[-1]): n for p, n in inner.items() if p}
-        self.ends = {(inner[tuple(ids[:-1])], ids[-1]): c for c, ids in enumerate(self.label_ids)}
-        edges: dict[tuple[int, int], int] = {}
-        self.paths: list[list[int]] = []
-        for ids in self.label_ids:
-            steps = [(inner[tuple(ids[:depth])], token) for depth, token in enumerate(ids)]
-            self.paths.append([edges.setdefault(step, len(edges)) for step in steps])
-        self.edges: list[tuple[int, int]] = list(edges)
+    def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor: ...
 
-    def grown(self, nodes: Sequence[int]) -> list[int]:
-        """Inner nodes with all that lead to them, each after its parent."""
-        tree = set(nodes)
-        for node in nodes:
-            while (node := self.parents[node]) >= 0:
-                tree.add(node)
-        return sorted(tree)  # a parent is made before its children
+    def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor: ...
 
-    def path_matrix(self) -> Tensor:
-        """``[51, E]`` float: 1 where an edge is part of a label's path."""
-        matrix = torch.zeros(len(self.paths), len(self.edges))
-        for c, path in enumerate(self.paths):
-            matrix[c, path] = 1.0
-        return matrix
+    def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor: ...
+
+    def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor: ...
 
 
 @torch.inference_mode()
 def score_labels(
-    model: Any,
+    model: PackedModel,
     prompts: Sequence[Sequence[Sequence[int]]],
     video: CrossAttentionCache | Tensor,
     trie: LabelTrie,
     mask: str,
 ) -> Tensor:
-    """Log-probabilities of all labels for each question.
+    """Scores all labels of each question in one pass.
 
     Args:
         model: a ``SurgViVQAModel`` in eval mode.
-        prompts: token ids; the outer list is rows (frames), the inner one questions.
-        video: video tokens ``[F, V, H]``, one entry a row, or a memory of them that several calls share.
+        prompts: token ids of each frame's prompts.
+        video: video tokens ``[F, V, hidden]``, or a cache of them that several calls share.
         trie: the labels.
-        mask: mask mode. Under ``bidirectional`` a prompt's states depend on its answer, so every label is a block of
-            its own; otherwise a prompt is shared by all labels.
+        mask: the mask mode. Under ``bidirectional`` a prompt's states depend on its answer, so every label needs a
+            sequence of its own; otherwise all labels share the prompt.
 
     Returns:
-        ``[Q, 51]`` float32 sums of token log-probabilities, questions in row order.
+        ``[Q, C]`` float32, summed log-probabilities in nats, questions in frame order.
     """
-    memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
+    cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
     if mask == "bidirectional":
-        return _score_bidirectional(model, prompts, memory, trie)
-    numbers = itertools.count()
-    rows = [[Block(p, trie.tokens, trie.parents, trie.edges, next(numbers)) for p in row] for row in prompts]
-    count = next(numbers)
-    packed = pack_blocks(rows, mask, count).to(memory.tokens.device)
-    steps = model.target_log_probs(packed, memory).view(count, len(trie.edges))
-    with torch.autocast(steps.device.type, enabled=False):  # which would round the sums
-        return steps @ trie.path_matrix().to(steps).T
+        return _score_each_label(model, prompts, cache, trie)
+    counter = itertools.count()
+    trees = [[PromptTree(p, trie.tokens, trie.parents, trie.edges, next(counter)) for p in row] for row in prompts]
+    num_questions = next(counter)
+    packed = pack_stream(trees, mask, num_questions).to(cache.tokens.device)
+    edge_log_probs = model.target_log_probs(packed, cache).view(num_questions, len(trie.edges))
+    with torch.autocast(edge_log_probs.device.type, enabled=False):  # which would round the sums
+        return edge_log_probs @ trie.path_matrix().to(edge_log_probs).T
 
 
-def _score_bidirectional(
-    model: Any, prompts: Sequence[Sequence[Sequence[int]]], memory: CrossAttentionCache, trie: LabelTrie
+def _score_each_label(
+    model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], cache: CrossAttentionCache, trie: LabelTrie
 ) -> Tensor:
-    results = []
-    for r, row in enumerate(prompts):
-        frame = memory.frame(r)
-        blocks = [chain_block(prompt, answer, 0, "bidirectional") for prompt in row for answer in trie.label_ids]
-        scores = []
-        for start in range(0, len(blocks), _BLOCKS_A_PASS):
-            part = blocks[start : start + _BLOCKS_A_PASS]
-            numbered = [Block(b.prompt, b.tokens, b.parents, b.targets, i) for i, b in enumerate(part)]
-            packed = pack_blocks([numbered], "bidirectional", len(part)).to(memory.tokens.device)
-            scores.append(-model.question_losses(packed, frame))
-        results.append(torch.cat(scores).view(len(row), len(trie.label_ids)))
-    return torch.cat(results)
+    """``score_labels`` under the bidirectional mask: one sequence per question and label."""
+    scores = []
+    for index, frame_prompts in enumerate(prompts):
+        frame = cache.select_frame(index)
+        pairs = [(prompt, label) for prompt in frame_prompts for label in trie.label_ids]
+        losses = []
+        for start in range(0, len(pairs), SEQUENCES_PER_PASS):
+            part = pairs[start : start + SEQUENCES_PER_PASS]
+            chains = [answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
+            packed = pack_stream([chains], "bidirectional", len(part)).to(cache.tokens.device)
+            losses.append(model.question_losses(packed, frame))
+        scores.append(-torch.cat(losses).view(len(frame_prompts), len(trie.label_ids)))
+    return torch.cat(scores)
 
 
 @torch.inference_mode()
 def best_labels(
-    model: Any,
+    model: PackedModel,
     prompts: Sequence[Sequence[Sequence[int]]],
     video: CrossAttentionCache | Tensor,
     trie: LabelTrie,
     mask: str,
 ) -> tuple[Tensor, Tensor, int]:
-    """The best label of each question, exact, without the scores of those that cannot win (branch and bound).
+    """Finds the best label of each question by branch and bound, without the scores of labels that cannot win.
 
-    No token's log-probability is above 0, so the score of a label is at most that of its beginning. The prompts are fed
-    once, which gives the one-token labels their scores and the others their bounds; then, level by level, only those
-    inner nodes whose bound still reaches the best whole label, looking back at the prompts' kept keys and values.
+    No token's log-probability is above 0, so a label's score is at most that of its first tokens. The prompts run once
+    and fill a KV cache: this gives one-token labels their scores, and the other labels bounds. Then, one trie level per
+    pass, only those inner nodes run whose bound still reaches the best score found.
 
     Args:
-        model, prompts, video, trie: as ``score_labels``.
-        mask: ``prefix`` or ``causal``; under ``bidirectional`` no prompt could be shared.
+        model: a ``SurgViVQAModel`` in eval mode.
+        prompts: token ids of each frame's prompts.
+        video: video tokens ``[F, V, hidden]``, or a cache of them that several calls share.
+        trie: the labels.
+        mask: the mask mode, ``prefix`` or ``causal``.
 
     Returns:
-        The labels ``[Q]`` int64, their sums of log-probabilities ``[Q]`` float32 (not finite where the model's
-        are not), and how many inner nodes were fed in all.
+        The labels ``[Q]`` int64, the first of equal ones; their scores ``[Q]`` float32, not finite where the model's
+        are not; and how many nodes ran in all.
 
     Raises:
-        ValueError: the mask is ``bidirectional``.
+        ValueError: the mask is ``bidirectional``, under which labels cannot share a prompt.
     """
     if mask == "bidirectional":
         raise ValueError("under the bidirectional mask every label needs a pass of its own")
-    memory = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
-    flat = [(r, prompt) for r, row in enumerate(prompts) for prompt in row]
-    longest = max(len(prompt) for _, prompt in flat)
-    kept = (KVCache(), KVCache())
-    roots = [(-1, token) for node, token in trie.edges if node == -1]
-    rows: list[list[Block]] = [[] for _ in prompts]
-    for q, (r, prompt) in enumerate(flat):
-        rows[r].append(Block(prompt, (), (), roots, q))
-    steps = _log_probs(model, pack_blocks(rows, mask, len(flat)), memory, keep=kept).view(len(flat), -1).cpu()
-    if not steps.isfinite().all():
-        return torch.zeros(len(flat), dtype=torch.long), steps.sum(dim=1), 0
-    sums = {-1: torch.zeros(len(flat))}  # of the path to each node, NaN where it was not fed
-    scores = torch.full((len(flat), len(trie.label_ids)), -torch.inf)
-    _follow(trie, -1, roots, steps, sums, scores)
-    fed, level = 0, [n for n, parent in enumerate(trie.parents) if parent == -1]
+    cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
+    questions = [(frame, prompt) for frame, row in enumerate(prompts) for prompt in row]
+    longest_prompt = max(len(prompt) for _, prompt in questions)
+    kv_caches = (KVCache(), KVCache())  # the text encoder's and the decoder's
+    search = _Search(trie, len(questions))
+
+    trees: list[list[PromptTree]] = [[] for _ in prompts]
+    for q, (frame, prompt) in enumerate(questions):
+        trees[frame].append(PromptTree(prompt, (), (), trie.edges_from(ROOT), q))
+    packed = pack_stream(trees, mask, len(questions))
+    log_probs = _cached_log_probs(model, packed, cache, write_caches=kv_caches).view(len(questions), -1).cpu()
+    if not log_probs.isfinite().all():
+        return torch.zeros(len(questions), dtype=torch.long), log_probs.sum(dim=1), 0
+    search.extend(ROOT, log_probs)
+
+    num_run, level = 0, [n for n, parent in enumerate(trie.parents) if parent == ROOT]
     while level:
-        reached = scores.max(dim=1).values
-        bounds = torch.stack([sums[n] for n in level], dim=1)
-        wanted = bounds >= reached[:, None]  # NaN, where a parent was not fed, is not
-        nodes = [[n for n, w in zip(level, row, strict=True) if w] for row in wanted.tolist()]
-        asked = [q for q, some in enumerate(nodes) if some]
-        if not asked:
+        open_nodes = search.open_nodes(level)
+        active = [q for q, nodes in enumerate(open_nodes) if nodes]
+        if not active:
             break
-        rows = [[] for _ in prompts]
-        places: list[tuple[int, tuple[int, int]]] = []  # the question and edge of each target
-        for place, q in enumerate(asked):
-            tree = trie.grown(nodes[q])
-            targets = [(tree.index(n), token) for n, token in trie.edges if n in nodes[q]]
-            parents = [tree.index(trie.parents[n]) if trie.parents[n] >= 0 else -1 for n in tree]
-            rows[flat[q][0]].append(Block(flat[q][1], [trie.tokens[n] for n in tree], parents, targets, place))
-            places += [(q, edge) for edge in trie.edges if edge[0] in nodes[q]]
-            fed += len(tree)
-        packed = pack_blocks(rows, mask, len(asked), past=longest)
-        found = _log_probs(model, packed, memory, past=kept, past_rows=torch.tensor(asked)).tolist()
-        for n in level:
-            edges = [edge for edge in trie.edges if edge[0] == n]
-            column = {edge: place for place, edge in enumerate(edges)}
-            steps = torch.full((len(flat), len(edges)), torch.nan)
-            for (q, edge), value in zip(places, found, strict=True):
-                if edge in column:
-                    steps[q, column[edge]] = value
-            _follow(trie, n, edges, steps, sums, scores)
+        trees = [[] for _ in prompts]
+        targets: list[tuple[int, Edge]] = []  # the question and the edge of each target
+        for row, q in enumerate(active):
+            frame, prompt = questions[q]
+            tree, edges = _subtree(trie, prompt, open_nodes[q], row)
+            trees[frame].append(tree)
+            targets += [(q, edge) for edge in edges]
+            num_run += len(tree.tokens)
+        packed = pack_stream(trees, mask, len(active), cached_length=longest_prompt)
+        rows = torch.tensor(active)
+        values = _cached_log_probs(model, packed, cache, read_caches=kv_caches, read_rows=rows).tolist()
+        found = dict(zip(targets, values, strict=True))
+        for node in level:
+            edges = trie.edges_from(node)
+            search.extend(
+                node,
+                torch.tensor([[found.get((q, edge), torch.nan) for edge in edges] for q in range(len(questions))]),
+            )
         level = [n for n, parent in enumerate(trie.parents) if parent in level]
-    best, order = scores.sort(dim=1, descending=True, stable=True)  # of equal ones the first label, as everywhere
-    return order[:, 0], best[:, 0], fed
+    best, order = search.scores.sort(dim=1, descending=True, stable=True)
+    return order[:, 0], best[:, 0], num_run
 
 
-def _follow(
-    trie: LabelTrie,
-    node: int,
-    edges: Sequence[tuple[int, int]],
-    steps: Tensor,
-    sums: dict[int, Tensor],
-    scores: Tensor,
-) -> None:
-    """Takes the log-probabilities ``[Q, len(edges)]`` of one node's edges into path sums and label scores."""
-    for place, edge in enumerate(edges):
-        reached = sums[node] + steps[:, place]
-        label, child = trie.ends.get(edge), trie.children.get(edge)
-        if label is not None:
-            scores[:, label] = torch.where(reached.isnan(), -torch.inf, reached)
-        if child is not None:
-            sums[child] = reached
+class _Search:
+    """What is known of Q questions' paths through the trie.
+
+    ``scores`` ``[Q, C]`` holds the scores of the labels completed so far, -inf for the others; ``sums[node]`` ``[Q]``
+    the summed log-probability of the path to a node, NaN where its parent did not run.
+    """
+
+    def __init__(self, trie: LabelTrie, num_questions: int) -> None:
+        self.trie = trie
+        self.sums = {ROOT: torch.zeros(num_questions)}
+        self.scores = torch.full((num_questions, len(trie.label_ids)), -torch.inf)
+
+    def extend(self, node: int, log_probs: Tensor) -> None:
+        """Follows a node's edges, given their log-probabilities ``[Q, number of edges]``."""
+        for edge, column in zip(self.trie.edges_from(node), log_probs.unbind(dim=1), strict=True):
+            reached = self.sums[node] + column
+            if edge in self.trie.ends:
+                self.scores[:, self.trie.ends[edge]] = torch.where(reached.isnan(), -torch.inf, reached)
+            if edge in self.trie.children:
+                self.sums[self.trie.children[edge]] = reached
+
+    def open_nodes(self, level: Sequence[int]) -> list[list[int]]:
+        """For each question, the nodes of a level whose bound reaches its best score."""
+        bounds = torch.stack([self.sums[n] for n in level], dim=1)
+        reaches = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
+        return [[n for n, is_open in zip(level, row, strict=True) if is_open] for row in reaches.tolist()]
 
 
-def _log_probs(
-    model: Any,
+def _subtree(
+    trie: LabelTrie, prompt: Sequence[int], nodes: Sequence[int], question: int
+) -> tuple[PromptTree, list[Edge]]:
+    """The part of the trie that leads to some nodes, as a prompt tree, with the edges that are its targets."""
+    tree = trie.with_ancestors(nodes)
+    edges = [edge for edge in trie.edges if edge[0] in nodes]
+    tokens = [trie.tokens[n] for n in tree]
+    parents = [tree.index(trie.parents[n]) if trie.parents[n] != ROOT else ROOT for n in tree]
+    targets = [(tree.index(node), token) for node, token in edges]
+    return PromptTree(prompt, tokens, parents, targets, question), edges
+
+
+def _cached_log_probs(
+    model: PackedModel,
     packed: PackedStream,
-    memory: CrossAttentionCache,
-    keep: tuple[KVCache, KVCache] | None = None,
-    past: tuple[KVCache, KVCache] | None = None,
-    past_rows: Tensor | None = None,
+    cache: CrossAttentionCache,
+    write_caches: tuple[KVCache, KVCache] | None = None,
+    read_caches: tuple[KVCache, KVCache] | None = None,
+    read_rows: Tensor | None = None,
 ) -> Tensor:
-    """Target log-probabilities of a pass that keeps its keys and values, or that looks back at kept ones."""
-    packed = packed.to(memory.tokens.device)
-    text, decoder = layouts(packed, memory.tokens.dtype)
-    for n, layout in enumerate((text, decoder)):
-        layout.keep, layout.past = (keep[n] if keep else None), (past[n] if past else None)
-        layout.past_rows = past_rows.to(memory.tokens.device) if past_rows is not None else None
-    states = model.decoder_states(packed, model.text_states(packed, memory, text), decoder)
-    result: Tensor = model.log_probs_at(packed, states)
-    return result
+    """Log-probabilities ``[T]`` of the targets, from a pass that writes or reads the two models' KV caches."""
+    device = cache.tokens.device
+    packed = packed.to(device)
+    layouts = build_layouts(packed, cache.tokens.dtype)
+    for n, layout in enumerate(layouts):
+        layout.write_cache = write_caches[n] if write_caches else None
+        layout.read_cache = read_caches[n] if read_caches else None
+        layout.read_rows = read_rows.to(device) if read_rows is not None else None
+    text = model.text_states(packed, cache, layouts[0])
+    return model.log_probs_at(packed, model.decoder_states(packed, text, layouts[1]))
 
 
-def normalise(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:
-    """Ranking scores and a proper distribution over the labels.
+def normalise_scores(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:
+    """Ranking scores and a probability distribution over the labels.
 
     Args:
-        scores: ``[Q, 51]`` sums of token log-probabilities.
-        norm: ``sum`` leaves them; ``mean`` divides by the label's token count, as published (long labels with
-            predictable tails gain).
+        scores: ``[Q, C]`` summed log-probabilities.
+        trie: the labels.
+        norm: ``sum`` leaves the scores; ``mean`` divides each by its label's number of tokens, as published (which
+            favours long labels with predictable endings).
 
     Returns:
-        The ranking scores and their softmax over the labels, both ``[Q, 51]``.
+        The ranking scores and their softmax over the labels, both ``[Q, C]``.
+
+    Raises:
+        ValueError: ``norm`` is unknown.
     """
     if norm not in ("sum", "mean"):
         raise ValueError(f"score norm {norm!r} is none of sum, mean")

@@ -11,61 +11,67 @@ from surgvivqa.config import ModelConfig, TrainConfig, clip_length
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (
     apply_freezing,
+    check_cache_flags,
+    check_text_cache,
     checkpoint_activations,
     lora_settings,
-    refuse_cache_of_what_trains,
-    refuse_cached_text_of,
 )
 from surgvivqa.utils.errors import InputError
 
+# Settings that the weights decide: a flag may repeat the checkpoint's value but not contradict it.
+_FIXED_BY_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
+_FIXED_BY_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
+
 
 def build_for_training(config: TrainConfig) -> ModelBundle:
-    """The model a training run starts from, with its freezing applied.
+    """Builds the model that a training run starts from, with its freezing applied.
+
+    It comes from ``--pretrained-ckpt``, from the packaged base (``--preset tiny``), or from the pretrained parts.
 
     Raises:
-        InputError: a pretrained part cannot be had, or would stay at random; or nothing would be trained.
+        InputError: a pretrained part is missing or would stay random, or nothing would be trained.
     """
-    refuse_cache_of_what_trains(config)
-    clip_length(config)  # refuses odd ones
+    check_cache_flags(config)
+    clip_length(config)  # validates --num-frames
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
         start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt")
-        bundle = _go_on_from(start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}")
+        bundle = _adopt_checkpoint(
+            start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}"
+        )
     elif config.preset == "tiny":
         start = load_folder(PACKAGED_BASE, config.num_frames)
-        bundle = _go_on_from(start, settings, lora_settings(config), "--preset tiny")
+        bundle = _adopt_checkpoint(start, settings, lora_settings(config), "--preset tiny")
     else:
         bundle = assemble(settings, lora_settings(config))
-    refuse_cached_text_of(bundle.model, config)
+    check_text_cache(bundle.model, config)
     apply_freezing(bundle.model, config)
     if config.gradient_checkpointing:
         checkpoint_activations(bundle.model)
     return bundle
 
 
-_OF_THE_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
-_OF_THE_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
+def _adopt_checkpoint(
+    start: ModelBundle, settings: ModelConfig, lora: dict[str, float] | None, source: str
+) -> ModelBundle:
+    """A checkpoint's weights under this run's settings; settings that the weights decide come from the checkpoint.
 
-
-def _go_on_from(start: ModelBundle, settings: ModelConfig, lora: dict[str, float] | None, path: str) -> ModelBundle:
-    """A checkpoint's weights under this run's settings; what the weights decide comes from the checkpoint.
-
-    Adapters are added where the run asks for some and the checkpoint has none, and merged where it has some and the run
-    asks for none (``--full-finetune``).
+    Adapters are added if the run asks for some and the checkpoint has none, and merged if it has some and the run asks
+    for none (``--full-finetune``).
 
     Raises:
-        InputError: a flag asks for another model than the checkpoint's.
+        InputError: a flag contradicts the checkpoint.
     """
     has_adapters = bool(start.model.config.lora)
     start.settings.num_frames = start.model.config.video_config.num_frames
-    fixed = [*_OF_THE_CHECKPOINT, *(_OF_THE_ADAPTERS if has_adapters and lora is not None else ())]
-    usual = ModelConfig()
+    fixed = [*_FIXED_BY_CHECKPOINT, *(_FIXED_BY_ADAPTERS if has_adapters and lora is not None else ())]
+    defaults = ModelConfig()
     for name in fixed:
         asked, has = getattr(settings, name), getattr(start.settings, name)
-        if asked not in (has, getattr(usual, name)):
+        if asked not in (has, getattr(defaults, name)):
             raise InputError(
-                f"--{name.replace('_', '-')} {asked} contradicts {path}, which has {has}; leave the flag out."
+                f"--{name.replace('_', '-')} {asked} contradicts {source}, which has {has}; leave the flag out."
             )
         setattr(settings, name, has)
     if has_adapters and lora is None:

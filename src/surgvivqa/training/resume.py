@@ -1,8 +1,13 @@
-"""What a run needs to go on as if it had never been stopped, beside its weights; written and read without pickles.
+"""The training state in a checkpoint: what a run needs, besides its weights, to resume bit for bit. No pickles.
 
-Order and dropout follow from (seed, epoch, place) alone (``steps.step_plans``, ``steps.seed_micro_batch``), so
-a number of steps says where they stand. What has a history is here: the optimiser's moments, the loss scaler, the best
-figure so far, and the losses since the last line of the log.
+The order of questions and dropout follow from (seed, epoch, position) alone (``schedule.step_plans``,
+``schedule.seed_micro_batch``), so the number of steps says where they stand. What has a history is stored: the
+optimizer's moments, the loss scaler, the best figure, and the losses since the last line of the log.
+
+A checkpoint folder holds, besides the weights::
+
+    training.json         Progress and the SHA-256 of each file
+    training.safetensors  the optimizer's moments, named KEY.PARAMETER
 """
 
 import hashlib
@@ -23,35 +28,55 @@ from surgvivqa.checkpoints.published import load_safetensors, load_tensors, new_
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.atomic_files import REPLACED
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.untrusted import read_json
 
 log = logging.getLogger("surgvivqa")
 STATE, MOMENTS = "training.json", "training.safetensors"
+_KEYS_ON_DISK = {"fingerprint": "of"}  # fields whose key in training.json differs from their name
 
 
 @dataclass
 class Progress:
-    """How far a run has come. ``scaler`` is fp16's loss scaler; ``losses`` and ``questions`` are those since the last
-    line of the log; ``of`` is what the run is of (``fingerprint``), which must not have changed when it goes on;
-    ``bad`` are the frames that could not be used, and ``validated`` is False where the validation after the step did
-    not come to its end."""
+    """How far a run has come: the content of ``training.json``.
+
+    ``losses`` and ``questions`` are those since the last line of the log; ``scaler`` is the state of fp16's loss
+    scaler; ``fingerprint`` is what must not change when the run resumes (``compute_fingerprint``); ``bad`` lists the
+    frames that could not be used; ``validated`` is False if the validation due after ``step`` is not complete.
+    """
 
     step: int = 0
     best: float | None = None
     losses: list[float] = field(default_factory=list)
     questions: int = 0
     scaler: dict[str, Any] | None = None
-    of: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, int] = field(default_factory=dict)
     bad: list[BadFrame] = field(default_factory=list)
     validated: bool = True
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the keys of ``training.json``."""
+        return {_KEYS_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
 
-def fingerprint(
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Progress":
+        """The inverse of ``to_dict``, for values from an untrusted file.
+
+        Raises:
+            TypeError, ValueError: a key is missing or unknown, or a value has the wrong type.
+        """
+        names = {key: name for name, key in _KEYS_ON_DISK.items()}
+        progress = cls(**{names.get(key, key): value for key, value in values.items()})
+        _check_types(progress)
+        return progress
+
+
+def compute_fingerprint(
     train: Sequence[FrameQuestions], validation: Sequence[FrameQuestions], micro_per_step: int, total: int
-) -> dict[str, Any]:
-    """What a run is of, beside its flags: its questions with their answers, micro-batches in a step, how many steps."""
+) -> dict[str, int]:
+    """What identifies a run besides its flags: questions with their answers, micro-batches per step, and steps."""
     return {
         "questions": sum(question_counts(train)),
         "checksum_of_training_questions": questions_checksum(train),
@@ -62,14 +87,14 @@ def fingerprint(
 
 
 def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Writes the state into a checkpoint folder that is being made and already holds its weights."""
+    """Writes the training state into a checkpoint folder that is being written and already holds the weights."""
     tensors = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, folder / MOMENTS, {"format": "pt"})
-    values = asdict(progress)
-    sums = {path.name: _sum(path) for path in _summed(folder)} | {STATE: _sum_of(values)}
+    values = progress.to_dict()
+    sums = {path.name: _file_sum(path) for path in _summed_files(folder)} | {STATE: _json_sum(values)}
     (folder / STATE).write_text(json.dumps({**values, "sha256": sums}, indent=2), encoding="utf-8")
 
 
@@ -80,12 +105,12 @@ def step_folders(checkpoints: Path) -> list[Path]:
 
 
 def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
-    """The newest whole checkpoint of a run with its progress, or None where the run has saved none.
+    """The newest complete checkpoint of a run with its progress, or None if the run has saved none.
 
-    A damaged one is told of and passed over.
+    Damaged checkpoints are reported in the log and skipped.
 
     Raises:
-        InputError: there are some, and none of them can be read.
+        InputError: there are checkpoints, and none of them can be read.
     """
     for old in checkpoints.glob(f".step-*{REPLACED}"):  # a kill fell between the two renames that replace it
         if not (folder := old.with_name(old.name[1:].removesuffix(REPLACED))).exists():
@@ -93,52 +118,59 @@ def find_state(checkpoints: Path) -> tuple[Path, Progress] | None:
     found = step_folders(checkpoints)
     for folder in found:
         try:
-            saved = read_json(folder / STATE)
-            sums = saved.pop("sha256")
-            if _sum_of(saved) != sums.pop(STATE):
-                raise ValueError(f"{STATE} does not have its checksum")
-            progress = Progress(**saved)
-            _refuse_odd(progress)
-            bad = [p.name for p in _summed(folder) if _sum(p) != sums.pop(p.name, "")] or list(sums)
+            return folder, _read_state(folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is no whole checkpoint (%s); an older one is looked for.", folder, error)
-            continue
-        if not bad:
-            return folder, progress
-        log.warning("%s is damaged (%s does not have its checksum); an older one is looked for.", folder, bad[0])
+            log.warning("%s is damaged or incomplete (%s); trying an older checkpoint.", folder, error)
     if found:
         raise InputError(
             f"None of the {len(found)} checkpoints in {checkpoints} can be read (newest: {found[0].name}), so the run "
-            f"cannot go on; mend the disk, or give another folder, or --overwrite to start anew."
+            f"cannot resume; repair the disk, give another folder, or start again with --overwrite."
         )
     return None
 
 
-def _refuse_odd(progress: Progress) -> None:
-    """Raises ValueError where a value is of another kind than ``save_state`` writes."""
+def _read_state(folder: Path) -> Progress:
+    """Reads ``training.json`` and verifies the checksums; raises some error if anything is wrong."""
+    saved = read_json(folder / STATE)
+    sums = saved.pop("sha256")
+    if _json_sum(saved) != sums.pop(STATE):
+        raise ValueError(f"the checksum of {STATE} is wrong")
+    progress = Progress.from_dict(saved)
+    wrong = [path.name for path in _summed_files(folder) if _file_sum(path) != sums.pop(path.name, "")] or list(sums)
+    if wrong:
+        raise ValueError(f"the checksum of {wrong[0]} is wrong")
+    return progress
+
+
+def _check_types(progress: Progress) -> None:
     numbers = [progress.step, progress.questions, progress.best or 0.0]
-    kinds = isinstance(progress.losses, list) and isinstance(progress.of, dict) and isinstance(progress.validated, bool)
-    kinds = kinds and all(len(bad) == 3 for bad in progress.bad)
-    if not kinds or not isinstance(progress.scaler, dict | None):
-        raise ValueError(f"{STATE} is not as it was written")
-    if not all(isinstance(v, int | float) for v in [*numbers, *progress.losses]) or not isinstance(progress.step, int):
-        raise ValueError(f"{STATE} has something else in the place of a number")
+    valid = (
+        isinstance(progress.losses, list)
+        and isinstance(progress.fingerprint, dict)
+        and isinstance(progress.validated, bool)
+        and isinstance(progress.scaler, dict | None)
+        and all(len(bad) == 3 for bad in progress.bad)
+        and isinstance(progress.step, int)
+        and all(isinstance(value, int | float) for value in [*numbers, *progress.losses])
+    )
+    if not valid:
+        raise ValueError(f"{STATE} has a value of the wrong type")
 
 
-def load_weights(folder: Path, model: Any) -> None:
-    """Puts a checkpoint's weights into the model that the run started from.
+def load_weights(folder: Path, model: SurgViVQAModel) -> None:
+    """Loads a checkpoint's weights into the model that the run started from.
 
     Raises:
-        InputError: they do not belong to it.
+        InputError: they do not fit the model.
     """
     load_tensors(model, read_weights(folder), folder, new_of(model))
 
 
 def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the optimiser's state of ``save_state`` back.
+    """Restores the optimizer's state that ``save_state`` wrote.
 
     Raises:
-        InputError: it is of other parameters.
+        InputError: it belongs to other parameters.
     """
     tensors = load_safetensors(folder / MOMENTS)
     state: dict[Any, dict[str, Tensor]] = {}
@@ -149,24 +181,25 @@ def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
             mine = {key.removesuffix(suffix): t for key, t in tensors.items() if key.endswith(suffix)}
             mine = {key: t for key, t in mine.items() if "." not in key}
             if any(t.ndim and t.shape != parameter.shape for t in mine.values()):
-                raise InputError(f"{folder / MOMENTS} is of another model ({names[parameter]} has another shape).")
-            # The count of steps stays on the CPU, as AdamW keeps it.
+                raise InputError(f"{folder / MOMENTS} belongs to another model ({names[parameter]} has another shape).")
+            # The step counter stays on the CPU, as AdamW keeps it.
             state[parameter] = {k: t.to(parameter.device) if t.ndim else t for k, t in mine.items()}
     if sum(map(len, state.values())) != len(tensors):
         raise InputError(
-            f"{folder / MOMENTS} is of other parameters than this run trains; use the flags it began with."
+            f"{folder / MOMENTS} belongs to other parameters than this run trains; use the flags that the run began "
+            f"with."
         )
     optimizer.state.update({p: s for p, s in state.items() if s})
 
 
-def _summed(folder: Path) -> list[Path]:
+def _summed_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.safetensors"), *folder.glob("*.index.json")])
 
 
-def _sum_of(values: dict[str, Any]) -> str:
+def _json_sum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _sum(path: Path) -> str:
+def _file_sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

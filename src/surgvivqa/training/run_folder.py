@@ -1,7 +1,19 @@
-"""The run folder: opened, gone on from or cleared of an older run, and given its checkpoints."""
+"""The folder of a training run: locked, resumed or cleared of an older run, and filled with checkpoints.
 
+::
+
+    run/
+      config.yaml               the flags; ``train --config`` on it starts the same run
+      train.log  metrics.jsonl  the log, and the figures as JSON lines
+      checkpoints/step-0000100  a checkpoint with the training state (``resume``)
+      best/  best_model.pth     the best weights so far, as a checkpoint folder and in the published form
+      finished.json             written at the end of the run
+      .lock  .job               the lock, and the SLURM job that began the run
+"""
+
+import contextlib
 import dataclasses
-import fcntl
+import errno
 import itertools
 import json
 import logging
@@ -13,6 +25,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import Timeout, UnixFileLock
 
 from surgvivqa.checkpoints.loading import export_pth, save_checkpoint
 from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
@@ -27,268 +40,285 @@ from surgvivqa.utils.untrusted import refuse_odd_file
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
-# What says that a run is whole or can go on comes first: a kill while they are removed must leave nothing that lies.
+# Removed in this order: what marks a run as finished or resumable comes first, so that a kill in between leaves no
+# folder that claims more than it holds.
 RUN_FILES = (FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth")
-# Flags that change no number of a run, or that ``resume.fingerprint`` compares by what they come to.
+# Flags that change no number of a run, or whose effect ``resume.compute_fingerprint`` compares.
 _FREE = frozenset(
     "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
     "ssgvqa_root image_root gradient_accumulation_steps on_bad_frame max_bad_frames".split()
 )
-
-
 _REMOVED = ".removed"
-_JOB = ".job"  # the SLURM job that began the run
+_JOB = ".job"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # from file systems without locks
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run starts: anew, from a checkpoint of its own, or not at all, as it is finished."""
+class RunStart:
+    """Where a run starts: at its beginning, at a checkpoint of its own, or not at all because it is finished."""
 
-    folder: Path
     checkpoint: Path | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     finished: bool = False
 
 
-def open_run_folder(config: TrainConfig, main: bool) -> Start:
-    """Makes the run folder, opens its log, and says where the run starts.
+class RunFolder:
+    """The folder of one run. Only the main process writes; in the others the methods do nothing or wait.
 
-    With ``--resume auto`` a run that is there goes on from its newest whole checkpoint if its flags are the same;
-    ``--overwrite`` starts anew.
+    A context manager: on exit the lock is released.
 
-    Raises:
-        InputError: the folder holds another run, or the run's own start, or cannot be written.
+    Args:
+        path: ``--checkpoint-dir``.
+        is_main: whether this is the main process.
     """
-    folder = config.checkpoint_dir
-    start = Start(folder)
-    # The folder may be a stranger's. A link in the place of checkpoints/ is somebody's larger disk; of a file, a trap.
-    links = [n for n in (*RUN_FILES, "train.log", "config.yaml") if n != "checkpoints" and (folder / n).is_symlink()]
-    if main and links:
-        raise InputError(
-            f"--checkpoint-dir {folder} has the link {links[0]}, which a run would write through; remove it."
-        )
-    pipes = [n for n in ("train.log", "metrics.jsonl") if (folder / n).exists() and not (folder / n).is_file()]
-    if main and pipes:
-        raise InputError(f"--checkpoint-dir {folder} has {pipes[0]}, which is no regular file; remove it.")
-    if main and folder.is_dir() and os.access(folder, os.W_OK):
-        _lock(folder)
-    if main and _holds_run(folder):
+
+    def __init__(self, path: Path, is_main: bool) -> None:
+        self.path, self.is_main = path, is_main
+        self._lock = UnixFileLock(path / ".lock", blocking=False, fallback_to_soft=False)
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release(force=True)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints, which may be a link to another disk."""
+        return self.path / "checkpoints"
+
+    def open(self, config: TrainConfig) -> RunStart:
+        """Creates and locks the folder, opens the log, and finds where the run starts.
+
+        With ``--resume auto`` a run that is already there resumes from its newest complete checkpoint if its flags are
+        the same; with ``--overwrite`` it starts at its beginning.
+
+        Raises:
+            InputError: the folder holds another run, is in use, cannot be written, or has links in place of files.
+        """
+        start = RunStart()
+        if self.is_main:
+            self._check_files()
+            if self.path.is_dir() and os.access(self.path, os.W_OK):
+                self._acquire_lock()
+            if self._holds_run():
+                start = self._find_start(config)
+            try:
+                if not self.path.is_dir():
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    self._acquire_lock()
+            except OSError as error:
+                raise InputError(f"--checkpoint-dir {self.path} cannot be written ({error.strerror}).") from None
+        self._open_log(config)
+        return start
+
+    def _check_files(self) -> None:
+        """Raises InputError where a run would write through a link or into a pipe: the folder may be untrusted."""
+        for name in (*RUN_FILES, "train.log", "config.yaml"):
+            if name != "checkpoints" and (self.path / name).is_symlink():  # checkpoints/ may lie on a larger disk
+                raise InputError(
+                    f"--checkpoint-dir {self.path} has the link {name}, which a run would write through; remove it."
+                )
+        for name in ("train.log", "metrics.jsonl"):
+            if (self.path / name).exists() and not (self.path / name).is_file():
+                raise InputError(f"--checkpoint-dir {self.path} has {name}, which is not a regular file; remove it.")
+
+    def _acquire_lock(self) -> None:
+        """Locks the folder for this process until it ends, however it ends.
+
+        Raises:
+            InputError: another process, on this machine or on another one, trains in the folder; or ``.lock`` cannot be
+                opened, for example because it is a link. File systems without locks are tolerated.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"Another process is training in --checkpoint-dir {self.path}; wait for it, or stop it."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise InputError(f"--checkpoint-dir {self.path} cannot be locked (.lock: {error.strerror}).") from None
+            log.debug("%s cannot be locked (%s)", self.path, error)
+
+    def _holds_run(self) -> bool:
+        """Whether there is anything of a run; an empty ``checkpoints/``, which a user may have linked, is nothing."""
+        if any((self.path / name).exists() for name in RUN_FILES if name != "checkpoints"):
+            return True
+        return self.checkpoints.exists() and not (self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()))
+
+    def _find_start(self, config: TrainConfig) -> RunStart:
+        """Where a run starts in a folder that already holds one."""
         if config.overwrite:
-            if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(folder.resolve()):
+            if config.pretrained_ckpt and config.pretrained_ckpt.resolve().is_relative_to(self.path.resolve()):
                 raise InputError(
                     f"--overwrite would remove {config.pretrained_ckpt}, which the run starts from; give another "
                     f"--checkpoint-dir."
                 )
-            if (folder / "checkpoints").is_symlink() and any((folder / "checkpoints").iterdir()):
+            if self.checkpoints.is_symlink() and any(self.checkpoints.iterdir()):
                 raise InputError(
-                    f"--overwrite does not remove what lies behind the link {folder / 'checkpoints'}; empty the folder "
-                    f"that it leads to, or remove the link."
+                    f"--overwrite does not remove what lies behind the link {self.checkpoints}; empty the folder that "
+                    f"it leads to, or remove the link."
                 )
-        elif config.resume == "never":
-            raise InputError(f"--checkpoint-dir {folder} already holds a run; give another folder, or --overwrite.")
-        else:
-            _refuse_another_run(folder, config)
-            checkpoint, progress = find_state(folder / "checkpoints") or (None, Progress())
-            start = Start(
-                folder,
-                checkpoint,
-                progress,
-                finished=(folder / FINISHED).is_file() and surviving_folder(folder / "best").is_dir(),
+            return RunStart()
+        if config.resume == "never":
+            raise InputError(f"--checkpoint-dir {self.path} already holds a run; give another folder, or --overwrite.")
+        self._check_same_flags(config)
+        checkpoint, progress = find_state(self.checkpoints) or (None, Progress())
+        finished = (self.path / FINISHED).is_file() and surviving_folder(self.path / "best").is_dir()
+        return RunStart(checkpoint, progress, finished)
+
+    def _check_same_flags(self, config: TrainConfig) -> None:
+        """Raises InputError, with the differences, where the folder's run has other flags."""
+        path = self.path / "config.yaml"
+        try:
+            refuse_odd_file(path)
+            saved = plain_yaml(path)
+            was = {name: saved[name] for name in saved if name not in _FREE}
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            raise InputError(
+                f"--checkpoint-dir {self.path} holds a run whose config.yaml is missing or cannot be read; give "
+                f"another folder, or --overwrite."
+            ) from None
+        now = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _FREE}
+        now = {name: str(value) if isinstance(value, Path) else value for name, value in now.items()}
+        usual = {f.name: f.default for f in dataclasses.fields(config)}
+        for values in (was, now):  # where the cache lies does not matter; whether there is one does: it rounds
+            values["cache"] = values.get("cache") is not None
+        changed = [name for name in now if was.get(name, usual[name]) != now[name]]
+        if changed:
+            shown = ", ".join(f"--{n.replace('_', '-')} was {was.get(n, usual[n])}, is {now[n]}" for n in changed)
+            raise InputError(
+                f"--checkpoint-dir {self.path} holds a run with other flags ({shown}); give the same flags to resume "
+                f"it, or another folder, or --overwrite."
             )
-    try:
-        if main and not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            _lock(folder)
-    except OSError as error:
-        raise InputError(f"--checkpoint-dir {folder} cannot be written ({error.strerror}).") from None
-    path = config.log_file or folder / "train.log"
-    try:
-        handler: logging.Handler = LogFile(path) if main else logging.NullHandler()
-    except OSError as error:
-        flag = "--log-file" if config.log_file else "The log"
-        raise InputError(f"{flag} {path} cannot be written ({error.strerror}).") from None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
-        log.removeHandler(old)
-        old.close()
-    log.addHandler(handler)
-    return start
+
+    def _open_log(self, config: TrainConfig) -> None:
+        path = config.log_file or self.path / "train.log"
+        try:
+            handler: logging.Handler = LogFile(path) if self.is_main else logging.NullHandler()
+        except OSError as error:
+            flag = "--log-file" if config.log_file else "The log"
+            raise InputError(f"{flag} {path} cannot be written ({error.strerror}).") from None
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        for old in [h for h in log.handlers if isinstance(h, logging.FileHandler)]:
+            log.removeHandler(old)
+            old.close()
+        log.addHandler(handler)
+
+    def rewind(self, start: RunStart, fingerprint: dict[str, int]) -> None:
+        """Brings the folder to the state of ``start``'s checkpoint: what was written after it is removed.
+
+        Raises:
+            InputError: the data, the number of steps or the size of a step differs from when the run began.
+        """
+        was = start.progress.fingerprint
+        changed = [name for name in fingerprint if was.get(name) != fingerprint[name]]
+        if changed:
+            shown = ", ".join(f"{name.replace('_', ' ')} {was.get(name)}, now {fingerprint[name]}" for name in changed)
+            advice = " (processes times --gradient-accumulation-steps must stay the same)" if "micro" in shown else ""
+            raise InputError(
+                f"The run in {self.path} cannot resume, because its data or steps differ: {shown}{advice}."
+            )
+        if not self.is_main:
+            return
+        for folder in step_folders(self.checkpoints):
+            if folder == start.checkpoint:
+                break
+            # Newer than the checkpoint, so damaged, and in the way of those that follow.
+            damaged = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(damaged, ignore_errors=True)
+            folder.rename(damaged)
+        for left in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self._cut_metrics(start.progress)
+
+    def _cut_metrics(self, progress: Progress) -> None:
+        """Keeps the lines of ``metrics.jsonl`` that the resumed run will not write again."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # a line that was cut off
+                values = json.loads(line)
+                again = values["step"] == progress.step and not progress.validated and "val_loss" in values
+                if values["step"] <= progress.step and not again:
+                    kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+    def clear(self, config: TrainConfig) -> None:
+        """Writes ``config.yaml`` and takes away an older run's files. Called after all checks have passed.
+
+        With ``--overwrite`` the files are removed. Without it they belong to a run with the same flags that saved no
+        checkpoint; they are kept in ``before-N``.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        if not self.is_main:
+            return
+        paths = (*(self.path / name for name in RUN_FILES), *self.path.glob("eval-*"))
+        old = [path for path in paths if path.exists() or path.is_symlink()]
+        if self.checkpoints.is_symlink():  # to another disk, where the new checkpoints go too
+            old.remove(self.checkpoints)
+        removed = self.path / _REMOVED
+        try:
+            if old and not config.overwrite:
+                aside = next(p for n in itertools.count(1) if not (p := self.path / f"before-{n}").exists())
+                aside.mkdir()
+                log.warning(
+                    "The run in %s saved no checkpoint and starts again; its files are in %s.", self.path, aside.name
+                )
+                for path in old:
+                    path.rename(aside / path.name)
+            # Moved before they are removed: a kill during removal would leave half a checkpoint, which blocks a resume.
+            remove_folder(removed)
+            if config.overwrite:
+                removed.mkdir()
+                for path in old:
+                    path.rename(removed / path.name)
+            # The saved flags resume this run, so they must not overwrite it.
+            save_yaml(dataclasses.replace(config, overwrite=False), self.path / "config.yaml")
+            (self.path / _JOB).unlink(missing_ok=True)
+            if os.environ.get("SLURM_JOB_ID"):
+                write_text(self.path / _JOB, os.environ["SLURM_JOB_ID"])
+            remove_folder(removed)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be cleared of its older run ({first_line(error)}).") from error
+
+    def save_best(self, bundle: ModelBundle) -> None:
+        """Writes ``best/`` and ``best_model.pth``; all wait for the main process."""
+        with raise_on_all_ranks():
+            if self.is_main:
+                save_checkpoint(bundle, self.path / "best")
+                export_pth(bundle, self.path / "best_model.pth")
+
+    def save_step(self, bundle: ModelBundle, progress: Progress, optimizer: torch.optim.Optimizer, keep: int) -> None:
+        """Writes ``checkpoints/step-N`` and removes all but the newest ``keep``; all wait for the main process."""
+        with raise_on_all_ranks():
+            if self.is_main:
+                save_checkpoint(
+                    bundle,
+                    self.checkpoints / f"step-{progress.step:07d}",
+                    also=lambda folder: save_state(folder, progress, bundle.model, optimizer),
+                )
+                for old in step_folders(self.checkpoints)[max(1, keep) :]:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def mark_finished(self, steps: int, bad: BadFrames) -> None:
+        """Writes ``finished.json``: the number of steps and the skipped frames. Starting the run again does nothing."""
+        if self.is_main:
+            content: dict[str, Any] = {"steps": steps, "skipped_frames": bad.to_list()}
+            write_text(self.path / FINISHED, json.dumps(content, indent=2) + "\n")
 
 
-def own_run_kept(config: TrainConfig) -> TrainConfig:
-    """``config`` without ``--overwrite`` where SLURM has queued this very job again after it had begun its run: it is
-    started with the same arguments, and must not replace what it has learned."""
+def without_overwrite_if_requeued(config: TrainConfig) -> TrainConfig:
+    """``config`` without ``--overwrite`` if SLURM has requeued the very job that began the run in the folder.
+
+    Such a job starts with the same arguments and must resume its run instead of replacing it.
+    """
     job, restarts = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
     path = config.checkpoint_dir / _JOB
     own = job and restarts != "0" and path.is_file() and path.read_text(encoding="utf-8", errors="replace") == job
     return dataclasses.replace(config, overwrite=False) if own else config
-
-
-def _holds_run(folder: Path) -> bool:
-    """Whether there is anything of a run; an empty ``checkpoints/`` was made for one (a link to a larger disk)."""
-    checkpoints = folder / "checkpoints"
-    if any((folder / name).exists() for name in RUN_FILES if name != checkpoints.name):
-        return True
-    return checkpoints.exists() and not (checkpoints.is_dir() and not any(checkpoints.iterdir()))
-
-
-_held: list[Any] = []  # the open lock file of the run under way
-
-
-def _lock(folder: Path) -> None:
-    """Raises InputError where another process, on this machine or on another one, trains in the folder.
-
-    The lock goes with the process, however it ends; processes forked from it do not hold it. File systems without locks
-    are left alone.
-    """
-    try:  # never through a link, and never emptied: the folder may be a stranger's
-        handle = os.fdopen(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
-    except OSError as error:
-        raise InputError(f"--checkpoint-dir {folder} cannot be locked (.lock: {error.strerror}).") from None
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        handle.close()
-        raise InputError(
-            f"Another process is training in --checkpoint-dir {folder}; wait for it, or stop it."
-        ) from None
-    except OSError as error:
-        log.debug("%s cannot be locked (%s)", folder, error)
-    _held.append(handle)
-
-
-def release_run_folder() -> None:
-    """Lets others train in the run folder again."""
-    while _held:
-        _held.pop().close()
-
-
-def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
-    """Raises InputError, with the differences, where a folder's run has other flags."""
-    path = folder / "config.yaml"
-    try:
-        refuse_odd_file(path)
-        saved = plain_yaml(path)
-        was = {name: saved[name] for name in saved if name not in _FREE}
-    except (OSError, ValueError, TypeError, yaml.YAMLError):
-        raise InputError(
-            f"--checkpoint-dir {folder} holds a run whose config.yaml is not there or cannot be read; give another "
-            f"folder, or --overwrite."
-        ) from None
-    now = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _FREE}
-    now = {name: str(value) if isinstance(value, Path) else value for name, value in now.items()}
-    usual = {f.name: f.default for f in dataclasses.fields(config)}
-    for values in (was, now):  # where the cache lies does not matter, whether there is one does: it rounds
-        values["cache"] = values.get("cache") is not None
-    changed = [name for name in now if was.get(name, usual[name]) != now[name]]
-    if changed:
-        shown = ", ".join(f"--{n.replace('_', '-')} was {was.get(n, usual[n])}, is {now[n]}" for n in changed)
-        raise InputError(
-            f"--checkpoint-dir {folder} holds a run with other flags ({shown}); give them as they were to go on, or "
-            f"another folder, or --overwrite."
-        )
-
-
-def go_on(start: Start, of: dict[str, Any], main: bool) -> None:
-    """Brings the folder to where its checkpoint is: what was written after it is written again.
-
-    Raises:
-        InputError: the data, the number of steps or the size of a step is not what the run began with.
-    """
-    was = start.progress.of
-    changed = [name for name in of if was.get(name) != of[name]]
-    if changed:
-        shown = ", ".join(f"{name.replace('_', ' ')} {was.get(name)}, now {of[name]}" for name in changed)
-        advice = " (processes times --gradient-accumulation-steps must stay the same)" if "micro" in shown else ""
-        raise InputError(f"The run in {start.folder} was of something else: {shown}{advice}; it cannot go on.")
-    if not main:
-        return
-    assert start.checkpoint is not None
-    for folder in step_folders(start.folder / "checkpoints"):
-        if folder == start.checkpoint:
-            break
-        # Damaged, and in the way of those that are made from here on.
-        shutil.rmtree(folder.with_name(f"damaged-{folder.name}"), ignore_errors=True)
-        folder.rename(folder.with_name(f"damaged-{folder.name}"))
-    for left in (start.folder / "checkpoints").glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    path = start.folder / "metrics.jsonl"
-    if path.is_file():
-        kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                values, step = json.loads(line), start.progress.step
-                again = values["step"] == step and not start.progress.validated and "val_loss" in values
-                if values["step"] <= step and not again:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue  # a line that was cut off
-        write_text(path, "".join(kept))
-
-
-def clear_run_folder(config: TrainConfig, main: bool) -> None:
-    """Writes ``config.yaml`` and takes away what an older run left, once nothing can refuse this one any more.
-
-    ``--overwrite`` removes it. Without, what is there is of a run with the same flags that saved no checkpoint: it is
-    made again, and the old files are kept in ``before-N``.
-
-    Raises:
-        RunError: the folder cannot be written.
-    """
-    if not main:
-        return
-    folder = config.checkpoint_dir
-    old = [p for p in (*(folder / name for name in RUN_FILES), *folder.glob("eval-*")) if p.exists() or p.is_symlink()]
-    if (folder / "checkpoints").is_symlink():  # to a larger disk, where the new ones go too
-        old.remove(folder / "checkpoints")
-    try:
-        if old and not config.overwrite:
-            aside = next(p for n in itertools.count(1) if not (p := folder / f"before-{n}").exists())
-            aside.mkdir()
-            log.warning("The run in %s saved no checkpoint and starts anew; its files are in %s.", folder, aside.name)
-            for path in old:
-                path.rename(aside / path.name)
-        # Out of the way first: a kill in mid-removal would leave half a checkpoint, with which no run goes on.
-        remove_folder(folder / _REMOVED)
-        if config.overwrite:
-            (folder / _REMOVED).mkdir()
-            for path in old:
-                path.rename(folder / _REMOVED / path.name)
-        # Used up: the file starts the same run again, and must not replace it.
-        save_yaml(dataclasses.replace(config, overwrite=False), folder / "config.yaml")
-        (folder / _JOB).unlink(missing_ok=True)
-        if os.environ.get("SLURM_JOB_ID"):
-            write_text(folder / _JOB, os.environ["SLURM_JOB_ID"])
-        remove_folder(folder / _REMOVED)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be cleared of its older run ({first_line(error)}).") from error
-
-
-def save_best(bundle: ModelBundle, folder: Path, main: bool) -> None:
-    """The main process writes ``best/`` and ``best_model.pth``; all wait for it."""
-    with raise_on_all_ranks():
-        if main:
-            save_checkpoint(bundle, folder / "best")
-            export_pth(bundle, folder / "best_model.pth")
-
-
-def save_step(
-    bundle: ModelBundle, folder: Path, progress: Progress, optimizer: torch.optim.Optimizer, keep: int, main: bool
-) -> None:
-    """The main process writes ``checkpoints/step-N`` and then removes all but the newest ``keep``; all wait for it."""
-    with raise_on_all_ranks():
-        if main:
-            checkpoints = folder / "checkpoints"
-            save_checkpoint(
-                bundle,
-                checkpoints / f"step-{progress.step:07d}",
-                also=lambda aside: save_state(aside, progress, bundle.model, optimizer),
-            )
-            for old in step_folders(checkpoints)[max(1, keep) :]:
-                shutil.rmtree(old, ignore_errors=True)
-
-
-def finish(folder: Path, steps: int, bad: BadFrames, main: bool) -> None:
-    """Marks the run as finished, so that starting it again does nothing, and says what it skipped."""
-    if main:
-        write_text(folder / FINISHED, json.dumps({"steps": steps, "skipped_frames": bad.to_list()}, indent=2) + "\n")

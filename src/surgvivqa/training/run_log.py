@@ -1,4 +1,4 @@
-"""What a run tells while it goes and how it is told to stop: the log lines, the bar, the signals."""
+"""What a run reports while it trains: ``metrics.jsonl``, ``train.log`` and the progress bar."""
 
 import contextlib
 import json
@@ -7,9 +7,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,43 +19,57 @@ log = logging.getLogger("surgvivqa")
 
 
 class LossWindow:
-    """Mean loss a question, and questions a second, since it was made."""
+    """The losses and the number of questions since the last line of the log.
+
+    Args:
+        losses: mean loss of each step so far, where a run resumes inside a window.
+        questions: number of questions so far; they do not count for the rate.
+    """
 
     def __init__(self, losses: Sequence[float] = (), questions: int = 0) -> None:
         self.losses, self.questions = list(losses), questions
-        self._timed_from, self.started = questions, time.monotonic()
+        self._timed_from, self._started = questions, time.monotonic()
 
     def add(self, loss: float, questions: int) -> None:
-        """Takes one step's mean loss and its number of questions."""
+        """Adds one step's mean loss and its number of questions."""
         self.losses.append(loss)
         self.questions += questions
 
     def mean(self) -> float:
-        """Mean over the steps; NaN of none."""
+        """Mean loss over the steps; NaN if there is none."""
         return float(np.mean(self.losses)) if self.losses else math.nan
 
     def rate(self) -> float:
-        """Questions a second."""
-        return (self.questions - self._timed_from) / max(1e-9, time.monotonic() - self.started)
+        """Questions per second."""
+        return (self.questions - self._timed_from) / max(1e-9, time.monotonic() - self._started)
 
 
-class RunLog:
-    """``metrics.jsonl``: one JSON object a line, flushed as it is written; the same to the log."""
+class MetricsLog:
+    """Appends to ``metrics.jsonl``, one JSON object per line, and writes the same values to the log.
 
-    def __init__(self, path: Path, main: bool) -> None:
-        self.path = path if main else None
+    Args:
+        path: the file.
+        enabled: False in all processes but the main one, where ``write`` does nothing.
+    """
 
-    def write(self, **values: Any) -> None:
-        """Appends one line."""
-        if self.path is None:
+    def __init__(self, path: Path, enabled: bool) -> None:
+        self.path, self.enabled = path, enabled
+
+    def write(self, **values: float | None) -> None:
+        """Appends one line and flushes it to the disk, so that it is there before the checkpoint that follows it.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        if not self.enabled:
             return
-        # JSON knows no infinity: a gradient norm that the loss scaler skipped is null.
+        # JSON has no infinity: a gradient norm that the loss scaler skipped becomes null.
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain, allow_nan=False) + "\n")
                 file.flush()
-                os.fsync(file.fileno())  # before the checkpoint that follows it
+                os.fsync(file.fileno())
         except OSError as error:
             raise RunError(
                 f"{self.path} cannot be written ({first_line(error)}); the last checkpoint is good."
@@ -65,31 +78,23 @@ class RunLog:
 
 
 class LogFile(logging.FileHandler):
-    """``train.log``. Where it cannot be written any more that is said once, and the run goes on without."""
+    """``train.log``. If it cannot be written any more, one warning says so and the run continues without it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Called in the place of an error of ``emit``."""
+        """Called by logging in place of an error of ``emit``."""
         self.setLevel(logging.CRITICAL + 1)
-        log.warning("%s cannot be written (%s); the run goes on without it.", self.baseFilename, sys.exception())
+        log.warning("%s cannot be written (%s); the run continues without it.", self.baseFilename, sys.exception())
 
     def close(self) -> None:
-        """What is still to be written is lost where the disk is full, and that has been said."""
+        """Closes the file; unwritten lines are lost if the disk is full, which has been reported."""
         with contextlib.suppress(OSError):
             super().close()
 
 
-class progress_bar:  # noqa: N801  (used as a function)
-    """A bar on a terminal, nothing elsewhere; gives a function to call with the steps done since."""
-
-    def __init__(self, total: int, main: bool) -> None:
-        columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not main or not os.isatty(2), transient=True)
-        self.total = total
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        task = self.bar.add_task("train", total=self.total)
-        return lambda steps: self.bar.advance(task, steps)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+@contextlib.contextmanager
+def progress_bar(total: int, enabled: bool, name: str = "train") -> Iterator[Callable[[int], None]]:
+    """A progress bar if standard error is a terminal; yields a function that advances it by a number of steps."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not enabled or not os.isatty(2), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -1,7 +1,8 @@
-"""Steps of training: which questions each takes, its learning rate, its optimiser; of flags and seed alone."""
+"""The steps of a run: questions, learning rate and optimizer of each, a function of flags and seed alone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,14 +12,31 @@ from surgvivqa.config import TrainConfig
 from surgvivqa.features.batches import MicroBatch, micro_batches
 
 
-def step_plans(
-    counts: list[int], config: TrainConfig, world: int, rank: int, total: int
-) -> Iterator[tuple[list[MicroBatch], list[list[float]], int]]:
-    """For each epoch until ``total`` steps: this process's micro-batches, and the loss weight of each by step.
+class EpochPlan(NamedTuple):
+    """One process's part of an epoch.
 
-    A step takes ``world * accumulation`` micro-batches in order, this process every ``world``-th of them. A weight is
-    ``world / questions in the whole step`` (gradients are averaged over processes), so that a step's loss is the mean
-    over its questions; where an epoch does not divide evenly, empty places repeat its first micro-batch at weight 0.
+    ``micro_batches`` lists its micro-batches in order; ``weights[step][micro]`` is the factor on the summed loss of
+    each micro-batch of a step.
+    """
+
+    micro_batches: list[MicroBatch]
+    weights: list[list[float]]
+    epoch: int
+
+
+def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int, total: int) -> Iterator[EpochPlan]:
+    """Yields the plan of each epoch until ``total`` steps are planned.
+
+    A step takes ``world * accumulation`` micro-batches in order, and this process every ``world``-th of them. A weight
+    is ``world / questions in the step`` (gradients are averaged over processes), so that a step's loss is the mean over
+    its questions. Where an epoch does not divide evenly, empty places repeat its first micro-batch with weight 0.
+
+    Args:
+        counts: number of questions of each frame.
+        config: batch size, accumulation and seed are read.
+        world: number of processes.
+        rank: this process.
+        total: number of steps of the run.
     """
     accumulation, done, epoch = config.gradient_accumulation_steps, 0, 0
     while done < total:
@@ -34,17 +52,23 @@ def step_plans(
             mine += [part[place] if place < len(part) else plan[0] for place in places]
             weights.append([world / questions if place < len(part) else 0.0 for place in places])
             done += 1
-        yield mine, weights, epoch
+        yield EpochPlan(mine, weights, epoch)
         epoch += 1
 
 
-def seed_micro_batch(seed: int, epoch: int, place: int) -> None:
-    """Makes dropout a function of the micro-batch's place in its epoch, whichever process has it."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0]))
+def steps_per_epoch(counts: Sequence[int], config: TrainConfig, world: int) -> int:
+    """Number of steps in an epoch of ``world`` processes; the last one may be smaller."""
+    count = len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0))
+    return math.ceil(count / (world * config.gradient_accumulation_steps))
+
+
+def seed_micro_batch(seed: int, epoch: int, position: int) -> None:
+    """Seeds PyTorch so that dropout depends on a micro-batch's position in its epoch, not on the process it runs in."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, position]).generate_state(1)[0]))
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over what trains; weight decay on matrices alone, not on biases and norms."""
+    """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -54,7 +78,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def rate_factor(step: int, total: int, config: TrainConfig) -> float:
-    """The learning rate of step ``step`` (0 is the first) as a part of ``--lr``: linear warm-up, then the schedule."""
+    """The learning rate of step ``step`` (from 0) as a fraction of ``--lr``: linear warm-up, then the schedule."""
     warmup = min(config.warmup_steps, total // 10)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Fine-tuning: data in, rows, loss, step, validate, save; in that order."""
+"""Fine-tuning. ``Trainer.run`` is the loop, ``Trainer.train_step`` makes one step."""
 
 import contextlib
 import dataclasses
@@ -7,320 +7,514 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from torch import nn
+from torch import Tensor
 
 from surgvivqa.config import TrainConfig, check_ranges, data_roots
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
-from surgvivqa.data.labels import LABEL_INDEX
+from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
-from surgvivqa.features.batches import TrainingBatches, micro_batches, training_loader
+from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
 from surgvivqa.features.text_states import text_states
-from surgvivqa.features.video_tokens import VideoTokens, video_tokens
-from surgvivqa.model.bundle import ModelBundle
-from surgvivqa.model.freezing import format_table, set_modes
-from surgvivqa.model.scoring import LabelTrie
+from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.model.freezing import format_trainable_table, set_modes
+from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
-from surgvivqa.training.resume import Progress, fingerprint, load_moments, load_weights
-from surgvivqa.training.run_folder import (
-    clear_run_folder,
-    finish,
-    go_on,
-    open_run_folder,
-    own_run_kept,
-    release_run_folder,
-    save_best,
-    save_step,
+from surgvivqa.training.resume import Progress, compute_fingerprint, load_moments, load_weights
+from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
+from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
+from surgvivqa.training.schedule import (
+    is_due,
+    make_optimizer,
+    rate_factor,
+    seed_micro_batch,
+    step_plans,
+    steps_per_epoch,
 )
-from surgvivqa.training.run_log import LossWindow, RunLog, progress_bar
-from surgvivqa.training.schedule import is_due, make_optimizer, rate_factor, seed_micro_batch, step_plans
-from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_accelerator
+from surgvivqa.utils.distributed import (
+    any_rank,
+    explain_lost_processes,
+    raise_on_all_ranks,
+    shard_and_gather,
+    start_accelerator,
+)
 from surgvivqa.utils.errors import InputError, RunError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
-CHANCE = math.log(51)
+CHANCE_LOSS = math.log(len(LABELS))
 log = logging.getLogger("surgvivqa")
 
 
 def train(config: TrainConfig) -> int:
-    """``train_run``, with a sentence where another process of the run, or one that decodes frames, has gone.
-
-    Raises:
-        InputError, RunError: as ``train_run``; or another process was killed.
-    """
-    advice = f"the same command goes on from the newest checkpoint in {config.checkpoint_dir}"
-    try:
-        with explain_lost_processes(advice), explain_lost_workers(advice):
-            return train_run(config)
-    finally:
-        release_run_folder()
-
-
-def train_run(config: TrainConfig) -> int:
     """Fine-tunes a model as ``config`` says and leaves the run folder.
 
     Returns:
-        0 when done, 75 when a signal stopped the run after a checkpoint was written.
+        0 when done, 75 when a signal or the time limit stopped the run after a checkpoint was written.
 
     Raises:
-        InputError: data, flags or folders that cannot be used; found before the first step.
-            Later, a frame that cannot be used, as ``--on-bad-frame`` has it; a checkpoint is written before.
-        RunError: a non-finite loss; raised before the update, so that saved weights stay good.
+        InputError: data, flags or folders cannot be used, found before the first step; or, later, more frames cannot be
+            used than ``--on-bad-frame`` allows, after a checkpoint is written.
+        RunError: the loss or the gradients are not finite, raised before the update, so that saved weights stay good;
+            or another process of the run, or one that decodes frames, was killed.
     """
-    config = own_run_kept(_debugged(config))
+    config = without_overwrite_if_requeued(_debug_limits(config) if config.debug else config)
     check_ranges(config)
-    accelerator = start_accelerator(config.fp16, config.bf16)
-    set_seed(config.seed)
-    with raise_on_all_ranks():
-        start = open_run_folder(config, accelerator.is_main_process)
-    start = broadcast_object_list([start])[0]
-    folder = start.folder
-    if start.finished:
-        log.info("The run in %s is finished; --overwrite starts it anew.", folder)
+    advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
+    with explain_lost_processes(advice), explain_lost_workers(advice):
+        accelerator = start_accelerator(config.fp16, config.bf16)
+        set_seed(config.seed)
+        with RunFolder(config.checkpoint_dir, accelerator.is_main_process) as folder:
+            with raise_on_all_ranks():
+                start = folder.open(config)
+            start = broadcast_object_list([start])[0]
+            if start.finished:
+                log.info("The run in %s is finished; --overwrite starts it again.", folder.path)
+                return 0
+            return Trainer(config, accelerator, folder, start).run()
+
+
+@dataclass
+class TrainerState:
+    """What changes from step to step.
+
+    Attributes:
+        step: number of steps made.
+        best: best value of ``--best-metric`` so far (of the loss, its negative); None before the first validation.
+        window: losses and questions since the last line of the log.
+        bad_frames: the frames that could not be used.
+        validated: False while a validation that is due is not complete.
+    """
+
+    step: int
+    best: float | None
+    window: LossWindow
+    bad_frames: BadFrames
+    validated: bool
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """The micro-batches of one step.
+
+    Attributes:
+        epoch: the step's epoch, from 0.
+        weights: of each micro-batch, the factor on its summed loss (``schedule.step_plans``).
+        loader: yields each micro-batch with its index in the epoch; reads it when it is asked for.
+        dataset: describes questions for error messages.
+    """
+
+    epoch: int
+    weights: Sequence[float]
+    loader: Iterator[tuple[int, Batch]]
+    dataset: TrainingBatches
+
+
+@dataclass
+class StepTotals:
+    """Sums over the micro-batches of one step, in one process or, after ``Trainer.reduce``, in all.
+
+    Attributes:
+        loss: mean loss per question, nats.
+        stopping: whether a signal or the time limit asks for a stop.
+        signalled: whether a signal does.
+        asked: number of questions planned.
+        lost: number of those whose frame cannot be used.
+        bad: the frames of this process that cannot be used.
+        new_bad: how many of them are not recorded yet.
+        culprit: a question of this process whose loss is not finite.
+    """
+
+    loss: float = 0.0
+    stopping: bool = False
+    signalled: bool = False
+    asked: int = 0
+    lost: int = 0
+    bad: list[BadFrame] = field(default_factory=list)
+    new_bad: int = 0
+    culprit: str = ""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reports: learning rate, gradient norm before clipping, and whether a stop is asked for."""
+
+    epoch: int
+    lr: float
+    grad_norm: float
+    stopping: bool
+    signalled: bool
+
+
+class Trainer:
+    """One training run in this process.
+
+    Args:
+        config: the flags.
+        accelerator: devices, precision and processes.
+        folder: the run folder, open.
+        start: the checkpoint that the run resumes from, if any.
+
+    Raises:
+        InputError: data, weights or flags cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, folder: RunFolder, start: RunStart) -> None:
+        self.config, self.accelerator, self.folder = config, accelerator, folder
+        with raise_on_all_ranks():
+            self.train_frames, self.val_frames = read_training_data(config)
+            self._build_model(start.checkpoint)
+            bad_frames, missing = self._open_frames(start.progress)
+        bad_frames.gather(missing)
+        with raise_on_all_ranks():
+            bad_frames.check()
+        log.info("\n%s", format_trainable_table(self.model))
+        if self.bundle.settings.mask == "bidirectional":
+            log.warning(
+                "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
+            )
+        self._prepare_steps()
+        self._restore(start, bad_frames)
+        self.metrics_log = MetricsLog(folder.path / "metrics.jsonl", accelerator.is_main_process)
+        self.started = time.monotonic()
+        self.stop = StopSignals(config.max_hours)
+
+    def run(self) -> int:
+        """Trains until the last step, or until a signal or the time limit stops the run.
+
+        Returns:
+            0 when done, 75 when stopped.
+        """
+        config, state = self.config, self.state
+        set_modes(self.model)
+        with self.stop, self.features, progress_bar(self.total_steps, self.folder.is_main) as advance:
+            advance(state.step)
+            if not state.validated:  # the run was stopped in a validation
+                if not self.validate():
+                    return self.report_stop()
+                self.save()
+            for batches in self.step_batches():
+                result = self.train_step(batches)
+                advance(1)
+                last = state.step == self.total_steps
+                if last or state.step % config.log_interval == 0:
+                    self.log_losses(result)
+                stopping = result.stopping and not last
+                if self.val_frames and (last or is_due(state.step, config.eval_every_steps)):
+                    state.validated = False
+                    if result.signalled or not self.validate():  # after a signal the resumed run validates
+                        stopping = True
+                    if not last:  # validation may have taken a while
+                        stopping = stopping or any_rank(self.stop.caught is not None, self.accelerator.device)
+                if stopping or is_due(state.step, config.save_every_steps):
+                    self.save()
+                if stopping:
+                    return self.report_stop()
+        self.finish()
         return 0
 
-    # Data in.
-    with raise_on_all_ranks():
-        train_frames, val_frames = read_training_data(config)
-        bundle = build_for_training(config)
-        if start.checkpoint is not None:
-            load_weights(start.checkpoint, bundle.model)
+    def train_step(self, batches: StepBatches) -> StepResult:
+        """Makes one step: forward and backward of each micro-batch, one exchange among processes, the update.
+
+        Raises:
+            InputError: more frames cannot be used than ``--on-bad-frame`` allows; a checkpoint is written.
+            RunError: the loss or the gradients are not finite; no update is made.
+        """
+        totals = StepTotals()
+        for micro, weight in enumerate(batches.weights):
+            self.forward_backward(batches, weight, totals, is_last=micro == len(batches.weights) - 1)
+        totals = self.reduce(totals)
+        if totals.new_bad:
+            self.record_unusable(totals.bad)
+        self.check_loss(totals)
+        lr = self.config.lr * rate_factor(self.state.step, self.total_steps, self.config)
+        grad_norm = self.update(totals, lr) if totals.asked > totals.lost else 0.0
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        return StepResult(batches.epoch, lr, grad_norm, totals.stopping, totals.signalled)
+
+    def forward_backward(self, batches: StepBatches, weight: float, totals: StepTotals, is_last: bool) -> None:
+        """Adds the gradients of the next micro-batch to the parameters' and its sums to ``totals``."""
+        accelerator = self.accelerator
+        index, batch = next(batches.loader)
+        position = index * accelerator.num_processes + accelerator.process_index
+        seed_micro_batch(self.config.seed, batches.epoch, position)
+        if weight:
+            totals.asked += batch.asked
+            totals.lost += batch.lost
+        totals.bad += batch.bad
+        packed = batch.packed.to(accelerator.device)
+        sync = contextlib.nullcontext() if is_last else accelerator.no_sync(self.wrapped)
+        with accelerator.autocast(), sync:
+            if batch.inputs is None:  # no frame of it can be used, but the other processes wait for this one
+                losses, weight = self.wrapped(packed, **self.tokens.blank_inputs()), 0.0
+            else:
+                losses = self.wrapped(packed, **self.features.model_inputs(batch.inputs))
+            loss = losses.sum() * weight
+            accelerator.backward(loss)
+        totals.loss += float(loss.detach()) / accelerator.num_processes
+        finite: Tensor = losses.detach().isfinite()
+        if batch.inputs is not None and not finite.all():
+            totals.culprit = batches.dataset.describe(index, int((~finite).int().argmax()), batch.bad)
+
+    def reduce(self, totals: StepTotals) -> StepTotals:
+        """Sums ``totals`` over the processes, in the one exchange of a step, so that all of them act alike."""
+        stops = [self.stop.caught is not None, self.stop.signal is not None]
+        new_bad = len(self.state.bad_frames.unknown(totals.bad))
+        values = [totals.loss, *stops, totals.asked, totals.lost, new_bad]
+        summed = self.accelerator.reduce(torch.tensor(values, device=self.accelerator.device), "sum").tolist()
+        loss, stopping, signalled, *counts = summed
+        asked, lost, new_bad = map(int, counts)
+        return StepTotals(loss, bool(stopping), bool(signalled), asked, lost, totals.bad, new_bad, totals.culprit)
+
+    def check_loss(self, totals: StepTotals) -> None:
+        """Raises RunError, with a question at fault, where the loss of the step is not finite."""
+        if math.isfinite(totals.loss):
+            return
+        with raise_on_all_ranks():
+            culprit = next(filter(None, gather_object([totals.culprit])), "no single question")
+            raise RunError(
+                f"The loss of step {self.state.step + 1} is {totals.loss} ({culprit}); no update was made, and the "
+                f"last checkpoint in {self.folder.path} is good. Lower --lr, or leave out --fp16."
+            )
+
+    def update(self, totals: StepTotals, lr: float) -> float:
+        """Clips the gradients and updates the parameters; returns the norm before clipping."""
+        loss = totals.loss
+        if totals.lost:  # the mean over the questions that could be asked
+            scale = totals.asked / (totals.asked - totals.lost)
+            loss *= scale
+            for parameter in self.trained:
+                if parameter.grad is not None:
+                    parameter.grad *= scale
+        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm or math.inf))
+        if not math.isfinite(norm) and not self.config.fp16:  # under fp16 the loss scaler skips such a step
+            with raise_on_all_ranks():
+                raise RunError(
+                    f"The gradients of step {self.state.step + 1} are not finite; no update was made, and the last "
+                    f"checkpoint in {self.folder.path} is good. Lower --lr or --max-grad-norm."
+                )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.state.window.add(loss, totals.asked - totals.lost)
+        return norm
+
+    def validate(self) -> bool:
+        """Scores the validation questions, logs the figures, and saves the weights if they are the best so far.
+
+        Returns:
+            False where a signal interrupted it; the resumed run then validates again.
+
+        Raises:
+            InputError: none of the frames can be used, or too many cannot; a checkpoint is written.
+        """
+        state = self.state
+        state.validated = False
+        known = state.bad_frames.to_list()
+        figures, bad = self.score_validation()
+        if any_rank(self.stop.signal is not None, self.accelerator.device):
+            return False
+        self.record_unusable(bad)
+        if not figures["n"]:
+            self.save(bad_frames=known)
+            with raise_on_all_ranks():
+                raise InputError("None of the frames to validate on can be used.")
+        self.metrics_log.write(step=state.step, **{f"val_{name}": value for name, value in figures.items()})
+        score = -figures["loss"] if self.config.best_metric == "loss" else figures[self.config.best_metric]
+        if state.best is None or score > state.best:
+            state.best = score
+            self.folder.save_best(self.bundle)
+        set_modes(self.model)
+        state.validated = True
+        return True
+
+    def score_validation(self) -> tuple[dict[str, float], list[BadFrame]]:
+        """The closed-set figures and the mean loss per label (nats), and this process's frames that cannot be used.
+
+        The processes share the frames. Scoring ends early on a signal, or with more bad frames than allowed.
+        """
+        self.model.eval()
+        bad: list[BadFrame] = []
+        predict = functools.partial(
+            predict_frames,
+            self.bundle,
+            tokens=self.tokens,
+            workers=self.config.workers,
+            bad=bad,
+            most_bad=self.state.bad_frames.limit,
+            stopped=lambda: self.stop.signal,
+        )
+        records = shard_and_gather(
+            self.val_frames, predict, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"])
+        )
+        truth, prediction = ([LABEL_INDEX[r[key]] for r in records] for key in ("answer", "prediction"))
+        return compute_metrics(truth, prediction) | {"loss": mean_label_loss(records)}, bad
+
+    def record_unusable(self, found: Sequence[BadFrame]) -> None:
+        """Records frames that cannot be used, found by this process; all processes must call it.
+
+        Raises:
+            InputError: there are more than ``--on-bad-frame`` allows; a checkpoint is written, without the new ones, as
+                they do not count once they are fixed.
+        """
+        state = self.state
+        known = state.bad_frames.to_list()
+        state.bad_frames.gather(found)
+        if state.bad_frames.too_many and state.step:
+            self.save(bad_frames=known)
+        with raise_on_all_ranks():
+            state.bad_frames.check(
+                f"the same command resumes after step {state.step}" if state.step else "run the same command again"
+            )
+
+    def save(self, bad_frames: Sequence[BadFrame] | None = None) -> None:
+        """Writes ``checkpoints/step-N``; ``bad_frames`` are written in place of the state's."""
+        state, scaler = self.state, self.accelerator.scaler
+        progress = Progress(
+            step=state.step,
+            best=state.best,
+            losses=state.window.losses,
+            questions=state.window.questions,
+            scaler=scaler.state_dict() if scaler is not None else None,
+            fingerprint=self.fingerprint,
+            bad=list(state.bad_frames.to_list() if bad_frames is None else bad_frames),
+            validated=state.validated,
+        )
+        self.folder.save_step(self.bundle, progress, self.optimizer.optimizer, self.config.keep_checkpoints)
+
+    def log_losses(self, result: StepResult) -> None:
+        """Writes the mean loss since the last line, and starts a new window."""
+        self.metrics_log.write(
+            step=self.state.step,
+            epoch=result.epoch,
+            loss=self.state.window.mean(),
+            chance=CHANCE_LOSS,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            questions_per_second=self.state.window.rate(),
+        )
+        self.state.window = LossWindow()
+
+    def report_stop(self) -> int:
+        """Logs what stopped the run and returns the exit code for it."""
+        cause = next(cause for cause in gather_object([self.stop.caught]) if cause)
+        again = "the same command without --overwrite" if self.config.overwrite else "the same command"
+        log.warning("Stopped by %s after step %d; %s resumes from checkpoints/.", cause, self.state.step, again)
+        return EXIT_STOPPED
+
+    def finish(self) -> None:
+        """Marks the run as finished."""
+        state, folder = self.state, self.folder
+        if state.best is None:  # no validation questions: the last weights are the best known
+            folder.save_best(self.bundle)
+        folder.mark_finished(state.step, state.bad_frames)
+        count = len(state.bad_frames)
+        skipped = f"; the questions of {count} frames were skipped (finished.json)" if count else ""
+        log.info("Done: %d steps in %.0f s; %s%s", state.step, time.monotonic() - self.started, folder.path, skipped)
+
+    def step_batches(self) -> Iterator[StepBatches]:
+        """Yields the batches of each step that is still to be made."""
+        config, accelerator = self.config, self.accelerator
+        plans = step_plans(self.counts, config, accelerator.num_processes, accelerator.process_index, self.total_steps)
+        for plan, weights, epoch in plans:
+            done = self.state.step - epoch * self.steps_per_epoch  # more than 0 only where a run resumes in an epoch
+            if done >= len(weights):
+                continue
+            first = done * config.gradient_accumulation_steps
+            dataset = TrainingBatches(
+                self.train_frames, self.features.reader, self.prompts, self.bundle.settings.mask, plan
+            )
+            loader = training_loader(dataset, range(first, len(plan)), config.workers)
+            numbered = enumerate(start_workers(loader), first)
+            for step_weights in weights[done:]:
+                yield StepBatches(epoch, step_weights, numbered, dataset)
+
+    def _build_model(self, checkpoint: Path | None) -> None:
+        """Sets ``bundle``, ``model`` and ``prompts``, the weights loaded from ``checkpoint`` if there is one."""
+        config = self.config
+        self.bundle = build_for_training(config)
+        self.model = self.bundle.model
+        if checkpoint is not None:
+            load_weights(checkpoint, self.model)
         assert config.ssgvqa_root is not None
-        bundle.run = run_values(config) | {
+        self.bundle.run = run_values(config) | {
             "train_videos": list(load_splits(config.splits_dir).train),
             "synthetic": is_synthetic(config.ssgvqa_root),
         }
-        prompts = bundle.prompt_tokenizer()
-        LabelTrie(prompts.label_ids)  # refuses labels that could not be scored
-        prompts.check_fits(train_frames, val_frames)
+        self.prompts = self.bundle.prompt_tokenizer()
+        LabelTrie(self.prompts.label_ids)  # raises if the labels could not be scored
+        self.prompts.check_fits(self.train_frames, self.val_frames)
+
+    def _open_frames(self, progress: Progress) -> tuple[BadFrames, list[BadFrame]]:
+        """Sets ``tokens`` and ``features`` (what a step is fed); returns the bad frames known and the missing."""
+        config = self.config
         assert config.image_root is not None
-        store = bundle.frame_store(config.image_root)
-        bad = BadFrames(
-            config.on_bad_frame, config.max_bad_frames, len(train_frames) + len(val_frames), start.progress.bad
-        )
-        missing = refuse_missing(store, train_frames, val_frames, allowed=bad.limit)
-        if val_frames and set(frame_names(val_frames)) <= {(b.video, b.frame) for b in missing}:
-            raise InputError(f"None of the {len(val_frames)} frames to validate on exists under {store.root}.")
-        tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
-        feed: Any = tokens  # what a step is given: clips, video tokens, or text states
+        store = self.bundle.frame_store(config.image_root)
+        total = len(self.train_frames) + len(self.val_frames)
+        bad_frames = BadFrames(config.on_bad_frame, config.max_bad_frames, total, progress.bad)
+        missing = refuse_missing(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
+        if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
+            raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
+        self.tokens = video_tokens(self.bundle, store, config.cache, config.cache_dtype)
+        self.features: Any = self.tokens  # clips or video tokens, or text states
         if config.cache_text:
             assert config.cache is not None
-            feed = text_states(bundle, tokens, prompts, config.cache, config.cache_dtype)
-    bad.share(missing)
-    with raise_on_all_ranks():
-        bad.refuse()
-    log.info("\n%s", format_table(bundle.model))
-    if bundle.settings.mask == "bidirectional":
-        log.warning(
-            "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
+            self.features = text_states(self.bundle, self.tokens, self.prompts, config.cache, config.cache_dtype)
+        return bad_frames, missing
+
+    def _prepare_steps(self) -> None:
+        """Sets the optimizer, the wrapped model and the number of steps."""
+        config, accelerator = self.config, self.accelerator
+        optimizer = make_optimizer(self.model, config)
+        self.counts = question_counts(self.train_frames)
+        self.steps_per_epoch = steps_per_epoch(self.counts, config, accelerator.num_processes)
+        self.total_steps = config.max_steps if config.max_steps is not None else config.epochs * self.steps_per_epoch
+        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
+        self.fingerprint = compute_fingerprint(self.train_frames, self.val_frames, micro_per_step, self.total_steps)
+        log.info(
+            "%d questions on %d frames; %d steps of %d questions, %d per epoch",
+            *(sum(self.counts), len(self.counts)),
+            *(self.total_steps, config.batch_size * micro_per_step, self.steps_per_epoch),
         )
 
-    # The model, its optimiser, and the rate of every step.
-    model = bundle.model
-    optimizer = make_optimizer(model, config)
-    counts = question_counts(train_frames)
-    micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
-    per_epoch = math.ceil(
-        len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0)) / micro_per_step
-    )
-    total = config.max_steps if config.max_steps is not None else config.epochs * per_epoch
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    log.info(
-        "%d questions on %d frames; %d steps of %d questions, %d an epoch",
-        sum(counts),
-        len(counts),
-        total,
-        config.batch_size * micro_per_step,
-        per_epoch,
-    )
-
-    progress = dataclasses.replace(start.progress, of=fingerprint(train_frames, val_frames, micro_per_step, total))
-    if start.checkpoint is None:
+    def _restore(self, start: RunStart, bad_frames: BadFrames) -> None:
+        """Sets the state: that of the checkpoint, or that of a run's beginning in a cleared folder."""
+        progress = start.progress
         with raise_on_all_ranks():
-            clear_run_folder(config, accelerator.is_main_process)
-    else:
-        with raise_on_all_ranks():
-            go_on(start, progress.of, accelerator.is_main_process)
-            load_moments(start.checkpoint, model, optimizer.optimizer)
-        if accelerator.scaler is not None and progress.scaler is not None:
-            accelerator.scaler.load_state_dict(progress.scaler)
-        log.info("Going on after step %d, from %s", progress.step, start.checkpoint)
-    tracker = RunLog(folder / "metrics.jsonl", accelerator.is_main_process)
-    best, step = progress.best, progress.step
-    window, started = LossWindow(progress.losses, progress.questions), time.monotonic()
-    stop = StopSignals(config.max_hours)
-
-    def save(**other: Any) -> None:
-        """Writes checkpoints/step-N."""
-        scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        now = Progress(step, best, window.losses, window.questions, scaler, progress.of, bad.to_list())
-        now, main = dataclasses.replace(now, **other), accelerator.is_main_process
-        save_step(bundle, folder, now, optimizer.optimizer, config.keep_checkpoints, main)
-
-    def account(met: Sequence[BadFrame], **other: Any) -> None:
-        """Takes the frames that could not be used; where they are too many, saves what is learned and says so."""
-        before = bad.to_list()
-        bad.share(met)
-        if bad.too_many and step:
-            save(bad=before, **other)  # once they are mended they count no more
-        with raise_on_all_ranks():
-            bad.refuse(f"the same command goes on after step {step}" if step else "run the same again")
-
-    def anyone(flag: bool) -> bool:
-        """Whether ``flag`` is set in any process."""
-        told = torch.tensor(float(flag), device=accelerator.device)
-        return bool(accelerator.reduce(told, "sum").item())
-
-    def look() -> bool:
-        """Validates, and keeps the best; False where a signal came, which does not wait for the rest of it."""
-        nonlocal best
-        before = bad.to_list()
-        figures, met = validate(bundle, val_frames, tokens, config, bad.limit, lambda: stop.signal)
-        if anyone(stop.signal is not None):
-            return False
-        account(met, validated=False)
-        if not figures["n"]:
-            save(bad=before, validated=False)
-            with raise_on_all_ranks():
-                raise InputError("None of the frames to validate on can be used.")
-        tracker.write(step=step, **{f"val_{k}": v for k, v in figures.items()})
-        score = -figures["loss"] if config.best_metric == "loss" else figures[config.best_metric]
-        if best is None or score > best:
-            best = score
-            save_best(bundle, folder, accelerator.is_main_process)
-        set_modes(model)
-        return True
-
-    def stopped() -> int:
-        """Says who stopped the run."""
-        name = next(name for name in gather_object([stop.caught]) if name)
-        again = "the same command without --overwrite" if config.overwrite else "the same command"
-        log.warning("Stopped by %s after step %d; %s goes on from checkpoints/.", name, step, again)
-        return EXIT_STOPPED
-
-    set_modes(model)
-    with stop, feed, progress_bar(total, accelerator.is_main_process) as advance:
-        advance(step)
-        if not progress.validated:
-            if not look():
-                return stopped()
-            save()
-        for plan, real, epoch in step_plans(
-            counts, config, accelerator.num_processes, accelerator.process_index, total
-        ):
-            done = step - epoch * per_epoch  # 0 but in the epoch that a run goes on in
-            if done >= len(real):
-                continue
-            first = done * config.gradient_accumulation_steps
-            rows = TrainingBatches(train_frames, feed.reader, prompts, bundle.settings.mask, plan)
-            batches = enumerate(start_workers(training_loader(rows, range(first, len(plan)), config.workers)), first)
-            for questions_in_step in real[done:]:
-                # One step: forward and backward for each micro-batch, then the update.
-                step_loss, culprit = 0.0, ""
-                asked, lost, met = 0, 0, list[BadFrame]()
-                for micro in range(config.gradient_accumulation_steps):
-                    weight = questions_in_step[micro]
-                    index, batch = next(batches)
-                    seed_micro_batch(config.seed, epoch, index * accelerator.num_processes + accelerator.process_index)
-                    if weight:
-                        asked, lost = asked + batch.asked, lost + batch.lost
-                    met += batch.bad
-                    packed = batch.packed.to(accelerator.device)
-                    last = micro == config.gradient_accumulation_steps - 1
-                    with accelerator.autocast(), _sync(accelerator, wrapped, last):
-                        if (
-                            batch.inputs is None
-                        ):  # no frame of it can be used, but the other processes wait for this one
-                            losses, weight = wrapped(packed, **tokens.blank_inputs()), 0.0
-                        else:
-                            losses = wrapped(packed, **feed.model_inputs(batch.inputs))
-                        loss = losses.sum() * weight
-                        accelerator.backward(loss)
-                    step_loss += float(loss.detach()) / accelerator.num_processes
-                    if batch.inputs is not None and not losses.detach().isfinite().all():
-                        culprit = rows.describe(index, int((~losses.detach().isfinite()).int().argmax()), batch.bad)
-                # One exchange a step, so that all processes do the same: the loss, whether a signal reached any of
-                # them, and how many questions and frames could not be used.
-                asks = [stop.caught is not None, stop.signal is not None]
-                told = torch.tensor([step_loss, *asks, asked, lost, len(bad.new(met))], device=accelerator.device)
-                step_loss, stopping, signalled, asked, lost, news = accelerator.reduce(told, "sum").tolist()
-                if news:
-                    account(met)
-                if not math.isfinite(step_loss):
-                    with raise_on_all_ranks():
-                        culprit = next(filter(None, gather_object([culprit])), "no question alone")
-                        raise RunError(
-                            f"The loss of step {step + 1} is {step_loss} ({culprit}); no update was made, and the last "
-                            f"checkpoint in {folder} is good. Lower --lr, or leave --fp16."
-                        )
-                norm, rate = 0.0, config.lr * rate_factor(step, total, config)
-                if asked > lost:
-                    if lost:  # still the mean over the questions that were asked
-                        step_loss *= asked / (asked - lost)
-                        for parameter in trained:
-                            if parameter.grad is not None:
-                                parameter.grad *= asked / (asked - lost)
-                    norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm or math.inf))
-                    if not math.isfinite(norm) and not config.fp16:  # under fp16 the loss scaler skips such a step
-                        with raise_on_all_ranks():
-                            raise RunError(
-                                f"The gradients of step {step + 1} are not finite; no update was made, and the last "
-                                f"checkpoint in {folder} is good. Lower --lr or --max-grad-norm."
-                            )
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    optimizer.step()
-                    window.add(step_loss, int(asked - lost))
-                optimizer.zero_grad()
-                step += 1
-                stopping = stopping and step < total  # after the last step the run is done anyway
-                advance(1)
-
-                # Log, validate, save. A signal has validation wait for the next start.
-                validated = True
-                if step % config.log_interval == 0 or step == total:
-                    tracker.write(
-                        step=step,
-                        epoch=epoch,
-                        loss=window.mean(),
-                        chance=CHANCE,
-                        lr=rate,
-                        grad_norm=norm,
-                        questions_per_second=window.rate(),
-                    )
-                    window = LossWindow()
-                if val_frames and (is_due(step, config.eval_every_steps) or step == total):
-                    validated = not signalled and look()
-                    stopping = stopping or not validated
-                    if step < total:  # validation may have taken a while
-                        stopping = stopping or anyone(stop.caught is not None)
-                if is_due(step, config.save_every_steps) or stopping:
-                    save(validated=validated)
-                if stopping:
-                    return stopped()
-    if best is None:  # no validation questions: the last weights are the best known
-        save_best(bundle, folder, accelerator.is_main_process)
-    finish(folder, step, bad, accelerator.is_main_process)
-    skipped = f"; the questions of {len(bad)} frames were skipped (finished.json)" if len(bad) else ""
-    log.info("Done: %d steps in %.0f s; %s%s", step, time.monotonic() - started, folder, skipped)
-    return 0
+            if start.checkpoint is None:
+                self.folder.clear(self.config)
+            else:
+                self.folder.rewind(start, self.fingerprint)
+                load_moments(start.checkpoint, self.model, self.optimizer.optimizer)
+        if start.checkpoint is not None:
+            if self.accelerator.scaler is not None and progress.scaler is not None:
+                self.accelerator.scaler.load_state_dict(progress.scaler)
+            log.info("Resuming after step %d, from %s", progress.step, start.checkpoint)
+        window = LossWindow(progress.losses, progress.questions)
+        self.state = TrainerState(progress.step, progress.best, window, bad_frames, progress.validated)
 
 
 def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], Sequence[FrameQuestions]]:
-    """The training frames, and validation frames with at most ``val_max_samples`` questions."""
+    """The training frames, and validation frames with at most ``val_max_samples`` questions.
+
+    Raises:
+        InputError: a folder or a split cannot be used, or there is no question to train on.
+    """
     questions_root, _ = data_roots(config)
     splits = load_splits(config.splits_dir)
     frames: Sequence[FrameQuestions]
@@ -340,43 +534,12 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
 
 
 def run_values(config: TrainConfig) -> dict[str, Any]:
-    """The flags of a run, as plain values, kept in its checkpoints."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(config).items()}
+    """The flags of a run as plain values, as its checkpoints keep them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
 
 
-def validate(
-    bundle: ModelBundle,
-    frames: Sequence[FrameQuestions],
-    tokens: VideoTokens,
-    config: TrainConfig,
-    most_bad: int = 0,
-    stopped: Callable[[], object] = lambda: None,
-) -> tuple[dict[str, float], list[BadFrame]]:
-    """Closed-set figures and the mean loss a label (nats) on the validation questions, shared by the processes; and the
-    frames of this process's share that could not be used (with more than ``most_bad`` of them, or once ``stopped`` is
-    true, the rest is left out)."""
-    bundle.model.eval()
-    bad: list[BadFrame] = []
-    score = functools.partial(
-        predict_frames, bundle, tokens=tokens, workers=config.workers, bad=bad, most_bad=most_bad, stopped=stopped
-    )
-    records = shard_and_gather(frames, score, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"]))
-    figures = compute_metrics([_label(r["answer"]) for r in records], [_label(r["prediction"]) for r in records])
-    figures["loss"] = mean_label_loss(records)
-    return figures, bad
-
-
-def _sync(accelerator: Accelerator, model: nn.Module, last: bool) -> Any:
-    return contextlib.nullcontext() if last else accelerator.no_sync(model)
-
-
-def _label(text: str) -> int:
-    return LABEL_INDEX[text]
-
-
-def _debugged(config: TrainConfig) -> TrainConfig:
-    if not config.debug:
-        return config
+def _debug_limits(config: TrainConfig) -> TrainConfig:
+    """``config`` within the limits of ``--debug``: a few steps on a few questions, logged one by one."""
     return dataclasses.replace(
         config,
         max_steps=min(config.max_steps or 10, 10),

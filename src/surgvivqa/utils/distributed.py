@@ -1,4 +1,4 @@
-"""One run by several processes that torchrun started: who is main, errors that all share, frames dealt out."""
+"""Runs of several processes that torchrun started: devices, errors that all processes raise, shared work."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object, parse_flag_from_env, reduce
 
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError, first_line
 from surgvivqa.utils.loader_workers import end_workers
@@ -20,13 +20,13 @@ R = TypeVar("R")
 
 
 def start_processes() -> PartialState:
-    """Joins the processes of this run (one alone where torchrun started none); all but the main one fall silent.
+    """Joins the processes of this run; without torchrun there is one. Only the main process logs below ERROR.
 
     Raises:
         InputError: there are more processes than GPUs on this machine.
     """
     several, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    # Unless told that it is on CPUs, Accelerate would take each of torchrun's processes for a run of its own there.
+    # Without cpu=True, Accelerate treats each of torchrun's processes on CPUs as a run of its own.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several > 1 and not torch.cuda.is_available())
     devices = torch.cuda.device_count()
     if not cpu and here > 1 and devices < here:
@@ -41,10 +41,10 @@ def start_processes() -> PartialState:
 
 
 def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
-    """Processes, devices and precision.
+    """Starts the processes of this run and sets devices and precision.
 
     Raises:
-        InputError: both precisions are asked for, or fp16 where there is no GPU, or more processes than GPUs.
+        InputError: both precisions are asked for, or fp16 without a GPU; or there are more processes than GPUs.
     """
     if fp16 and bf16:
         raise InputError("--fp16 and --bf16 exclude each other; give one.")
@@ -56,9 +56,10 @@ def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
 
 @contextlib.contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """Every process runs the body; where it fails in one it fails in all, so that none waits for one that is gone.
+    """If the body fails in one process it fails in all, so that none waits for one that has ended.
 
-    The first process that failed raises its own error and tells it; the others raise the same sentence in silence.
+    Every process must enter it. The first process that failed raises its own error and reports it; the others raise
+    the same sentence, marked ``reported_elsewhere``.
     """
     error: Exception | None = None
     try:
@@ -78,28 +79,40 @@ def raise_on_all_ranks() -> Iterator[None]:
     raise error
 
 
-# The last two: of a machine that went without a word.
-_GONE = ("connection closed", "connection reset", "connection refused", "broken pipe", "nccl", "timeout", "timed out")
+# What gloo and NCCL report of a lost process; the last two if its machine is lost.
+_LOST_PROCESS = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "nccl",
+    "timeout",
+    "timed out",
+)
 
 
 @contextlib.contextmanager
 def explain_lost_processes(advice: str) -> Iterator[None]:
-    """Where another process of the run was killed, the body's error becomes a ``RunError`` that says so."""
+    """Turns the body's error into a ``RunError`` with ``advice`` if another process of the run was killed."""
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL have no kind of their own for it
+    except RuntimeError as error:  # gloo and NCCL have no exception type of their own for it
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if not several or not any(word in str(error).lower() for word in _GONE):
+        if not several or not any(word in str(error).lower() for word in _LOST_PROCESS):
             raise
-        raise RunError(f"Another process of this run has gone ({first_line(error, 80)}); {advice}.") from error
+        raise RunError(f"Another process of this run has ended ({first_line(error, 80)}); {advice}.") from error
 
 
 def leave_if_several(exit_code: int, last_words: str = "") -> None:
-    """Ends this process here, with ``last_words``, where it is one of several; returns where it is alone.
+    """Ends this process at once with ``exit_code`` if it is one of several; returns if it is alone.
 
-    Taken apart in the usual way, a group of processes can hang for ever: PyTorch 2.13's ``DistributedDataParallel``
-    joins gloo's threads while it holds Python's lock, and such a thread may be waiting for it to let a tensor go (seen
-    in one of twenty failing runs on a busy machine). Or gloo's threads abort the process.
+    The usual teardown can hang: PyTorch 2.13's ``DistributedDataParallel`` joins gloo's threads while it holds Python's
+    lock, and such a thread may wait for that lock to release a tensor (seen in one of twenty failing runs on a busy
+    machine). Or gloo's threads abort the process.
+
+    Args:
+        exit_code: of the process.
+        last_words: written to standard error before.
     """
     if not torch.distributed.is_initialized():
         return
@@ -109,6 +122,11 @@ def leave_if_several(exit_code: int, last_words: str = "") -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set in any process; all processes must call it."""
+    return bool(reduce(torch.tensor(float(flag), device=device), "sum").item())
 
 
 def shard_and_gather(

@@ -1,0 +1,81 @@
+"""The labels' token ids as a trie, so that one pass of the decoder scores all of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from surgvivqa.utils.errors import InputError
+
+ROOT = -1  # the prompt's last token
+Edge = tuple[int, int]  # (node, token id): this token after that node
+
+
+class LabelTrie:
+    """A trie of C labels.
+
+    Only its inner nodes are run through the model. A label's last token is a leaf: its log-probability is read from its
+    parent's output.
+
+    Args:
+        label_ids: the token ids of each label.
+
+    Raises:
+        InputError: a label's ids begin another label's, or equal them.
+
+    Attributes:
+        tokens: the token id of each inner node below the root, each after its parent.
+        parents: the index of each inner node's parent; ``ROOT`` for the root.
+        edges: the E edges whose log-probability is needed.
+        children: the inner node that an edge leads to, for edges that lead to one.
+        ends: the label that an edge completes, for the other edges.
+        paths: for each label, the indices of its edges.
+        lengths: ``[C]`` int64, each label's number of tokens.
+    """
+
+    def __init__(self, label_ids: Sequence[Sequence[int]]) -> None:
+        self.label_ids = [list(ids) for ids in label_ids]
+        self.lengths = torch.tensor([len(ids) for ids in self.label_ids])
+        nodes: dict[tuple[int, ...], int] = {(): ROOT}
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        for ids in self.label_ids:
+            for depth in range(1, len(ids)):
+                prefix = tuple(ids[:depth])
+                if prefix not in nodes:
+                    self.parents.append(nodes[prefix[:-1]])
+                    nodes[prefix] = len(self.tokens)
+                    self.tokens.append(ids[depth - 1])
+        for c, ids in enumerate(self.label_ids):
+            if tuple(ids) in nodes or self.label_ids.index(ids) != c:
+                raise InputError(
+                    f"With this tokenizer label {c} is the beginning of another label (or equal to one), so a sum of "
+                    f"token log-probabilities cannot tell them apart; use a tokenizer that keeps labels prefix-free."
+                )
+        self.children = {(nodes[prefix[:-1]], prefix[-1]): n for prefix, n in nodes.items() if prefix}
+        self.ends = {(nodes[tuple(ids[:-1])], ids[-1]): c for c, ids in enumerate(self.label_ids)}
+        edges: dict[Edge, int] = {}
+        self.paths: list[list[int]] = []
+        for ids in self.label_ids:
+            path = [(nodes[tuple(ids[:depth])], token) for depth, token in enumerate(ids)]
+            self.paths.append([edges.setdefault(edge, len(edges)) for edge in path])
+        self.edges: list[Edge] = list(edges)
+
+    def edges_from(self, node: int) -> list[Edge]:
+        """The edges that leave a node, in the order of ``edges``."""
+        return [edge for edge in self.edges if edge[0] == node]
+
+    def with_ancestors(self, nodes: Sequence[int]) -> list[int]:
+        """Inner nodes and their ancestors below the root, each after its parent."""
+        found = set(nodes)
+        for node in nodes:
+            while (node := self.parents[node]) != ROOT:
+                found.add(node)
+        return sorted(found)  # a parent has the smaller index
+
+    def path_matrix(self) -> Tensor:
+        """``[C, E]`` float32: 1 where an edge is on a label's path."""
+        matrix = torch.zeros(len(self.paths), len(self.edges))
+        for c, path in enumerate(self.paths):
+            matrix[c, path] = 1.0
+        return matrix
