@@ -195,7 +195,7 @@ def test_evaluation_reports_the_skipped_frames(
 ) -> None:
     assert train(tmp_path / "run", flags, "--max-steps=1") == 0
     command = ["eval", f"--checkpoint={tmp_path / 'run'}", *flags, "--workers=0"]
-    assert main([*command, f"--output={tmp_path / 'whole'}"]) == 0
+    assert main([*command, f"--output={tmp_path / 'complete'}"]) == 0
     complete = (tmp_path / "complete" / "predictions.jsonl").read_text().splitlines()
     spoil(frames / "VID02" / BAD)
     (frames / "VID02" / "000002.png").unlink()
