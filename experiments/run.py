@@ -20,7 +20,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from PIL import Image
 from experiments.build_base.package_files import weights_sha256
 from surgvivqa.checkpoints.loading import PACKAGED_BASE
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
+from surgvivqa.utils.atomic_files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"
@@ -175,9 +175,8 @@ class Experiments:
             black = folder / frame.parent.name / frame.name
             if not black.is_file():
                 black.parent.mkdir(parents=True, exist_ok=True)
-                aside = black.with_suffix(f".{threading.get_ident()}")
-                Image.new("RGB", (WIDTH, HEIGHT)).save(aside, "PNG")
-                aside.replace(black)
+                with atomic_path(black, durable=False, shared=True) as temporary:
+                    Image.new("RGB", (WIDTH, HEIGHT)).save(temporary, "PNG")
         return folder
 
     def graphs(self, data: str) -> Path | None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
@@ -67,6 +68,24 @@ class Batch:
     def lost(self) -> int:
         """How many of the planned questions cannot be asked."""
         return self.asked - (self.packed.num_questions if self.inputs is not None else 0)
+
+
+class FeatureSource(Protocol):
+    """What a training step is fed from: clips, cached video tokens or cached text states.
+
+    As a context manager it writes what is not in the cache yet on exit.
+    """
+
+    @property
+    def reader(self) -> FrameReader | TextReader:
+        """Reads the inputs of frames, in the processes that load batches."""
+
+    def model_inputs(self, inputs: Any) -> dict[str, Tensor]:
+        """The arguments of the model's ``forward`` for what ``reader`` read, on the model's device."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 class TrainingBatches(Dataset[Batch]):

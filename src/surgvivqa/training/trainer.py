@@ -26,7 +26,7 @@ from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
-from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
+from surgvivqa.features.batches import Batch, FeatureSource, TrainingBatches, training_loader
 from surgvivqa.features.text_states import text_states
 from surgvivqa.features.video_tokens import video_tokens
 from surgvivqa.model.freezing import format_trainable_table, set_modes
@@ -469,7 +469,7 @@ class Trainer:
         if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
             raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
         self.tokens = video_tokens(self.bundle, store, config.cache, config.cache_dtype)
-        self.features: Any = self.tokens  # clips or video tokens, or text states
+        self.features: FeatureSource = self.tokens
         if config.cache_text:
             assert config.cache is not None
             self.features = text_states(self.bundle, self.tokens, self.prompts, config.cache, config.cache_dtype)
