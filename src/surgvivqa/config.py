@@ -54,7 +54,8 @@ class Flag:
         names_part: the value is a published model part, a hub name or a folder.
         fixed_by: what decides the value when a run starts from a checkpoint: its weights, its adapters, or nothing.
         accepts_fraction: checkpoints of other tools may have a fraction where the flag takes an integer.
-        is_path: the value is a path of this machine, which never leaves it. Follows from the type.
+        in_card: a model card shows it.
+        is_path: the value is a path of this machine, which no published file shows. Follows from the type.
     """
 
     least: float | None = None
@@ -64,6 +65,7 @@ class Flag:
     names_part: bool = False
     fixed_by: FixedBy | None = None
     accepts_fraction: bool = False
+    in_card: bool = False
     is_path: bool = False
 
 
@@ -193,9 +195,10 @@ class ModelConfig:
         "earlier answer tokens. causal: every token sees earlier tokens. bidirectional: the published behaviour, in "
         "which the answer leaks into its own prediction.",
         "prefix",
+        in_card=True,
     )
     prompt_mode: PromptMode = flag(
-        "simple: the question alone. choices: the question and the list of candidate labels.", "simple"
+        "simple: the question alone. choices: the question and the list of candidate labels.", "simple", in_card=True
     )
     max_length: int | None = flag(
         "Longest prompt with its answer, in tokens; a longer one is an error before the run starts. Default: what the "
@@ -203,29 +206,38 @@ class ModelConfig:
         None,
         least=1,
         on_resume="free",
+        in_card=True,
     )
     frame_fit: FrameFit = flag(
         "How a frame becomes square. squash: resize to a square. pad: keep the aspect ratio and pad. crop: resize the "
         "short side and cut off the sides, as VideoMAE's image processor does.",
         "squash",
+        in_card=True,
     )
     clip_mode: ClipMode = flag(
-        "repeat: a clip is the asked frame repeated. past: a clip is the frames that end at the asked one.", "repeat"
+        "repeat: a clip is the asked frame repeated. past: a clip is the frames that end at the asked one.",
+        "repeat",
+        in_card=True,
     )
-    clip_stride: int = flag("Seconds between two frames of a past clip.", 1, least=1)
+    clip_stride: int = flag("Seconds between two frames of a past clip.", 1, least=1, in_card=True)
     num_frames: int | None = flag(
         "Frames in a clip, an even number. Default: 16, or 2 in the tiny preset.", None, fixed_by="weights"
     )
     video_pool: VideoPool = flag(
-        "none: the text encoder gets every video token. temporal: it gets their mean over time, an eighth of the tokens "
-        "at 16 frames, without their order in time.",
+        "none: the text encoder gets every video token. temporal: it gets their mean over time, an eighth of the "
+        "tokens at 16 frames, without their order in time.",
         "none",
+        in_card=True,
     )
-    lora_r: int = flag("Rank of the LoRA adapters; 0 for none.", 8, least=0, fixed_by="adapters")
+    lora_r: int = flag("Rank of the LoRA adapters; 0 for none.", 8, least=0, fixed_by="adapters", in_card=True)
     lora_alpha: int = flag(
-        "LoRA's alpha; the adapters are scaled by alpha / r.", 32, fixed_by="adapters", accepts_fraction=True
+        "LoRA's alpha; the adapters are scaled by alpha / r.",
+        32,
+        fixed_by="adapters",
+        accepts_fraction=True,
+        in_card=True,
     )
-    lora_dropout: float = flag("Dropout before the adapters.", 0.1, least=0, below=1, fixed_by="adapters")
+    lora_dropout: float = flag("Dropout before the adapters.", 0.1, least=0, below=1, fixed_by="adapters", in_card=True)
 
 
 MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(ModelConfig))
@@ -237,7 +249,10 @@ if TYPE_CHECKING:
 else:
     OptionalModelConfig = dataclasses.make_dataclass(
         "OptionalModelConfig",
-        [(f.name, f.type | None, dataclasses.field(default=None, metadata=f.metadata)) for f in dataclasses.fields(ModelConfig)],
+        [
+            (f.name, f.type | None, dataclasses.field(default=None, metadata=f.metadata))
+            for f in dataclasses.fields(ModelConfig)
+        ],
         kw_only=True,
     )
 
@@ -260,7 +275,7 @@ def clip_length(config: ModelConfig) -> int:
 
 
 @dataclass(kw_only=True)
-class CacheConfigBase:
+class FeatureCacheConfig:
     """The cache of video tokens that train and eval read and fill."""
 
     cache: Path | None = flag(
@@ -274,7 +289,7 @@ class CacheConfigBase:
 
 
 @dataclass(kw_only=True)
-class TrainConfig(DataConfig, ModelConfig, CacheConfigBase):
+class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     """Fine-tunes the model and leaves a run folder."""
 
     checkpoint_dir: Path = flag(
@@ -300,28 +315,33 @@ class TrainConfig(DataConfig, ModelConfig, CacheConfigBase):
         "Start from these weights: a run folder, its best/, or a .pth state dict.", None
     )
 
-    max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1)
-    epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1)
-    batch_size: int = flag("Questions in a forward pass.", 8, least=1)
+    max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1, in_card=True)
+    epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1, in_card=True)
+    batch_size: int = flag("Questions in a forward pass.", 8, least=1, in_card=True)
     questions_per_frame: int = flag(
-        "How many of them share a frame: more is faster, fewer gives less correlated gradients.", 8, least=1
+        "How many of them share a frame: more is faster, fewer gives less correlated gradients.",
+        8,
+        least=1,
+        in_card=True,
     )
     gradient_accumulation_steps: int = flag(
         "Forward passes per optimiser step.",
         1,
         least=1,
-        on_resume="free",  # compared as micro-batches per step: training.resume.compute_fingerprint
+        on_resume="free",
+        in_card=True,  # compared as micro-batches per step: training.resume.compute_fingerprint
     )
-    lr: float = flag("Highest learning rate, reached after the warm-up.", 5e-4, least=0)
-    weight_decay: float = flag("AdamW's weight decay, on matrices only.", 0.01, least=0)
-    warmup_steps: int = flag("Steps of linear warm-up, at most a tenth of the run.", 100, least=0)
-    schedule: Schedule = flag("Learning rate after the warm-up: cosine to zero, or constant.", "cosine")
-    max_grad_norm: float = flag("Clip the gradients to this norm; 0 does not clip.", 1.0, least=0)
-    fp16: bool = flag("Mixed precision in float16 with loss scaling; needs a GPU.", False)
+    lr: float = flag("Highest learning rate, reached after the warm-up.", 5e-4, least=0, in_card=True)
+    weight_decay: float = flag("AdamW's weight decay, on matrices only.", 0.01, least=0, in_card=True)
+    warmup_steps: int = flag("Steps of linear warm-up, at most a tenth of the run.", 100, least=0, in_card=True)
+    schedule: Schedule = flag("Learning rate after the warm-up: cosine to zero, or constant.", "cosine", in_card=True)
+    max_grad_norm: float = flag("Clip the gradients to this norm; 0 does not clip.", 1.0, least=0, in_card=True)
+    fp16: bool = flag("Mixed precision in float16 with loss scaling; needs a GPU.", False, in_card=True)
     bf16: bool | None = flag(
-        "Mixed precision in bfloat16. Default: on where the GPU supports it and --fp16 is not given; off on a CPU, where "
-        "it is slow.",
+        "Mixed precision in bfloat16. Default: on where the GPU supports it and --fp16 is not given; off on a CPU, "
+        "where it is slow.",
         None,
+        in_card=True,
     )
     gradient_checkpointing: bool = flag(
         "Recompute activations in the backward pass: less memory, about a third slower.", False
@@ -354,12 +374,12 @@ class TrainConfig(DataConfig, ModelConfig, CacheConfigBase):
     val_max_samples: int | None = flag(
         "Validate on at most this many questions, spread over the videos.", 2000, least=0
     )
-    best_metric: BestMetric = flag("The validation metric that selects best/.", "acc")
+    best_metric: BestMetric = flag("The validation metric that selects best/.", "acc", in_card=True)
     max_train_samples: int | None = flag(
-        "Train on at most this many questions, drawn with the seed.", None, least=1
+        "Train on at most this many questions, drawn with the seed.", None, least=1, in_card=True
     )
     log_interval: int = flag("Steps between two lines of the log.", 50, least=1, on_resume="free")
-    seed: int = flag("Seed of everything random.", 42, least=0, below=2**32)
+    seed: int = flag("Seed of everything random.", 42, least=0, below=2**32, in_card=True)
     debug: bool = flag("Ten steps on at most 64 questions, with validation at the end: a quick trial.", False)
 
 

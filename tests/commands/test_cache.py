@@ -13,8 +13,8 @@ import torch
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.commands import cache as caching
-from surgvivqa.commands.cache import share
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig
+from surgvivqa.commands.cache import CacheConfig, share
+from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.run import ROWS, Experiments, Row, measured, names_what_is_cut_away, table
 from surgvivqa.cli import parse
-from surgvivqa.config import EvalConfig, TrainConfig, check_ranges
+from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.model.freezing import check_cache_flags
 
 

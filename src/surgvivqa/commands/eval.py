@@ -15,7 +15,7 @@ import tyro
 from surgvivqa.checkpoints.loading import PACKAGED
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import (
-    CacheConfigBase,
+    FeatureCacheConfig,
     DataConfig,
     OptionalModelConfig,
     ScoreNorm,
@@ -41,7 +41,7 @@ log = logging.getLogger("surgvivqa")
 
 
 @dataclass(kw_only=True)
-class EvalConfig(DataConfig, CacheConfigBase):
+class EvalConfig(FeatureCacheConfig, DataConfig):
     """Scores all labels for every question of a split and writes predictions.jsonl and metrics.json.
 
     A model flag is used for a checkpoint without settings of its own (a lone .pth). --prompt-mode, --mask and
@@ -61,7 +61,9 @@ class EvalConfig(DataConfig, CacheConfigBase):
         "Skip the scores of labels that cannot win: the same answers, faster; probability and top5 are null.", False
     )
     batch_size: int = flag(
-        "Questions in a pass; the questions of one frame share its encoding in any case. Raise it on a GPU.", 40, least=1
+        "Questions in a pass; the questions of one frame share its encoding in any case. Raise it on a GPU.",
+        40,
+        least=1,
     )
     max_samples: int | None = flag("Score at most this many questions, spread over the videos.", None, least=1)
     bf16: bool = flag("Run in bfloat16, on a GPU.", False)

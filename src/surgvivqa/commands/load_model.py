@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.config import PART_FLAGS, ModelConfig, OptionalModelConfig, given_flags, option
@@ -12,7 +11,10 @@ from surgvivqa.utils.errors import InputError
 
 log = logging.getLogger("surgvivqa")
 OVERRIDABLE = ("prompt_mode", "mask", "max_length")
-_LEAK = "The mask of this model is bidirectional: each label is scored by states that have seen it. Use it only to reproduce published figures."
+_LEAK = (
+    "The mask of this model is bidirectional: each label is scored by states that have seen it. Use it only to reproduce "
+    "published figures."
+)
 
 
 def load_model(checkpoint: Path, flags: OptionalModelConfig, overridable: Collection[str] = OVERRIDABLE) -> ModelBundle:

@@ -23,15 +23,17 @@ class PromptTokenizer:
         tokenizer: a Hugging Face tokenizer; no special tokens are added but the end where it is needed.
         prompt_mode: ``simple`` or ``choices``.
         max_length: the longest prompt plus label allowed, in tokens.
+        model_limit: the longest that the model can hold; None where it is not known.
 
     Raises:
         InputError: a label has no token, or has to be ended and the tokenizer has no end.
     """
 
-    def __init__(self, tokenizer: Any, prompt_mode: str, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, prompt_mode: str, max_length: int, model_limit: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.prompt_mode = prompt_mode
-        self.max_length = max_length
+        self.max_length = max_length if model_limit is None else min(max_length, model_limit)
+        self.model_limit = model_limit
         self.label_ids: list[list[int]] = [self._continuation(build_target(label)) for label in LABELS]
         if not all(self.label_ids):
             raise InputError("The tokenizer gives no token at all for a label, so nothing could be trained on it.")
@@ -71,10 +73,14 @@ class PromptTokenizer:
         """Raises InputError, naming the question, where a prompt and a label do not fit in ``max_length``."""
         length, question = self.longest(*frames)
         if length > self.max_length:
+            fits = self.model_limit is None or length <= self.model_limit
+            advice = (
+                f"use --max-length {length}" if fits else "use --prompt-mode simple, or a model with more positions"
+            )
+            what = "--max-length is" if fits else "the model holds"
             raise InputError(
                 f"The {self.prompt_mode} prompt of {question!r} takes {length} tokens with its answer, but "
-                f"--max-length is {self.max_length}, so its answer would be cut off; "
-                f"use --max-length {-(-length // 32) * 32}."
+                f"{what} {self.max_length}, so its answer would be cut off; {advice}."
             )
 
 
