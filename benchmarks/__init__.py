@@ -1,1 +1,1 @@
-"""Timings: the plain way beside the project's, and the question index. Nothing here is part of the product."""
+"""Benchmarks: the reference implementation beside the project; not part of the package."""

@@ -1,4 +1,4 @@
-"""An option of glibc's allocator that speeds the plain way up: freed memory is kept."""
+"""An option of glibc's allocator that speeds up the reference implementation: freed memory is kept."""
 
 import ctypes
 import ctypes.util
@@ -9,11 +9,10 @@ _BYTES = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep freed blocks of up to a GiB for the next allocation, and says whether it could.
+    """Makes glibc keep freed blocks of up to one GiB for later allocations; returns whether it could.
 
-    By default it gives large blocks back to the system at once, and every step pays for fresh, zeroed pages for the
-    same activations again. The process's peak stays what it was; it only
-    does not shrink between steps. Other C libraries are left alone.
+    By default large blocks go back to the system at once, and every step pays for fresh, zeroed pages. Peak memory
+    stays the same. Other C libraries are not changed.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
-"""What our stages cost in matrix products alone, counted from shapes: the floor under their times.
+"""Operations of the project's matrix products, counted from shapes: a lower bound ("floor") of a stage's time.
 
-All figures are floating-point operations, two for each multiply-add. Norms, softmax, activations, dropout, memory
-traffic and Python are left out on purpose: what they take is the distance from the floor.
+All counts are floating-point operations, two per multiply-add. Norms, softmax, activations, dropout, memory traffic and
+Python are excluded: they are the distance from the floor.
 """
 
 from typing import Any
@@ -18,17 +18,17 @@ def linear(rows: int, wide: int, out: int) -> int:
 
 
 def attention(groups: int, queries: int, keys: int, hidden: int) -> int:
-    """Queries times keys and weights times values, all heads."""
+    """Queries times keys, and weights times values, of all heads."""
     return 2 * linear(groups * queries, hidden, keys)
 
 
 def video_tokens(config: Any) -> int:
-    """Tokens VideoMAE makes of a clip."""
+    """Tokens of a clip in VideoMAE."""
     return config.num_frames // config.tubelet_size * (config.image_size // config.patch_size) ** 2
 
 
 def video_encoder(config: Any, frames: int) -> int:
-    """VideoMAE on whole clips."""
+    """VideoMAE on ``frames`` clips."""
     tokens, hidden = video_tokens(config), config.hidden_size
     rows = frames * tokens
     patch = config.num_channels * config.tubelet_size * config.patch_size**2
@@ -38,13 +38,13 @@ def video_encoder(config: Any, frames: int) -> int:
 
 
 def cross_keys_values(config: Any, frames: int, tokens: int) -> int:
-    """The text encoder's cross-attention keys and values of ``tokens`` video tokens a frame."""
+    """The text encoder's cross-attention keys and values of ``tokens`` video tokens per frame."""
     one = linear(frames * tokens, config.encoder_hidden_size, config.hidden_size)
     return config.num_hidden_layers * 2 * one
 
 
 def text_encoder(config: Any, packed: PackedStream, tokens: int) -> int:
-    """BLIP on a packed stream, less its cross-attention's keys and values."""
+    """BLIP on a packed stream, without its cross-attention's keys and values."""
     rows, hidden = len(packed.input_ids), config.hidden_size
     longest = len(packed.frames.source) // packed.frames.num_groups
     layer = linear(rows, hidden, 6 * hidden) + 2 * linear(rows, hidden, config.intermediate_size)
@@ -53,10 +53,10 @@ def text_encoder(config: Any, packed: PackedStream, tokens: int) -> int:
 
 
 def decoder(config: Any, packed: PackedStream, rank: int) -> tuple[int, int]:
-    """GPT-2 with adapters, and the backward pass that gives the adapters their gradients.
+    """GPT-2 with adapters: the forward pass, and the backward pass to the adapters.
 
-    Frozen matrices pass a gradient to their input (one product), adapters get their own as well (two for each matrix).
-    Nothing below the first layer's ``c_attn`` needs a gradient.
+    A frozen matrix needs the gradient of its input (one product), an adapter its own gradient too (two products per
+    matrix). Nothing below the first layer's ``c_attn`` needs a gradient.
     """
     rows, hidden = len(packed.input_ids), config.n_embd
     inner = config.n_inner or 4 * hidden
@@ -73,14 +73,14 @@ def decoder(config: Any, packed: PackedStream, rank: int) -> tuple[int, int]:
 def breakdown(
     config: SurgViVQAConfig, packed: PackedStream, *, video: bool = True, text: bool = True, train: bool = False
 ) -> dict[str, int]:
-    """Operations of one pass of ours by part.
+    """Operations of one pass of the project by part.
 
     Args:
-        config: the model's.
-        packed: the stream.
-        video: whether clips are encoded (or their tokens at hand).
-        text: whether the text encoder runs (or its states are at hand).
-        train: whether the adapters' gradients are made.
+        config: the model's configuration.
+        packed: the packed stream.
+        video: whether clips are encoded; False if their tokens are cached.
+        text: whether the text encoder runs; False if its outputs are cached.
+        train: whether the adapters' gradients are computed.
     """
     frames, tokens = packed.frames.num_groups, video_tokens(config.video_config)
     forward, backward = decoder(config.decoder_config, packed, int(config.lora["r"]) if config.lora else 0)
@@ -98,7 +98,7 @@ def breakdown(
 
 
 def add_nodes(config: SurgViVQAConfig, parts: dict[str, int], nodes: int, prompt: float) -> dict[str, int]:
-    """The same with ``nodes`` answer tokens fed after prompts of ``prompt`` tokens in the mean (branch and bound)."""
+    """Adds ``nodes`` answer tokens after prompts of ``prompt`` tokens on average (branch and bound)."""
     text, gpt, keys = config.text_config, config.decoder_config, round(prompt) + 1
     hidden, wide = text.hidden_size, gpt.n_embd
     inner, rank = gpt.n_inner or 4 * wide, int(config.lora["r"]) if config.lora else 0

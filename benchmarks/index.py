@@ -1,9 +1,9 @@
-"""The question index against the plain way, on a made tree of the corpus's size: times, and memory with workers.
+"""The question index against plain reading, on generated question files of SSG-QA's size: time, and memory of workers.
 
     python -m benchmarks.index --frames 25000 --questions 39 --out /tmp/x [--json figures.json]
 
-Every measurement runs in a process of its own; times leave Python's start and imports out. The tree and the index stay
-in ``--out``; a tree of the same size that is there already is used again.
+Every measurement runs in a process of its own; times exclude Python's start and imports. The files and the index stay
+in ``--out``; files of the same size are reused.
 """
 
 import argparse
@@ -16,6 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
+from torch.utils.data import DataLoader
+
+from surgvivqa.data.index import _scanned, open_questions
+from surgvivqa.data.ssgqa import read_split
 
 VIDEOS = [f"VID{i:02d}" for i in range(1, 41)]
 COLOURS = ["red", "brown", "white", "yellow", "blue", "silver"]
@@ -49,7 +55,7 @@ TEMPLATES = [
 
 
 def make_tree(root: Path, frames: int, questions: int) -> None:
-    """Files of two summary lines and ``questions`` more, frames dealt to the videos in turn."""
+    """Writes files of two summary lines and ``questions`` questions; frames are distributed over the videos."""
     rng = random.Random(0)
     for video in VIDEOS:
         (root / video).mkdir(parents=True)
@@ -64,7 +70,7 @@ def make_tree(root: Path, frames: int, questions: int) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what it gave."""
+    """Seconds of a call, and its result."""
     started = time.perf_counter()
     result = work()
     return time.perf_counter() - started, result
@@ -78,8 +84,8 @@ def megabytes(kind: str, process: int | str = "self") -> float:
     return 0.0
 
 
-class Walked:
-    """A data set whose item is the number of questions of a frame, all of them built."""
+class QuestionCounts:
+    """A data set whose item is a frame's number of questions; every question is built."""
 
     def __init__(self, frames: Sequence[Any]) -> None:
         self.frames = frames
@@ -92,12 +98,9 @@ class Walked:
 
 
 def walk(frames: Sequence[Any], method: str | None) -> dict[str, float]:
-    """Memory at its highest while four workers go through the frames: all five processes, shared pages counted once."""
-    import psutil
-    from torch.utils.data import DataLoader
-
+    """Peak memory of five processes while four workers read all frames; PSS counts shared pages once."""
     batches: Any = DataLoader(
-        Walked(frames), batch_size=50, num_workers=4, persistent_workers=True, multiprocessing_context=method
+        QuestionCounts(frames), batch_size=50, num_workers=4, persistent_workers=True, multiprocessing_context=method
     )
     highest: dict[str, float] = {"pss_mb": 0.0, "rss_mb": 0.0}
     questions = 0
@@ -113,9 +116,6 @@ def walk(frames: Sequence[Any], method: str | None) -> dict[str, float]:
 
 def phases(out: Path) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
     """The measurements by name."""
-    from surgvivqa.data.index import _scanned, open_questions
-    from surgvivqa.data.ssgqa import read_split
-
     root, index_dir = out / "ssg-qa", out / "index"
 
     def plain() -> dict[str, float]:
@@ -158,10 +158,10 @@ def phases(out: Path) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
 
 
 def main() -> None:
-    """Makes the tree, runs each measurement in a new process, prints the table."""
+    """Writes the files, runs each measurement in a new process, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=25_000)
-    parser.add_argument("--questions", type=int, default=39, help="of each frame")
+    parser.add_argument("--questions", type=int, default=39, help="per frame")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--phase", help=argparse.SUPPRESS)
@@ -173,7 +173,7 @@ def main() -> None:
     if not (out / "made").exists():
         make_tree(out / "ssg-qa", options.frames, options.questions)
         (out / "made").touch()
-        time.sleep(2.5)  # files touched in the last two seconds are read again by design
+        time.sleep(2.5)  # the index rereads files modified in the last two seconds
     figures = {}
     for name, _ in phases(out):
         command = [sys.executable, "-m", "benchmarks.index", *sys.argv[1:], "--phase", name]

@@ -244,7 +244,7 @@ def held_out_loss(bundle: ModelBundle, asked: Sequence[Asked]) -> float:
 
 def _losses(bundle: ModelBundle, asked: Sequence[Asked], tokens: Tensor) -> Tensor:
     prompts = bundle.prompt_tokenizer()
-    ids = prompts.all_prompt_ids([q for q, _ in asked])
+    ids = prompts.batch_prompt_ids([q for q, _ in asked])
     answers = [prompts.label_ids[a] for _, a in asked]
     return bundle.model(pack_training([ids], [answers], bundle.settings.mask), video_tokens=tokens)
 

@@ -1,4 +1,4 @@
-"""The benchmark itself, at its small size: that both ways agree, what it leaves, that its floor is counted right."""
+"""The benchmark at its small size: both implementations agree, its output files, its operation counts."""
 
 import json
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, plain, profile, run, scaling
-from benchmarks.full_size import (
+from benchmarks import flops, profile, reference, run, scaling, scaling_report, switches
+from benchmarks.models import build_model, make_clip, make_config
+from benchmarks.profiled_stage import STAGES
+from benchmarks.questions import (
     FRAME_QUESTIONS,
     KINDS,
     LABEL_IDS,
     best_loss_and_accuracy,
-    build_ours,
     hint_token,
-    make_clip,
     make_questions,
     more_labels,
 )
@@ -78,34 +78,39 @@ def test_following_the_hint_is_right_as_often_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("mask", ["prefix", "bidirectional"])
-def test_plain_way_and_ours_agree(mask: str) -> None:
-    ours, other, questions = build_ours("small", "cpu").eval(), plain.build_plain("small", "cpu"), make_questions(5)
+def test_reference_and_project_agree(mask: str) -> None:
+    ours, other, questions = (
+        build_model("small", "cpu").eval(),
+        reference.build_reference("small", "cpu"),
+        make_questions(5),
+    )
     other.eval()
     clip, few = make_clip(ours.config), LABEL_IDS[:15]
     video, theirs = ours.encode_video(clip), other.encode_video(clip.repeat(5, 1, 1, 1, 1))
     packed = pack_training([questions.prompts], [questions.answers], mask)
     with torch.no_grad():
-        expected = plain.losses(other, questions.prompts, questions.answers, theirs, mask)
+        expected = reference.losses(other, questions.prompts, questions.answers, theirs, mask)
         torch.testing.assert_close(ours.question_losses(packed, video), expected, rtol=0, atol=1e-4)
     scores = score_labels(ours, [questions.prompts[:2]], video, LabelTrie(few), mask)
-    expected = plain.scores(other, questions.prompts[:2], few, theirs, mask)
+    expected = reference.scores(other, questions.prompts[:2], few, theirs, mask)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
 
 
 def test_a_wrong_mask_would_show() -> None:
     """The two masks give losses far further apart than the tolerance, so that an agreement says something."""
-    model, questions = plain.build_plain("small", "cpu").eval(), make_questions(2)
+    model, questions = reference.build_reference("small", "cpu").eval(), make_questions(2)
     longest = LABEL_IDS[13]
-    video = model.encode_video(make_clip(plain.make_config("small")).repeat(2, 1, 1, 1, 1))
+    video = model.encode_video(make_clip(make_config("small")).repeat(2, 1, 1, 1, 1))
     with torch.no_grad():
         prefix, leaky = (
-            plain.losses(model, questions.prompts, [longest] * 2, video, mask) for mask in ("prefix", "bidirectional")
+            reference.losses(model, questions.prompts, [longest] * 2, video, mask)
+            for mask in ("prefix", "bidirectional")
         )
     assert (prefix - leaky).abs().min() > 100 * run.TOLERANCE
 
 
 def test_training_operations_are_those_that_pytorch_counts() -> None:
-    model, questions = build_ours("small", "cpu"), make_questions(FRAME_QUESTIONS)
+    model, questions = build_model("small", "cpu"), make_questions(FRAME_QUESTIONS)
     packed = pack_training([questions.prompts], [questions.answers], "prefix")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.question_losses(packed, model.encode_video(make_clip(model.config))).mean().backward()
@@ -113,7 +118,7 @@ def test_training_operations_are_those_that_pytorch_counts() -> None:
 
 
 def test_scoring_operations_are_those_that_pytorch_counts() -> None:
-    model, prompts, trie = build_ours("small", "cpu").eval(), make_questions(4).prompts, LabelTrie(LABEL_IDS)
+    model, prompts, trie = build_model("small", "cpu").eval(), make_questions(4).prompts, LabelTrie(LABEL_IDS)
     video = model.encode_video(make_clip(model.config))
     packed = scaling.scoring_stream(prompts, trie, "prefix")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -125,7 +130,7 @@ def test_scoring_operations_are_those_that_pytorch_counts() -> None:
     ("y", "expected"), [([1, 1, 1], 0.0), ([1, 2, 4], 1.0), ([1, 4, 16], 2.0)], ids=["flat", "line", "square"]
 )
 def test_slope_is_the_exponent(y: Sequence[float], expected: float) -> None:
-    assert scaling.slope([1, 2, 4], y) == pytest.approx(expected)
+    assert scaling_report.slope([1, 2, 4], y) == pytest.approx(expected)
 
 
 def test_a_number_that_is_none_is_a_difference() -> None:
@@ -135,7 +140,13 @@ def test_a_number_that_is_none_is_a_difference() -> None:
 
 def test_a_stage_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     figures = run.run_process(["gemm"], "small", "cpu", tmp_path, 1)["gemm"]
-    assert figures["flops_a_second"] > 0 and figures["peak_bytes"] > 0
+    assert figures["flops_per_second"] > 0 and figures["peak_bytes"] > 0
+
+
+def test_an_ablation_can_be_restricted_to_some_switches(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["--size=small", "--ablation", "--passes=1", "--stage=train_text", "--without=dropout"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["nothing", "dropout"]
 
 
 def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,16 +154,16 @@ def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pyte
     profile.main(["--size=small", "--ablation", "--passes=1"])
     rows = capsys.readouterr().out.splitlines()[2:]
     measured = {(row.split(" | ")[0].strip("| "), row.split(" | ")[1]) for row in rows}
-    every = {(s, name) for s in profile.STAGES for name in profile.WITHOUT if profile.changes(name, s)}
-    assert measured == every | {(s, "nothing") for s in profile.STAGES}
+    every = {(s, name) for s in STAGES for name in switches.WITHOUT if switches.has_effect(name, s)}
+    assert measured == every | {(s, "nothing") for s in STAGES}
 
 
 def test_a_switch_that_changes_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_masks(model: SurgViVQAModel) -> AbstractContextManager[None]:
         fused = attention.scaled_dot_product_attention
-        return profile.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+        return switches.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
 
-    monkeypatch.setitem(profile.WITHOUT, "activation", without_masks)
+    monkeypatch.setitem(switches.WITHOUT, "activation", without_masks)
     with pytest.raises(SystemExit, match="without activation: numbers differ"):
         profile.main(["--size=small", "--stage=score", "--without=activation"])
 
@@ -166,7 +177,7 @@ def test_profile_tells_parts_and_kinds_apart(capsys: pytest.CaptureFixture[str])
     assert "VideoMAE" not in printed
 
 
-def test_frames_a_step_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_per_step_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--size=small", "--frames", "--most=2", "--live"])
     rows = [row.split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1] for row in rows] == ["39", "78"]
@@ -182,8 +193,8 @@ def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(summary[key] > 0 for key in KEYS - {"max_loss_diff", "max_score_diff"})
     assert 0 <= summary["max_loss_diff"] <= 1e-4 and 0 <= summary["max_score_diff"] <= 1e-4
     assert all(f["raw"] for f in summary["stages"].values())
-    assert "over floor" in (tmp_path / "table.md").read_text()
-    assert "training step, plain way (round 1)" in printed.err
+    assert "time / floor" in (tmp_path / "table.md").read_text()
+    assert "training step, reference implementation (round 1)" in printed.err
     pytest.importorskip("matplotlib")
     assert (tmp_path / "scaling.png").stat().st_size > 0
 
@@ -192,6 +203,6 @@ def test_a_disagreement_fails_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "compare", lambda *_: {"max_loss_diff": 2e-4, "max_score_diff": 0.0})
-    monkeypatch.setattr(run, "table", lambda _: [])
+    monkeypatch.setattr(run, "comparison_table", lambda _: [])
     assert run.main(["--size=small", "--device=cpu", "--only=compare", f"--out={tmp_path}"]) == 1
     assert "disagree" in capsys.readouterr().err

@@ -301,7 +301,7 @@ def test_a_trained_video_encoder_is_refused(
         (["--splits="], "must be some of"),
         (["--shard=1"], "belong together"),
         (["--pretrained-ckpt=x"], "exclude each other"),
-        (["--image-root=/nowhere"], "--image-root /nowhere is no folder"),
+        (["--image-root=/nowhere"], "--image-root /nowhere is not a folder"),
     ],
 )
 def test_wrong_flags_are_one_sentence(

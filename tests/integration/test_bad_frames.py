@@ -1,4 +1,4 @@
-"""Frames that cannot be used: found by ``check``, met in training, validation, evaluation and caching by the policy."""
+"""Bad frames in ``check``, training, validation, evaluation and caching, under each ``--on-bad-frame`` policy."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.features.batches import MicroBatch, micro_batches
 from surgvivqa.features.cache_file import CacheFile, Entry, write_file
-from surgvivqa.training import schedule as steps
+from surgvivqa.training import schedule
 from surgvivqa.training.run_log import MetricsLog
 from surgvivqa.utils.errors import RunError
 from tests.conftest import Said
@@ -29,7 +29,7 @@ SKIP = ["--on-bad-frame=skip", "--max-bad-frames=0.25"]
 
 @pytest.fixture
 def frames(synthetic_set: Path, tmp_path: Path) -> Path:
-    """A copy of the frames, to be spoilt."""
+    """A copy of the frames, to be damaged."""
     return Path(shutil.copytree(synthetic_set / "frames", tmp_path / "frames"))
 
 
@@ -84,14 +84,14 @@ def assert_same(one: Path, other: Path, bound: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_skipped_frame_is_as_if_its_questions_had_not_been_planned(
+def test_skipping_a_frame_equals_leaving_it_out_of_the_plan(
     synthetic_set: Path, frames: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Large micro-batches, so that none is empty without the frame.
     large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
     with monkeypatch.context() as patch:
         frame = place_of(synthetic_set, 1)
-        patch.setattr(steps, "micro_batches", lambda *a: without(frame, micro_batches(*a)))
+        patch.setattr(schedule, "micro_batches", lambda *a: without(frame, micro_batches(*a)))
         assert train(tmp_path / "planned", flags, *large) == 0
     spoil(frames / "VID04" / BAD)
     assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0
@@ -101,7 +101,7 @@ def test_a_skipped_frame_is_as_if_its_questions_had_not_been_planned(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_step_without_a_frame_makes_no_update(
+def test_a_step_without_usable_frames_makes_no_update(
     workers: int, synthetic_set: Path, frames: Path, flags: list[str], tmp_path: Path
 ) -> None:
     spoil(frames / "VID04" / BAD)
@@ -117,7 +117,7 @@ def test_a_step_without_a_frame_makes_no_update(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["training", "validation"])
-def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
+def test_a_frame_that_is_lost_during_a_run_and_restored_changes_nothing(
     where: str,
     frames: Path,
     flags: list[str],
@@ -130,14 +130,14 @@ def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
     step = 2 if where == "training" else 4  # the last one before it is missed
     write = MetricsLog.write
 
-    def and_then_they_go(self: MetricsLog, **values: Any) -> None:
+    def then_remove(self: MetricsLog, **values: Any) -> None:
         write(self, **values)
         if values["step"] == step and "loss" in values:
             for path in lost:
                 path.rename(tmp_path / path.name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "write", and_then_they_go)
+        patch.setattr(MetricsLog, "write", then_remove)
         capsys.readouterr()
         assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
     told = sentence(capsys)
@@ -153,19 +153,19 @@ def test_a_frame_that_vanishes_in_mid_run_and_comes_back_costs_nothing(
 
 
 @pytest.mark.slow
-def test_more_bad_frames_than_allowed_end_the_run_and_what_is_learned_is_kept(
+def test_more_bad_frames_than_allowed_end_the_run_after_a_checkpoint(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(frames / "VID04" / BAD)
     write = MetricsLog.write
 
-    def and_then_more_go(self: MetricsLog, **values: Any) -> None:
+    def then_remove_more(self: MetricsLog, **values: Any) -> None:
         write(self, **values)
         if values["step"] == 3:
             for path in list((frames / "VID04").iterdir())[:3]:
                 path.unlink()
 
-    monkeypatch.setattr(MetricsLog, "write", and_then_more_go)
+    monkeypatch.setattr(MetricsLog, "write", then_remove_more)
     assert train(tmp_path / "run", flags, *SKIP) == 2
     told = sentence(capsys)
     assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in told
@@ -190,7 +190,7 @@ def test_frames_missing_from_the_start(
 
 
 @pytest.mark.slow
-def test_evaluation_names_what_it_left_out(
+def test_evaluation_reports_the_skipped_frames(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "run", flags, "--max-steps=1") == 0
@@ -216,7 +216,7 @@ def test_evaluation_names_what_it_left_out(
 
 
 @pytest.mark.slow
-def test_the_cache_leaves_them_out_and_is_filled_later(
+def test_the_cache_skips_bad_frames_and_is_completed_later(
     frames: Path,
     flags: list[str],
     tmp_path: Path,
@@ -249,7 +249,7 @@ def test_a_cache_with_wrong_numbers(
         raw = bytearray(path.read_bytes())
         raw[file.data_start + 5] ^= 1
         path.write_bytes(raw)
-    else:  # with the checksums that belong to it, as another tool might leave it
+    else:  # with matching checksums, as another tool might write it
         arrays = [file.read(key) for key in file.entries]
         arrays[0].view("<u2")[0, 0] = 0x7E00
         items = [(k, Entry(0, len(a), zlib.crc32(a.data))) for k, a in zip(file.entries, arrays, strict=True)]
@@ -290,7 +290,7 @@ def test_no_frame_to_validate_on(
 
 
 @pytest.mark.slow
-def test_a_validation_that_failed_again_is_written_once(
+def test_a_validation_that_failed_twice_is_logged_once(
     frames: Path, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = (frames / "VID01").rename(tmp_path / "VID01")
@@ -312,7 +312,7 @@ def test_a_validation_that_failed_again_is_written_once(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_where_no_question_is_left(
+def test_a_non_finite_loss_where_no_question_is_left(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(frames / "VID04" / BAD)
@@ -322,7 +322,7 @@ def test_a_loss_that_is_not_finite_where_no_question_is_left(
 
 
 @pytest.mark.slow
-def test_a_link_to_nowhere_is_left_out_of_the_cache(frames: Path, flags: list[str], tmp_path: Path) -> None:
+def test_a_broken_link_is_left_out_of_the_cache(frames: Path, flags: list[str], tmp_path: Path) -> None:
     (frames / "VID04" / BAD).unlink()
     (frames / "VID04" / BAD).symlink_to(tmp_path / "nowhere.png")
     command = ["cache", "--preset=tiny", "--workers=0", *flags, f"--cache={tmp_path / 'cache'}"]
@@ -331,7 +331,7 @@ def test_a_link_to_nowhere_is_left_out_of_the_cache(frames: Path, flags: list[st
 
 
 @pytest.mark.slow
-def test_who_goes_on_with_error_skips_no_more(
+def test_a_run_resumed_with_the_error_policy_skips_no_frame(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = (frames / "VID04" / BAD).read_bytes()
@@ -341,7 +341,7 @@ def test_who_goes_on_with_error_skips_no_more(
     assert BAD in sentence(capsys)
     (frames / "VID04" / BAD).write_bytes(good)
     assert train(tmp_path / "run", flags, "--batch-size=78") == 0
-    assert skipped(tmp_path / "run") == [("VID04", 1)]  # the whole run's
+    assert skipped(tmp_path / "run") == [("VID04", 1)]  # of the complete run
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,9 @@ def test_how_many_may_be_left_out(most: float, total: int, limit: int) -> None:
     assert BadFrames("error", most, total).limit == 0
 
 
-def test_check_says_what_train_will_say(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_what_train_would_report(
+    frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     def look(*more: str) -> dict[str, Any]:
         capsys.readouterr()
         main(["check", *TINY, *flags, *more, "--json"])
@@ -362,15 +364,19 @@ def test_check_says_what_train_will_say(frames: Path, flags: list[str], capsys: 
     for seed in range(3):  # whichever frame comes first
         found = look(*SKIP, f"--seed={seed}")
         assert found["images"]["status"] == "WARN" and found["loss"]["status"] == "PASS"
-    # In a past clip the frame is also in that of a later one.
+    # With past clips the frame is also in the clip of a later frame.
     past = look("--on-bad-frame=skip", "--max-bad-frames=0.25", "--clip-mode=past")
     assert "2 cannot be used" in past["images"]["message"]
-    for name in ("000000.png", "000001.png", "000003.png"):  # more than a quarter of train's, if not of all
+    for name in (
+        "000000.png",
+        "000001.png",
+        "000003.png",
+    ):  # more than a quarter of the training frames, but not of all
         (frames / "VID04" / name).unlink()
     assert look("--on-bad-frame=skip", "--max-bad-frames=0.25")["frames"]["status"] == "FAIL"
 
 
-def test_check_finds_them(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_bad_frames(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     spoil(frames / "VID04" / BAD)
     for more, status in (([], "FAIL"), (["--on-bad-frame=skip", "--max-bad-frames=0.1"], "WARN")):
         assert main(["check", *TINY, *flags, *more, "--json"]) == (status == "FAIL")

@@ -1,4 +1,4 @@
-"""Two controls: random labels cannot be learned unless the answer leaks; labels that follow the question can."""
+"""Two controls: random labels are not learned unless the answer leaks; labels that depend on the question are."""
 
 import math
 
@@ -17,7 +17,7 @@ ROW = 34
 
 
 def train(mask: str, labels: torch.Tensor, steps: int) -> tuple[float, float]:
-    """Trains on the first ``labels[step, question]``; loss a label and closed-set accuracy on the rest, never seen."""
+    """Trains on ``labels[:steps]``; returns the loss per label and the closed-set accuracy on the rest."""
     model = small_model()
     for parameter in model.parameters():
         parameter.data.mul_(0.5) if parameter.ndim > 1 else None
@@ -64,7 +64,7 @@ def test_random_labels_stay_at_chance_unless_they_leak(mask: str) -> None:
 
 
 @pytest.mark.slow
-def test_labels_that_follow_the_question_are_learned() -> None:
+def test_labels_that_depend_on_the_question_are_learned() -> None:
     steps = 500
     labels = torch.randperm(51, generator=torch.Generator().manual_seed(4)).expand(steps + 2, -1)
     loss, accuracy = train("prefix", labels, steps)

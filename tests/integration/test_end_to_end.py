@@ -1,4 +1,4 @@
-"""The real commands on a small set, and what they leave."""
+"""The real commands on a small set, and the files that they leave."""
 
 import json
 import signal
@@ -38,8 +38,8 @@ def test_train_leaves_a_run_folder(run_folder: Path) -> None:
     assert [r["step"] for r in lines if "val_acc" in r] == [2, 4]
 
 
-def test_the_answers_are_the_same_however_they_are_found(run_folder: Path, tmp_path: Path) -> None:
-    """Frames split over passes (7), a frame a pass (40), all in one (500); with all scores, or the best label alone."""
+def test_answers_do_not_depend_on_batching(run_folder: Path, tmp_path: Path) -> None:
+    """A frame in several passes (7) or one (40), all in one pass (500); with all scores or the best label only."""
     found = {}
     for batch in (7, 40, 500):
         for only in ([], ["--answer-only"]):

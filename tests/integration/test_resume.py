@@ -1,112 +1,74 @@
-"""A run that was stopped and started again is the run that was never stopped, bit for bit."""
+"""A run that is stopped and started again equals a run that is never stopped, bit for bit."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from surgvivqa.cli import main
 from surgvivqa.training.resume import find_state
 from surgvivqa.utils.errors import InputError
 from tests.helpers.processes import LIMIT
-
-TINY = [
-    *("--preset=tiny", "--batch-size=6", "--questions-per-frame=3", "--max-steps=14", "--lr=2e-3", "--warmup-steps=3"),
-    *("--eval-every-steps=4", "--val-max-samples=12", "--log-interval=3", "--workers=0", "--max-train-samples=40"),
-]
-
-
-def train(folder: Path, flags: list[str], *more: str) -> int:
-    return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
-
-
-def lines(folder: Path) -> list[dict[str, object]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for record in found:
-        record.pop("questions_per_second", None)
-    return found
-
-
-def same(one: Path, other: Path) -> None:
-    assert lines(one) == lines(other)
-    for name in ("best/model.safetensors", "best_model.pth"):
-        load = load_file if name.endswith("safetensors") else lambda p: torch.load(p, weights_only=True)
-        first, second = load(one / name), load(other / name)
-        assert first.keys() == second.keys()
-        for key in first:
-            assert torch.equal(first[key], second[key]), key
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, synthetic_set: Path) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    assert train(folder, flags_of(synthetic_set)) == 0
-    return folder
-
-
-def flags_of(root: Path) -> list[str]:
-    return [f"--ssgvqa-root={root / 'ssg-qa'}", f"--image-root={root / 'frames'}", f"--splits-dir={root / 'splits'}"]
+from tests.helpers.runs import assert_equal_runs, train
 
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal reaches the process during that step."""
-    from surgvivqa.training import trainer as training
+    """Sends this process a signal during that step."""
+    from surgvivqa.training import trainer
 
-    real, count = training.seed_micro_batch, [0]
+    real, count = trainer.seed_micro_batch, [0]
 
-    def counted(*place: int) -> None:
+    def counted(*position: int) -> None:
         count[0] += 1
         if count[0] == step:
             os.kill(os.getpid(), signal.SIGUSR1)
-        real(*place)
+        real(*position)
 
-    monkeypatch.setattr(training, "seed_micro_batch", counted)
+    monkeypatch.setattr(trainer, "seed_micro_batch", counted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7, 13])  # 7 steps are an epoch
 def test_stopped_at_a_step_and_started_again(
-    step: int, whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(step, patch)
         assert train(tmp_path / "run", data_flags) == 75
     saved = json.loads(next((tmp_path / "run" / "checkpoints").glob("*/training.json")).read_text())
     assert saved["step"] == step
-    assert saved["validated"] == (step != 4)  # no validation is begun after a signal
+    assert saved["validated"] == (step != 4)  # no validation begins after a signal
     assert train(tmp_path / "run", data_flags) == 0
-    same(tmp_path / "run", whole)
+    assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 def test_stopped_again_and_again(
-    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(8):  # the last one validates what a signal in the last step had wait
+    for _ in range(8):  # the last one does the validation that a signal in the last step put off
         with monkeypatch.context() as patch:
             stop_after(2, patch)
             code = train(tmp_path / "run", data_flags)
         assert code in (0, 75)
     assert code == 0
-    same(tmp_path / "run", whole)
+    assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 def test_killed_between_the_renames_that_replace_a_checkpoint(
-    whole: Path, stopped: Path, data_flags: list[str]
+    uninterrupted: Path, stopped: Path, data_flags: list[str]
 ) -> None:
     (checkpoint,) = (stopped / "checkpoints").iterdir()
     checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.replaced"))
     assert train(stopped, data_flags) == 0
     assert "Resuming after step 5" in (stopped / "train.log").read_text()
-    same(stopped, whole)
+    assert_equal_runs(stopped, uninterrupted)
 
 
 def differs(flags: list[str], run: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -124,7 +86,7 @@ def stopped(data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_another_run_is_refused_with_its_differences(
+def test_a_run_with_other_flags_is_an_error_that_names_them(
     stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p: p.read_bytes() for p in stopped.rglob("*.safetensors")}
@@ -134,15 +96,15 @@ def test_another_run_is_refused_with_its_differences(
     said = differs(data_flags, stopped, "--gradient-accumulation-steps=2", capsys=capsys)
     assert "micro batches a step 1, now 2" in said
     assert {p: p.read_bytes() for p in stopped.rglob("*.safetensors")} == before
-    assert train(stopped, data_flags, "--log-interval=3", "--keep-checkpoints=1", "--save-every-steps=2") == 0  # free
+    assert (
+        train(stopped, data_flags, "--log-interval=3", "--keep-checkpoints=1", "--save-every-steps=2") == 0
+    )  # may change
 
 
 @pytest.mark.slow
-def test_other_questions_are_refused(
+def test_a_run_on_other_questions_is_an_error(
     stopped: Path, synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     other = tmp_path / "ssg-qa"
     shutil.copytree(synthetic_set / "ssg-qa", other)
     for path in (other / "VID04").iterdir():
@@ -150,7 +112,7 @@ def test_other_questions_are_refused(
     flags = [f"--ssgvqa-root={other}", *data_flags[1:]]
     said = differs(flags, stopped, capsys=capsys)
     assert "its data or steps differ: questions 40, now" in said and "validation" not in said
-    # As many questions, one answer another: in training, then in validation.
+    # As many questions, some with another answer: in training, then in validation.
     for video, word in (("VID04", "training"), ("VID01", "validation")):
         shutil.rmtree(other)
         shutil.copytree(synthetic_set / "ssg-qa", other)
@@ -160,16 +122,16 @@ def test_other_questions_are_refused(
 
 
 def test_a_finished_run_is_not_run_again(
-    whole: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (whole / "best_model.pth").stat().st_mtime_ns
-    assert train(whole, data_flags) == 0
-    assert (whole / "best_model.pth").stat().st_mtime_ns == before
+    before = (uninterrupted / "best_model.pth").stat().st_mtime_ns
+    assert train(uninterrupted, data_flags) == 0
+    assert (uninterrupted / "best_model.pth").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_are_passed_over(
-    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_damaged_checkpoints_are_skipped(
+    uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -183,14 +145,14 @@ def test_damaged_checkpoints_are_passed_over(
     (steps[3] / "training.safetensors").write_bytes((steps[3] / "training.safetensors").read_bytes()[:-7])
     (steps[2] / "training.json").write_text("{")
     assert train(run, data_flags, "--save-every-steps=2", "--keep-checkpoints=1") == 0
-    same(run, whole)
+    assert_equal_runs(run, uninterrupted)
     left = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert left == ["damaged-step-0000006", "damaged-step-0000008", "damaged-step-0000009", "step-0000014"]
 
 
 @pytest.mark.slow
-def test_weights_in_several_files_are_whole_or_not(
-    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_shard_makes_a_checkpoint_incomplete(
+    uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from surgvivqa.checkpoints import loading as checkpoints
 
@@ -209,11 +171,11 @@ def test_weights_in_several_files_are_whole_or_not(
     assert len(shards) > 2
     shards[1].unlink()
     assert train(run, data_flags) == 0
-    same(run, whole)
+    assert_equal_runs(run, uninterrupted)
     assert (run / "checkpoints" / "damaged-step-0000009").is_dir()
 
 
-def test_a_digit_of_its_progress_that_has_changed_is_damage(stopped: Path, data_flags: list[str]) -> None:
+def test_a_changed_digit_in_the_progress_is_detected(stopped: Path, data_flags: list[str]) -> None:
     (path,) = stopped.glob("checkpoints/*/training.json")
     text = path.read_text()
     path.write_text(text.replace('"step": 5', '"step": 4'))
@@ -226,16 +188,18 @@ def test_a_digit_of_its_progress_that_has_changed_is_damage(stopped: Path, data_
     assert find_state(stopped / "checkpoints")
 
 
-def test_killed_before_its_first_checkpoint_it_starts_anew(whole: Path, data_flags: list[str], tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    uninterrupted: Path, data_flags: list[str], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+    (run / "config.yaml").write_bytes((uninterrupted / "config.yaml").read_bytes())
     (run / "metrics.jsonl").write_text('{"step": 3, "loss": 9.0}\n{"st')
     assert train(run, data_flags) == 0
-    same(run, whole)
+    assert_equal_runs(run, uninterrupted)
 
 
-def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -> None:
+def test_a_kill_between_the_renames_leaves_a_readable_checkpoint(stopped: Path) -> None:
     from surgvivqa.checkpoints.loading import load_checkpoint
     from surgvivqa.config import ModelConfig
 
@@ -244,18 +208,18 @@ def test_a_kill_between_the_renames_leaves_a_checkpoint_to_read(stopped: Path) -
 
 
 @pytest.mark.slow
-def test_time_is_up(data_flags: list[str], tmp_path: Path, whole: Path) -> None:
+def test_the_time_limit_stops_a_run(data_flags: list[str], tmp_path: Path, uninterrupted: Path) -> None:
     assert train(tmp_path / "run", data_flags, "--max-hours=0") == 75
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
     assert train(tmp_path / "run", data_flags, "--max-hours=5") == 0
-    same(tmp_path / "run", whole)
+    assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(
     data_flags: list[str],
     tmp_path: Path,
-    whole: Path,
+    uninterrupted: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -276,10 +240,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     left = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert left == ["step-0000002", "step-0000004"]
     assert train(tmp_path / "run", data_flags) == 0
-    same(tmp_path / "run", whole)
+    assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
-def test_where_no_checkpoint_can_be_read_nothing_is_removed(
+def test_nothing_is_removed_if_no_checkpoint_can_be_read(
     stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in stopped.glob("checkpoints/*/training.json"):
@@ -290,19 +254,17 @@ def test_where_no_checkpoint_can_be_read_nothing_is_removed(
 
 
 @pytest.mark.slow
-def test_a_run_that_saved_no_checkpoint_starts_anew_and_keeps_what_is_there(
-    stopped: Path, data_flags: list[str], whole: Path
+def test_a_run_without_a_checkpoint_starts_again_and_keeps_the_old_files(
+    stopped: Path, data_flags: list[str], uninterrupted: Path
 ) -> None:
-    import shutil
-
     shutil.rmtree(stopped / "checkpoints")
     best = (stopped / "best" / "model.safetensors").read_bytes()
     assert train(stopped, data_flags) == 0
-    same(stopped, whole)
+    assert_equal_runs(stopped, uninterrupted)
     assert (stopped / "before-1" / "best" / "model.safetensors").read_bytes() == best
 
 
-def test_overwrite_is_used_up(stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwrite_is_not_saved(stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_after(2, patch)
         assert train(stopped, data_flags, "--overwrite") == 75
@@ -314,11 +276,9 @@ def test_overwrite_is_used_up(stopped: Path, data_flags: list[str], monkeypatch:
     assert [p.name for p in sorted((stopped / "checkpoints").iterdir())] == ["step-0000002", "step-0000003"]
 
 
-def test_a_kill_while_the_old_run_is_removed_leaves_the_new_one_to_be_started(
+def test_a_kill_while_the_old_run_is_removed_does_not_block_the_new_one(
     stopped: Path, data_flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     (stopped / "finished.json").write_text("{}")
 
     def killed(folder: Path, **_: object) -> None:
@@ -330,14 +290,14 @@ def test_a_kill_while_the_old_run_is_removed_leaves_the_new_one_to_be_started(
         patch.setattr(shutil, "rmtree", killed)
         assert train(stopped, data_flags, "--overwrite", "--lr=1e-3") == 130
     assert not (stopped / "finished.json").exists()
-    assert train(stopped, data_flags, "--lr=1e-3", "--max-hours=0") == 75  # without the flag, as a requeued job
+    assert train(stopped, data_flags, "--lr=1e-3", "--max-hours=0") == 75  # without the flag, as for a requeued job
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-0000001"]
     assert not (stopped / ".removed").exists()
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    """The short form of ``tools/kill_test.py``, whose long form is told of in docs/reliability.md."""
+    """A short run of ``tools/kill_test.py``; docs/reliability.md reports a long one."""
     tool = Path(__file__).resolve().parents[2] / "tools" / "kill_test.py"
     command = [sys.executable, str(tool), "--kills=8", f"--out={tmp_path / 'kills'}"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

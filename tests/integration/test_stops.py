@@ -1,4 +1,4 @@
-"""Signals and locks on real processes: a run saves within seconds, exits with 75, and goes on bit for bit."""
+"""Signals and locks with real processes: a run saves within seconds, exits with 75, and resumes bit for bit."""
 
 import json
 import os
@@ -11,9 +11,8 @@ import pytest
 from surgvivqa.cli import main
 from surgvivqa.evaluation import inference as prediction
 from tests.helpers.processes import ended, hears, running, wait_until
-from tests.integration.test_resume import TINY, same, train, whole
+from tests.helpers.runs import TINY, assert_equal_runs, train
 
-__all__ = ["whole"]
 ENDLESS = [*TINY, "--max-steps=100000"]
 
 
@@ -22,9 +21,7 @@ def command(folder: Path, *flags: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_is_answered_by_the_run_and_not_by_its_workers(
-    data_flags: list[str], tmp_path: Path
-) -> None:
+def test_workers_ignore_a_signal_to_the_process_group(data_flags: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     with running(command(run, *ENDLESS, *data_flags, "--workers=2")) as process:
         wait_until((run / "metrics.jsonl").exists, process)
@@ -37,32 +34,32 @@ def test_a_signal_to_the_whole_group_is_answered_by_the_run_and_not_by_its_worke
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_at_any_time_exit_with_75(
-    number: signal.Signals, whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = tmp_path / "run"
     for loads in (True, False):  # while it loads, and in its steps
         if number == signal.SIGINT and loads:
-            continue  # by hand, before anything began: 130
+            continue  # Ctrl-C before the run begins: 130
         with running(command(run, *TINY, *data_flags)) as process:
             if loads:
                 wait_until(lambda: hears(process, number), process)
             else:
                 wait_until((run / "metrics.jsonl").exists, process)
             process.send_signal(number)
-            process.send_signal(number)  # from SLURM and from torchrun, or by an impatient hand
+            process.send_signal(number)  # from SLURM and from torchrun, or Ctrl-C twice
             code, errors, seconds = ended(process)
         assert code == 75, errors
         assert seconds < 10
     with running(command(run, *TINY, *data_flags)) as process:
         code, errors, _ = ended(process)
     assert code == 0, errors
-    same(run, whole)
+    assert_equal_runs(run, uninterrupted)
 
 
 @pytest.mark.slow
 def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
-    whole: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, real, passes = tmp_path / "run", prediction.score_labels, [0]
 
@@ -78,10 +75,10 @@ def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
         progress = json.loads(saved.read_text())
         assert (progress["step"], progress["validated"], passes) == (4, False, [1])
         assert not (run / "best").exists()
-        assert train(run, data_flags) == 75  # in the validation that was left, which leaves it as it is
+        assert train(run, data_flags) == 75  # in the validation that was interrupted: nothing changes
         assert json.loads(saved.read_text()) == progress
     assert train(run, data_flags) == 0
-    same(run, whole)
+    assert_equal_runs(run, uninterrupted)
 
 
 @pytest.mark.slow
@@ -94,19 +91,19 @@ def test_two_jobs_do_not_train_in_one_folder(
         wait_until((run / "metrics.jsonl").exists, process)
         assert main(["train", *flags]) == 2
         assert "Another process is training in" in capsys.readouterr().err
-        process.kill()  # its workers live on for a moment, and must not keep the lock
+        process.kill()  # its workers live for some seconds more and must not keep the lock
         process.wait()
         assert main(["train", *flags, "--max-hours=0"]) == 75
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_is_told_of_in_a_sentence(data_flags: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported_in_a_sentence(data_flags: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     with running(command(run, *ENDLESS, *data_flags, "--workers=2", "--batch-size=2")) as process:
         wait_until((run / "metrics.jsonl").exists, process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(children.read_text, process)
-        os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does where memory runs out
+        os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does when memory runs out
         code, errors, _ = ended(process)
     assert code == 1 and "Traceback" not in errors
     assert "surgvivqa: A process that decodes frames was killed (DataLoader worker (pid" in errors

@@ -1,4 +1,4 @@
-"""Two real processes over gloo against one: training, evaluation, errors and signals."""
+"""Two real processes over gloo compared with one: training, evaluation, errors and signals."""
 
 import json
 import os
@@ -18,19 +18,18 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.index import draw_subsample, open_questions
 from surgvivqa.features.batches import micro_batches
-from surgvivqa.training.schedule import seed_micro_batch, step_plans
 from surgvivqa.utils.distributed import explain_lost_processes, start_processes
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.processes import LIMIT, wait_until
 
-# 18 questions are 5 micro-batches: the last is short, and an epoch is no whole number of steps.
+# 18 questions are 5 micro-batches: the last is short, and an epoch is not a whole number of steps.
 TRAIN = ["train", "--preset=tiny", "--workers=0", "--batch-size=4", "--max-train-samples=18", "--epochs=2"]
 TRAIN += ["--lr=2e-4", "--max-grad-norm=1", "--log-interval=1", "--eval-every-steps=2", "--val-max-samples=90"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def alone(*arguments: str) -> None:
-    """Runs a command as one process: this one, which has the modules loaded, on one thread as torchrun's have."""
+    """Runs a command in this process, on one thread as torchrun's processes have."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -49,10 +48,10 @@ def as_two(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Pair:
-    """Two processes of one run with no torchrun above them, which would end one when the other has failed."""
+    """Two processes of one run without torchrun, which would end one when the other has failed."""
 
     def __init__(self, arguments: list[str], second: dict[str, str] | None = None) -> None:
-        # Where they meet is held here, as torchrun does: a port that was only looked for may be another's by then.
+        # The store is held here, as torchrun does: a port that was only probed could be taken in the meantime.
         self.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         both = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
         both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -78,13 +77,13 @@ class Pair:
 
 
 def told(stderr: str) -> list[str]:
-    """The sentences of errors."""
+    """The error sentences in ``stderr``."""
     assert "Traceback" not in stderr, stderr
     return [line for line in stderr.splitlines() if line.startswith("surgvivqa: ")]
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without the timings and without what is null (the loss of no question)."""
+    """The lines of ``metrics.jsonl`` without timings and without null values (the loss of no question)."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "questions_per_second" and v is not None} for line in lines]
 
@@ -127,7 +126,7 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(
 
 
 @pytest.mark.slow
-def test_two_processes_that_fill_a_cache_of_text_train_as_one_that_reads_it(
+def test_two_processes_that_fill_a_text_cache_train_as_one_that_reads_it(
     one_process: Path, flags: list[str], tmp_path: Path
 ) -> None:
     given = [*TRAIN, *flags, f"--pretrained-ckpt={one_process}", f"--cache={tmp_path / 'cache'}", "--cache-text"]
@@ -156,8 +155,8 @@ def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
 
 
 @pytest.mark.slow
-def test_a_process_that_has_no_question_and_no_frame_of_its_own(flags: list[str], tmp_path: Path) -> None:
-    # One micro-batch an epoch, and one frame to validate on: the second process has neither.
+def test_a_process_without_questions_and_frames(flags: list[str], tmp_path: Path) -> None:
+    # One micro-batch per epoch, and one frame to validate on: the second process has neither.
     few = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
     alone(*few, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
     done = as_two(*few, f"--checkpoint-dir={tmp_path / 'two'}")
@@ -166,7 +165,7 @@ def test_a_process_that_has_no_question_and_no_frame_of_its_own(flags: list[str]
 
 
 def spoilt(synthetic_set: Path, folder: Path) -> Path:
-    """The frames, one of the training video's cut off."""
+    """A copy of the frames with a truncated one in the training video."""
     frames = Path(shutil.copytree(synthetic_set / "frames", folder))
     (frames / "VID04" / "000001.png").write_bytes((frames / "VID04" / "000001.png").read_bytes()[:3000])
     return frames
@@ -194,7 +193,7 @@ def test_a_frame_that_cannot_be_used_is_skipped_by_all(flags: list[str], synthet
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_a_frame_that_cannot_be_used_ends_all_and_is_told_once(
+def test_a_bad_frame_ends_both_and_is_reported_once(
     command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
 ) -> None:
     images = f"--image-root={spoilt(synthetic_set, tmp_path / 'frames')}"
@@ -222,7 +221,7 @@ def test_two_processes_predict_as_one(one_process: Path, tmp_path: Path, questio
 
 
 @pytest.mark.slow
-def test_a_run_that_is_there_ends_every_process_with_one_sentence(one_process: Path, flags: list[str]) -> None:
+def test_another_run_in_the_folder_ends_both_with_one_sentence(one_process: Path, flags: list[str]) -> None:
     before = (one_process / "metrics.jsonl").read_text()
     codes, errors = Pair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()
     assert codes == [2, 2]
@@ -237,7 +236,7 @@ def test_a_run_that_is_there_ends_every_process_with_one_sentence(one_process: P
 def test_wrong_input_in_one_process_ends_both(
     command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
 ) -> None:
-    # The second process finds no frames, as on a node where they are not mounted.
+    # The second process finds no frames, as on a node that does not mount them.
     roots = [flag for flag in flags if "image-root" not in flag]
     own = TRAIN if command == "train" else ["eval", f"--checkpoint={one_process}", "--workers=0"]
     output = f"--checkpoint-dir={tmp_path / 'run'}" if command == "train" else f"--output={tmp_path / 'eval'}"
@@ -253,7 +252,7 @@ def test_wrong_input_in_one_process_ends_both(
 
 
 @pytest.mark.slow
-def test_a_non_finite_loss_ends_both_and_is_told_once(flags: list[str], tmp_path: Path) -> None:
+def test_a_non_finite_loss_ends_both_and_is_reported_once(flags: list[str], tmp_path: Path) -> None:
     wild = ["--lr=1e30", "--max-grad-norm=0", "--full-finetune", "--train-blip", f"--checkpoint-dir={tmp_path / 'run'}"]
     codes, errors = Pair([*TRAIN, *flags, *wild]).wait()
     assert codes == [1, 1]
@@ -278,10 +277,10 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(flags: list[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_stopped_run_goes_on_with_another_number_of_processes(
+def test_a_stopped_run_resumes_with_another_number_of_processes(
     first: int, one_process: Path, flags: list[str], tmp_path: Path
 ) -> None:
-    """Stopped after its first step; with two processes instead of twice the accumulation, or the other way round."""
+    """From two processes to twice the accumulation, or the reverse, after the first step."""
     folder = tmp_path / "run"
     own = [*TRAIN, *flags, f"--checkpoint-dir={folder}"]
     if first == 2:
@@ -296,9 +295,7 @@ def test_a_stopped_run_goes_on_with_another_number_of_processes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
-    killed: int, flags: list[str], tmp_path: Path
-) -> None:
+def test_a_killed_process_ends_the_other_and_the_run_resumes(killed: int, flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     own = [*TRAIN, *flags, "--max-steps=2000", "--save-every-steps=1", f"--checkpoint-dir={folder}"]
     pair = Pair([*own, "--eval-every-steps=0"])
@@ -312,45 +309,10 @@ def test_a_process_that_is_killed_ends_the_other_and_the_run_goes_on(
     assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1
 
 
-@pytest.mark.parametrize(("world", "accumulation"), [(2, 1), (2, 3), (3, 2), (7, 1)])
-def test_the_processes_plans_make_up_one_plan(world: int, accumulation: int) -> None:
-    counts, total = [5, 9, 4], 7
-    config = TrainConfig(batch_size=4, questions_per_frame=3, gradient_accumulation_steps=accumulation)
-    plans = [list(step_plans(counts, config, world, rank, total)) for rank in range(world)]
-    done = 0
-    for shares in zip(*plans, strict=True):
-        epoch = shares[0][2]
-        whole = micro_batches(counts, 4, 3, config.seed, epoch)
-        dealt = [(shares[i % world][0][i // world]) for i in range(world * len(shares[0][0]))]
-        assert dealt[: len(whole)] == whole[: len(dealt)]
-        for step in range(len(shares[0][1])):
-            places = [step * accumulation + micro for micro in range(accumulation)]
-            # DDP takes the mean over the processes; the weights of a step's questions must then add up to 1.
-            weight = sum(
-                shares[rank][1][step][micro] * len([q for _, chosen in shares[rank][0][place] for q in chosen])
-                for rank in range(world)
-                for micro, place in enumerate(places)
-            )
-            assert weight / world == pytest.approx(1)
-            done += 1
-    assert done == total
-
-
-def test_dropout_depends_on_the_place_alone() -> None:
-    def draw(*place: int) -> float:
-        seed_micro_batch(*place)
-        return float(torch.rand(()))
-
-    assert draw(1, 2, 3) == draw(1, 2, 3)
-    assert len({draw(1, 2, 3), draw(1, 2, 4), draw(1, 3, 3), draw(2, 2, 3)}) == 4
-
-
 @pytest.mark.parametrize(
     "said", ["Timed out waiting 1800000ms for recv operation to complete", "[..] Connection closed by peer [127.0.0.1]"]
 )
-def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
-    said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_process_is_reported_only_if_there_are_others(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for several, kind in (("2", RunError), ("1", RuntimeError)):
         monkeypatch.setenv("WORLD_SIZE", several)
         message = "Another process of this run has ended" if several == "2" else None
@@ -358,7 +320,7 @@ def test_a_process_that_has_gone_is_told_of_only_where_there_are_others(
             raise RuntimeError(said)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

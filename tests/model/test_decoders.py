@@ -125,7 +125,7 @@ def test_labels_that_begin_others_are_ended(parts: Path) -> None:
     end = prompts.tokenizer.eos_token_id
     assert prompts.label_ids[ten][: len(prompts.label_ids[one]) - 1] == prompts.label_ids[one][:-1]
     assert prompts.label_ids[one][-1] == end and end not in prompts.label_ids[ten] + prompts.label_ids[liver]
-    assert one in prompts.ended and ten not in prompts.ended
+    assert one in prompts.terminated and ten not in prompts.terminated
     # No label's tokens begin another's any more: their probabilities are of distinct outcomes.
     for c, ids in enumerate(prompts.label_ids):
         assert not any(other[: len(ids)] == ids for o, other in enumerate(prompts.label_ids) if o != c)
@@ -133,7 +133,7 @@ def test_labels_that_begin_others_are_ended(parts: Path) -> None:
 
 def test_labels_that_begin_no_other_need_no_end() -> None:
     prompts = load_folder(PACKAGED_BASE).prompt_tokenizer()
-    assert prompts.ended == []
+    assert prompts.terminated == []
     assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
 
 
@@ -215,9 +215,9 @@ OSS = GptOssConfig(vocab_size=405, hidden_size=32, num_hidden_layers=1, num_atte
 
 @pytest.mark.parametrize(
     ("name", "made", "message"),
-    [("bloom", BLOOM, "packed rows"), ("neo", NEO, "packed rows"), ("oss", OSS, "its attention has s_aux")],
+    [("bloom", BLOOM, "packed stream"), ("neo", NEO, "packed stream"), ("oss", OSS, "its attention has s_aux")],
 )
-def test_a_decoder_whose_packed_rows_would_be_wrong_is_refused(
+def test_a_decoder_whose_packed_streams_would_be_wrong_is_refused(
     parts: Path, tmp_path: Path, name: str, made: object, message: str
 ) -> None:
     folder = shutil.copytree(parts / "split", tmp_path / name)
@@ -239,7 +239,7 @@ def test_other_kinds_train_or_are_refused_but_never_crash(parts: Path, tmp_path:
     try:
         bundle = build_for_training(config(parts, decoder_model=str(folder)))
     except InputError as refusal:
-        assert "packed rows" in str(refusal)
+        assert "packed stream" in str(refusal)
         return
     set_modes(bundle.model)
     prompts = bundle.prompt_tokenizer()
@@ -271,8 +271,8 @@ def test_a_window_shorter_than_a_sequence_is_refused(parts: Path, tmp_path: Path
     made = MistralConfig(vocab_size=405, num_key_value_heads=2, sliding_window=64, **sizes)
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     with pytest.raises(InputError, match="looks back over 64 tokens"):
-        build_for_training(config(parts, decoder_model=str(folder)))
-    assert build_for_training(config(parts, decoder_model=str(folder), max_length=64))
+        build_for_training(config(parts, decoder_model=str(folder), max_length=128))
+    assert build_for_training(config(parts, decoder_model=str(folder))).settings.max_length == 64
 
 
 def test_what_is_no_causal_language_model_is_refused(parts: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgvivqa.data.packing import PaddedLayout, PromptTree, answer_chain, pack_stream
-from surgvivqa.data.prompt_tokens import _end_what_begins_another
+from surgvivqa.data.prompt_tokens import _terminate_prefixes
 from surgvivqa.model.attention import pad, unpad
 from surgvivqa.model.label_trie import LabelTrie
 
@@ -83,7 +83,7 @@ def test_what_is_spread_is_collected(lengths: list[int]) -> None:
 @settings(max_examples=300, deadline=None)
 def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> None:
     ended = [list(ids) for ids in labels]
-    which = _end_what_begins_another(ended, END)
+    which = _terminate_prefixes(ended, END)
     begins = [any(o != ids and o[: len(ids)] == ids for o in labels) for ids in labels]
     assert which == [c for c, start_workers in enumerate(begins) if start_workers]
     trie = LabelTrie(ended)

@@ -188,7 +188,9 @@ def _allowed(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
 def _tokens(bundle: ModelBundle) -> Result:
     prompts = bundle.prompt_tokenizer()
     trie = LabelTrie(prompts.label_ids)
-    ended = f"{len(prompts.ended)} that would begin another are ended" if prompts.ended else "none begins another"
+    ended = (
+        f"{len(prompts.terminated)} that would begin another are ended" if prompts.terminated else "none begins another"
+    )
     longest = int(trie.lengths.max())
     return Result("tokens", "PASS", f"labels are 1 to {longest} tokens, {ended}; {len(trie.tokens)} inner nodes.")
 
@@ -197,7 +199,9 @@ def _prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
     prompts = bundle.prompt_tokenizer()
     prompts.check_fits(frames)
     return Result(
-        "prompts", "PASS", f"longest prompt with answer: {prompts.longest(frames)[0]} of {prompts.max_length} tokens."
+        "prompts",
+        "PASS",
+        f"longest prompt with answer: {prompts.longest_prompt(frames)[0]} of {prompts.max_length} tokens.",
     )
 
 

@@ -60,7 +60,7 @@ class TextReader:
 
     def blocks(self, frame: FrameQuestions) -> list[PromptTree]:
         """The blocks of all questions of a frame, as training feeds them."""
-        prompts = self.prompt_tokenizer.all_prompt_ids([q.question for q in frame.questions])
+        prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
             answer_chain(prompt, answer, n, self.mask)

@@ -1,4 +1,4 @@
-"""The model's configuration: the three parts' own configurations and the adapters."""
+"""The model's configuration: those of its three parts, the adapters, and how it was trained."""
 
 from typing import Any
 
@@ -6,19 +6,20 @@ from transformers import AutoConfig, BlipTextConfig, GPT2Config, PreTrainedConfi
 
 
 class SurgViVQAConfig(PreTrainedConfig):
-    """VideoMAE, BLIP text and a decoder in one, as ``SurgViVQAModel`` needs them.
+    """The configuration of a ``SurgViVQAModel``.
 
     Args:
-        video_config: VideoMAE's configuration (an object, a dictionary or None for the defaults).
-        text_config: BLIP's text configuration; its vocabulary is the decoder's, and ``is_decoder`` is set, since that
-            is what gives it cross-attention.
+        video_config: VideoMAE's configuration; an object, a dictionary or None for the defaults.
+        text_config: BLIP's text configuration, with the decoder's vocabulary size; ``is_decoder`` is set, which gives
+            the text model its cross-attention.
         decoder_config: the configuration of any causal language model of Transformers; GPT-2's by default.
-        lora: ``{"r", "alpha", "dropout"}`` of the adapters on the decoder (``decoders.lora_targets``); None for none.
-        video_pool: ``none`` or ``temporal``: how the video tokens are pooled (``video_pool.pool_tokens``).
-        position_frames: the clip length that the video encoder's positions belong to; clips of another length get them
-            interpolated over time (``video_positions.set_position_embeddings``). None: the video encoder's own ``num_frames``.
-        mask: the mask mode it was trained with, and is scored with.
-        prompt_mode: the prompt it was trained with.
+        lora: ``{"r", "alpha", "dropout"}`` of the decoder's adapters (``decoders.lora_targets``); None for no adapters.
+        video_pool: ``none`` or ``temporal``, how video tokens are pooled (``pooling.pool_tokens``).
+        position_frames: the clip length that the video encoder was trained with; for clips of another length its
+            positions are interpolated (``positions.interpolate_positions``). Its own ``num_frames`` by default.
+        mask: the mask mode of training and scoring (``data.packing``).
+        prompt_mode: the prompt mode of training and scoring (``data.prompts``).
+        **kwargs: passed on to ``PreTrainedConfig``.
     """
 
     model_type = "surgvivqa"
@@ -41,7 +42,7 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.decoder_config = _decoder_config(decoder_config)
         self.text_config.is_decoder = True
         for part in (self.video_config, self.text_config, self.decoder_config):
-            part.dtype = None  # the whole model's decides: parts of several would not fit together
+            part.dtype = None  # only the model's own dtype counts, so that all parts have the same
         self.lora = lora
         self.video_pool = video_pool
         self.position_frames = position_frames or self.video_config.num_frames
@@ -76,7 +77,7 @@ def _decoder_config(value: Any) -> Any:
 
 
 def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> SurgViVQAConfig:
-    """The ``tiny`` preset: about 3 million parameters, for two CPU cores; 64 patches of 14 x 14 px."""
+    """The ``tiny`` preset: about 3 million parameters, for two CPU cores; 64 patches of 14 x 14 pixels."""
     hidden, layers, heads = 128, 4, 4
     return SurgViVQAConfig(
         video_config=VideoMAEConfig(

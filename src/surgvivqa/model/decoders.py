@@ -1,49 +1,46 @@
-"""What differs among causal language models: where their parts lie, what LoRA adapts, and whether packed rows fit."""
-
-from typing import Any
+"""What differs among causal language models: their layers, LoRA's targets, and whether they run packed streams."""
 
 import torch
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from surgvivqa.data.packing import PromptTree, pack_stream
-from surgvivqa.model.attention import build_layouts
+from surgvivqa.model.attention import AttentionLayout, build_layouts
 from surgvivqa.utils.errors import InputError, first_line
 
-_GPT2_TARGETS = ["c_attn", "c_proj"]  # c_proj is both the attention's and the MLP's, as published
+_GPT2_TARGETS = ["c_attn", "c_proj"]  # as published; c_proj is in the attention and in the MLP
 _LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # of packed logits, relative to the largest logit
 _FAULTS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
 
 
-def backbone(decoder: Any) -> Any:
-    """A causal language model without its output layer."""
-    return decoder.base_model
-
-
-def output_layer(decoder: Any) -> nn.Module:
+def output_layer(decoder: PreTrainedModel) -> nn.Module:
     """The layer from hidden states to logits."""
     layer: nn.Module = decoder.get_output_embeddings()
     return layer
 
 
-def decoder_layers(decoder: Any) -> nn.ModuleList:
-    """The layers, first to last.
+def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
+    """The transformer layers, first to last.
 
     Raises:
-        InputError: there is no list of layers.
+        InputError: the decoder has no list of layers.
     """
-    lists = [m for m in backbone(decoder).modules() if isinstance(m, nn.ModuleList)]
+    lists = [m for m in decoder.base_model.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise InputError(f"A {decoder.config.model_type} decoder has no list of layers; take another --decoder-model.")
     count = getattr(decoder.config, "num_hidden_layers", None)
     return max(lists, key=lambda layers: (len(layers) == count, len(layers)))
 
 
-def lora_targets(decoder: Any) -> list[str]:
-    """Names of the modules that LoRA adapts in a decoder of this kind: GPT-2's as published, the four attention
-    projections of Llama-like decoders, else PEFT's own choice for the kind, else all linear layers of its layers."""
+def lora_targets(decoder: PreTrainedModel) -> list[str]:
+    """Names of the modules that LoRA adapts in a decoder of this kind.
+
+    For GPT-2 they are the published ones, for Llama-like decoders the four attention projections, for other kinds
+    PEFT's default, and for kinds that PEFT does not know all linear modules of the layers.
+    """
     kind = decoder.config.model_type
     if kind == "gpt2":
         return list(_GPT2_TARGETS)
@@ -53,44 +50,60 @@ def lora_targets(decoder: Any) -> list[str]:
     if kind in PEFT_TARGETS:
         return list(PEFT_TARGETS[kind])
     inner = decoder_layers(decoder).named_modules()
-    # Under adapters the layer itself has gone one level down.
+    # Under adapters the linear module itself is called base_layer.
     linear = [n for n, m in inner if isinstance(m, nn.Linear | Conv1D) and ".lora_" not in n]
     return sorted({n.removesuffix(".base_layer").rpartition(".")[2] for n in linear})
 
 
-def is_transposed(decoder: Any, targets: list[str]) -> bool:
-    """Whether the targets keep their weights as ``[in, out]``, as GPT-2 does."""
+def is_transposed(decoder: PreTrainedModel, targets: list[str]) -> bool:
+    """Whether the targets store their weights as ``[in, out]``, as GPT-2's ``Conv1D`` does."""
     return any(isinstance(m, Conv1D) for n, m in decoder.named_modules() if n.rpartition(".")[2] in targets)
 
 
-def run_decoder(decoder: Any, states: Tensor, positions: Tensor, layout: Any) -> Tensor:
-    """Last hidden states ``[N, hidden]`` of a stream of input states ``[N, hidden]`` at ``positions`` ``[N]``."""
-    result: Tensor = backbone(decoder)(
+def run_decoder(decoder: PreTrainedModel, states: Tensor, position_ids: Tensor, layout: AttentionLayout) -> Tensor:
+    """Runs a decoder on a packed stream of input embeddings.
+
+    Args:
+        decoder: with ``attention.install_packed_attention`` done.
+        states: ``[N, hidden]``.
+        position_ids: ``[N]`` int64.
+        layout: the decoder's layout of the stream.
+
+    Returns:
+        The last hidden states ``[N, hidden]``, before the output layer.
+    """
+    result: Tensor = decoder.base_model(
         inputs_embeds=states.unsqueeze(0),
-        position_ids=positions.unsqueeze(0),
-        attention_mask=states.new_empty(1, 1, 1, 1),  # given, so that none is made: the layout says who sees whom
+        position_ids=position_ids.unsqueeze(0),
+        attention_mask=states.new_empty(1, 1, 1, 1),  # so that Transformers builds none; the layout masks
         layout=layout,
         use_cache=False,
     ).last_hidden_state[0]
     return result
 
 
-def _probe(decoder: Any) -> list[Tensor]:
-    """Token ids of two short sequences."""
+def _probe(decoder: PreTrainedModel) -> list[Tensor]:
+    """Token ids of two short sequences, lengths 5 and 8."""
     generator = torch.Generator().manual_seed(0)
     rows = decoder.get_input_embeddings().weight.shape[0]
     return [torch.randint(rows, (length,), generator=generator) for length in (5, 8)]
 
 
 @torch.no_grad()
-def reference_logits(decoder: Any, name: str) -> Tensor:
-    """Logits of two short sequences, one by one, by the attention that Transformers' authors wrote out for the kind;
-    for ``check_packing``, before ``attention.install_packed_attention``.
+def reference_logits(decoder: PreTrainedModel, name: str) -> Tensor:
+    """Logits of two short sequences, one at a time, through Transformers' eager attention, for ``check_packing``.
+
+    Args:
+        decoder: in eval mode, before ``attention.install_packed_attention``.
+        name: its name, for error messages.
+
+    Returns:
+        ``[13, vocabulary]``.
 
     Raises:
-        InputError: the decoder takes no embeddings in the place of token ids.
+        InputError: the decoder does not accept embeddings in the place of token ids.
     """
-    usual = decoder.config._attn_implementation
+    implementation = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")
     words = decoder.get_input_embeddings().weight
     try:
@@ -100,24 +113,24 @@ def reference_logits(decoder: Any, name: str) -> Tensor:
     except _FAULTS as error:
         raise _cannot(decoder, name, error) from error
     finally:
-        decoder.set_attn_implementation(usual)
+        decoder.set_attn_implementation(implementation)
 
 
 @torch.no_grad()
-def check_packing(decoder: Any, name: str, max_length: int, plain: Tensor) -> None:
-    """Runs two short sequences packed; the logits must be those that they have one by one.
+def check_packing(decoder: PreTrainedModel, name: str, max_length: int, reference: Tensor) -> None:
+    """Checks that two short sequences have the same logits packed as one at a time.
 
-    A decoder whose attention does not go through Transformers' interface, has sinks or caps that ours has not, has
-    another kind of position, or that changes its logits after the output layer, would give wrong numbers in silence.
+    Without the check, wrong numbers would go unnoticed for a decoder whose attention bypasses Transformers' interface,
+    has sinks or soft caps, uses another kind of position, or that changes its logits after the output layer.
 
     Args:
         decoder: in eval mode, with ``attention.install_packed_attention`` done.
-        name: what to call it.
-        max_length: the longest sequence it will meet, in tokens.
-        plain: of ``reference_logits``.
+        name: its name, for error messages.
+        max_length: the longest sequence it will run, in tokens.
+        reference: from ``reference_logits``.
 
     Raises:
-        InputError: they differ, or a sliding window is shorter than ``max_length``.
+        InputError: the logits differ, or a sliding window is shorter than ``max_length``.
     """
     config = decoder.config
     window = getattr(config, "sliding_window", None)
@@ -127,25 +140,25 @@ def check_packing(decoder: Any, name: str, max_length: int, plain: Tensor) -> No
             f"--max-length of at most {window}, or another decoder."
         )
     decoder_layers(decoder)
-    blocks = [PromptTree(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
-    packed = pack_stream([blocks], "causal", len(blocks))
+    prompts = [PromptTree(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
+    packed = pack_stream([prompts], "causal", len(prompts))
     try:
         states = decoder.get_input_embeddings().weight[packed.input_ids]
-        ours = run_decoder(decoder, states, packed.position_ids, build_layouts(packed, states.dtype)[1])
-        fast = output_layer(decoder)(ours)
+        hidden = run_decoder(decoder, states, packed.position_ids, build_layouts(packed, states.dtype)[1])
+        logits = output_layer(decoder)(hidden)
     except _FAULTS as error:
         raise _cannot(decoder, name, error) from error
-    # Where the largest logit is small, a difference is measured against 1.
-    gap = float((fast - plain).abs().max() / plain.abs().max().clamp(min=1))
-    if not gap < _TOLERANCE:
+    difference = float((logits - reference).abs().max() / reference.abs().max().clamp(min=1))
+    if not difference < _TOLERANCE:
         raise InputError(
-            f"--decoder-model {name}, a {config.model_type} model, gives other logits for packed rows than one by one "
-            f"(by {gap:.2g}), so its figures would be wrong; take a decoder such as GPT-2, Llama or Qwen3."
+            f"--decoder-model {name}, a {config.model_type} model, has other logits in a packed stream than for one "
+            f"sequence at a time (by {difference:.2g}), so its figures would be wrong; take a decoder such as GPT-2, "
+            f"Llama or Qwen3."
         )
 
 
-def _cannot(decoder: Any, name: str, error: BaseException) -> InputError:
+def _cannot(decoder: PreTrainedModel, name: str, error: BaseException) -> InputError:
     return InputError(
-        f"--decoder-model {name}, a {decoder.config.model_type} model, cannot run packed rows ({first_line(error)}); "
-        f"take a decoder such as GPT-2, Llama or Qwen3."
+        f"--decoder-model {name}, a {decoder.config.model_type} model, cannot run a packed stream "
+        f"({first_line(error)}); take a decoder such as GPT-2, Llama or Qwen3."
     )

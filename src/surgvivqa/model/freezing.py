@@ -1,4 +1,4 @@
-"""Which parameters train: the seed's freezing flags, and the table that shows what they come to."""
+"""Which parameters train, from the freezing flags, and the table of trainable parameters."""
 
 import contextlib
 import functools
@@ -18,28 +18,30 @@ PARTS = ("visual_encoder", "text_encoder", "projections", "llm base", "llm LoRA"
 
 
 def lora_settings(config: TrainConfig) -> dict[str, float] | None:
-    """The adapters a run asks for, or None."""
+    """The settings of the adapters that a run asks for; None for no adapters."""
     if config.full_finetune or config.lora_r == 0:
         return None
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
 
 def check_cache_flags(config: TrainConfig) -> None:
-    """Raises InputError where ``--cache`` is asked for and the video encoder trains, or ``--cache-text`` and BLIP
-    trains: outputs of what trains change every step. ``--cache-text`` needs ``--cache`` and a mask without a leak."""
+    """Checks that what a run caches does not change while it trains.
+
+    Raises:
+        InputError: ``--cache`` is set and the video encoder trains; or ``--cache-text`` is set and BLIP trains, the
+            mask is ``bidirectional``, or ``--cache`` is not set.
+    """
     if config.cache_text:
-        _refuse_cache_of_text(config)
-    if config.cache is None:
-        return
-    if config.train_video != "none":
+        _check_text_cache_flags(config)
+    if config.cache is not None and config.train_video != "none":
         raise InputError(
             f"--cache needs a frozen video encoder; leave out --cache, or --train-video {config.train_video}."
         )
 
 
-def _refuse_cache_of_text(config: TrainConfig) -> None:
+def _check_text_cache_flags(config: TrainConfig) -> None:
     if config.cache is None:
-        raise InputError("--cache-text keeps text states in the cache's folder; name it with --cache DIR.")
+        raise InputError("--cache-text keeps text states in the cache folder; name it with --cache DIR.")
     if config.mask == "bidirectional":
         raise InputError(
             "--cache-text needs a mask under which a prompt's text states do not depend on its answer; leave out "
@@ -51,11 +53,14 @@ def _refuse_cache_of_text(config: TrainConfig) -> None:
 
 
 def check_text_cache(model: SurgViVQAModel, config: TrainConfig) -> None:
-    """Raises InputError where ``--cache-text`` is asked for and the text encoder sees frames through a projection that
-    trains, so that its outputs change."""
+    """Checks that no trainable projection lies before a text encoder whose states are cached.
+
+    Raises:
+        InputError: ``--cache-text`` is set and the model has a ``video_projection``.
+    """
     if config.cache_text and model.video_projection is not None:
         raise InputError(
-            "--cache-text needs a text encoder whose outputs do not change, but it sees the frames through a "
+            "--cache-text needs a text encoder whose outputs do not change, but the frames reach it through a "
             "projection that trains; leave out --cache-text, or take a --video-model of the text encoder's width."
         )
 
@@ -63,13 +68,12 @@ def check_text_cache(model: SurgViVQAModel, config: TrainConfig) -> None:
 def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
     """Sets ``requires_grad`` of every parameter from the flags.
 
-    Default: the LoRA adapters alone, and the projections between parts of different widths, which are new.
-    ``--full-finetune`` and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and
-    ``--unfreeze-blip-last-n`` the text encoder's, ``--train-video`` the video encoder's. BLIP's pooler is never
-    trained, since nothing reads it.
+    By default only the LoRA adapters and the projections between parts of different widths train. ``--full-finetune``
+    and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and ``--unfreeze-blip-last-n`` the text
+    encoder's, ``--train-video`` the video encoder's. BLIP's pooler never trains, since nothing reads its output.
 
     Raises:
-        InputError: nothing would be trained, or more BLIP layers are asked for than there are.
+        InputError: nothing would train, or ``--unfreeze-blip-last-n`` exceeds the text encoder's layers.
     """
     model.requires_grad_(False)
     if config.train_video == "full":
@@ -94,8 +98,8 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
         model.text_encoder.pooler.requires_grad_(False)
     if config.full_finetune or config.train_gpt2_full:
         model.llm.requires_grad_(True)
-        # The text encoder's output enters the decoder as inputs_embeds, so its word embedding trains only where it is
-        # the output layer as well, as in GPT-2.
+        # The decoder's input is the text encoder's output, so the decoder's word embedding trains only where it is tied
+        # to the output layer, as in GPT-2.
         words = model.decoder.get_input_embeddings().weight
         words.requires_grad_(words is output_layer(model.decoder).weight)
     for projection in (model.video_projection, model.text_projection):
@@ -110,7 +114,7 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def frozen_as(model: SurgViVQAModel, config: TrainConfig) -> Iterator[None]:
-    """Within it the model is frozen as a run's flags say, and afterwards as it was.
+    """A context in which the model is frozen as a run's flags say; afterwards every parameter is as before.
 
     Raises:
         InputError: as ``apply_freezing``.
@@ -125,27 +129,27 @@ def frozen_as(model: SurgViVQAModel, config: TrainConfig) -> Iterator[None]:
 
 
 def set_modes(model: SurgViVQAModel) -> None:
-    """Training mode for what trains; eval mode for what is frozen, so that its output is an exact function."""
+    """Sets training mode for the parts that train, and eval mode for frozen parts, whose dropout stays off."""
     model.train()
     for part in (model.visual_encoder, model.text_encoder):
         if not any(p.requires_grad for p in part.parameters()):
             part.eval()
     if not any(p.requires_grad for n, p in model.llm.named_parameters() if "lora_" not in n):
-        # A frozen base keeps its own dropout off; the adapters' dropout belongs to the adapters and stays on.
+        # A frozen decoder keeps its own dropout off; the adapters' dropout stays on.
         model.llm.eval()
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
         block: Any
         for block in decoder_layers(model.decoder):
-            # The block alone, not what is in it: a layer recomputes its activations only in training mode.
+            # Only the layer itself, not its modules: it recomputes its activations only in training mode.
             block.training = block.gradient_checkpointing
 
 
 def checkpoint_activations(model: SurgViVQAModel) -> None:
     """Makes every layer of the three parts recompute its activations in the backward pass.
 
-    Transformers offers no switch for BLIP's text model, though its layers can do it; so the layers are set one by one.
+    The layers are set one by one, since Transformers has no switch for BLIP's text model, whose layers support it.
     """
     recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
     for layer in _layers(model):
@@ -159,8 +163,11 @@ def _layers(model: SurgViVQAModel) -> list[Any]:
 
 
 def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Rows (part, trainable parameters, all parameters) for the video encoder, the text encoder, the projections,
-    if any, the decoder and LoRA."""
+    """Parameter counts by part of the model.
+
+    Returns:
+        Rows (part, trainable parameters, all parameters) for ``PARTS``, without projections where there are none.
+    """
     counts: dict[str, list[int]] = {part: [0, 0] for part in PARTS}
     for name, parameter in model.named_parameters():
         part = name.split(".", 1)[0]
@@ -174,15 +181,15 @@ def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
 
 
 def trainable_fraction(model: nn.Module) -> float:
-    """Trainable over all parameters."""
+    """The trainable fraction of all parameters."""
     table = trainable_table(model)
     return sum(row[1] for row in table) / max(1, sum(row[2] for row in table))
 
 
-def format_trainable_table(model: Any) -> str:
-    """The trainable table as text, with exact counts."""
+def format_trainable_table(model: nn.Module) -> str:
+    """Formats ``trainable_table`` as text, with a total."""
     lines = [f"{'part':<16}{'trainable':>14}{'all':>14}"]
     rows = trainable_table(model)
-    for part, trained, total in [*rows, ("in all", sum(r[1] for r in rows), sum(r[2] for r in rows))]:
+    for part, trained, total in [*rows, ("total", sum(r[1] for r in rows), sum(r[2] for r in rows))]:
         lines.append(f"{part:<16}{trained:>14,}{total:>14,}  {100 * trained / max(1, total):8.4f}%")
     return "\n".join(lines)

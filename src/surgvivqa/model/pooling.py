@@ -1,37 +1,35 @@
-"""Fewer video tokens: their mean over a clip's time."""
-
-from typing import Any
+"""Pooling of video tokens over time, for fewer keys in cross-attention."""
 
 from torch import Tensor
+from transformers import VideoMAEConfig
 
 VIDEO_POOLS = ("none", "temporal")
 
 
-def token_count(video_config: Any, mode: str) -> int:
-    """Video tokens of a clip after pooling: 1568 for VideoMAE-base with 16 frames, 196 with ``temporal``."""
-    places = (video_config.image_size // video_config.patch_size) ** 2
-    times = video_config.num_frames // video_config.tubelet_size
-    return int(places if mode == "temporal" else places * times)
+def token_count(video_config: VideoMAEConfig, mode: str) -> int:
+    """Video tokens per clip after pooling: 1568 for VideoMAE-base with 16 frames, 196 with ``temporal``."""
+    patches = (video_config.image_size // video_config.patch_size) ** 2
+    tubelets = video_config.num_frames // video_config.tubelet_size
+    return int(patches if mode == "temporal" else patches * tubelets)
 
 
-def pool_tokens(tokens: Tensor, video_config: Any, mode: str) -> Tensor:
-    """Video tokens as the text encoder is given them.
+def pool_tokens(tokens: Tensor, video_config: VideoMAEConfig, mode: str) -> Tensor:
+    """Pools video tokens for the text encoder.
 
-    ``temporal`` replaces the T/2 tokens of a place by their mean. It changes what the model computes: cross-attention
-    has one key a place, so it can no longer tell when something was seen, and an attention that would pick one moment
-    gets the average of all. In a ``repeat`` clip all moments show the same frame and the tokens of a place differ by
-    the encoder's position in time alone; in a ``past`` clip motion is blurred. A model has to be trained with it.
+    ``temporal`` replaces the T/2 tokens of a patch by their mean over time. It changes what the model computes, so a
+    model has to be trained with it: cross-attention has one key per patch and cannot tell when something was seen. In a
+    ``repeat`` clip the tokens of a patch differ only by their temporal position; in a ``past`` clip motion is blurred.
 
     Args:
-        tokens: ``[F, V, H]``, V = T/2 * places, time outermost, as VideoMAE orders them.
+        tokens: ``[F, V, hidden]``, V = T/2 * patches, time outermost, as VideoMAE orders them.
         video_config: VideoMAE's configuration.
         mode: ``none`` or ``temporal``.
 
     Returns:
-        ``[F, V, H]``, or ``[F, places, H]`` under ``temporal``.
+        ``[F, V, hidden]``, or ``[F, patches, hidden]`` under ``temporal``.
 
     Raises:
-        ValueError: an unknown mode, or a number of tokens that is not the configuration's.
+        ValueError: the mode is unknown, or the number of tokens is not the configuration's.
     """
     if mode not in VIDEO_POOLS:
         raise ValueError(f"video pool {mode!r} is none of {', '.join(VIDEO_POOLS)}")

@@ -1,4 +1,4 @@
-"""What stands before and after the model, as Hugging Face's tools expect it: images and questions in, answers out."""
+"""The Hugging Face processor: images and questions to model inputs, scores to answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +21,18 @@ Picture: TypeAlias = Image.Image | np.ndarray | str | Path
 
 
 class SurgViVQAProcessor(ProcessorMixin):
-    """A tokenizer with how this model wants its frames, clips and prompts.
+    """The decoder's tokenizer with the frame, clip and prompt settings of a model.
 
     Args:
-        tokenizer: the decoder's.
+        tokenizer: the decoder's tokenizer.
         image_size: frames become ``image_size x image_size``.
-        num_frames: frames in a clip.
+        num_frames: frames per clip.
         frame_fit: ``squash``, ``pad`` or ``crop`` (``data.frames.fit_image``).
-        clip_stride: seconds between the frames of a ``past`` clip, for whoever gathers them.
-        clip_mode: ``repeat`` shows one frame ``num_frames`` times; ``past`` wants the frames before it as well.
+        clip_mode: ``repeat`` for clips of one frame, repeated; ``past`` for clips that end with the frame in question.
+        clip_stride: seconds between the frames of a ``past`` clip; for the caller, who collects them.
         prompt_mode: ``simple`` or ``choices``.
-        max_length: longest prompt with its answer, in tokens.
+        max_length: the longest prompt with its answer, in tokens.
+        **kwargs: passed on to ``ProcessorMixin``.
     """
 
     def __init__(
@@ -50,14 +51,14 @@ class SurgViVQAProcessor(ProcessorMixin):
         self.image_size, self.num_frames = image_size, num_frames
         self.frame_fit, self.clip_mode, self.clip_stride = frame_fit, clip_mode, clip_stride
         self.prompt_mode, self.max_length = prompt_mode, max_length
-        self._coder: PromptTokenizer | None = None
+        self._prompt_tokenizer: PromptTokenizer | None = None
 
     @property
     def prompt_tokenizer(self) -> PromptTokenizer:
         """Prompts and labels to token ids."""
-        if self._coder is None:
-            self._coder = PromptTokenizer(self.tokenizer, self.prompt_mode, self.max_length)
-        return self._coder
+        if self._prompt_tokenizer is None:
+            self._prompt_tokenizer = PromptTokenizer(self.tokenizer, self.prompt_mode, self.max_length)
+        return self._prompt_tokenizer
 
     def __call__(
         self,
@@ -65,13 +66,14 @@ class SurgViVQAProcessor(ProcessorMixin):
         text: str | Sequence[str] | Sequence[Sequence[str]],
         **kwargs: Any,
     ) -> BatchFeature:
-        """Frames with their questions, as ``SurgViVQAModel.score`` takes them.
+        """Converts frames with their questions to the arguments of ``SurgViVQAModel.score``.
 
         Args:
-            images: a picture (PIL's, an array ``[H, W, 3]`` uint8, or a path), or one for each frame; in the place of a
-                picture a list makes a clip, oldest first. A clip too short is filled with its first frame, one too
-                long keeps its last frames.
+            images: a picture (a PIL image, an array ``[H, W, 3]`` uint8, or a path), or one for each frame. In the
+                place of a picture a list is a clip, oldest frame first; a short clip is filled with its first frame, a
+                long one keeps its last frames.
             text: a question, the questions about one frame, or such a list for each frame.
+            **kwargs: only ``return_tensors="pt"`` is accepted.
 
         Returns:
             ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids by frame and question) and
@@ -81,18 +83,19 @@ class SurgViVQAProcessor(ProcessorMixin):
             InputError: an image cannot be read, a question is too long, or frames and lists of questions do not match.
         """
         if kwargs.pop("return_tensors", None) not in (None, "pt"):
-            raise InputError("The processor gives PyTorch tensors alone; leave return_tensors out, or give 'pt'.")
+            raise InputError("The processor returns only PyTorch tensors; leave out return_tensors, or use 'pt'.")
         if kwargs:
-            raise InputError(f"The processor knows no {', '.join(kwargs)}; it takes images and text alone.")
+            raise InputError(f"The processor has no argument {', '.join(kwargs)}; it takes images and text.")
         frames = [images] if isinstance(images, Picture) else list(images)
         questions: Any = [[text]] if isinstance(text, str) else list(text)
         if questions and isinstance(questions[0], str):
             questions = [questions]
         if len(frames) != len(questions) or not all(questions):
             raise InputError(
-                f"{len(frames)} frames but {len(questions)} lists of questions; give each frame a list of at least one."
+                f"There are {len(frames)} frames but {len(questions)} lists of questions; give each frame a list of at "
+                f"least one question."
             )
-        prompts = [self.prompt_tokenizer.all_prompt_ids(list(row)) for row in questions]
+        prompts = [self.prompt_tokenizer.batch_prompt_ids(list(row)) for row in questions]
         longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.prompt_tokenizer.label_ids))
         if longest > self.max_length:
             raise InputError(f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit.")
@@ -102,7 +105,7 @@ class SurgViVQAProcessor(ProcessorMixin):
     def _clip(self, frame: Picture | Sequence[Picture]) -> Tensor:
         pictures = [frame] if isinstance(frame, Picture) else list(frame)[-self.num_frames :]
         if not pictures:
-            raise InputError("A clip has no frame.")
+            raise InputError("A clip has no frame; give it at least one.")
         tensors = [self._pixels(picture) for picture in pictures]
         return torch.stack([tensors[0]] * (self.num_frames - len(tensors)) + tensors)
 
@@ -116,11 +119,11 @@ class SurgViVQAProcessor(ProcessorMixin):
             raise InputError(f"The picture cannot be used ({first_line(error)}).") from None
 
     def answers(self, scores: Tensor, top: int = 1, norm: str = "sum") -> list[list[tuple[str, float]]]:
-        """The likeliest labels with their probabilities, best first, of each question.
+        """The best labels of each question with their probabilities, best first.
 
         Args:
-            scores: ``[Q, 51]``, of ``SurgViVQAModel.score``.
-            top: how many.
+            scores: ``[Q, 51]``, from ``SurgViVQAModel.score``.
+            top: how many labels.
             norm: ``sum``, or ``mean`` over a label's tokens, as published.
         """
         _, probability = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)

@@ -1,6 +1,6 @@
 """Closed-set scoring: a label's score is its tokens' summed log-probability after the prompt.
 
-``score_labels`` computes all C scores of a question in one pass. ``best_labels`` finds the best label alone, exactly and
+``score_labels`` computes all C scores of a question in one pass. ``best_labels`` finds only the best label, exactly and
 with less work.
 """
 
@@ -21,15 +21,25 @@ SEQUENCES_PER_PASS = 1024  # under the bidirectional mask; bounds the memory of 
 class PackedModel(Protocol):
     """What scoring calls of ``SurgViVQAModel``."""
 
-    def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor: ...
+    def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor:
+        """The text encoder's last hidden states ``[N, hidden]``."""
+        ...
 
-    def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor: ...
+    def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor:
+        """The decoder's last hidden states ``[N, hidden]``."""
+        ...
 
-    def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor: ...
+    def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
+        """Log-probability ``[T]`` of each target, from the decoder's states."""
+        ...
 
-    def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor: ...
+    def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
+        """Log-probability ``[T]`` of each target."""
+        ...
 
-    def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor: ...
+    def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
+        """Negative log-likelihood ``[Q]`` of each answer."""
+        ...
 
 
 @torch.inference_mode()

@@ -1,9 +1,9 @@
-"""The plain way, written from the description alone: what the project is timed against, and nothing the product uses.
+"""The reference implementation: the published way, which the project is timed against. The package does not use it.
 
-In training every question is padded to 128 tokens and brings its own clip through VideoMAE; logits are made at all 128
-positions. In scoring every label is a sequence of its own, padded to the longest of its pass: the published times by
-part (GPT-2 6%, output layer 3% of 25 s) leave no room for 128, and the shorter is the harder to beat. All modules are
-Transformers' and PEFT's, as they come.
+In training every question is padded to 128 tokens and its own clip goes through VideoMAE; logits are computed at all
+128 positions. In scoring each label is a sequence of its own, padded to the longest of its pass: the published shares
+of time (GPT-2 6%, output layer 3% of 25 s) leave no room for 128, and the shorter padding is harder to beat. All
+modules are Transformers' and PEFT's, unchanged.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from torch.nn.functional import cross_entropy
 from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
 from transformers.initialization import no_init_weights
 
-from benchmarks.full_size import LORA, fill, make_config, train_lora_alone
+from benchmarks.models import LORA, fill_weights, freeze_all_but_lora, make_config
 
 LENGTH = 128
 TRAIN_BATCH = 8
 SCORE_BATCH = 1
-SEQUENCES_A_PASS = 10
+SEQUENCES_PER_PASS = 10
 IGNORED = -100
 
 
-class PlainModel(nn.Module):
+class ReferenceModel(nn.Module):
     """VideoMAE, BLIP's text encoder and GPT-2 under PEFT, one after another."""
 
     def __init__(self, size: str) -> None:
@@ -45,7 +45,7 @@ class PlainModel(nn.Module):
         )
 
     def set_modes(self) -> None:
-        """Frozen parts in eval mode, the adapters' dropout on, as in the other way."""
+        """Sets the frozen parts to eval mode and the adapters' dropout to training mode, as the project does."""
         self.eval()
         for name, module in self.named_modules():
             if "lora_dropout" in name:
@@ -58,8 +58,17 @@ class PlainModel(nn.Module):
         return tokens
 
     def logits(self, ids: Tensor, real: Tensor, seen: Tensor, video: Tensor) -> Tensor:
-        """``[B, L, 50257]`` from ids ``[B, L]``, which of them are real (1) or padding (0), BLIP's additive mask
-        ``[B, 1, L, L]`` and video tokens ``[B, V, hidden]``."""
+        """Computes logits at every position.
+
+        Args:
+            ids: ``[B, L]`` int64.
+            real: 1 for tokens, 0 for padding ``[B, L]``.
+            seen: BLIP's additive mask ``[B, 1, L, L]``.
+            video: video tokens ``[B, V, hidden]``.
+
+        Returns:
+            ``[B, L, 50257]``.
+        """
         with torch.no_grad():  # the text encoder is frozen
             text = self.text_encoder(
                 input_ids=ids, attention_mask=seen, encoder_hidden_states=video, is_decoder=False
@@ -68,13 +77,13 @@ class PlainModel(nn.Module):
         return result
 
 
-def build_plain(size: str, device: str) -> PlainModel:
-    """The plain model with the weights that ``full_size.build_ours`` has."""
+def build_reference(size: str, device: str) -> ReferenceModel:
+    """The reference model with the weights of ``models.build_model``."""
     with no_init_weights():
-        model = PlainModel(size)
+        model = ReferenceModel(size)
     model.llm.base_model.model.tie_weights()
-    fill(model)
-    train_lora_alone(model)
+    fill_weights(model)
+    freeze_all_but_lora(model)
     model.set_modes()
     return model.to(device)
 
@@ -82,10 +91,10 @@ def build_plain(size: str, device: str) -> PlainModel:
 def batch(
     prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], mask: str, length: int = LENGTH
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids, the padding mask and labels ``[B, L]``, and the text encoder's additive mask ``[B, 1, L, L]``.
+    """Ids, padding mask and labels ``[B, L]``, and the text encoder's additive mask ``[B, 1, L, L]``.
 
-    Under ``prefix`` a prompt token sees the whole prompt, an answer token the prompt and the answer up to itself; under
-    ``bidirectional`` every token sees every token of its sequence. Padding sees the first token.
+    Under ``prefix`` a prompt token attends to the prompt, an answer token to the prompt and the answer up to itself;
+    under ``bidirectional`` every token attends to every token of its sequence. Padding attends to the first token.
     """
     count = len(prompts)
     ids = torch.zeros(count, length, dtype=torch.long)
@@ -110,7 +119,7 @@ def batch(
 
 
 def losses(
-    model: PlainModel,
+    model: ReferenceModel,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     video: Tensor,
@@ -120,7 +129,7 @@ def losses(
     """Negative log-likelihood ``[B]`` of each answer, summed over its tokens; video tokens ``[B, V, hidden]``."""
     ids, real, labels, bias = (x.to(video.device) for x in batch(prompts, answers, mask, length))
     logits = model.logits(ids, real, bias, video)
-    # All logits are made; the loss looks at those that count, which spares this way a softmax over the others.
+    # All logits are computed; the softmax is taken at the labelled positions only, which favours this implementation.
     counted = labels[:, 1:] != IGNORED
     each = cross_entropy(logits[:, :-1][counted].float(), labels[:, 1:][counted], reduction="none")
     return torch.zeros(len(prompts)).to(each).index_add(0, counted.nonzero()[:, 0], each)
@@ -128,18 +137,18 @@ def losses(
 
 @torch.no_grad()
 def scores(
-    model: PlainModel,
+    model: ReferenceModel,
     prompts: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]],
     video: Tensor,
     mask: str = "prefix",
 ) -> Tensor:
-    """Log-probabilities ``[Q, labels]``: each label a sequence, ten a pass; video tokens ``[Q, V, hidden]``."""
+    """Log-probabilities ``[Q, labels]``, ten label sequences per pass; video tokens ``[Q, V, hidden]``."""
     rows = []
     for question, prompt in enumerate(prompts):
         row = []
-        for start in range(0, len(labels), SEQUENCES_A_PASS):
-            part = labels[start : start + SEQUENCES_A_PASS]
+        for start in range(0, len(labels), SEQUENCES_PER_PASS):
+            part = labels[start : start + SEQUENCES_PER_PASS]
             tokens = video[question].expand(len(part), -1, -1)
             longest = len(prompt) + max(map(len, part))
             row.append(-losses(model, [prompt] * len(part), part, tokens, mask, longest))

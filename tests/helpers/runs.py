@@ -1,0 +1,37 @@
+"""Tiny training runs, and whether two of them are equal bit for bit."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from surgvivqa.cli import main
+
+TINY = [
+    *("--preset=tiny", "--batch-size=6", "--questions-per-frame=3", "--max-steps=14", "--lr=2e-3", "--warmup-steps=3"),
+    *("--eval-every-steps=4", "--val-max-samples=12", "--log-interval=3", "--workers=0", "--max-train-samples=40"),
+]
+
+
+def train(folder: Path, flags: list[str], *more: str) -> int:
+    """Trains a tiny run in ``folder`` in this process; returns the exit code."""
+    return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Metrics without timings, and best weights, are equal bit for bit."""
+    assert _metrics(one) == _metrics(other)
+    for name in ("best/model.safetensors", "best_model.pth"):
+        load = load_file if name.endswith("safetensors") else lambda p: torch.load(p, weights_only=True)
+        first, second = load(one / name), load(other / name)
+        assert first.keys() == second.keys()
+        for key in first:
+            assert torch.equal(first[key], second[key]), key
+
+
+def _metrics(folder: Path) -> list[dict[str, object]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("questions_per_second", None)
+    return records
