@@ -1,15 +1,15 @@
-"""What --text-embeddings aligned is worth where the parts know their words: small stand-ins, pretrained on text alone.
+"""What ``--text-embeddings aligned`` is worth, measured on small stand-ins pretrained on text alone.
 
     python -m experiments.alignment [--out runs/alignment] [--seeds 3]     # prints the table of docs/experiments.md
 
-The stand-ins are a random VideoMAE, a BLIP text encoder that reads its own WordPieces, and a GPT-2 with a byte-level
-BPE, saved as published parts are. They learn questions of the source domain's wording, whose answer is the first
-component or colour that the question names; so it follows from the words, and the video is a black clip. Then the
-ordinary fine-tuning, LoRA alone, starts from them under either setting, on questions in SSG-QA's wording.
+The stand-ins are a random VideoMAE, a BLIP text encoder with its own WordPieces, and a GPT-2 with a byte-level BPE,
+saved as the published parts are. They are pretrained on questions in the source domain's wording, whose answer is the
+first component or colour that the question names; the video is a black clip. Then LoRA is trained with either setting
+on questions in SSG-QA's wording.
 
-``together``: encoder and decoder were pretrained as one chain: the decoder reads the encoder's states from the start.
-``apart``: the same encoder, and a decoder that has learned the same questions alone, as a language model; it has never
-met the encoder's states, as GPT-2 has never met BLIP's.
+``together``: encoder and decoder are pretrained as one chain; the decoder reads the encoder's states from the start.
+``apart``: the same encoder, and a decoder pretrained on the same questions as a language model; it has never read the
+encoder's states, as GPT-2 has never read BLIP's.
 """
 
 import argparse
@@ -62,13 +62,13 @@ from surgvivqa.training.schedule import make_optimizer
 
 Asked = tuple[str, int]  # a question and the index of its label
 HIDDEN, LAYERS, HEADS, FRAMES, IMAGE = 64, 2, 4, 2, 32
-PIECES, TOKENS = 220, 480  # half of the words are whole in both; the others are cut, in other places
+PIECES, TOKENS = 220, 480  # vocabulary sizes: half of the words are single tokens in both
 BATCH, LORA_BATCH, MARKS = 64, 32, (0, 50, 200)
 _NAMED = re.compile(rf"\b({'|'.join(sorted({*COMPONENTS, *COLORS.values()}))})\b")
 
 
 def questions(domain: Literal["source", "target"], videos: range) -> list[Asked]:
-    """Distinct questions in a domain's wording that name a component or a colour; the first named is the answer."""
+    """Distinct questions in a domain's wording that name a component or a colour; the first one is the answer."""
     texts: dict[str, None] = {}
     for video in videos:
         rng = np.random.default_rng([7, video])
@@ -86,19 +86,19 @@ def questions(domain: Literal["source", "target"], videos: range) -> list[Asked]
 
 
 def word_pieces(texts: Sequence[str], size: int) -> BertTokenizer:
-    """A WordPiece tokenizer of BERT's kind, uncased, trained on texts."""
+    """Trains an uncased WordPiece tokenizer, as BERT's."""
     trainer = BertWordPieceTokenizer(lowercase=True)
     trainer.train_from_iterator(texts, vocab_size=size, min_frequency=2, show_progress=False)
     return BertTokenizer(vocab=trainer.get_vocab())
 
 
 def make_stand_ins(out: Path, known: Sequence[Asked], steps: int, seed: int = 0) -> float:
-    """Pretrains the chain on text and writes it to ``out`` as three folders: ``video``, ``text`` and ``gpt2``.
+    """Pretrains the chain on text and writes it to ``out``: folders ``video``, ``text`` and ``gpt2``.
 
-    An example is a prompt with some of its answer's tokens, in WordPieces, and the decoder's next token.
+    An example is a prompt with the first tokens of its answer, in WordPieces, and the decoder's next token.
 
     Returns:
-        The mean loss of the last tenth of the steps, nats a token.
+        The mean loss of the last tenth of the steps, nats per token.
     """
     torch.manual_seed(seed)
     pieces = word_pieces([f"{build_prompt(q)}{build_target(LABELS[a])}" for q, a in known], PIECES)
@@ -187,11 +187,11 @@ def _step(loss: Tensor, trained: Sequence[Tensor], optimizer: torch.optim.Optimi
     return float(loss.detach())
 
 
-def put_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: int, seed: int = 0) -> float:
-    """Copies the stand-ins to ``out`` with a decoder that learned the same questions as a language model, alone.
+def pretrain_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: int, seed: int = 0) -> float:
+    """Copies the stand-ins to ``out`` with a decoder pretrained on the same questions as a language model.
 
     Returns:
-        The mean loss of the last tenth of the steps, nats a token.
+        The mean loss of the last tenth of the steps, nats per token.
     """
     shutil.copytree(folder, out)
     tokenizer = build_for_training(run_config(folder, "published", 0)).prompt_tokenizer().tokenizer
@@ -214,13 +214,13 @@ def put_decoder_apart(folder: Path, out: Path, known: Sequence[Asked], steps: in
 
 
 def black_clip(model: SurgViVQAModel) -> Tensor:
-    """Video tokens ``[1, V, hidden]`` of a black clip: nothing is asked of the picture."""
+    """Video tokens ``[1, V, hidden]`` of a black clip."""
     with torch.no_grad():
         return model.encode_video(torch.zeros(1, FRAMES, 3, IMAGE, IMAGE))
 
 
 def run_config(folder: Path, embeddings: TextEmbeddings, seed: int) -> TrainConfig:
-    """The flags of an ordinary run on the stand-ins."""
+    """The flags of a training run on the stand-ins."""
     return TrainConfig(
         video_model=str(folder / "video"),
         text_model=str(folder / "text"),
@@ -234,7 +234,7 @@ def run_config(folder: Path, embeddings: TextEmbeddings, seed: int) -> TrainConf
 
 @torch.no_grad()
 def held_out_loss(bundle: ModelBundle, asked: Sequence[Asked]) -> float:
-    """Mean negative log-likelihood of the true labels, nats a label."""
+    """Mean negative log-likelihood of the true labels, nats per label."""
     bundle.model.eval()
     tokens, total = black_clip(bundle.model), 0.0
     for start in range(0, len(asked), 128):
@@ -252,7 +252,7 @@ def _losses(bundle: ModelBundle, asked: Sequence[Asked], tokens: Tensor) -> Tens
 def fine_tune(
     config: TrainConfig, asked: Sequence[Asked], held_out: Sequence[Asked], marks: Sequence[int] = MARKS
 ) -> dict[int, float]:
-    """LoRA alone, in batches of 32: the held-out loss (nats a label) after each number of steps in ``marks``."""
+    """Trains LoRA in batches of 32; returns the held-out loss (nats per label) after each of the ``marks`` steps."""
     bundle = build_for_training(config)
     optimizer = make_optimizer(bundle.model, config)
     trained = [p for p in bundle.model.parameters() if p.requires_grad]
@@ -268,16 +268,16 @@ def fine_tune(
 
 
 def main() -> int:
-    """Makes the stand-ins, fine-tunes them, prints the table."""
+    """Pretrains the stand-ins, fine-tunes them, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="keep the stand-ins here")
+    parser.add_argument("--out", type=Path, help="folder to keep the stand-ins in")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=300, help="steps of pretraining")
     options = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     started = time.monotonic()
-    scratch = tempfile.TemporaryDirectory()  # goes with the process
+    scratch = tempfile.TemporaryDirectory()  # removed at exit
     out = options.out or Path(scratch.name)
     known, new = questions("source", range(60)), questions("target", range(100, 112))
     order = np.random.default_rng(0).permutation(len(new))
@@ -290,9 +290,9 @@ def main() -> int:
     for kind in ("together", "apart"):
         shutil.rmtree(out / kind, ignore_errors=True)
     loss = make_stand_ins(out / "together", known, options.steps)
-    print(f"pretrained together: {loss:.3f} nats a token, {time.monotonic() - started:.0f} s", flush=True)
-    loss = put_decoder_apart(out / "together", out / "apart", known, options.steps)
-    print(f"decoder alone: {loss:.3f} nats a token, {time.monotonic() - started:.0f} s", flush=True)
+    print(f"pretrained together: {loss:.3f} nats per token, {time.monotonic() - started:.0f} s", flush=True)
+    loss = pretrain_decoder_apart(out / "together", out / "apart", known, options.steps)
+    print(f"decoder alone: {loss:.3f} nats per token, {time.monotonic() - started:.0f} s", flush=True)
     heads = ["stand-ins", "rows", "source wording, 0 steps", *(f"{mark} steps" for mark in MARKS)]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     settings: tuple[TextEmbeddings, ...] = ("published", "aligned")

@@ -24,7 +24,7 @@ from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.helpers.parts import config, make_parts, settings, stir
+from tests.helpers.parts import config, make_parts, randomize_trainable, settings
 
 PARTS = (("video", "video"), ("text", "text"), ("decoder", "gpt2"))
 
@@ -109,7 +109,7 @@ def test_nothing_to_train_is_an_error(parts: Path) -> None:
 
 def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tmp_path: Path) -> None:
     bundle = build_for_training(config(parts, train_video="full"))
-    stir(bundle.model)
+    randomize_trainable(bundle.model)
     export_pth(bundle, tmp_path / "whole.pth")
     names = set(torch.load(tmp_path / "whole.pth", weights_only=True))
     assert "visual_encoder.encoder.layer.0.attention.attention.q_bias" in names
@@ -135,10 +135,10 @@ def test_a_second_run_saves_what_the_first_one_learned(
     parts: Path, tmp_path: Path, first: dict[str, object], second: dict[str, object]
 ) -> None:
     start = build_for_training(config(parts, **first))
-    stir(start.model)
+    randomize_trainable(start.model)
     save_checkpoint(start, tmp_path / "first")
     bundle = build_for_training(config(parts, **second, pretrained_ckpt=tmp_path / "first"))
-    stir(bundle.model)
+    randomize_trainable(bundle.model)
     bundle.model.eval()
     save_checkpoint(bundle, tmp_path / "second")
     again = load_checkpoint(tmp_path / "second", ModelConfig()).model.state_dict()
@@ -149,7 +149,7 @@ def test_a_second_run_saves_what_the_first_one_learned(
 
 def test_merging_the_adapters_changes_no_output(parts: Path, tmp_path: Path) -> None:
     start = build_for_training(config(parts))
-    stir(start.model)
+    randomize_trainable(start.model)
     save_checkpoint(start, tmp_path / "first")
     merged = build_for_training(config(parts, full_finetune=True, pretrained_ckpt=tmp_path / "first")).model
     assert merged.config.lora is None

@@ -13,7 +13,7 @@ from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adap
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
+from tests.helpers.parts import add_decoder, config, make_parts, randomize_trainable, settings
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(parts: Path, kind: str = "gpt2", **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
-    stir(bundle.model)
+    randomize_trainable(bundle.model)
     return bundle
 
 

@@ -23,7 +23,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.helpers.parts import add_decoder, config, make_parts, settings, stir
+from tests.helpers.parts import add_decoder, config, make_parts, randomize_trainable, settings
 
 QUESTIONS = ["How many tools are there?", "What is the grasper doing?"]
 
@@ -38,7 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(parts: Path, kind: str = "gpt2", **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
-    stir(bundle.model)
+    randomize_trainable(bundle.model)
     bundle.model.eval()
     return bundle
 
@@ -142,7 +142,7 @@ def test_adapters_that_peft_alone_wrote_are_read(parts: Path, tmp_path: Path) ->
 
 def test_adapters_on_the_packaged_base_come_back(tmp_path: Path) -> None:
     bundle = build_for_training(TrainConfig(preset="tiny"))
-    stir(bundle.model)
+    randomize_trainable(bundle.model)
     bundle.model.eval()
     save_adapters(bundle, tmp_path / "adapters")
     assert sum(f.stat().st_size for f in (tmp_path / "adapters").iterdir()) < 1_000_000

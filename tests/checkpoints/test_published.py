@@ -26,7 +26,7 @@ from surgvivqa.model.scoring import score_labels
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.helpers.parts import config, make_parts, settings, stir
+from tests.helpers.parts import config, make_parts, randomize_trainable, settings
 
 State = dict[str, Tensor]
 
@@ -301,7 +301,7 @@ def test_the_published_loader_reads_what_is_exported(
     root = shutil.copytree(parts, tmp_path / "parts")
     train_tokenizer(["How many?"], vocab_size=290).save_pretrained(root / "text")
     ours = build_for_training(config(root, lora_r=4, text_embeddings=embeddings))
-    stir(ours.model)
+    randomize_trainable(ours.model)
     export_pth(ours, tmp_path / "best_model.pth", everything=everything, names="transformers5")
     theirs = Published(root, True, noise=0)
     left = theirs.load_state_dict(torch.load(tmp_path / "best_model.pth", weights_only=True), strict=False)

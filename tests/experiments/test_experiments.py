@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import ROWS, Experiments, Row, measured, names_what_is_cut_away, table
+from experiments.accuracy import accuracy_by_kind, names_cropped_object
+from experiments.rows import ROWS, Row
+from experiments.run import Experiments, results_table
 from surgvivqa.cli import parse
 from surgvivqa.commands.eval import EvalConfig
 from surgvivqa.config import TrainConfig, check_ranges
@@ -44,7 +46,7 @@ def test_figures_by_kind_of_question(tmp_path: Path) -> None:
     ]
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    figures = measured(path, tmp_path)
+    figures = accuracy_by_kind(path, tmp_path)
     assert (figures["all"], figures["existence"], figures["counting"], figures["verb"]) == (50, 100, 0, 100)
     assert figures["sides"] == 100
     assert figures["colour"] != figures["colour"]  # no such question
@@ -61,7 +63,7 @@ def test_objects_that_a_square_crop_loses(tmp_path: Path) -> None:
 
     def lost(question: str, answer: str = "1", frame: int = 4) -> bool:
         record = {"video": "VID01", "frame": frame, "question": question, "answer": answer}
-        return names_what_is_cut_away(record, tmp_path)
+        return names_cropped_object(record, tmp_path)
 
     assert lost("What is the grasper doing?") and lost("What is that?", "grasper")
     assert not lost("What is the cystic plate?")  # one of them stays
@@ -71,7 +73,7 @@ def test_objects_that_a_square_crop_loses(tmp_path: Path) -> None:
 def test_the_table_gives_mean_and_spread_over_seeds() -> None:
     kinds = ("all", "existence", "counting", "colour", "object", "verb", "sides", "edge")
     done = {("mask/prefix", s): {"row": "mask/prefix", "seed": s} | dict.fromkeys(kinds, 50.0 + s) for s in range(3)}
-    lines = table(done)
+    lines = results_table(done)
     assert lines[2].startswith("| mask: prefix | 51.0 ± 1.0 |") and lines[2].endswith("| 3 |")
     assert len(lines) == 3
 
@@ -82,6 +84,6 @@ def test_what_was_done_is_read_again_but_for_other_bases_and_half_lines(tmp_path
     text = "".join(json.dumps(r) + "\n" for r in records)
     (tmp_path / "results.jsonl").write_text(text + '{"row": "mask/pre')
     assert set(work.done()) == {("mask/prefix", 0), ("mask/prefix", 2)}
-    assert work.cut_off()
+    assert work.ends_mid_line()
     (tmp_path / "results.jsonl").write_text(text)
-    assert not work.cut_off()
+    assert not work.ends_mid_line()

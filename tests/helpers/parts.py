@@ -1,4 +1,4 @@
-"""Folders of small random weights in the layouts of the published parts, and decoders of several kinds."""
+"""Folders of small random weights, laid out as the published parts, and decoders of several kinds."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from surgvivqa.synthetic.tokenizer import train_tokenizer
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LLAMA = {**SIZES, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}
 KINDS = ("gpt2", "llama", "qwen3", "split")
-"""Decoders that ``add_decoder`` makes: ``split`` is a Llama whose tokenizer splits numbers: labels begin labels."""
+"""Decoders that ``add_decoder`` makes; ``split`` is a Llama whose tokenizer splits numbers, so labels begin labels."""
 
 
 def make_parts(root: Path, video_hidden: int = 32, num_frames: int = 4) -> Path:
@@ -69,7 +69,7 @@ def add_decoder(root: Path, kind: str) -> Path:
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:
-    """A BPE that marks spaces as sentencepiece does, and puts such a mark before a text's first word."""
+    """A BPE tokenizer that marks spaces as sentencepiece does, also before a text's first word."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=False, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -79,7 +79,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def splitting_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that makes every digit a token, as Qwen's does."""
+    """A byte-level BPE tokenizer that makes every digit a token, as Qwen's does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -100,7 +100,7 @@ def _texts() -> list[str]:
 
 
 def config(parts: Path, decoder: str = "gpt2", **flags: object) -> TrainConfig:
-    """A training run on such folders."""
+    """The configuration of a training run on such folders."""
     names = {
         "video_model": str(parts / "video"),
         "text_model": str(parts / "text"),
@@ -111,13 +111,13 @@ def config(parts: Path, decoder: str = "gpt2", **flags: object) -> TrainConfig:
 
 
 def settings(parts: Path, decoder: str = "gpt2", **flags: object) -> ModelConfig:
-    """What a lone file is read as."""
+    """The model settings of such a run."""
     run = config(parts, decoder, **flags)
     return ModelConfig(**{name: getattr(run, name) for name in vars(ModelConfig())})
 
 
-def stir(model: torch.nn.Module, std: float = 0.1) -> None:
-    """Moves everything that trains, as a run would."""
+def randomize_trainable(model: torch.nn.Module, std: float = 0.1) -> None:
+    """Gives all trainable parameters random values, as after training."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=std)

@@ -125,7 +125,7 @@ def test_a_frame_that_is_lost_during_a_run_and_restored_changes_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert train(tmp_path / "whole", flags) == 0
+    assert train(tmp_path / "complete", flags) == 0
     lost = [frames / "VID04" / BAD] if where == "training" else sorted((frames / "VID01").iterdir())
     step = 2 if where == "training" else 4  # the last one before it is missed
     write = MetricsLog.write
@@ -140,15 +140,15 @@ def test_a_frame_that_is_lost_during_a_run_and_restored_changes_nothing(
         patch.setattr(MetricsLog, "write", then_remove)
         capsys.readouterr()
         assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
-    told = sentence(capsys)
-    assert "does not exist" in told and "--on-bad-frame skip" in told
+    message = sentence(capsys)
+    assert "does not exist" in message and "--on-bad-frame skip" in message
     reached = lines(tmp_path / "run")[-1]["step"]
-    assert f"the same command resumes after step {reached}" in told
+    assert f"the same command resumes after step {reached}" in message
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{reached:07d}"]
     for path in lost:
         (tmp_path / path.name).rename(path)
     assert train(tmp_path / "run", flags, "--save-every-steps=0") == 0
-    assert_same(tmp_path / "whole", tmp_path / "run", 0)
+    assert_same(tmp_path / "complete", tmp_path / "run", 0)
     assert skipped(tmp_path / "run") == []
 
 
@@ -167,8 +167,8 @@ def test_more_bad_frames_than_allowed_end_the_run_after_a_checkpoint(
 
     monkeypatch.setattr(MetricsLog, "write", then_remove_more)
     assert train(tmp_path / "run", flags, *SKIP) == 2
-    told = sentence(capsys)
-    assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in told
+    message = sentence(capsys)
+    assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in message
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     progress = json.loads((checkpoint / "training.json").read_text())
     assert progress["step"] >= 3 and len(progress["bad"]) <= 2
@@ -195,8 +195,8 @@ def test_evaluation_reports_the_skipped_frames(
 ) -> None:
     assert train(tmp_path / "run", flags, "--max-steps=1") == 0
     command = ["eval", f"--checkpoint={tmp_path / 'run'}", *flags, "--workers=0"]
-    assert main([*command, f"--output={tmp_path / 'whole'}"]) == 0
-    whole = (tmp_path / "whole" / "predictions.jsonl").read_text().splitlines()
+    assert main([*command, f"--output={tmp_path / 'complete'}"]) == 0
+    complete = (tmp_path / "complete" / "predictions.jsonl").read_text().splitlines()
     spoil(frames / "VID02" / BAD)
     (frames / "VID02" / "000002.png").unlink()
     capsys.readouterr()
@@ -207,12 +207,12 @@ def test_evaluation_reports_the_skipped_frames(
     assert main([*command, f"--output={tmp_path / 'eval'}", "--on-bad-frame=skip", "--max-bad-frames=0.5"]) == 0
     figures = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert [(bad["video"], bad["frame"]) for bad in figures["skipped_frames"]] == [("VID02", 2), ("VID02", 1)]
-    left = [line for line in whole if json.loads(line)["frame"] not in (1, 2)]
-    assert figures["n"] == len(left) and f"LEFT OUT: {len(whole) - len(left)} questions" in capsys.readouterr().out
+    left = [line for line in complete if json.loads(line)["frame"] not in (1, 2)]
+    assert figures["n"] == len(left) and f"LEFT OUT: {len(complete) - len(left)} questions" in capsys.readouterr().out
     assert [json.loads(x)["prediction"] for x in left] == [
         json.loads(x)["prediction"] for x in (tmp_path / "eval" / "predictions.jsonl").read_text().splitlines()
     ]
-    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["skipped_frames"] == []
+    assert json.loads((tmp_path / "complete" / "metrics.json").read_text())["skipped_frames"] == []
 
 
 @pytest.mark.slow
@@ -260,8 +260,8 @@ def test_a_cache_with_wrong_numbers(
     found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
     assert found["cache"]["status"] == "FAIL" and what in found["cache"]["message"]
     assert train(tmp_path / "run", flags, cache) == 2
-    told = sentence(capsys)
-    assert what in told and "VID04.safetensors" in told and "remove the file" in told
+    message = sentence(capsys)
+    assert what in message and "VID04.safetensors" in message and "remove the file" in message
     assert train(tmp_path / "skip", flags, cache, *SKIP) == 0
     assert len(skipped(tmp_path / "skip")) == 1
     path.unlink()

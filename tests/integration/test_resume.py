@@ -12,6 +12,7 @@ import pytest
 
 from surgvivqa.cli import main
 from surgvivqa.training.resume import find_state
+from surgvivqa.training.schedule import seed_micro_batch
 from surgvivqa.utils.errors import InputError
 from tests.helpers.processes import LIMIT
 from tests.helpers.runs import assert_equal_runs, train
@@ -19,17 +20,15 @@ from tests.helpers.runs import assert_equal_runs, train
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sends this process a signal during that step."""
-    from surgvivqa.training import trainer
+    count = [0]
 
-    real, count = trainer.seed_micro_batch, [0]
-
-    def counted(*position: int) -> None:
+    def counted(seed: int, epoch: int, position: int) -> None:
         count[0] += 1
         if count[0] == step:
             os.kill(os.getpid(), signal.SIGUSR1)
-        real(*position)
+        seed_micro_batch(seed, epoch, position)
 
-    monkeypatch.setattr(trainer, "seed_micro_batch", counted)
+    monkeypatch.setattr("surgvivqa.training.trainer.seed_micro_batch", counted)
 
 
 @pytest.mark.slow

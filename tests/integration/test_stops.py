@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import main
-from surgvivqa.evaluation import inference as prediction
+from surgvivqa.model.scoring import score_labels
 from tests.helpers.processes import ended, hears, running, wait_until
 from tests.helpers.runs import TINY, assert_equal_runs, train
 
@@ -61,15 +61,15 @@ def test_signals_at_any_time_exit_with_75(
 def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
     uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, real, passes = tmp_path / "run", prediction.score_labels, [0]
+    run, passes = tmp_path / "run", [0]
 
     def signalled(*given: object) -> object:
         passes[0] += 1
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(*given)  # type: ignore[arg-type]
+        return score_labels(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "score_labels", signalled)
+        patch.setattr("surgvivqa.evaluation.inference.score_labels", signalled)
         assert train(run, data_flags) == 75
         (saved,) = (run / "checkpoints").glob("*/training.json")
         progress = json.loads(saved.read_text())

@@ -76,7 +76,7 @@ class Pair:
         return [process.returncode for process in self.processes], errors
 
 
-def told(stderr: str) -> list[str]:
+def error_sentences(stderr: str) -> list[str]:
     """The error sentences in ``stderr``."""
     assert "Traceback" not in stderr, stderr
     return [line for line in stderr.splitlines() if line.startswith("surgvivqa: ")]
@@ -203,7 +203,7 @@ def test_a_bad_frame_ends_both_and_is_reported_once(
         own = ["eval", f"--checkpoint={one_process}", "--workers=0", "--split=train", f"--output={tmp_path / 'eval'}"]
     codes, errors = Pair([*own, *flags, images]).wait()
     assert codes == [2, 2]
-    assert sum(len(told(error)) for error in errors) == 1
+    assert sum(len(error_sentences(error)) for error in errors) == 1
     assert "000001.png cannot be read" in "".join(errors) and "--on-bad-frame skip" in "".join(errors)
 
 
@@ -225,9 +225,9 @@ def test_another_run_in_the_folder_ends_both_with_one_sentence(one_process: Path
     before = (one_process / "metrics.jsonl").read_text()
     codes, errors = Pair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()
     assert codes == [2, 2]
-    assert told(errors[1]) == []
-    assert len(told(errors[0])) == 1
-    assert "holds a run with other flags (--mask was prefix, is causal)" in told(errors[0])[0]
+    assert error_sentences(errors[1]) == []
+    assert len(error_sentences(errors[0])) == 1
+    assert "holds a run with other flags (--mask was prefix, is causal)" in error_sentences(errors[0])[0]
     assert (one_process / "metrics.jsonl").read_text() == before
 
 
@@ -246,9 +246,9 @@ def test_wrong_input_in_one_process_ends_both(
     finally:
         del os.environ["IMAGE_ROOT"]
     assert codes == [2, 2]
-    assert told(errors[0]) == []
-    assert len(told(errors[1])) == 1
-    assert "frames are missing" in told(errors[1])[0]
+    assert error_sentences(errors[0]) == []
+    assert len(error_sentences(errors[1])) == 1
+    assert "frames are missing" in error_sentences(errors[1])[0]
 
 
 @pytest.mark.slow
@@ -256,9 +256,9 @@ def test_a_non_finite_loss_ends_both_and_is_reported_once(flags: list[str], tmp_
     wild = ["--lr=1e30", "--max-grad-norm=0", "--full-finetune", "--train-blip", f"--checkpoint-dir={tmp_path / 'run'}"]
     codes, errors = Pair([*TRAIN, *flags, *wild]).wait()
     assert codes == [1, 1]
-    assert told(errors[1]) == []
-    assert len(told(errors[0])) == 1
-    assert "The loss of step 2 is nan (VID04/" in told(errors[0])[0]
+    assert error_sentences(errors[1]) == []
+    assert len(error_sentences(errors[0])) == 1
+    assert "The loss of step 2 is nan (VID04/" in error_sentences(errors[0])[0]
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes(killed: int, flags:
     pair.processes[killed].send_signal(signal.SIGKILL)
     codes, errors = pair.wait()
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
-    assert "Another process of this run has ended" in told(errors[1 - killed])[0]
+    assert "Another process of this run has ended" in error_sentences(errors[1 - killed])[0]
     last = max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]"))
     assert Pair([*own, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
     assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1

@@ -1,4 +1,4 @@
-"""Decoders other than GPT-2: packed rows equal the plain way, ends are scored, widths are bridged, or a clear no."""
+"""Decoders other than GPT-2: equal to the reference, labels terminated, widths projected, or a clear error."""
 
 import json
 import shutil
@@ -29,8 +29,16 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import best_labels, score_labels
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
-from tests.helpers.oracle import plain_log_prob
-from tests.helpers.parts import KINDS, add_decoder, config, make_parts, settings, splitting_tokenizer, stir
+from tests.helpers.parts import (
+    KINDS,
+    add_decoder,
+    config,
+    make_parts,
+    randomize_trainable,
+    settings,
+    splitting_tokenizer,
+)
+from tests.helpers.reference import reference_log_prob
 
 QUESTIONS = [["How many tools are there?", "Is a liver there?"], ["What is the grasper doing?"]]
 
@@ -45,7 +53,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def built(parts: Path, kind: str, **flags: object) -> ModelBundle:
     bundle = build_for_training(config(parts, kind, **flags))
-    stir(bundle.model, 0.1)
+    randomize_trainable(bundle.model, 0.1)
     bundle.model.eval()
     return bundle
 
@@ -59,7 +67,7 @@ def video(model: SurgViVQAModel) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", ["prefix", "causal", "bidirectional"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: str) -> None:
+def test_scores_of_all_labels_equal_the_reference(parts: Path, kind: str, mask: str) -> None:
     bundle = built(parts, kind)
     prompts, tokens = bundle.prompt_tokenizer(), video(bundle.model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
@@ -69,7 +77,9 @@ def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: 
     with torch.no_grad():
         plain = torch.stack(
             [
-                torch.stack([plain_log_prob(bundle.model, p, a, tokens[f : f + 1], mask) for a in prompts.label_ids])
+                torch.stack(
+                    [reference_log_prob(bundle.model, p, a, tokens[f : f + 1], mask) for a in prompts.label_ids]
+                )
                 for f, row in enumerate(ids)
                 for p in row
             ]
@@ -82,7 +92,7 @@ def test_scores_of_all_labels_equal_the_plain_way(parts: Path, kind: str, mask: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> None:
+def test_losses_and_gradients_equal_the_reference(parts: Path, kind: str) -> None:
     bundle = built(parts, kind, lora_dropout=0.0)
     model, prompts = bundle.model, bundle.prompt_tokenizer()
     tokens = video(model)
@@ -97,7 +107,7 @@ def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> Non
         for f, (row, said) in enumerate(zip(ids, answers, strict=True))
         for p, a in zip(row, said, strict=True)
     ]
-    plain = torch.stack([-plain_log_prob(model, p, a, tokens[f : f + 1], "prefix") for p, a, f in flat])
+    plain = torch.stack([-reference_log_prob(model, p, a, tokens[f : f + 1], "prefix") for p, a, f in flat])
     plain.sum().backward()
     torch.testing.assert_close(losses, plain, rtol=1e-5, atol=1e-5)
     theirs = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -108,7 +118,7 @@ def test_losses_and_gradients_equal_the_plain_way(parts: Path, kind: str) -> Non
         torch.testing.assert_close(gradient / scale, theirs[name] / scale, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_adapters_sit_on_the_four_projections_of_a_llama(parts: Path) -> None:
+def test_adapters_are_on_the_four_projections_of_a_llama(parts: Path) -> None:
     bundle = built(parts, "llama", lora_r=4)
     adapted = {n.split(".lora_")[0].rpartition(".")[2] for n, _ in bundle.model.named_parameters() if "lora_" in n}
     assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -119,19 +129,19 @@ def test_adapters_sit_on_the_four_projections_of_a_llama(parts: Path) -> None:
     assert not table["llm base"] and not table["text_encoder"]
 
 
-def test_labels_that_begin_others_are_ended(parts: Path) -> None:
+def test_labels_that_begin_others_are_terminated(parts: Path) -> None:
     prompts = built(parts, "split").prompt_tokenizer()
     one, ten, liver = (LABELS.index(label) for label in ("1", "10", "liver"))
     end = prompts.tokenizer.eos_token_id
     assert prompts.label_ids[ten][: len(prompts.label_ids[one]) - 1] == prompts.label_ids[one][:-1]
     assert prompts.label_ids[one][-1] == end and end not in prompts.label_ids[ten] + prompts.label_ids[liver]
     assert one in prompts.terminated and ten not in prompts.terminated
-    # No label's tokens begin another's any more: their probabilities are of distinct outcomes.
+    # No label is a prefix of another, so the probabilities are those of distinct outcomes.
     for c, ids in enumerate(prompts.label_ids):
         assert not any(other[: len(ids)] == ids for o, other in enumerate(prompts.label_ids) if o != c)
 
 
-def test_labels_that_begin_no_other_need_no_end() -> None:
+def test_labels_that_begin_no_other_are_not_terminated() -> None:
     prompts = load_folder(PACKAGED_BASE).prompt_tokenizer()
     assert prompts.terminated == []
     assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
@@ -144,14 +154,14 @@ def test_a_label_follows_the_prompt_as_it_would_in_one_text(parts: Path) -> None
     assert prompts.tokenizer.decode(prompts.label_ids[LABELS.index("liver")]).strip() == "liver"
 
 
-def test_without_an_end_such_labels_are_refused() -> None:
+def test_without_an_end_of_text_token_such_labels_are_an_error() -> None:
     tokenizer = splitting_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="no end-of-text token"):
         PromptTokenizer(tokenizer, "simple", 128)
 
 
-def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -> None:
+def test_probabilities_of_a_terminated_label_and_of_its_continuations_sum_to_its_prefix(parts: Path) -> None:
     """By brute force over one step: a label's score with its end, those of its continuations and the rest of the
     vocabulary make the score of its beginning."""
     bundle = built(parts, "split")
@@ -159,9 +169,9 @@ def test_ended_labels_and_their_continuations_share_what_is_there(parts: Path) -
     one = prompts.label_ids[LABELS.index("1")]
     prompt = prompts.prompt_ids("How many?")
     with torch.no_grad():
-        begun = plain_log_prob(bundle.model, prompt, one[:-1], tokens[:1], "prefix")
+        begun = reference_log_prob(bundle.model, prompt, one[:-1], tokens[:1], "prefix")
         steps = [
-            plain_log_prob(bundle.model, prompt, [*one[:-1], token], tokens[:1], "prefix")
+            reference_log_prob(bundle.model, prompt, [*one[:-1], token], tokens[:1], "prefix")
             for token in range(bundle.model.config.decoder_config.vocab_size)
         ]
     torch.testing.assert_close(torch.stack(steps).logsumexp(0), begun, rtol=1e-5, atol=1e-5)
@@ -189,11 +199,11 @@ def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Pa
     model = bundle.model.eval()
     assert isinstance(model.video_projection, torch.nn.Linear) and model.video_projection.in_features == 64
     tokens, prompts = video(model), bundle.prompt_tokenizer()
-    assert tokens.shape[-1] == 64  # what a cache holds is the encoder's own
+    assert tokens.shape[-1] == 64  # the encoder's own width, which a cache stores
     ids, trie = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS], LabelTrie(prompts.label_ids)
     ours = score_labels(model, ids, tokens, trie, "prefix")
     with torch.no_grad():
-        plain = plain_log_prob(model, ids[1][0], prompts.label_ids[7], tokens[1:], "prefix")
+        plain = reference_log_prob(model, ids[1][0], prompts.label_ids[7], tokens[1:], "prefix")
     torch.testing.assert_close(ours[2, 7], plain, rtol=1e-5, atol=1e-5)
     best, _, _ = best_labels(model, ids, tokens, trie, "prefix")
     assert torch.equal(best, ours.argmax(dim=1))
@@ -217,7 +227,7 @@ OSS = GptOssConfig(vocab_size=405, hidden_size=32, num_hidden_layers=1, num_atte
     ("name", "made", "message"),
     [("bloom", BLOOM, "packed stream"), ("neo", NEO, "packed stream"), ("oss", OSS, "its attention has s_aux")],
 )
-def test_a_decoder_whose_packed_streams_would_be_wrong_is_refused(
+def test_a_decoder_whose_packed_streams_would_be_wrong_is_an_error(
     parts: Path, tmp_path: Path, name: str, made: object, message: str
 ) -> None:
     folder = shutil.copytree(parts / "split", tmp_path / name)
@@ -246,7 +256,7 @@ def test_other_kinds_train_or_are_refused_but_never_crash(parts: Path, tmp_path:
     packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[3]]], "prefix")
     loss = bundle.model(packed, video_tokens=video(bundle.model)[:1]).sum()
     loss.backward()
-    plain = -plain_log_prob(
+    plain = -reference_log_prob(
         bundle.model.eval(), prompts.prompt_ids("How many?"), prompts.label_ids[3], video(bundle.model)[:1], "prefix"
     )
     bundle.model.eval()
@@ -265,7 +275,7 @@ def test_code_in_a_decoders_folder_is_never_run(parts: Path, tmp_path: Path) -> 
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_window_shorter_than_a_sequence_is_refused(parts: Path, tmp_path: Path) -> None:
+def test_a_window_shorter_than_a_sequence_is_an_error(parts: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(parts / "split", tmp_path / "mistral")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     made = MistralConfig(vocab_size=405, num_key_value_heads=2, sliding_window=64, **sizes)
@@ -275,14 +285,14 @@ def test_a_window_shorter_than_a_sequence_is_refused(parts: Path, tmp_path: Path
     assert build_for_training(config(parts, decoder_model=str(folder))).settings.max_length == 64
 
 
-def test_what_is_no_causal_language_model_is_refused(parts: Path, tmp_path: Path) -> None:
+def test_what_is_no_causal_language_model_is_an_error(parts: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(parts / "split", tmp_path / "t5")
     T5Model(T5Config(vocab_size=405, d_model=16, d_ff=16, num_layers=1, num_heads=1, d_kv=16)).save_pretrained(folder)
     with pytest.raises(InputError, match="no causal language model"):
         build_for_training(config(parts, decoder_model=str(folder)))
 
 
-def test_a_tokenizer_larger_than_its_model_is_refused(parts: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_its_model_is_an_error(parts: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(parts / "gpt2", tmp_path / "gpt2")
     tokenizer = splitting_tokenizer()
     tokenizer.add_tokens([f"<extra{n}>" for n in range(200)])

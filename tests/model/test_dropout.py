@@ -1,4 +1,4 @@
-"""The adapters' dropout: the right share, the right scale, the same mask backward, a function of the seed."""
+"""The adapters' dropout: the right fraction and scale, the same mask in the backward pass, a function of the seed."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from tests.model.test_packing import small_model
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_the_share_and_the_scale(p: float) -> None:
+def test_the_fraction_and_the_scale(p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(1000, 1003)
     out = LaneDropout(p)(x)
     dropped = (out == 0).double()
     assert float(dropped.mean()) == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5 + 1e-5)
     torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 1 / (1 - p)))
-    # Neighbours share a random number; their fates must not.
+    # Neighbours share a random number but must be dropped independently.
     for lag in (1, 2, 3, 4):
         a, b = dropped.flatten()[:-lag] - p, dropped.flatten()[lag:] - p
         assert abs(float((a * b).mean())) < 5 * p * (1 - p) / x.numel() ** 0.5

@@ -1,4 +1,4 @@
-"""BLIP's rows under the decoder's token ids: exact by hand and by a plain twin, refused where they cannot be had."""
+"""BLIP's rows for the decoder's token ids: exact by hand and by a reference, errors where they cannot be built."""
 
 import functools
 import json
@@ -41,7 +41,7 @@ def byte_level(vocabulary: list[str], **special: Any) -> PreTrainedTokenizerFast
 
 
 def sentence_piece(vocabulary: list[str], **special: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of Llama's kind: ▁ is a space, <0x0A> a byte, and a text's first space is not said."""
+    """A tokenizer of Llama's kind: ▁ is a space, <0x0A> a byte, and a text's first space is not in the string."""
     model = models.BPE({token: index for index, token in enumerate(vocabulary)}, [], byte_fallback=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -63,14 +63,14 @@ BYTE_LEVEL = [
     ("ing", mean("ing")),  # a token's own string, not a continuation
     ("_", mean("_")),
     ("Ġthe_liver", mean("the", "_", "liver")),
-    ("Ġthe_zz", mean("the", "_")),  # what is unknown beside something known does not count
-    ("Ã©", mean("e")),  # é, whose accent BLIP takes off
+    ("Ġthe_zz", mean("the", "_")),  # an unknown piece beside a known one is ignored
+    ("Ã©", mean("e")),  # é, whose accent BLIP removes
     ("Ġ", NEUTRAL),
     ("Ċ", NEUTRAL),
     ("ĠĠĠĠ", NEUTRAL),
     ("Ã", NEUTRAL),  # half of é
     ("Ġzz", NEUTRAL),
-    ("[SEP]", NEUTRAL),  # a string that is a special token of BLIP's says nothing
+    ("[SEP]", NEUTRAL),  # the string of one of BLIP's special tokens is neutral
 ]
 
 
@@ -90,7 +90,7 @@ def test_rows_of_a_sentencepiece_vocabulary(pieces: BertTokenizer) -> None:
     torch.testing.assert_close(aligned_rows(ROWS, pieces, tokenizer, len(vocabulary)), torch.stack(expected))
 
 
-def test_rows_beyond_the_tokenizer_and_special_tokens_say_nothing(pieces: BertTokenizer) -> None:
+def test_rows_beyond_the_tokenizer_and_special_tokens_are_neutral(pieces: BertTokenizer) -> None:
     tokenizer = byte_level(["<|endoftext|>", "Ġliver"], eos_token="<|endoftext|>")
     tokenizer.add_tokens([AddedToken("<liver>", special=True), AddedToken("the", special=False)])
     rows = aligned_rows(ROWS, pieces, tokenizer, 7)
@@ -98,7 +98,7 @@ def test_rows_beyond_the_tokenizer_and_special_tokens_say_nothing(pieces: BertTo
     torch.testing.assert_close(rows, torch.stack(expected))
 
 
-def test_an_embedding_shorter_than_the_tokenizer_gets_its_own_rows_alone(pieces: BertTokenizer) -> None:
+def test_an_embedding_shorter_than_the_tokenizer_gets_only_its_own_rows(pieces: BertTokenizer) -> None:
     tokenizer = byte_level(["Ġliver", "Ġthe", "<|endoftext|>"], eos_token="<|endoftext|>")
     torch.testing.assert_close(aligned_rows(ROWS, pieces, tokenizer, 2), torch.stack([mean("liver"), mean("the")]))
 
@@ -112,7 +112,7 @@ def test_half_precision_is_kept_and_averaged_in_full(pieces: BertTokenizer) -> N
 
 @functools.cache
 def asked() -> list[Asked]:
-    """Questions in the source domain's wording, drawn once."""
+    """Questions in the source domain's wording, generated once."""
     return questions("source", range(16))
 
 
@@ -146,7 +146,7 @@ def test_published_keeps_blips_rows_and_adds_the_same_ones_each_time(stand_ins: 
     assert abs(float(rows[0][len(own) :].detach().std() / own.std()) - 1) < 0.05
 
 
-def test_the_row_that_was_blips_padding_is_trained_as_the_others(stand_ins: Path, pieces: BertTokenizer) -> None:
+def test_the_row_of_blips_padding_is_trained_like_the_others(stand_ins: Path, pieces: BertTokenizer) -> None:
     text = load_text_encoder(str(stand_ins / "text"))
     align_word_embeddings(text, pieces, byte_level(["Ġliver", "Ġthe"]), 2)
     text.embeddings.word_embeddings(torch.tensor([0, 1])).sum().backward()
@@ -185,7 +185,7 @@ def test_adapters_alone_restore_the_aligned_model(stand_ins: Path, tmp_path: Pat
         again = load_checkpoint(path, fallback if path.suffix else ModelConfig()).model.state_dict()
         for name, tensor in bundle.model.state_dict().items():
             assert torch.equal(tensor, again[name]), (path.name, name)
-    # A run that goes on from it takes the setting from it.
+    # A run that starts from it takes the setting from it.
     assert build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "best")).settings.text_embeddings == "aligned"
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_from_before_the_setting_is_published(stand_ins: Path, tmp_
     assert torch.equal(*rows)
 
 
-def test_a_setting_that_contradicts_the_weights_is_refused(stand_ins: Path, tmp_path: Path) -> None:
+def test_a_setting_that_contradicts_the_weights_is_an_error(stand_ins: Path, tmp_path: Path) -> None:
     save_checkpoint(build_for_training(run_config(stand_ins, "published", 0)), tmp_path / "first")
     with pytest.raises(InputError, match="--text-embeddings aligned contradicts --pretrained-ckpt"):
         build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", text_embeddings="aligned"))
@@ -217,7 +217,7 @@ def test_the_flag_reaches_the_model(data_flags: list[str], tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("left", ["nothing", "a broken file"])
-def test_a_text_folder_without_a_tokenizer_is_refused(stand_ins: Path, tmp_path: Path, left: str) -> None:
+def test_a_text_folder_without_a_tokenizer_is_an_error(stand_ins: Path, tmp_path: Path, left: str) -> None:
     shutil.copytree(stand_ins, tmp_path / "parts")
     text = tmp_path / "parts" / "text"
     if left == "nothing":
@@ -227,10 +227,10 @@ def test_a_text_folder_without_a_tokenizer_is_refused(stand_ins: Path, tmp_path:
         (text / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match=r"^--text-model .*/text has no tokenizer that can be loaded"):
         build_for_training(run_config(tmp_path / "parts", "aligned", 0))
-    build_for_training(run_config(tmp_path / "parts", "published", 0))  # needs none
+    build_for_training(run_config(tmp_path / "parts", "published", 0))  # which needs no tokenizer
 
 
-def test_a_tokenizer_of_another_text_model_is_refused(stand_ins: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_of_another_text_model_is_an_error(stand_ins: Path, tmp_path: Path) -> None:
     shutil.copytree(stand_ins, tmp_path / "parts")
     vocabulary = WORDS[:5] + [f"word{n}" for n in range(1000)]
     BertTokenizer(vocab={w: n for n, w in enumerate(vocabulary)}).save_pretrained(tmp_path / "parts" / "text")

@@ -1,4 +1,4 @@
-"""Modes and recomputed activations: they change memory and time, never a number."""
+"""Train and eval modes, and recomputed activations, which change no gradient."""
 
 import pytest
 import torch

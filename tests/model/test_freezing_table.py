@@ -1,4 +1,4 @@
-"""Each way of freezing, run for ten steps: exactly the named parameters have gradients and change, to the last bit."""
+"""For each combination of freezing flags, exactly the named parameters get gradients and change in ten steps."""
 
 import re
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_exactly_what_is_named_trains(
     assert named and {n for n, p in model.named_parameters() if p.requires_grad} == named
     start = {n: t.clone() for n, t in model.state_dict().items()}
 
-    # One backward pass: gradients where they are named, and nowhere else.
+    # One backward pass: exactly the named parameters have gradients.
     set_modes(model)
     prompts = before.prompt_tokenizer()
     clips = torch.randn(1, 4, 3, 32, 32)
@@ -77,7 +77,7 @@ def test_exactly_what_is_named_trains(
     model(packed, pixel_values=clips).sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == named
 
-    # Ten steps of the command: those tensors change, and no other by a bit.
+    # Ten steps of the command: exactly those tensors change.
     decoder = flags.get("decoder", "gpt2")
     shown = [f"--{n}-model={parts / folder}" for n, folder in (("video", "video"), ("text", "text"))]
     shown += [f"--decoder-model={parts / str(decoder)}", "--num-frames=4", "--max-length=400"]
@@ -99,6 +99,6 @@ def test_exactly_what_is_named_trains(
     assert after.keys() == start.keys()
     changed = {n for n, tensor in start.items() if not torch.equal(tensor, after[n])} - tied
     assert changed == named
-    # What is written is what was trained, so that the checkpoint is small.
+    # The checkpoint holds exactly the trained tensors.
     written = torch.load(tmp_path / "run" / "best_model.pth", weights_only=True)
     assert len(written) == len(named)

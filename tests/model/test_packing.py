@@ -1,4 +1,4 @@
-"""Packed loss, gradients and scores equal the plain way; the answer cannot reach its own prediction."""
+"""Packed losses, gradients and scores equal the reference; the answer does not reach its own prediction."""
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import InputError
-from tests.helpers.oracle import plain_log_prob
+from tests.helpers.reference import reference_log_prob
 
 MASKS = ["prefix", "causal", "bidirectional"]
-# Ragged, multi-token labels with shared beginnings, as GPT-2's tokenizer makes them.
+# Labels of several lengths with shared prefixes, as from GPT-2's tokenizer.
 LABEL_IDS = [[20], [21], [22, 23], [22, 24, 25], [22, 24, 26], [27, 28, 29, 30], [31, 20], [32]]
 
 
@@ -79,7 +79,7 @@ def clips() -> torch.Tensor:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("lora", [False, True])
-def test_packed_losses_and_gradients_equal_the_plain_way(mask: str, lora: bool) -> None:
+def test_packed_losses_and_gradients_equal_the_reference(mask: str, lora: bool) -> None:
     model = small_model(lora)
     answers = [[LABEL_IDS[c] for c in row] for row in CHOSEN]
     packed = pack_training(PROMPTS, answers, mask)
@@ -90,7 +90,7 @@ def test_packed_losses_and_gradients_equal_the_plain_way(mask: str, lora: bool) 
     plain = []
     for f, row in enumerate(PROMPTS):
         for prompt, answer in zip(row, answers[f], strict=True):
-            plain.append(-plain_log_prob(model, prompt, answer, model.encode_video(clips()[f : f + 1]), mask))
+            plain.append(-reference_log_prob(model, prompt, answer, model.encode_video(clips()[f : f + 1]), mask))
     torch.stack(plain).mean().backward()
     torch.testing.assert_close(losses, torch.stack(plain), rtol=1e-5, atol=1e-5)
     slow = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -100,13 +100,13 @@ def test_packed_losses_and_gradients_equal_the_plain_way(mask: str, lora: bool) 
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_trie_scores_equal_one_sequence_a_label(model: SurgViVQAModel, mask: str) -> None:
+def test_trie_scores_equal_one_sequence_per_label(model: SurgViVQAModel, mask: str) -> None:
     with torch.no_grad():
         video = model.encode_video(clips())
         fast = score_labels(model, PROMPTS, video, LabelTrie(LABEL_IDS), mask)
         plain = torch.stack(
             [
-                torch.stack([plain_log_prob(model, prompt, ids, video[f : f + 1], mask) for ids in LABEL_IDS])
+                torch.stack([reference_log_prob(model, prompt, ids, video[f : f + 1], mask) for ids in LABEL_IDS])
                 for f, row in enumerate(PROMPTS)
                 for prompt in row
             ]
@@ -117,8 +117,8 @@ def test_trie_scores_equal_one_sequence_a_label(model: SurgViVQAModel, mask: str
 
 @pytest.mark.parametrize("mask", ["prefix", "causal"])
 @pytest.mark.parametrize("sharpness", [0.2, 1.0, 4.0])
-def test_the_best_label_by_bounds_is_the_best_of_all(sharpness: float, mask: str) -> None:
-    """Flat scores make every node worth a look, sharp ones hardly any."""
+def test_branch_and_bound_finds_the_best_label(sharpness: float, mask: str) -> None:
+    """With flat scores nearly every node runs, with sharp ones hardly any."""
     model, trie, found = small_model(), LabelTrie(LABEL_IDS), set()
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(2, 9, (2, 7), generator=generator).tolist()
@@ -128,15 +128,15 @@ def test_the_best_label_by_bounds_is_the_best_of_all(sharpness: float, mask: str
         for _ in range(4):
             model.decoder.lm_head.weight.normal_(std=sharpness, generator=generator)
             ranking = score_labels(model, prompts, video, trie, mask)
-            labels, scores, fed = best_labels(model, prompts, video, trie, mask)
+            labels, scores, num_run = best_labels(model, prompts, video, trie, mask)
             assert torch.equal(labels, ranking.argmax(1))
             torch.testing.assert_close(scores, ranking.max(1).values, rtol=1e-5, atol=1e-5)
-            assert fed <= 14 * len(trie.tokens) * 2
+            assert num_run <= 14 * len(trie.tokens) * 2
             found |= set(labels.tolist())
     assert len(found) > 2
 
 
-def test_of_equal_labels_the_first_is_the_best_both_ways() -> None:
+def test_of_equal_labels_the_first_is_the_best() -> None:
     model, trie = small_model(), LabelTrie(LABEL_IDS)
     with torch.no_grad():
         model.decoder.lm_head.weight.zero_()
@@ -148,7 +148,7 @@ def test_of_equal_labels_the_first_is_the_best_both_ways() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 def test_under_autocast_logits_and_sums_stay_float32(shift: float) -> None:
-    """A constant on all logits changes nothing; in bfloat16 it would swallow what distinguishes labels."""
+    """A constant added to all logits changes nothing; in bfloat16 it would hide what distinguishes labels."""
     model, trie = small_model(), LabelTrie(LABEL_IDS)
     head = model.decoder.lm_head
     head.bias = torch.nn.Parameter(torch.full((60,), -shift))
@@ -158,25 +158,25 @@ def test_under_autocast_logits_and_sums_stay_float32(shift: float) -> None:
     assert len(set(scores.flatten().tolist())) == scores.numel()
 
 
-def test_bounds_save_work_where_the_model_is_sure() -> None:
+def test_branch_and_bound_runs_fewer_nodes_when_the_model_is_sure() -> None:
     model, trie = small_model(), LabelTrie(LABEL_IDS)
     with torch.no_grad():
         model.decoder.lm_head.weight.mul_(8)
         video = model.encode_video(clips())
-        _, _, fed = best_labels(model, PROMPTS, video, trie, "prefix")
-    assert fed < 4 * len(trie.tokens)
+        _, _, num_run = best_labels(model, PROMPTS, video, trie, "prefix")
+    assert num_run < 4 * len(trie.tokens)
 
 
-def test_a_video_memory_is_used_again_and_gives_the_same_scores(model: SurgViVQAModel) -> None:
+def test_a_cross_attention_cache_is_reused_and_gives_the_same_scores(model: SurgViVQAModel) -> None:
     trie = LabelTrie(LABEL_IDS)
     with torch.no_grad():
         tokens = model.encode_video(clips()[:1])
-        memory = CrossAttentionCache(tokens, reuse=True)
-        first = score_labels(model, [PROMPTS[0][:2]], memory, trie, "prefix")
-        made = dict(memory.layers)
-        second = score_labels(model, [PROMPTS[0][2:]], memory, trie, "prefix")
-    assert len(made) == 2  # one for each layer
-    assert all(memory.layers[k][0] is v[0] for k, v in made.items())
+        cache = CrossAttentionCache(tokens, reuse=True)
+        first = score_labels(model, [PROMPTS[0][:2]], cache, trie, "prefix")
+        computed = dict(cache.layers)
+        second = score_labels(model, [PROMPTS[0][2:]], cache, trie, "prefix")
+    assert len(computed) == 2  # one for each layer
+    assert all(cache.layers[k][0] is v[0] for k, v in computed.items())
     whole = score_labels(model, [PROMPTS[0]], tokens, trie, "prefix")
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-5, atol=1e-5)
 
@@ -194,7 +194,7 @@ def test_changing_an_answer_changes_prompt_logits_only_under_bidirectional(model
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_another_question_in_the_row_changes_no_loss(model: SurgViVQAModel, mask: str) -> None:
+def test_another_question_in_the_stream_changes_no_loss(model: SurgViVQAModel, mask: str) -> None:
     video = model.encode_video(clips()[:1])
     first = [PROMPTS[0][0], PROMPTS[0][1]]
     other = [PROMPTS[0][0], [40, 41]]
@@ -212,7 +212,7 @@ def test_the_frame_matters(model: SurgViVQAModel) -> None:
     assert not torch.equal(losses[0], losses[1])
 
 
-def test_rows_of_text_and_video_must_match(model: SurgViVQAModel) -> None:
+def test_the_stream_and_the_video_must_have_the_same_frames(model: SurgViVQAModel) -> None:
     packed = pack_training([[PROMPTS[0][0]]], [[LABEL_IDS[3]]], "prefix")
     with pytest.raises(ValueError, match="1 frames, but there are video tokens of 2"):
         model(packed, pixel_values=clips())
@@ -223,7 +223,7 @@ def test_a_question_without_an_answer_token_is_an_error() -> None:
         pack_training([[[1, 2]]], [[[]]], "prefix")
 
 
-def test_a_label_that_begins_another_is_refused() -> None:
+def test_a_label_that_begins_another_is_an_error() -> None:
     with pytest.raises(InputError, match="prefix-free"):
         LabelTrie([[1, 2], [1]])
 

@@ -1,4 +1,4 @@
-"""What holds for any prompts and any labels: the packer's rows and the labels' trie, against their definitions."""
+"""For any prompts and labels, the packed stream and the label trie match their definitions."""
 
 import torch
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ END = 99
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[list[int], list[int]]:
+def answer_trees(draw: st.DrawFn) -> tuple[list[int], list[int]]:
     """Tokens of an answer tree, each with its parent before it."""
     tokens = draw(st.lists(TOKENS, max_size=5))
     return tokens, [draw(st.integers(-1, n - 1)) for n in range(len(tokens))]
@@ -24,28 +24,30 @@ def trees(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 @given(st.data(), PROMPTS, st.sampled_from(["prefix", "causal", "bidirectional"]))
 @settings(max_examples=60, deadline=None)
-def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: list[list[list[int]]], mask: str) -> None:
+def test_masks_positions_and_targets_of_a_packed_stream(
+    data: st.DataObject, prompts: list[list[list[int]]], mask: str
+) -> None:
     rows, number = [], 0
     for row in prompts:
-        blocks = []
+        trees = []
         for prompt in row:
-            tokens, parents = data.draw(trees())
-            blocks.append(PromptTree(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
+            tokens, parents = data.draw(answer_trees())
+            trees.append(PromptTree(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
             number += 1
-        rows.append(blocks)
+        rows.append(trees)
     packed = pack_stream(rows, mask, number)
-    blocks = [block for row in rows for block in row]
-    assert packed.input_ids.tolist() == [t for b in blocks for t in [*b.prompt, *b.tokens]]
+    trees = [tree for row in rows for tree in row]
+    assert packed.input_ids.tolist() == [t for b in trees for t in [*b.prompt, *b.tokens]]
     start = 0
-    for n, block in enumerate(blocks):
-        p, a = len(block.prompt), len(block.tokens)
-        line = {}  # each answer token's ancestors, by walking up
+    for n, tree in enumerate(trees):
+        p, a = len(tree.prompt), len(tree.tokens)
+        ancestors = {}  # of each answer token, found by walking up
         for i in range(a):
-            line[i] = {i}
-            parent = block.parents[i]
+            ancestors[i] = {i}
+            parent = tree.parents[i]
             while parent >= 0:
-                line[i].add(parent)
-                parent = block.parents[parent]
+                ancestors[i].add(parent)
+                parent = tree.parents[parent]
         for q in range(p + a):
             for k in range(packed.text_mask.shape[2]):
                 if k >= p + a:
@@ -54,25 +56,25 @@ def test_a_row_shows_each_token_what_it_may_see(data: st.DataObject, prompts: li
                     decoder = k <= q
                     text = k < p if mask == "prefix" else decoder
                 else:
-                    text = decoder = k < p or k - p in line[q - p]
+                    text = decoder = k < p or k - p in ancestors[q - p]
                 if mask == "bidirectional" and k < p + a:
                     text = True
                 assert bool(packed.text_mask[n, q, k]) == text, (n, q, k)
                 assert bool(packed.decoder_mask[n, q, k]) == decoder, (n, q, k)
-        depths = [*range(p), *(p + len(line[i]) - 1 for i in range(a))]
+        depths = [*range(p), *(p + len(ancestors[i]) - 1 for i in range(a))]
         assert packed.position_ids[start : start + p + a].tolist() == depths
-        mine = packed.target_question == block.question
+        mine = packed.target_question == tree.question
         assert packed.target_positions[mine].tolist() == [start + p - 1, *range(start + p, start + p + a)]
         start += p + a
-    assert packed.num_questions == number and len(packed.target_ids) == sum(len(b.targets) for b in blocks)
+    assert packed.num_questions == number and len(packed.target_ids) == sum(len(b.targets) for b in trees)
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
-def test_what_is_spread_is_collected(lengths: list[int]) -> None:
-    grid = PaddedLayout.of_lengths(lengths)
+def test_unpad_inverts_pad(lengths: list[int]) -> None:
+    layout = PaddedLayout.of_lengths(lengths)
     stream = torch.arange(2.0 * sum(lengths)).view(-1, 2)
-    padded = pad(stream, grid)
-    assert torch.equal(unpad(padded, grid), stream)
+    padded = pad(stream, layout)
+    assert torch.equal(unpad(padded, layout), stream)
     start = 0
     for group, length in enumerate(lengths):
         assert torch.equal(padded[group, :length], stream[start : start + length])
@@ -85,20 +87,20 @@ def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> N
     ended = [list(ids) for ids in labels]
     which = _terminate_prefixes(ended, END)
     begins = [any(o != ids and o[: len(ids)] == ids for o in labels) for ids in labels]
-    assert which == [c for c, start_workers in enumerate(begins) if start_workers]
+    assert which == [c for c, begins_another in enumerate(begins) if begins_another]
     trie = LabelTrie(ended)
     for label, path in zip(ended, trie.paths, strict=True):
-        node, said = -1, []
+        node, tokens = -1, []
         for edge in path:
             at, token = trie.edges[edge]
             assert at == node
-            said.append(token)
+            tokens.append(token)
             node = trie.children.get((at, token), -2)
-        assert said == label and node == -2  # it ends in a leaf
+        assert tokens == label and node == -2  # the path ends in a leaf
     assert sorted({e for path in trie.paths for e in path}) == list(range(len(trie.edges)))
-    # Inner nodes are the beginnings of labels, each once, and a parent comes before its children.
-    beginnings = {tuple(ids[:n]) for ids in ended for n in range(1, len(ids))}
-    assert len(trie.tokens) == len(beginnings)
+    # Inner nodes are the proper prefixes of labels, each once, and a parent comes before its children.
+    prefixes = {tuple(ids[:n]) for ids in ended for n in range(1, len(ids))}
+    assert len(trie.tokens) == len(prefixes)
     assert all(parent < n for n, parent in enumerate(trie.parents))
     steps = torch.randn(len(trie.edges), generator=torch.Generator().manual_seed(0))
     sums = steps @ trie.path_matrix().T
@@ -109,7 +111,7 @@ def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> N
 @given(PROMPTS, st.lists(TOKENS, min_size=1, max_size=4))
 def test_a_chain_predicts_every_token_of_its_answer_once(prompts: list[list[list[int]]], answer: list[int]) -> None:
     for mask in ("prefix", "bidirectional"):
-        block = answer_chain(prompts[0][0], answer, 0, mask)
-        assert [token for _, token in block.targets] == answer
-        assert [node for node, _ in block.targets] == list(range(-1, len(answer) - 1))
-        assert list(block.tokens) == (answer if mask == "bidirectional" else answer[:-1])
+        tree = answer_chain(prompts[0][0], answer, 0, mask)
+        assert [token for _, token in tree.targets] == answer
+        assert [node for node, _ in tree.targets] == list(range(-1, len(answer) - 1))
+        assert list(tree.tokens) == (answer if mask == "bidirectional" else answer[:-1])

@@ -1,4 +1,4 @@
-"""Pooling over time: the mean of a place's tokens, in the order VideoMAE gives them."""
+"""Pooling over time: the mean of a patch's tokens, in VideoMAE's token order."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CONFIG = VideoMAEConfig(
 )
 
 
-def test_temporal_is_the_mean_over_time_of_each_place() -> None:
+def test_temporal_is_the_mean_over_time_of_each_patch() -> None:
     tokens = torch.randn(2, 12, 8)
     pooled = pool_tokens(tokens, CONFIG, "temporal")
     assert pooled.shape == (2, token_count(CONFIG, "temporal"), 8) == (2, 4, 8)

@@ -1,4 +1,4 @@
-"""Positions for clips of other lengths: the trained table itself, or its moments spread over the clip's."""
+"""Positions for clips of other lengths: the trained table, or the table interpolated over time."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_other_lengths_run_from_the_first_trained_moment_to_the_last(frames: int
     found = positions(frames).view(-1, PLACES, HIDDEN)
     moments, trained = frames // 2, table(8)
     assert len(found) == moments
-    for n in range(moments):  # the plain way, moment by moment
+    for n in range(moments):  # the reference, moment by moment
         place = n * 7 / (moments - 1)
         low, share = min(int(place), 6), place - min(int(place), 6)
         torch.testing.assert_close(found[n], (1 - share) * trained[low] + share * trained[low + 1], rtol=0, atol=1e-5)

@@ -235,9 +235,9 @@ def text_part(text: TextStates, videos: Mapping[str, Sequence[FrameQuestions]]) 
     for video, frames in videos.items():
         items[video] = {}
         for frame in frames:
-            blocks = text.reader.blocks(frame)
-            rows = sum(len(block.prompt) + len(block.tokens) for block in blocks)
-            items[video][frame.frame] = (text.reader.key(frame, blocks)[2], rows)
+            trees = text.reader.prompt_trees(frame)
+            rows = sum(len(tree.prompt) + len(tree.tokens) for tree in trees)
+            items[video][frame.frame] = (text.reader.key(frame, trees)[2], rows)
     return Part(text, videos, items)
 
 

@@ -1,4 +1,4 @@
-"""The plain way: one question, one label, one sequence, no packing and no sharing. Fast paths are held against it."""
+"""The reference implementation: one question, one label, one sequence, without packing, sharing or caches."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from surgvivqa.model.modeling import SurgViVQAModel
 
 
-def plain_log_prob(
+def reference_log_prob(
     model: SurgViVQAModel, prompt: Sequence[int], answer: Sequence[int], video_tokens: Tensor, mask: str
 ) -> Tensor:
-    """Log-probability (a scalar) of one answer after one prompt; video tokens ``[1, V, H]``.
+    """Log-probability (a scalar) of one answer after one prompt; video tokens ``[1, V, hidden]``.
 
-    The masks are written out from their definition, the decoder is given no mask of ours at all (its own causal one),
-    and every logit is computed.
+    The text encoder's mask is written out from its definition, the decoder uses its own causal mask, and every logit is
+    computed.
     """
     ids = torch.tensor([[*prompt, *answer]])
     n, p = ids.shape[1], len(prompt)
@@ -36,5 +36,5 @@ def plain_log_prob(
     if model.text_projection is not None:
         text = model.text_projection(text)
     logits = model.decoder(inputs_embeds=text, use_cache=False).logits[0]
-    steps = logits.log_softmax(-1)
-    return torch.stack([steps[p - 1 + i, token] for i, token in enumerate(answer)]).sum()
+    log_probs = logits.log_softmax(-1)
+    return torch.stack([log_probs[p - 1 + i, token] for i, token in enumerate(answer)]).sum()
