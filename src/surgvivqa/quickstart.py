@@ -16,11 +16,11 @@ from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main as command
 from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
-from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, read_split
 from surgvivqa.evaluation.baselines import majority_baseline, question_only_baseline
-from surgvivqa.evaluation.metrics import grouped_metrics
+from surgvivqa.evaluation.metrics import compute_grouped_metrics
+from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
 from surgvivqa.synthetic.answer_grid import draw_answers
 from surgvivqa.utils.errors import RunError
@@ -92,42 +92,49 @@ def _tune(run: Path, train: str, evaluation: str, roots: list[str], flags: list[
     _run("eval", "--checkpoint", str(run / train), *roots, "--output", str(run / evaluation))
 
 
-ROWS = {
-    "existence": lambda r: r["type"] == "exist",
-    "counting": lambda r: r["type"] == "count",
-    "colour": lambda r: r["type"] == "query_color",
-    "kind": lambda r: r["type"] == "query_type",
-    "object": lambda r: r["type"] == "query_component",
-    "action": lambda r: r["type"] is None,
+ROWS: dict[str, str | None] = {  # row of the table: question type
+    "existence": "exist",
+    "counting": "count",
+    "colour": "query_color",
+    "kind": "query_type",
+    "object": "query_component",
+    "action": None,
 }
 
 
 def compare(config: QuickstartConfig, evaluated: dict[str, str]) -> dict[str, Any]:
-    """The evaluated models beside the two baselines on the test videos, in all and by type of question."""
+    """Compares the evaluated models with the two baselines on the test videos, overall and by type of question.
+
+    Args:
+        config: the quickstart's flags.
+        evaluated: column name to the folder of its ``predictions.jsonl``.
+    """
     splits, root = load_splits(), config.run / "data" / "ssg-qa"
     train, test = (read_split(root, splits.videos(name))[0] for name in ("train", "test"))
     columns = {
-        "majority": _records(test, majority_baseline(train, test)),
-        "question_only": _records(test, question_only_baseline(train, test)),
+        "majority": _predictions(test, majority_baseline(train, test)),
+        "question_only": _predictions(test, question_only_baseline(train, test)),
     }
     for name, folder in evaluated.items():
         lines = (config.run / folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        columns[name] = [json.loads(line) for line in lines]
+        columns[name] = [Prediction.from_json(json.loads(line)) for line in lines]
     summary: dict[str, Any] = {}
-    for name, rows in columns.items():
-        groups = grouped_metrics(rows)
-        summary[name] = {key: groups[key] for key in ("acc", "mAF1", "acc_se")}
-        summary[name]["by_type"] = {kind: _accuracy([r for r in rows if of(r)]) for kind, of in ROWS.items()}
+    for name, predictions in columns.items():
+        metrics = compute_grouped_metrics(predictions)
+        summary[name] = {"acc": metrics.overall.acc, "mAF1": metrics.overall.mAF1, "acc_se": metrics.acc_se}
+        summary[name]["by_type"] = {
+            row: _accuracy([p for p in predictions if p.type == kind]) for row, kind in ROWS.items()
+        }
     print(f"\n{'accuracy, %':<14}" + "".join(f"{name:>15}" for name in columns))
-    for kind in ROWS:
-        print(f"{kind:<14}" + "".join(f"{100 * s['by_type'][kind]:>15.1f}" for s in summary.values()))
+    for row in ROWS:
+        print(f"{row:<14}" + "".join(f"{100 * s['by_type'][row]:>15.1f}" for s in summary.values()))
     print(f"{'all':<14}" + "".join(f"{100 * s['acc']:>8.1f} ± {100 * s['acc_se']:<4.1f}" for s in summary.values()))
     print(f"{'mAF1, %':<14}" + "".join(f"{100 * s['mAF1']:>15.1f}" for s in summary.values()))
     return summary
 
 
-def _accuracy(rows: list[dict[str, Any]]) -> float:
-    return float(np.mean([label_of(r["answer"]) == LABEL_INDEX[r["prediction"]] for r in rows])) if rows else math.nan
+def _accuracy(predictions: list[Prediction]) -> float:
+    return float(np.mean([p.correct for p in predictions])) if predictions else math.nan
 
 
 def _trained(ckpt: Path) -> float:
@@ -136,12 +143,9 @@ def _trained(ckpt: Path) -> float:
     return trainable_fraction(bundle.model)
 
 
-def _records(frames: list[FrameQuestions], labels: list[int]) -> list[dict[str, Any]]:
-    questions = [q for f in frames for q in f.questions]
-    return [
-        {"video": q.video, "answer": LABELS[q.label], "prediction": LABELS[g], "reasoning": q.reasoning, "type": q.type}
-        for q, g in zip(questions, labels, strict=True)
-    ]
+def _predictions(frames: list[FrameQuestions], labels: list[int]) -> list[Prediction]:
+    questions = [q for frame in frames for q in frame.questions]
+    return [Prediction.of_question(q, label) for q, label in zip(questions, labels, strict=True)]
 
 
 def _run(*arguments: str) -> None:

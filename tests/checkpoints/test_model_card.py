@@ -14,7 +14,7 @@ from surgvivqa.checkpoints.model_card import trained_parts, write_model_card
 from surgvivqa.checkpoints.public_settings import hub_name, masked, public_run, public_settings
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
-from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.trainer import run_values
 from surgvivqa.utils.errors import InputError
@@ -39,7 +39,7 @@ def a_run(**flags: Any) -> dict[str, Any]:
 def figures(n: int = 170_000, **more: Any) -> dict[str, Any]:
     """What ``eval`` writes for the whole test split."""
     row = {"n": n, "acc": 0.612, "mAP": 0.55, "mAR": 0.49, "mAF1": 0.507, "wF1": 0.6}
-    ends = {name: [0.5001, 0.6999] for name in FIGURES}
+    ends = {name: [0.5001, 0.6999] for name in METRICS}
     made = {"method": "percentile bootstrap over videos", "level": 0.95, "resamples": 1000, "seed": 0, "videos": 5}
     metrics: dict[str, Any] = {**row, "intervals": ends | made, "by_video": dict.fromkeys(sorted(TEST_VIDEOS), row)}
     metrics |= {"by_type": {"object": row, "exist": row}, "by_reasoning": {"one_hop": row}}

@@ -3,7 +3,6 @@
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surgvivqa.cli import main
-from surgvivqa.commands.eval import format_figures
-from surgvivqa.data.labels import LABEL_INDEX, LABELS
+from surgvivqa.commands.eval import format_metrics
 from surgvivqa.evaluation.bootstrap import (
-    FIGURES,
     bootstrap_intervals,
     confusion_by_video,
-    resampled_figures,
+    resampled_metrics,
     resampled_videos,
 )
-from surgvivqa.evaluation.metrics import compute_metrics, grouped_metrics
+from surgvivqa.evaluation.metrics import METRICS, compute_grouped_metrics, compute_metrics
+from surgvivqa.evaluation.predictions import Prediction
 
 
-def record(video: int, truth: int, guess: int) -> dict[str, Any]:
-    names = {"answer": LABELS[truth], "prediction": LABELS[guess], "reasoning": "zero_hop", "type": "count"}
-    return {"video": f"VID{video:02d}", **names}
+def prediction(video: int, truth: int, guess: int, suffix: str = "") -> Prediction:
+    return Prediction(f"VID{video:02d}{suffix}", 0, "q", truth, guess, reasoning="zero_hop", type="count")
 
 
 # Few labels, so that a class is now and then in one video alone, or predicted and never true.
@@ -35,21 +32,20 @@ asked = st.tuples(st.integers(1, 4), st.integers(0, 50).map(lambda c: c % 7 * 8)
 @settings(deadline=None, max_examples=30)
 @given(st.lists(asked, min_size=1, max_size=40))
 def test_every_resample_equals_compute_metrics_on_its_questions(data: list[tuple[int, int, int]]) -> None:
-    records = [record(*d) for d in data]
-    names, confusion = confusion_by_video(records)
-    found = resampled_figures(confusion, resamples=12, seed=3)
+    predictions = [prediction(*d) for d in data]
+    names, confusion = confusion_by_video(predictions)
+    found = resampled_metrics(confusion, resamples=12, seed=3)
     for i, drawn in enumerate(resampled_videos(len(names), 12, 3)):
-        taken = [r for v in drawn for r in records if r["video"] == names[v]]
-        truth, guess = ([LABEL_INDEX[r[key]] for r in taken] for key in ("answer", "prediction"))
-        plain = compute_metrics(truth, guess)
-        for name in FIGURES:
-            assert abs(found[name][i] - plain[name]) < 1e-12
+        taken = [p for v in drawn for p in predictions if p.video == names[v]]
+        plain = compute_metrics([p.answer for p in taken], [p.prediction for p in taken])
+        for name in METRICS:
+            assert abs(found[name][i] - getattr(plain, name)) < 1e-12
 
 
-def five_videos() -> list[dict[str, Any]]:
+def five_videos() -> list[Prediction]:
     rng = random.Random(0)
     return [
-        record(v, t, t if rng.random() < 0.4 + v / 10 else rng.randrange(51))
+        prediction(v, t, t if rng.random() < 0.4 + v / 10 else rng.randrange(51))
         for v in range(1, 6)
         for t in rng.choices(range(51), k=80)
     ]
@@ -59,26 +55,25 @@ def test_an_interval_holds_the_figure_and_is_the_same_every_time() -> None:
     records = five_videos()
     intervals = bootstrap_intervals(records)
     assert intervals is not None
-    assert {k: intervals[k] for k in ("resamples", "videos", "level")} == {
-        "resamples": 1000,
-        "videos": 5,
-        "level": 0.95,
-    }
-    figures = grouped_metrics(records)
-    assert all(intervals[name][0] < figures[name] < intervals[name][1] for name in FIGURES)
+    line = intervals.to_json()
+    assert {k: line[k] for k in ("resamples", "videos", "level")} == {"resamples": 1000, "videos": 5, "level": 0.95}
+    overall = compute_grouped_metrics(records).overall
+    for name in METRICS:
+        low, high = intervals.ends[name]
+        assert low < getattr(overall, name) < high
     assert intervals == bootstrap_intervals(records[::-1])
 
 
 def test_a_copy_under_another_name_is_no_second_video() -> None:
-    records = [record(2, 1, 1), record(2, 1, 2) | {"video": "VID02_clean"}]
+    records = [prediction(2, 1, 1), prediction(2, 1, 2, "_clean")]
     assert bootstrap_intervals(records) is None
 
 
 @pytest.mark.parametrize("videos", [0, 1])
 def test_fewer_than_two_videos_have_no_interval_and_the_table_says_so(videos: int) -> None:
-    records = [r for r in five_videos() if r["video"] <= f"VID{videos:02d}"]
+    records = [p for p in five_videos() if p.video <= f"VID{videos:02d}"]
     assert bootstrap_intervals(records) is None
-    table = format_figures(grouped_metrics(records) | {"intervals": None})
+    table = format_metrics(compute_grouped_metrics(records), None)
     assert "no 95% intervals: they need at least two videos" in table
 
 
@@ -86,10 +81,10 @@ def test_the_table_shows_both_ends() -> None:
     records = five_videos()
     intervals = bootstrap_intervals(records)
     assert intervals is not None
-    lines = format_figures(grouped_metrics(records) | {"intervals": intervals}).splitlines()
+    lines = format_metrics(compute_grouped_metrics(records), intervals).splitlines()
     low, high = (next(line for line in lines if line.startswith(f"  95% {end}")) for end in ("low", "high"))
-    assert low.split()[2:] == [f"{100 * intervals[name][0]:.1f}" for name in FIGURES]
-    assert high.split()[2:] == [f"{100 * intervals[name][1]:.1f}" for name in FIGURES]
+    assert low.split()[2:] == [f"{100 * intervals.ends[name][0]:.1f}" for name in METRICS]
+    assert high.split()[2:] == [f"{100 * intervals.ends[name][1]:.1f}" for name in METRICS]
     assert "5 videos, 1,000 resamples" in lines[-1]
 
 
@@ -116,7 +111,7 @@ def coverage(videos: int, trials: int = 400) -> float:
         hits = rng.binomial(1000, rng.normal(0.6, 0.05, videos).clip(0, 1))
         confusion = np.zeros((videos, 51, 51), np.int64)
         confusion[:, 0, 0], confusion[:, 0, 1] = hits, 1000 - hits
-        low, high = np.quantile(resampled_figures(confusion, 300, trial)["acc"], (0.025, 0.975))
+        low, high = np.quantile(resampled_metrics(confusion, 300, trial)["acc"], (0.025, 0.975))
         held += low <= 0.6 <= high
     return held / trials
 

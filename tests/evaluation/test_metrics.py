@@ -1,10 +1,15 @@
 """The figures equal their definition, written out by hand."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
+from surgvivqa.data.labels import LABELS
 from surgvivqa.evaluation.metrics import accuracy_error, compute_metrics
+from surgvivqa.evaluation.predictions import Prediction
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=60)
 
@@ -24,12 +29,41 @@ def test_equal_to_the_definition(data: list[tuple[int, int]]) -> None:
     n = len(precision)
     expected = {"n": len(data), "acc": sum(t == g for t, g in data) / len(data), "mAP": sum(precision) / n}
     expected |= {"mAR": sum(recall) / n, "mAF1": sum(f1) / n, "wF1": weighted}
-    assert compute_metrics(truth, guess) == pytest.approx(expected)
+    assert compute_metrics(truth, guess).to_json() == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=200))
+def test_equal_to_scikit_learn(data: list[tuple[int, int]]) -> None:
+    truth, guess = [t for t, _ in data], [g for _, g in data]
+    present = sorted(set(truth))
+    macro = precision_recall_fscore_support(truth, guess, labels=present, average="macro", zero_division=0)
+    weighted = f1_score(truth, guess, labels=present, average="weighted", zero_division=0)
+    expected = [accuracy_score(truth, guess), *macro[:3], weighted]
+    found = compute_metrics(truth, guess)
+    assert [found.acc, found.mAP, found.mAR, found.mAF1, found.wF1] == pytest.approx(expected, abs=1e-14)
+
+
+def test_no_question_gives_zeros() -> None:
+    assert set(compute_metrics([], []).to_json().values()) == {0}
+
+
+def test_a_class_that_is_never_predicted_has_precision_zero() -> None:
+    assert compute_metrics([3, 4], [3, 3]).mAP == pytest.approx(0.25)
+
+
+def test_a_prediction_survives_its_line() -> None:
+    top5 = [(LABELS[2], 0.5), (LABELS[1], 0.25)]
+    scored = {"probability": 0.5, "loss": 1.5, "top5": top5, "scores": [-1.0] * 51}
+    prediction = Prediction("VID01", 3, "What is it?", 1, 2, reasoning="zero_hop", type="count", **scored)  # type: ignore[arg-type]
+    line = json.loads(json.dumps(prediction.to_json()))
+    assert Prediction.from_json(line) == prediction
+    assert list(line) == ("video frame question answer prediction probability loss top5 reasoning type scores".split())
+    assert (line["answer"], line["prediction"]) == (LABELS[1], LABELS[2])
 
 
 def test_the_standard_error_is_over_videos() -> None:
-    def record(video: str, hit: bool) -> dict[str, str]:
-        return {"video": video, "answer": "liver", "prediction": "liver" if hit else "hook"}
+    def prediction(video: str, hit: bool) -> Prediction:
+        return Prediction(video, 0, "q", 1, 1 if hit else 2)
 
-    records = [record("a", True)] * 9 + [record("b", False)] * 1
-    assert accuracy_error(records) == pytest.approx(0.5)  # videos at 1 and 0: deviation 0.7071 over the root of 2
+    predictions = [prediction("a", True)] * 9 + [prediction("b", False)] * 1
+    assert accuracy_error(predictions) == pytest.approx(0.5)  # accuracies 1 and 0: deviation 0.7071 over the root of 2

@@ -7,7 +7,7 @@ from typing import Any
 from surgvivqa.checkpoints.public_settings import last_name
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.splits import TEST_VIDEOS
-from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.evaluation.metrics import METRICS
 
 # SSG-VQA-Net on the test split, in %: its released weights run again by a third party, and the F1 its README prints.
 PUBLISHED = {"acc": 60.8, "mAP": 55.0, "mAR": 49.2, "mAF1": 50.4, "wF1": 60.4}
@@ -29,7 +29,7 @@ def figures_section(settings: ModelConfig, metrics: Mapping[str, Any]) -> str:
     """The card's figures: overall with intervals, by type and reasoning, and SSG-VQA-Net's where both answer the same
     questions. ``metrics`` is what ``eval`` wrote; empty for a model that was not evaluated."""
     lines = ["## Figures", ""]
-    if not any(key in metrics for key in FIGURES):
+    if not any(key in metrics for key in METRICS):
         return "\n".join([*lines, "Not evaluated."])
     intervals = metrics.get("intervals") or {}
     apart = why_apart(metrics)
@@ -44,7 +44,7 @@ def figures_section(settings: ModelConfig, metrics: Mapping[str, Any]) -> str:
         ("figure", "this model", "95% interval", *(() if apart else ("SSG-VQA-Net, run again",))),
         [
             (key, _percent(metrics.get(key)), _interval(intervals.get(key)), *(() if apart else (str(PUBLISHED[key]),)))
-            for key in FIGURES
+            for key in METRICS
         ],
     )
     lines += ["", _interval_note(intervals), ""]
@@ -53,9 +53,9 @@ def figures_section(settings: ModelConfig, metrics: Mapping[str, Any]) -> str:
         for name, row in (metrics.get(group) or {}).items():
             if name in PUBLISHED_F1:
                 printed = () if apart else (str(PUBLISHED_F1[name]),)
-                rows.append((name, f"{row['n']:,}", *(_percent(row.get(key)) for key in FIGURES), *printed))
+                rows.append((name, f"{row['n']:,}", *(_percent(row.get(key)) for key in METRICS), *printed))
     if rows:
-        lines += _table(("questions", "n", *FIGURES, *(() if apart else ("SSG-VQA-Net, F1 as printed",))), rows)
+        lines += _table(("questions", "n", *METRICS, *(() if apart else ("SSG-VQA-Net, F1 as printed",))), rows)
         lines.append("")
     lines.append(
         "Means run over the classes that occur in the truth (SSG-VQA-Net's definition); wF1 weights by support."

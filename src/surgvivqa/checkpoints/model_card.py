@@ -13,7 +13,7 @@ from surgvivqa.checkpoints.public_settings import hub_name, part_name
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, overlap
 from surgvivqa.data.ssgqa import is_synthetic
-from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
 
@@ -181,7 +181,7 @@ def _eval_results(card: Card) -> list[EvalResult]:
             metric_name=_METRIC_NAMES[key][1],
             metric_value=round(float(card.metrics[key]), 4),
         )
-        for key in FIGURES
+        for key in METRICS
         if split and drawn is not None and key in card.metrics
     ]
 

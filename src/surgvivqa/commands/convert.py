@@ -17,7 +17,7 @@ from surgvivqa.checkpoints.published import Names
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import OptionalModelConfig, flag
-from surgvivqa.evaluation.bootstrap import FIGURES
+from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.untrusted import read_json
@@ -197,9 +197,9 @@ def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
 def _refuse_odd_figures(found: dict[str, Any]) -> None:
     """Raises ValueError (or what a value of another kind leads to) where something else stands for a figure."""
     groups = [*(found["by_type"] or {}).values(), *(found.get("by_reasoning") or {}).values()]
-    numbers = [row.get(key) for row in (found, *groups) for key in ("n", *FIGURES)]
+    numbers = [row.get(key) for row in (found, *groups) for key in ("n", *METRICS)]
     intervals = found.get("intervals") or {}
-    numbers += [end for key in FIGURES for end in intervals.get(key) or ()]
+    numbers += [end for key in METRICS for end in intervals.get(key) or ()]
     numbers += [intervals[key] for key in ("videos", "resamples") if intervals]
     if not all(value is None or isinstance(value, int | float) for value in numbers) or found["n"] is None:
         raise ValueError("something else stands in the place of a figure")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,21 +15,23 @@ import tyro
 from surgvivqa.checkpoints.loading import PACKAGED
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import (
-    FeatureCacheConfig,
     DataConfig,
+    FeatureCacheConfig,
     OptionalModelConfig,
     ScoreNorm,
     check_ranges,
     flag,
+    option,
 )
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import load_splits, overlap
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
-from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
-from surgvivqa.evaluation.inference import predict_frames
-from surgvivqa.evaluation.metrics import grouped_metrics, mean_label_loss
+from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
+from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
+from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
+from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.video_tokens import VideoTokens, video_tokens
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.atomic_files import write_text
@@ -72,35 +74,105 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
     )
 
 
-def prepare(
-    config: EvalConfig, main: bool
-) -> tuple[ModelBundle, Sequence[FrameQuestions], list[BadFrame], VideoTokens, Path, dict[str, int]]:
-    """The model, the frames asked about, those that are missing, where they lie, the output folder (made by the main
-    process), skipped lines.
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything an evaluation needs, ready to run.
+
+    Attributes:
+        bundle: the model with its tokenizer and settings.
+        frames: the frames that are asked about, with their questions.
+        missing: those of them whose image is missing.
+        tokens: encodes the frames or reads their cached video tokens.
+        output: the folder of the results.
+        skipped: lines that were left out, counted by reason.
+        synthetic: whether the questions are of the synthetic set; None where nothing says so.
+    """
+
+    bundle: ModelBundle
+    frames: Sequence[FrameQuestions]
+    missing: list[BadFrame]
+    tokens: VideoTokens
+    output: Path
+    skipped: dict[str, int]
+    synthetic: bool | None
+
+
+@explain_lost_processes("run the same command again")
+@explain_lost_workers("run the same command again")
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Evaluates a checkpoint on a split; writes ``predictions.jsonl`` and ``metrics.json``.
+
+    Processes started by torchrun share the frames; the main one writes and prints.
+
+    Returns:
+        The content of ``metrics.json``.
 
     Raises:
-        InputError: a checkpoint, root, split or output folder that cannot be used.
+        InputError: a checkpoint, root, split, output folder or frame cannot be used.
+    """
+    state = start_processes()
+    with raise_on_all_ranks():
+        evaluation = prepare(config, state.is_main_process)
+    bad, found = _bad_frames(config, evaluation.frames), list[BadFrame]()
+    model = evaluation.bundle.model
+    if state.device.type == "cuda":
+        model.to(state.device)
+    options = InferenceOptions(
+        config.score_norm, config.batch_size, config.workers, config.scores, config.answer_only, state.is_main_process
+    )
+    predict = functools.partial(
+        predict_frames, evaluation.bundle, tokens=evaluation.tokens, options=options, bad=found, most_bad=bad.limit
+    )
+    with evaluation.tokens, torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+        predictions = shard_and_gather(
+            evaluation.frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
+        )
+    bad.gather([*evaluation.missing, *found])
+    with raise_on_all_ranks():
+        bad.check()
+        if not predictions:
+            raise InputError(f"None of the {len(evaluation.frames)} frames can be used.")
+    metrics, intervals = compute_grouped_metrics(predictions), bootstrap_intervals(predictions)
+    content = metrics.to_json() | {
+        "intervals": None if intervals is None else intervals.to_json(),
+        "loss": None if config.answer_only else mean_label_loss(predictions),
+        "skipped": evaluation.skipped,
+        "skipped_frames": [frame._asdict() for frame in bad.to_list()],
+        "checkpoint": str(config.checkpoint),
+        "split": config.split,
+        "max_samples": config.max_samples,
+        "synthetic": evaluation.synthetic,
+        "mask": evaluation.bundle.settings.mask,
+        "prompt_mode": evaluation.bundle.settings.prompt_mode,
+        "score_norm": config.score_norm,
+    }
+    if state.is_main_process:
+        _write_results(evaluation.output, predictions, content)
+        print(format_metrics(metrics, intervals))
+        if len(bad):
+            left_out = sum(question_counts(evaluation.frames)) - len(predictions)
+            print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
+        print(f"written: {evaluation.output / 'metrics.json'}, {evaluation.output / 'predictions.jsonl'}")
+    return content
+
+
+def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
+    """Loads the model, reads the questions, and checks the frames; the main process makes the output folder.
+
+    Raises:
+        InputError: a checkpoint, root, split or output folder cannot be used.
     """
     check_ranges(config)
     if config.answer_only and config.scores:
-        raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
+        raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
-        raise InputError("--answer-only bounds sums; under --score-norm mean it would spare nothing, so leave it out.")
+        raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
     bundle = load_model(config.checkpoint, config.model)
-    settings, run = bundle.settings, bundle.run
-    if settings.mask == "bidirectional" and config.answer_only:
+    if bundle.settings.mask == "bidirectional" and config.answer_only:
         raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
-    questions_root = _root(config.ssgvqa_root, run.get("ssgvqa_root"), "--ssgvqa-root")
-    image_root = _root(config.image_root, run.get("image_root"), "--image-root")
-    splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
-    videos = load_splits(splits_dir).videos(config.split)
-    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
-    if seen:
-        raise InputError(
-            f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on; its figures "
-            f"would say nothing. Take such videos out (--splits-dir), or look at them with --split train."
-        )
-    asked, report = open_questions(questions_root, videos, strict=config.strict)
+    questions_root = _root(config.ssgvqa_root, bundle.run, "ssgvqa_root")
+    image_root = _root(config.image_root, bundle.run, "image_root")
+    asked, skipped = _read_questions(config, bundle.run, questions_root)
     frames = subsample(asked, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
@@ -109,115 +181,75 @@ def prepare(
     missing = refuse_missing(store, frames, allowed=_bad_frames(config, frames).limit)
     tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
+    if is_main:
+        _make_output(output, is_default=config.output is None)
+    return Evaluation(bundle, frames, missing, tokens, output, skipped, is_synthetic(questions_root))
+
+
+def _read_questions(
+    config: EvalConfig, run: Mapping[str, Any], root: Path
+) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
+    """The questions of the split and the counts of skipped lines; refuses videos that the model was trained on."""
+    splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
+    videos = load_splits(splits_dir).videos(config.split)
+    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    if seen:
+        raise InputError(
+            f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on, so its "
+            f"metrics would be meaningless. Remove these videos from the split (--splits-dir), or use --split train."
+        )
+    frames, report = open_questions(root, videos, strict=config.strict)
+    return frames, report.to_dict()["skipped"]
+
+
+def _make_output(output: Path, *, is_default: bool) -> None:
+    """Makes the output folder and checks that it can be written, before the work is done."""
     try:
-        if main:
-            if output.is_symlink() and config.output is None:  # in a stranger's run folder it may lead anywhere
-                raise InputError(f"{output} is a link, which is not written through; give the place with --output.")
-            output.mkdir(parents=True, exist_ok=True)
-            (output / ".probe").unlink(missing_ok=True)
-            (output / ".probe").touch()
-            (output / ".probe").unlink()
+        if output.is_symlink() and is_default:  # in an untrusted run folder it may lead anywhere
+            raise InputError(f"{output} is a link, which is not written through; give a folder with --output.")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".probe").unlink(missing_ok=True)
+        (output / ".probe").touch()
+        (output / ".probe").unlink()
     except OSError as error:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
-    return bundle, frames, missing, tokens, output, report.to_dict()["skipped"]
 
 
-@explain_lost_processes("run the same again")
-@explain_lost_workers("run the same again")
-def evaluate(config: EvalConfig) -> dict[str, Any]:
-    """Evaluates a checkpoint on a split; leaves ``predictions.jsonl`` and ``metrics.json`` in the output folder.
+def _write_results(output: Path, predictions: Sequence[Prediction], content: dict[str, Any]) -> None:
+    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older metrics beside these predictions
+    write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
+    write_text(output / "metrics.json", json.dumps(content, indent=2) + "\n")
 
-    Processes that torchrun started share the frames; the main one writes and prints.
 
-    Returns:
-        What ``metrics.json`` holds.
+def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:
+    """The metrics in % as a table: overall with their intervals, by reasoning, by type."""
 
-    Raises:
-        InputError: a checkpoint, root, split, output folder or frame that cannot be used.
-    """
-    state = start_processes()
-    with raise_on_all_ranks():
-        bundle, frames, missing, tokens, output, skipped = prepare(config, state.is_main_process)
-    bad, met = _bad_frames(config, frames), list[BadFrame]()
-    settings = bundle.settings
-    if state.device.type == "cuda":
-        bundle.model.to(state.device)
-    with tokens, torch.autocast(next(bundle.model.parameters()).device.type, torch.bfloat16, enabled=config.bf16):
-        score = functools.partial(
-            predict_frames,
-            bundle,
-            tokens=tokens,
-            score_norm=config.score_norm,
-            batch_size=config.batch_size,
-            answer_only=config.answer_only,
-            workers=config.workers,
-            keep_scores=config.scores,
-            progress=state.is_main_process,
-            bad=met,
-            most_bad=bad.limit,
-        )
-        records = shard_and_gather(frames, score, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"]))
-    bad.gather([*missing, *met])
-    with raise_on_all_ranks():
-        bad.check()
-        if not records:
-            raise InputError(f"None of the {len(frames)} frames can be used.")
-    figures = grouped_metrics(records)
-    figures |= {
-        "intervals": bootstrap_intervals(records),
-        "loss": None if config.answer_only else mean_label_loss(records),
-        "skipped": skipped,
-        "skipped_frames": [frame._asdict() for frame in bad.to_list()],
-        "checkpoint": str(config.checkpoint),
-        "split": config.split,
-        "max_samples": config.max_samples,
-        "synthetic": is_synthetic(_root(config.ssgvqa_root, bundle.run.get("ssgvqa_root"), "--ssgvqa-root")),
-        "mask": settings.mask,
-        "prompt_mode": settings.prompt_mode,
-        "score_norm": config.score_norm,
-    }
-    if not state.is_main_process:
-        return figures
-    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older figures beside new predictions
-    write_text(output / "predictions.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-    write_text(output / "metrics.json", json.dumps(figures, indent=2) + "\n")
-    print(format_figures(figures))
-    if len(bad):
-        left = sum(question_counts(frames)) - len(records)
-        print(f"LEFT OUT: {left} questions on {len(bad)} frames that cannot be used (skipped_frames in metrics.json)")
-    print(f"written: {output / 'metrics.json'}, {output / 'predictions.jsonl'}")
-    return figures
+    def row(name: str, group: Metrics) -> str:
+        return f"{name:<18}{group.n:>7}" + "".join(f"{100 * getattr(group, metric):>8.1f}" for metric in METRICS)
+
+    lines = [f"{'':<18}{'n':>7}" + "".join(f"{metric:>8}" for metric in METRICS), row("all", metrics.overall)]
+    if intervals is not None:
+        for end, label in enumerate(("  95% low", "  95% high")):
+            lines.append(f"{label:<25}" + "".join(f"{100 * intervals.ends[metric][end]:>8.1f}" for metric in METRICS))
+    lines += [row(name, group) for name, group in (metrics.by_reasoning | metrics.by_type).items()]
+    if intervals is None:
+        return "\n".join([*lines, "no 95% intervals: they need at least two videos"])
+    note = f"95% intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples"
+    return "\n".join([*lines, note])
 
 
 def _bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFrames:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
 
 
-def format_figures(figures: dict[str, Any]) -> str:
-    """The figures in % as a table: overall with its intervals, by reasoning, by type."""
-    lines = [f"{'':<18}{'n':>7}" + "".join(f"{name:>8}" for name in FIGURES)]
-    intervals = figures.get("intervals")
-    for name, row in [("all", figures), *figures["by_reasoning"].items(), *figures["by_type"].items()]:
-        lines.append(f"{name:<18}{row['n']:>7}" + "".join(f"{100 * row[k]:>8.1f}" for k in FIGURES))
-        if row is figures and intervals:
-            for end, label in enumerate(("  95% low", "  95% high")):
-                lines.append(f"{label:<25}" + "".join(f"{100 * intervals[k][end]:>8.1f}" for k in FIGURES))
-    if intervals:
-        lines.append(
-            f"95% intervals: {intervals['method']}, {intervals['videos']} videos, {intervals['resamples']:,} resamples"
-        )
-    else:
-        lines.append("no 95% intervals: they need at least two videos")
-    return "\n".join(lines)
-
-
-def _root(given: Path | None, saved: str | None, flag: str) -> Path:
+def _root(given: Path | None, run: Mapping[str, Any], name: str) -> Path:
     if given is not None:
         return given
-    if saved:
-        return Path(saved)
-    variable = flag[2:].replace("-", "_").upper()
-    raise InputError(f"{flag} is missing; give it, or set {variable} (the checkpoint does not say where its data was).")
+    if run.get(name):
+        return Path(run[name])
+    raise InputError(
+        f"{option(name)} is missing; give it, or set {name.upper()} (the checkpoint does not name a folder)."
+    )
 
 
 def _default_output(config: EvalConfig) -> Path:

@@ -1,7 +1,12 @@
-"""Frames with questions to one record a question: the loop under validation and evaluation."""
+"""From frames with questions to predictions: the loop of validation and evaluation.
+
+``predict_frames`` encodes some frames at a time and scores the labels of their questions with
+``model.scoring.score_labels``.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +18,7 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions, Question
+from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
 from surgvivqa.features.video_tokens import VideoTokens
 from surgvivqa.model.attention import CrossAttentionCache
@@ -22,12 +28,16 @@ from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
-FRAMES_A_PASS = 32  # whose keys and values for cross-attention are in memory together, 116 MB a frame at full size
+MAX_FRAMES_PER_PASS = (
+    32  # their keys and values for cross-attention are in memory together, 116 MB per frame at full size
+)
 
 
 class _FrameGroups(Dataset[Any]):
-    """Frames that are scored together, by number of the group: those that can be used, their inputs (None where none
-    can be), and the others."""
+    """Groups of frames that are scored together.
+
+    An item is the frames that can be used, their inputs (None where none can be used), and the frames that cannot.
+    """
 
     def __init__(self, frames: Sequence[FrameQuestions], groups: Sequence[range], reader: FrameReader) -> None:
         self.frames, self.groups, self.reader = frames, groups, reader
@@ -41,10 +51,13 @@ class _FrameGroups(Dataset[Any]):
 
 
 def frame_groups(counts: Iterable[int], most: int) -> list[range]:
-    """Consecutive frames, at most ``FRAMES_A_PASS`` and of at most ``most`` questions; one that has more is alone."""
+    """Groups of consecutive frames with at most ``most`` questions; a frame with more is a group of its own.
+
+    A group has at most ``MAX_FRAMES_PER_PASS`` frames.
+    """
     groups, held = [range(0)], 0
     for index, count in enumerate(counts):
-        if groups[-1] and (held + count > most or len(groups[-1]) == FRAMES_A_PASS):
+        if groups[-1] and (held + count > most or len(groups[-1]) == MAX_FRAMES_PER_PASS):
             groups.append(range(index, index))
             held = 0
         groups[-1] = range(groups[-1].start, index + 1)
@@ -52,56 +65,65 @@ def frame_groups(counts: Iterable[int], most: int) -> list[range]:
     return [group for group in groups if group]
 
 
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How predictions are made.
+
+    Attributes:
+        score_norm: ``sum`` or ``mean`` of a label's token log-probabilities; ranks the labels and gives the
+            probabilities.
+        batch_size: most questions in one pass. Frames share a pass until it is full; a frame with more questions is
+            encoded once for its several passes.
+        workers: processes that decode frames.
+        keep_scores: keep the scores of all labels in the predictions.
+        answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.
+            Only for ``sum``, and for masks under which labels share a prompt.
+        progress: show a progress bar on a terminal.
+    """
+
+    score_norm: str = "sum"
+    batch_size: int = 40
+    workers: int = 0
+    keep_scores: bool = False
+    answer_only: bool = False
+    progress: bool = False
+
+
 @torch.inference_mode()
 def predict_frames(
     bundle: ModelBundle,
     frames: Sequence[FrameQuestions],
     tokens: VideoTokens,
+    options: InferenceOptions,
     *,
-    score_norm: str = "sum",
-    batch_size: int = 40,
-    workers: int = 0,
-    keep_scores: bool = False,
-    answer_only: bool = False,
-    progress: bool = False,
     bad: list[BadFrame] | None = None,
     most_bad: int = 0,
     stopped: Callable[[], object] = lambda: None,
-) -> list[dict[str, Any]]:
-    """Finds the best of the 51 labels for every question.
+) -> list[Prediction]:
+    """Predicts the label of every question.
 
     Args:
-        bundle: model in eval mode, tokenizer, settings.
+        bundle: the model in eval mode, with its tokenizer and settings.
         frames: frames with their questions.
-        tokens: makes or reads the frames' video tokens.
-        score_norm: ``sum`` or ``mean``; ranks the labels and makes ``probability``.
-        batch_size: most questions in one pass. Frames share a pass until it is full; one that has more is encoded once
-            for its several passes.
-        workers: processes that decode frames.
-        keep_scores: adds ``scores``, the 51 summed log-probabilities in label order.
-        answer_only: leaves out the scores of labels that cannot win; ``probability``, ``top5`` and ``loss`` are then
-            None. For ``sum``, and for masks under which labels share a prompt.
-        progress: shows a bar on a terminal.
-        bad: takes the frames that cannot be used; their questions are left out. None makes such a frame an error.
-        most_bad: with more of them than this, the rest is left out too.
-        stopped: asked before each pass over frames; once it is true, the rest is left out.
+        tokens: encodes the frames or reads their cached video tokens.
+        options: how.
+        bad: receives the frames that cannot be used; their questions are left out. None makes such a frame an error.
+        most_bad: with more of them than this, the remaining frames are left out too.
+        stopped: called before each group of frames; once it returns something true, the remaining frames are left out.
 
     Returns:
-        One record a question, in the order of ``frames``; its ``loss`` is the true label's, in nats.
+        One prediction per question, in the order of ``frames``.
 
     Raises:
         FrameError: a frame cannot be used, and ``bad`` is None.
         RunError: a score is not finite.
     """
-    prompts, mask = bundle.prompt_tokenizer(), bundle.settings.mask
-    trie = LabelTrie(prompts.label_ids)
-    groups = _FrameGroups(frames, frame_groups(question_counts(frames), batch_size), tokens.reader)
-    workers = workers if len(groups) > 1 else 0
-    loader = DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals)
-    records: list[dict[str, Any]] = []
-    for asked, inputs, faults in track(
-        start_workers(loader), "eval", len(groups), disable=not progress or not os.isatty(2)
-    ):
+    scorer = _Scorer(bundle, options)
+    groups = _FrameGroups(frames, frame_groups(question_counts(frames), options.batch_size), tokens.reader)
+    workers = options.workers if len(groups) > 1 else 0
+    loader = start_workers(DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals))
+    predictions: list[Prediction] = []
+    for usable, inputs, faults in track(loader, "eval", len(groups), disable=not options.progress or not os.isatty(2)):
         if stopped():
             break
         if faults and bad is None:
@@ -112,63 +134,61 @@ def predict_frames(
                 break
         if inputs is None:
             continue
-        passes = list(_passes(asked, batch_size))
-        video = CrossAttentionCache(tokens(inputs), reuse=answer_only or len(passes) > 1)
-        for rows in passes:
-            ids = [[prompts.prompt_ids(q.question) for q in row] for row in rows]
-            questions = [q for row in rows for q in row]
-            if answer_only:
-                labels, sums, _ = best_labels(bundle.model, ids, video, trie, mask)
-                _refuse_not_finite(questions, sums)
-                records += [_record(q, LABELS[c]) for q, c in zip(questions, labels.tolist(), strict=True)]
-                continue
-            scores = score_labels(bundle.model, ids, video, trie, mask).float().cpu()
-            _refuse_not_finite(questions, scores.sum(dim=1))
-            figures = normalise_scores(scores, trie, score_norm)
-            for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
-                records.append(_scored(question, ranking, probability))
-                records[-1]["loss"] = -float(row[question.label])
-                if keep_scores:
-                    records[-1]["scores"] = row.tolist()
-        del video  # before the next frames are encoded
-    return records
+        passes = list(_passes(usable, options.batch_size))
+        video = CrossAttentionCache(tokens(inputs), reuse=options.answer_only or len(passes) > 1)
+        for questions_by_frame in passes:
+            predictions += scorer.predict(questions_by_frame, video)
+        del video  # frees the memory before the next frames are encoded
+    return predictions
 
 
-def _refuse_not_finite(questions: Sequence[Question], figures: Tensor) -> None:
-    if not figures.isfinite().all():
-        q = questions[int((~figures.isfinite()).int().argmax())]
-        raise RunError(
-            f"The scores of {q.video}/{q.frame}.txt:{q.line} ({q.question!r}) are not finite: these weights are not "
-            f"usable and were not saved as the best. In training, lower --lr."
+class _Scorer:
+    """Scores the labels of some questions and makes their predictions."""
+
+    def __init__(self, bundle: ModelBundle, options: InferenceOptions) -> None:
+        self.model, self.mask, self.options = bundle.model, bundle.settings.mask, options
+        self.prompts = bundle.prompt_tokenizer()
+        self.trie = LabelTrie(self.prompts.label_ids)
+
+    def predict(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> list[Prediction]:
+        """The predictions of the questions of some frames, whose video tokens ``video`` holds."""
+        ids = [[self.prompts.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
+        questions = [q for frame in questions_by_frame for q in frame]
+        if self.options.answer_only:
+            labels, sums, _ = best_labels(self.model, ids, video, self.trie, self.mask)
+            _check_finite(questions, sums)
+            return [Prediction.of_question(q, label) for q, label in zip(questions, labels.tolist(), strict=True)]
+        scores = score_labels(self.model, ids, video, self.trie, self.mask).float().cpu()
+        _check_finite(questions, scores.sum(dim=1))
+        rankings, probabilities = normalise_scores(scores, self.trie, self.options.score_norm)
+        return [self._prediction(*one) for one in zip(questions, scores, rankings, probabilities, strict=True)]
+
+    def _prediction(self, question: Question, scores: Tensor, ranking: Tensor, probability: Tensor) -> Prediction:
+        best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # among equals the first label
+        top5 = [(LABELS[label], float(probability[label])) for label in best]
+        return Prediction.of_question(
+            question,
+            best[0],
+            probability=top5[0][1],
+            loss=-float(scores[question.label]),
+            top5=top5,
+            scores=scores.tolist() if self.options.keep_scores else None,
         )
 
 
-def _passes(asked: Sequence[FrameQuestions], most: int) -> Iterator[list[Sequence[Question]]]:
-    if len(asked) > 1:
-        yield [frame.questions for frame in asked]
+def _check_finite(questions: Sequence[Question], values: Tensor) -> None:
+    if not values.isfinite().all():
+        q = questions[int((~values.isfinite()).int().argmax())]
+        raise RunError(
+            f"The scores of {q.video}/{q.frame}.txt:{q.line} ({q.question!r}) are not finite, so these weights cannot "
+            f"be used; they were not saved as the best. In training, lower --lr."
+        )
+
+
+def _passes(frames: Sequence[FrameQuestions], most: int) -> Iterator[list[Sequence[Question]]]:
+    """The questions of each pass over a group of frames, by frame."""
+    if len(frames) > 1:
+        yield [frame.questions for frame in frames]
         return
-    for start in range(0, len(asked[0].questions), most):
-        yield [asked[0].questions[start : start + most]]
-
-
-def _scored(question: Question, ranking: Tensor, probability: Tensor) -> dict[str, Any]:
-    best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # of equal ones the first label
-    top5 = [[LABELS[c], float(probability[c])] for c in best]
-    return _record(question, LABELS[best[0]], top5[0][1], top5)
-
-
-def _record(
-    question: Question, prediction: str, probability: Any = None, top5: list[list[Any]] | None = None
-) -> dict[str, Any]:
-    return {
-        "video": question.video,
-        "frame": question.frame,
-        "question": question.question,
-        "answer": LABELS[question.label],
-        "prediction": prediction,
-        "probability": probability,
-        "loss": None,
-        "top5": top5,
-        "reasoning": question.reasoning,
-        "type": question.type,
-    }
+    for start in range(0, len(frames[0].questions), most):
+        yield [frames[0].questions[start : start + most]]

@@ -1,14 +1,17 @@
-"""Figures from predictions, by SSG-VQA-Net's definition: macro averages over the classes that occur in the truth."""
+"""Metrics of predictions, by SSG-VQA-Net's definition: macro averages run over the classes that occur in the truth."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from numpy.typing import NDArray
 
-from surgvivqa.data.labels import LABEL_INDEX, label_of
+from surgvivqa.data.labels import LABELS
+from surgvivqa.evaluation.predictions import Prediction
 
-# The authors' breakdown of template questions by type.
+# Question types that the data set's authors report together.
 TYPE_GROUPS = {
     "query_color": "attribute",
     "query_type": "attribute",
@@ -19,70 +22,158 @@ TYPE_GROUPS = {
 }
 
 
-def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> dict[str, float]:
-    """``n``, ``acc``, ``mAP`` (mean precision), ``mAR`` (mean recall), ``mAF1`` and ``wF1``, as fractions.
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The metrics of one group of questions, as fractions.
 
-    Means run over the classes that occur in ``truth``, not over all 51; a class never predicted has precision 0.
-    ``wF1`` weights by support.
+    Attributes:
+        n: number of questions.
+        acc: accuracy.
+        mAP: mean precision over the classes present; a class that is never predicted has precision 0.
+        mAR: mean recall over the classes present.
+        mAF1: mean F1 over the classes present.
+        wF1: F1 weighted by the classes' support.
     """
-    if len(truth) == 0:
-        return {"n": 0, "acc": 0.0, "mAP": 0.0, "mAR": 0.0, "mAF1": 0.0, "wF1": 0.0}
-    present = sorted(set(truth))
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, prediction, labels=present, average="macro", zero_division=0
-    )
-    weighted = f1_score(truth, prediction, labels=present, average="weighted", zero_division=0)
+
+    n: int
+    acc: float
+    mAP: float  # noqa: N815  (names of metrics.json)
+    mAR: float  # noqa: N815
+    mAF1: float  # noqa: N815
+    wF1: float  # noqa: N815
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics by name."""
+        return dataclasses.asdict(self)
+
+
+METRICS = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "n")
+
+
+@dataclass(frozen=True)
+class GroupedMetrics:
+    """The metrics of all predictions and of their groups.
+
+    Attributes:
+        overall: of all predictions.
+        acc_se: standard error of the accuracy over videos.
+        by_reasoning: of the template questions by reasoning.
+        by_type: of the template questions by type, and by the authors' groups of types.
+        by_video: of all predictions by video.
+    """
+
+    overall: Metrics
+    acc_se: float
+    by_reasoning: dict[str, Metrics]
+    by_type: dict[str, Metrics]
+    by_video: dict[str, Metrics]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds of them."""
+        groups = {"by_reasoning": self.by_reasoning, "by_type": self.by_type, "by_video": self.by_video}
+        return {
+            **self.overall.to_json(),
+            "acc_se": self.acc_se,
+            **{name: {key: m.to_json() for key, m in group.items()} for name, group in groups.items()},
+        }
+
+
+def confusion_matrix(truth: Sequence[int], prediction: Sequence[int]) -> NDArray[np.int64]:
+    """``[C, C]`` int64: number of questions by true label (row) and predicted label (column)."""
+    size = len(LABELS)
+    cells = np.asarray(truth, np.int64) * size + np.asarray(prediction, np.int64)
+    return np.bincount(cells, minlength=size * size).reshape(size, size)
+
+
+def metrics_from_counts(
+    hits: NDArray[np.int64], support: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """The metrics of R confusion matrices from what they need of each: its diagonal and its two margins.
+
+    Args:
+        hits: ``[R, C]`` correct predictions by class.
+        support: ``[R, C]`` questions by true class; at least one in each row.
+        predicted: ``[R, C]`` questions by predicted class.
+
+    Returns:
+        Metric name to ``[R]`` float64 fractions.
+    """
+    present = support > 0
+    classes, questions = present.sum(1), support.sum(1)
+
+    def ratio(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.divide(above, below, out=np.zeros(above.shape), where=present & (below > 0))
+
+    f1 = ratio(2 * hits, support + predicted)
     return {
-        "n": len(truth),
-        "acc": float(accuracy_score(truth, prediction)),
-        "mAP": float(precision),
-        "mAR": float(recall),
-        "mAF1": float(f1),
-        "wF1": float(weighted),
+        "acc": hits.sum(1) / questions,
+        "mAP": ratio(hits, predicted).sum(1) / classes,
+        "mAR": ratio(hits, support).sum(1) / classes,
+        "mAF1": f1.sum(1) / classes,
+        "wF1": (f1 * support).sum(1) / questions,
     }
 
 
-def accuracy_error(records: Sequence[dict[str, Any]]) -> float:
-    """Standard error of accuracy over videos: deviation of the videos' accuracies by the root of their number."""
+def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
+    """The metrics of predicted labels; zeros where there is no question.
+
+    Args:
+        truth: true label of each question.
+        prediction: predicted label of each question.
+    """
+    if len(truth) == 0:
+        return Metrics(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    confusion = confusion_matrix(truth, prediction)
+    present = confusion.sum(1) > 0  # the others add nothing
+    hits, support, predicted = np.diagonal(confusion)[present], confusion.sum(1)[present], confusion.sum(0)[present]
+    found = metrics_from_counts(hits[None], support[None], predicted[None])
+    return Metrics(len(truth), **{name: float(values[0]) for name, values in found.items()})
+
+
+def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics:
+    """The metrics of all predictions, by reasoning, by type and by video."""
+    templates = [p for p in predictions if p.reasoning]
+    return GroupedMetrics(
+        overall=_metrics(predictions),
+        acc_se=accuracy_error(predictions),
+        by_reasoning=_by(templates, lambda p: p.reasoning),
+        by_type=_by(templates, lambda p: p.type) | _by(templates, lambda p: TYPE_GROUPS.get(p.type or "")),
+        by_video=_by(predictions, lambda p: p.video),
+    )
+
+
+def accuracy_error(predictions: Iterable[Prediction]) -> float:
+    """Standard error of the accuracy: the standard deviation of the videos' accuracies over the root of their number.
+
+    0 where there are fewer than two videos.
+    """
     by_video: dict[str, list[bool]] = {}
-    for record in records:
-        by_video.setdefault(record["video"], []).append(_label(record["answer"]) == LABEL_INDEX[record["prediction"]])
+    for prediction in predictions:
+        by_video.setdefault(prediction.video, []).append(prediction.correct)
     means = [float(np.mean(hits)) for hits in by_video.values()]
     return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
 
 
-def grouped_metrics(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures over all records, and ``by_reasoning``, ``by_type`` (the authors' groups and the raw types, of lines
-    that have a reasoning) and ``by_video``; ``acc_se`` is the standard error over videos."""
-    templates = [r for r in records if r["reasoning"]]
-    return {
-        **_figures(records),
-        "acc_se": accuracy_error(records),
-        "by_reasoning": _by(templates, lambda r: r["reasoning"]),
-        "by_type": _by(templates, lambda r: r["type"]) | _by(templates, lambda r: TYPE_GROUPS.get(r["type"])),
-        "by_video": _by(records, lambda r: r["video"]),
-    }
+def mean_label_loss(predictions: Sequence[Prediction]) -> float:
+    """Mean negative log-likelihood of the true labels, in nats per question; 0 where there is no question.
+
+    Raises:
+        ValueError: a prediction has no loss, since not all labels were scored.
+    """
+    losses = [prediction.loss for prediction in predictions if prediction.loss is not None]
+    if len(losses) != len(predictions):
+        raise ValueError("a prediction has no loss: not all labels were scored")
+    return float(np.mean(losses)) if losses else 0.0
 
 
-def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
-    """Mean negative log-likelihood of the true label's tokens in nats."""
-    return float(np.mean([r["loss"] for r in records])) if records else 0.0
+def _metrics(predictions: Sequence[Prediction]) -> Metrics:
+    return compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
 
 
-def _label(answer: str) -> int:
-    label = label_of(answer)
-    assert label is not None
-    return label
-
-
-def _figures(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    return compute_metrics([_label(r["answer"]) for r in records], [LABEL_INDEX[r["prediction"]] for r in records])
-
-
-def _by(records: Sequence[dict[str, Any]], key: Callable[[dict[str, Any]], str | None]) -> dict[str, Any]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        name = key(record)
+def _by(predictions: Sequence[Prediction], key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
+    groups: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        name = key(prediction)
         if name is not None:
-            groups.setdefault(name, []).append(record)
-    return {name: _figures(groups[name]) for name in sorted(groups)}
+            groups.setdefault(name, []).append(prediction)
+    return {name: _metrics(groups[name]) for name in sorted(groups)}

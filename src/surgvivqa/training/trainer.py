@@ -21,10 +21,10 @@ from surgvivqa.config import TrainConfig, check_ranges, data_roots
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, refuse_missing
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
-from surgvivqa.data.labels import LABEL_INDEX, LABELS
+from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
-from surgvivqa.evaluation.inference import predict_frames
+from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import Batch, FeatureSource, TrainingBatches, training_loader
 from surgvivqa.features.text_states import text_states
@@ -356,16 +356,16 @@ class Trainer:
             predict_frames,
             self.bundle,
             tokens=self.tokens,
-            workers=self.config.workers,
+            options=InferenceOptions(workers=self.config.workers),
             bad=bad,
             most_bad=self.state.bad_frames.limit,
             stopped=lambda: self.stop.signal,
         )
-        records = shard_and_gather(
-            self.val_frames, predict, lambda f: (f.video, f.frame), lambda r: (r["video"], r["frame"])
+        predictions = shard_and_gather(
+            self.val_frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
         )
-        truth, prediction = ([LABEL_INDEX[r[key]] for r in records] for key in ("answer", "prediction"))
-        return compute_metrics(truth, prediction) | {"loss": mean_label_loss(records)}, bad
+        metrics = compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
+        return metrics.to_json() | {"loss": mean_label_loss(predictions)}, bad
 
     def record_unusable(self, found: Sequence[BadFrame]) -> None:
         """Records frames that cannot be used, found by this process; all processes must call it.

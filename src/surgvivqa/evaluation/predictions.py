@@ -1,0 +1,99 @@
+"""Predictions: one record per question, and the lines of ``predictions.jsonl``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
+from surgvivqa.data.ssgqa import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answers to one question.
+
+    Attributes:
+        video: name of the video.
+        frame: number of the frame.
+        question: the question.
+        answer: index of the true label.
+        prediction: index of the predicted label.
+        probability: probability of the predicted label; None where not all labels were scored.
+        loss: negative log-likelihood of the true label, in nats; None where not all labels were scored.
+        top5: the five most probable labels with their probabilities, best first; None where not all were scored.
+        reasoning: the template's reasoning (``zero_hop``, ...); None for lines without one.
+        type: the template's question type (``count``, ...); None for lines without one.
+        scores: summed log-probabilities of all labels in label order, where they are kept.
+    """
+
+    video: str
+    frame: int
+    question: str
+    answer: int
+    prediction: int
+    probability: float | None = None
+    loss: float | None = None
+    top5: list[tuple[str, float]] | None = None
+    reasoning: str | None = None
+    type: str | None = None
+    scores: list[float] | None = None
+
+    @property
+    def correct(self) -> bool:
+        """Whether the predicted label is the true one."""
+        return self.answer == self.prediction
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of ``predictions.jsonl``; labels become text."""
+        line: dict[str, Any] = {
+            "video": self.video,
+            "frame": self.frame,
+            "question": self.question,
+            "answer": LABELS[self.answer],
+            "prediction": LABELS[self.prediction],
+            "probability": self.probability,
+            "loss": self.loss,
+            "top5": self.top5,
+            "reasoning": self.reasoning,
+            "type": self.type,
+        }
+        return line if self.scores is None else line | {"scores": self.scores}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "Prediction":
+        """The prediction of a line of ``predictions.jsonl``.
+
+        Raises:
+            KeyError: a field is missing, or an answer is not a label.
+        """
+        answer = label_of(line["answer"])
+        if answer is None:
+            raise KeyError(line["answer"])
+        top5 = line.get("top5")
+        return cls(
+            video=line["video"],
+            frame=line["frame"],
+            question=line["question"],
+            answer=answer,
+            prediction=LABEL_INDEX[line["prediction"]],
+            probability=line.get("probability"),
+            loss=line.get("loss"),
+            top5=None if top5 is None else [(label, probability) for label, probability in top5],
+            reasoning=line["reasoning"],
+            type=line["type"],
+            scores=line.get("scores"),
+        )
+
+    @classmethod
+    def of_question(cls, question: Question, prediction: int, **scored: Any) -> "Prediction":
+        """The prediction of a label for a question; ``scored`` are the fields that need all labels' scores."""
+        return cls(
+            video=question.video,
+            frame=question.frame,
+            question=question.question,
+            answer=question.label,
+            prediction=prediction,
+            reasoning=question.reasoning,
+            type=question.type,
+            **scored,
+        )
