@@ -17,7 +17,9 @@ from surgvivqa.cli import main
 from surgvivqa.commands.check import Result, run_checks
 from surgvivqa.config import CheckConfig
 from surgvivqa.data import ssgqa
+from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions
+from surgvivqa.data.labels import label_of
 from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
@@ -316,7 +318,7 @@ def test_real_lines_mutated_keep_them_too() -> None:
 def test_the_fuzz_run_finds_a_fault(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, label_of = fuzz_parser.read_file, ssgqa.label_of
+    read = ssgqa.read_file
 
     def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
         made = read(path, video, frame, report, strict)
@@ -333,7 +335,7 @@ def test_the_fuzz_run_finds_a_fault(
     if fault == "guesses":
         monkeypatch.setattr(ssgqa, "label_of", lambda answer: label_of(answer.split(" ")[-1]))
     elif fault == "index":
-        monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
+        monkeypatch.setattr(VideoColumns, "frame", lambda self, row: None)
     else:
         monkeypatch.setattr(fuzz_parser, "read_file", faulty)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1
