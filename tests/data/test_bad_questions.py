@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from surgvivqa.cli import main
-from surgvivqa.commands.check import Result, run_checks
-from surgvivqa.config import CheckConfig
+from surgvivqa.commands.check import CheckConfig, Result, run_checks
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from surgvivqa.config import CheckConfig, check_ranges, clip_length
+from surgvivqa.config import TrainConfig, check_ranges, clip_length, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
 from surgvivqa.data.index import Frames, open_questions
@@ -33,6 +33,14 @@ class Result:
     name: str
     status: str
     message: str
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Checks everything that can go wrong before a run. Takes train's flags."""
+
+    json: bool = flag("Print the results as JSON.", False)
+    frames_to_open: int = flag("How many frames to decode, spread over the videos; 0 for all.", 200, least=0)
 
 
 def check(config: CheckConfig) -> int:

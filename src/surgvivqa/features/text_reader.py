@@ -18,9 +18,9 @@ Span = tuple[int, int]  # the first row of a question in its frame's item, and t
 
 @dataclass(frozen=True)
 class UnmadeText:
-    """A frame without cached text states: all its questions' blocks, and its clip or video tokens."""
+    """A frame without cached text states: the prompt trees of all its questions, and its clip or video tokens."""
 
-    blocks: list[PromptTree]
+    trees: list[PromptTree]
     video: FrameInputs
 
 
@@ -58,8 +58,8 @@ class TextReader:
     mask: str
     cache: FeatureStore
 
-    def blocks(self, frame: FrameQuestions) -> list[PromptTree]:
-        """The blocks of all questions of a frame, as training feeds them."""
+    def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
+        """The prompt trees of all questions of a frame, as training packs them."""
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
@@ -67,7 +67,7 @@ class TextReader:
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
 
-    def key(self, frame: FrameQuestions, blocks: Sequence[PromptTree]) -> Key:
+    def key(self, frame: FrameQuestions, trees: Sequence[PromptTree]) -> Key:
         """The cache key of a frame with these questions: images' state and token ids are in the tag.
 
         Where a prompt ends is in it too: under ``prefix`` a prompt's first token sees its last, but no answer token.
@@ -76,7 +76,7 @@ class TextReader:
             FrameError: an image of its clip is missing.
         """
         stamp = self.frames.store.stamp(frame.video, frame.frame)
-        ids = [[list(block.prompt), list(block.tokens)] for block in blocks]
+        ids = [[list(tree.prompt), list(tree.tokens)] for tree in trees]
         return frame.video, frame.frame, tag_of(stamp, ids)
 
     def cached(self, frame: FrameQuestions) -> Tensor | None:
@@ -86,7 +86,7 @@ class TextReader:
             FrameError: as ``read_rows``.
         """
         with attach_frame(frame):
-            return self.cache.get(*self.key(frame, self.blocks(frame)))
+            return self.cache.get(*self.key(frame, self.prompt_trees(frame)))
 
     def read_rows(self, picked: Sequence[tuple[FrameQuestions, Sequence[int]]]) -> TextInputs:
         """Frames, each with the indices of the questions that are asked.
@@ -97,15 +97,15 @@ class TextReader:
         """
         keys, spans, unmade, states = [], [], [], []
         for frame, chosen in picked:
-            blocks = self.blocks(frame)
+            trees = self.prompt_trees(frame)
             ends = [0]
-            for block in blocks:
-                ends.append(ends[-1] + len(block.prompt) + len(block.tokens))
+            for tree in trees:
+                ends.append(ends[-1] + len(tree.prompt) + len(tree.tokens))
             spans.append(tuple((ends[q], ends[q + 1]) for q in chosen))
             with attach_frame(frame):
-                keys.append(self.key(frame, blocks))
+                keys.append(self.key(frame, trees))
                 item = self.cache.get(*keys[-1])
             if item is not None:
                 states.append(rows_of(item, spans[-1]))
-            unmade.append(UnmadeText(blocks, self.frames.read([frame])) if item is None else None)
+            unmade.append(UnmadeText(trees, self.frames.read([frame])) if item is None else None)
         return TextInputs(tuple(keys), tuple(spans), tuple(unmade), torch.cat(states) if states else None)

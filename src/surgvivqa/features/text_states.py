@@ -71,10 +71,10 @@ class TextStates:
             self.hits += 1
             return item.to(self.video.device).float()
         self.misses += 1
-        memory = CrossAttentionCache(self.video(unmade.video))
-        packed = pack_stream([unmade.blocks], self.reader.mask, len(unmade.blocks)).to(self.video.device)
+        video = CrossAttentionCache(self.video(unmade.video))
+        packed = pack_stream([unmade.trees], self.reader.mask, len(unmade.trees)).to(self.video.device)
         with torch.autocast(self.video.device.type, enabled=False):
-            states = self.model.text_states(packed, memory, build_layouts(packed, memory.tokens.dtype)[0])
+            states = self.model.text_states(packed, video, build_layouts(packed, video.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
 
     def flush(self) -> None:
