@@ -1,7 +1,7 @@
 """Spoils frames at random and reads them: each must be the picture it was, or a ``FrameError`` of one sentence.
 
 Three in a hundred flipped bits of a PNG file decode into another picture without an error; the files' own checksums,
-which ``open_picture`` looks at, show them. What is spoilt: one bit, several bytes, the end cut off, a stretch of zeros
+which ``open_image`` looks at, show them. What is spoilt: one bit, several bytes, the end cut off, a stretch of zeros
 (a copy that broke off), two stretches exchanged.
 
     python tools/fuzz_frames.py --files 20000 --seed 0 [--frames DIR]
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from surgvivqa.data.frames import open_picture
+from surgvivqa.data.frames import open_image
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
 from surgvivqa.utils.errors import FrameError
 
@@ -54,14 +54,14 @@ def spoil(raw: bytes, way: str, rng: np.random.Generator) -> bytes:
 def run(frames: list[Path], files: int, seed: int, show: bool = False) -> Counter[str]:
     """Reads ``files`` spoilt copies of the frames; counts ``refused``, ``the same picture`` and ``another picture``."""
     rng, counts = np.random.default_rng(seed), Counter[str]()
-    whole = [(frame.read_bytes(), np.asarray(open_picture(frame))) for frame in frames]
+    whole = [(frame.read_bytes(), np.asarray(open_image(frame))) for frame in frames]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "000001.png"
         for number in track(range(files), "frames", disable=not show):
             raw, picture = whole[number % len(whole)]
             path.write_bytes(spoil(raw, WAYS[int(rng.integers(len(WAYS)))], rng))
             try:
-                same = np.array_equal(np.asarray(open_picture(path)), picture)
+                same = np.array_equal(np.asarray(open_image(path)), picture)
                 counts["the same picture" if same else "another picture"] += 1
             except FrameError as error:
                 counts["refused"] += 1

@@ -66,7 +66,7 @@ BLANKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\
 )
 MOST_BYTES = 8_000_000
 LINE_REASONS = ("summary", "no_pipe", "malformed", "comma_answer", "unknown_answer")
-REFUSED = ("too_large", "not_text", "no_pipe", "malformed", "unknown_answer")
+STRICT_FAULTS = ("too_large", "not_text", "no_pipe", "malformed", "unknown_answer")
 
 
 @dataclass
@@ -403,7 +403,7 @@ def check_file(
     tally.update({"files": 1, "bytes": len(raw), "lines": report.lines, "questions": len(got)})
     if strict:
         tally["files read strictly"] += 1
-        first = next((f"{path}:{n}" if n else str(path) for r, n, _ in expected.reasons if r in REFUSED), None)
+        first = next((f"{path}:{n}" if n else str(path) for r, n, _ in expected.reasons if r in STRICT_FAULTS), None)
         try:
             again = read_file(path, VIDEO, number, ReadReport(), strict=True)
         except InputError as error:

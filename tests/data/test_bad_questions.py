@@ -316,7 +316,7 @@ def test_real_lines_mutated_keep_them_too() -> None:
 def test_the_fuzz_run_finds_a_fault(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, label_of = fuzz_parser.read_file, ssgqa.label_of
+    read, parse_label = fuzz_parser.read_file, ssgqa.parse_label
 
     def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
         made = read(path, video, frame, report, strict)
@@ -331,7 +331,7 @@ def test_the_fuzz_run_finds_a_fault(
         return made
 
     if fault == "guesses":
-        monkeypatch.setattr(ssgqa, "label_of", lambda answer: label_of(answer.split(" ")[-1]))
+        monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
     elif fault == "index":
         monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
     else:

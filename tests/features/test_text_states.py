@@ -15,8 +15,8 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_reader import TextInputs
-from surgvivqa.features.text_states import TextStates, text_states
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.text_states import TextStateSource, build_text_state_source
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
@@ -59,9 +59,9 @@ class Setting:
         self.bundle = build_for_training(config)
         set_modes(self.bundle.model)
         self.prompts = self.bundle.prompt_tokenizer()
-        video = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"), cache, dtype)
-        self.live = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"))
-        self.text: TextStates = text_states(self.bundle, video, self.prompts, cache, dtype)
+        video = build_video_token_source(self.bundle, self.bundle.frame_store(root / "frames"), cache, dtype)
+        self.live = build_video_token_source(self.bundle, self.bundle.frame_store(root / "frames"))
+        self.text: TextStateSource = build_text_state_source(self.bundle, video, self.prompts, cache, dtype)
         self.frames = list(open_questions(root / "ssg-qa", ["VID04"])[0])
 
     def losses(self, picked: list[tuple[int, list[int]]], feed: Any) -> torch.Tensor:
@@ -70,7 +70,7 @@ class Setting:
             return self.bundle.model.eval()(batch.packed, **feed.model_inputs(batch.inputs))
 
     def is_there(self, frame: FrameQuestions) -> bool:
-        return self.text.cache.has(*self.text.reader.key(frame, self.text.reader.blocks(frame)))
+        return self.text.cache.has(*self.text.reader.key(frame, self.text.reader.trees(frame)))
 
 
 @pytest.mark.parametrize("flags", [["--cache-dtype=fp16"], ["--cache-dtype=fp32", "--mask=causal", "--workers=1"]])
@@ -108,7 +108,7 @@ def test_a_frames_questions_in_pieces_give_each_its_live_loss(
     assert seen == sum(counts)
     assert its.text.misses == len(its.frames) == 4
     its.text.flush()
-    rows = {len(b.prompt) + len(b.tokens) for f in its.frames for b in its.text.reader.blocks(f)}
+    rows = {len(b.prompt) + len(b.tokens) for f in its.frames for b in its.text.reader.trees(f)}
     assert len(rows) > 1  # pieces of different lengths, so that a wrong offset would show
 
 
@@ -117,8 +117,8 @@ def test_a_batch_of_hits_and_misses_has_each_frames_own_states(base: Path, synth
     its.losses([(1, [0]), (3, [0])], its.text)
     its.text.flush()
     picked = [(0, [2, 0]), (1, [5, 1]), (2, [3]), (3, [4, 0, 2])]
-    inputs = its.text.reader.read_rows([(its.frames[f], chosen) for f, chosen in picked])
-    assert [unmade is None for unmade in inputs.unmade] == [False, True, False, True]
+    inputs = its.text.reader.read_requests([(its.frames[f], chosen) for f, chosen in picked])
+    assert [uncached is None for uncached in inputs.uncached] == [False, True, False, True]
     torch.testing.assert_close(its.losses(picked, its.text), its.losses(picked, its.live), rtol=0, atol=1e-5)
     assert (its.text.hits, its.text.misses) == (2, 4)
 
@@ -148,7 +148,7 @@ def test_the_answer_tokens_that_are_fed_are_kept_too(
     its.prompts.label_ids[:] = [[300 + n, 400, 401][: 1 + n % 3] for n in range(51)]
     frame = its.frames[0]
     picked = [(0, list(range(len(frame.questions)))[::-1]), (1, [3, 1])]
-    assert {len(b.tokens) for b in its.text.reader.blocks(frame)} == {0, 1, 2}
+    assert {len(b.tokens) for b in its.text.reader.trees(frame)} == {0, 1, 2}
     for _ in ("miss", "hit"):
         torch.testing.assert_close(its.losses(picked, its.text), its.losses(picked, its.live), rtol=0, atol=1e-5)
         its.text.flush()
@@ -165,7 +165,7 @@ def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
     made = []
     for mixed in (False, True):
         its = Setting(base, synthetic_set, tmp_path / str(mixed))
-        inputs = its.text.reader.read_rows([(its.frames[0], [0, 1])])
+        inputs = its.text.reader.read_requests([(its.frames[0], [0, 1])])
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             made.append(its.text(inputs))
     assert torch.equal(*made)
@@ -174,7 +174,7 @@ def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
 def test_where_a_prompt_ends_is_in_its_key(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     its = Setting(base, synthetic_set, tmp_path)
     reader, frame = its.text.reader, its.frames[0]
-    block = reader.blocks(frame)[0]
+    block = reader.trees(frame)[0]
     moved = dataclasses.replace(block, prompt=[*block.prompt[:-1]], tokens=[block.prompt[-1], *block.tokens])
     assert reader.key(frame, [block]) != reader.key(frame, [moved])
 
@@ -184,7 +184,7 @@ def test_other_text_weights_and_heads_are_another_folder(base: Path, synthetic_s
         its = Setting(base, synthetic_set, tmp_path)
         if change is not None:
             change(its.bundle.model)
-        return text_states(its.bundle, its.text.video, its.prompts, tmp_path, "fp32").cache.fingerprint
+        return build_text_state_source(its.bundle, its.text.video, its.prompts, tmp_path, "fp32").cache.fingerprint
 
     def other_bias(model: SurgViVQAModel) -> None:
         model.text_encoder.encoder.layer[0].crossattention.self.key.bias.data[0] += 1e-6

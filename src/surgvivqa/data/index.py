@@ -207,7 +207,7 @@ def open_questions(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``.
         videos: names of the videos; nothing else under the root is read.
-        strict: lines and files of the reasons in ``ssgqa.REFUSED`` are an error.
+        strict: lines and files of the reasons in ``ssgqa.STRICT_FAULTS`` are an error.
         index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
             Where it cannot be written, the text is parsed into memory each time, and the log says so once.
 
@@ -215,7 +215,7 @@ def open_questions(
         InputError: as ``read_split`` does.
     """
     root = Path(root)
-    names = ssgqa.present_videos(root, videos)
+    names = ssgqa.find_videos(root, videos)
     path = _index_path(root, index_dir)
     files = {name: _scanned(root / name) for name in names}
     found = _mapped(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
@@ -229,8 +229,8 @@ def open_questions(
     report = ReadReport()
     for name in names:
         report.add(found[name].report())
-    ssgqa.refuse_no_file(root, videos, report)
-    if strict and any(report.skipped[reason] for reason in ssgqa.REFUSED):
+    ssgqa.check_any_file(root, videos, report)
+    if strict and any(report.skipped[reason] for reason in ssgqa.STRICT_FAULTS):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
     return Frames(found[name] for name in names), report
