@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import parse
-from surgvivqa.config import EvalConfig, TrainConfig, read_yaml, save_yaml
+from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.config import TrainConfig, read_yaml, save_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE_FLAGS = """ssgvqa_root image_root max_steps epochs batch_size lr fp16 bf16 prompt_mode eval_every_steps

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from experiments.build_base.config import BuildConfig
 from experiments.build_base.source_domain import SOURCE_SEED
 from surgvivqa.checkpoints.loading import save_checkpoint
-from surgvivqa.commands.eval import evaluate
-from surgvivqa.config import EvalConfig, ModelConfig
+from surgvivqa.commands.eval import EvalConfig, evaluate
+from surgvivqa.config import ModelConfig
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.write import SynthConfig, is_complete, select_videos, write_synthetic

@@ -1,4 +1,14 @@
-"""Makes Hugging Face's Auto classes know SurgViVQA: ``import surgvivqa.auto``, then ``AutoModel.from_pretrained``."""
+"""The classes that users import, registered with Hugging Face's Auto classes.
+
+After ``import surgvivqa.auto``, ``AutoConfig``, ``AutoModel`` and ``AutoProcessor`` load SurgViVQA models. ::
+
+    from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
+
+    model = SurgViVQAModel.from_pretrained("folder or hub name")
+    processor = SurgViVQAProcessor.from_pretrained("folder or hub name")
+    scores = model.score(**processor("frame.png", "How many tools are there?"))  # [1, 51]
+    print(processor.answers(scores))  # [[("2", 0.87)]]: label and probability
+"""
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 

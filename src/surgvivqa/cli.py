@@ -8,45 +8,68 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 
 from surgvivqa import __version__
 from surgvivqa.checkpoints.public_settings import holds_secret, masked
-from surgvivqa.config import yaml_arguments
+from surgvivqa.config import option, yaml_arguments
 from surgvivqa.utils.errors import InputError, SurgViVQAError, one_line
 from surgvivqa.utils.signals import exit_on_signal
 
-# command: (its dataclass, the module and function that do it, one line of help)
-COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "synth": (
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        config: its config class, as ``module:name``, imported when the command runs.
+        run: its function, in the same form.
+        help: one line of help.
+        resumable: whether it may be stopped and run again.
+    """
+
+    config: str
+    run: str
+    help: str
+    resumable: bool = False
+
+
+COMMANDS = {
+    "synth": Command(
         "surgvivqa.synthetic.write:SynthConfig",
-        "surgvivqa.synthetic.write",
-        "write_synthetic",
-        "make the synthetic set",
+        "surgvivqa.synthetic.write:write_synthetic",
+        "make a synthetic data set",
     ),
-    "check": (
-        "surgvivqa.config:CheckConfig",
-        "surgvivqa.commands.check",
-        "check",
-        "look at data, model and flags before a run",
+    "check": Command(
+        "surgvivqa.commands.check:CheckConfig",
+        "surgvivqa.commands.check:check",
+        "check data, model and flags before a run",
     ),
-    "train": ("surgvivqa.config:TrainConfig", "surgvivqa.training.trainer", "train", "fine-tune"),
-    "cache": ("surgvivqa.config:CacheConfig", "surgvivqa.commands.cache", "cache", "fill the cache of video tokens"),
-    "eval": ("surgvivqa.config:EvalConfig", "surgvivqa.commands.eval", "evaluate", "score the 51 labels on a split"),
-    "convert": (
+    "train": Command(
+        "surgvivqa.config:TrainConfig", "surgvivqa.commands.train:train", "fine-tune the model", resumable=True
+    ),
+    "cache": Command(
+        "surgvivqa.commands.cache:CacheConfig",
+        "surgvivqa.commands.cache:cache",
+        "fill the cache of video tokens",
+        resumable=True,
+    ),
+    "eval": Command(
+        "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "score all labels on a split"
+    ),
+    "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
-        "surgvivqa.commands.convert",
-        "convert",
+        "surgvivqa.commands.convert:convert",
         "write a checkpoint in another form: Hugging Face, PEFT, published",
     ),
-    "predict": ("surgvivqa.config:PredictConfig", "surgvivqa.commands.eval", "predict", "answer one question"),
+    "predict": Command(
+        "surgvivqa.commands.predict:PredictConfig", "surgvivqa.commands.predict:predict", "answer one question"
+    ),
 }
-
-
-RESUMABLE = ("train", "cache")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,15 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"surgvivqa {__version__}")
         return 0
     try:
-        command = arguments[0]
-        if command not in COMMANDS:
-            raise InputError(f"{command!r} is no command; there are {', '.join(COMMANDS)}.")
-        where, module, function, _ = COMMANDS[command]
-        cls_module, cls_name = where.split(":")
-        cls = getattr(importlib.import_module(cls_module), cls_name)
-        parsed = parse(command, cls, arguments[1:])
-        with exit_on_signal() if command in RESUMABLE else contextlib.nullcontext():
-            result = getattr(importlib.import_module(module), function)(parsed)
+        name = arguments[0]
+        if name not in COMMANDS:
+            raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}.")
+        command = COMMANDS[name]
+        config = parse(name, _import(command.config), arguments[1:])
+        with exit_on_signal() if command.resumable else contextlib.nullcontext():
+            result = _import(command.run)(config)
         code = result if isinstance(result, int) else 0
         leave(code)
         return code
@@ -96,32 +117,54 @@ def leave(exit_code: int, last_words: str = "") -> None:
         processes.leave_if_several(exit_code, last_words)
 
 
-def parse(command: str, cls: Any, arguments: list[str]) -> Any:
-    """Flags into the command's dataclass; ``--config FILE.yaml`` gives defaults that flags override."""
-    given: list[str] = []
-    rest: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
+def _import(place: str) -> Any:
+    """The object at ``module:name``."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def parse(name: str, cls: Any, arguments: list[str]) -> Any:
+    """Parses a command's flags into its config class; ``--config FILE.yaml`` gives defaults that flags override."""
+    from_files: list[str] = []
+    from_line: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
         if argument == "--config" or argument.startswith("--config="):
-            path = argument.partition("=")[2] or next(waiting, "")
+            path = argument.partition("=")[2] or next(remaining, "")
             if not path:
                 raise InputError("--config needs a YAML file.")
-            given += yaml_arguments(Path(path), cls)
+            from_files += yaml_arguments(Path(path), cls)
         else:
-            rest.append(argument)
-    refuse_secrets([*given, *rest])
+            from_line.append(argument)
+    given = [word for argument in (*from_files, *from_line) for word in _spelled_out(cls, argument)]
+    check_no_secrets(given)
     try:
-        parsed = tyro.cli(cls, prog=f"surgvivqa {command}", args=[*given, *rest])
+        config = tyro.cli(cls, prog=f"surgvivqa {name}", args=given)
     except SystemExit as stop:
         if stop.code:
             raise SystemExit(2) from None
         raise
-    # What the environment stands in for (SSGVQA_ROOT, IMAGE_ROOT).
-    refuse_secrets([f"--{name.replace('_', '-')}={value}" for name, value in vars(parsed).items()])
-    return parsed
+    # Values that come from the environment (SSGVQA_ROOT, IMAGE_ROOT).
+    check_no_secrets([f"{option(flag)}={value}" for flag, value in vars(config).items()])
+    return config
 
 
-def refuse_secrets(arguments: Sequence[str]) -> None:
+def _spelled_out(cls: type, argument: str) -> list[str]:
+    """An argument as tyro takes it.
+
+    ``--model.NAME`` is the same as ``--NAME``. ``--NAME`` and ``--no-NAME`` of a flag that is automatic by default
+    (``bool | None``) become its value.
+    """
+    if not argument.startswith("--"):
+        return [argument]
+    argument = f"--{argument[2:].removeprefix('model.')}"
+    for name, hint in get_type_hints(cls).items():
+        if hint == bool | None and argument.replace("_", "-") in (option(name), option(f"no-{name}")):
+            return [option(name), str(argument.replace("_", "-") == option(name))]
+    return [argument]
+
+
+def check_no_secrets(arguments: Sequence[str]) -> None:
     """Raises InputError where a flag holds a token, or an address with a login: flags are kept in ``config.yaml``,
     checkpoints and figures, and told in the log."""
     flag = "The command"
@@ -138,7 +181,7 @@ def refuse_secrets(arguments: Sequence[str]) -> None:
 def usage() -> str:
     """What ``surgvivqa --help`` prints."""
     lines = ["surgvivqa COMMAND [flags]      SurgViVQA on SSG-QA: fine-tuning and closed-set evaluation", ""]
-    lines += [f"  {name:<12}{text}" for name, (_, _, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
         [*lines, "", "surgvivqa COMMAND --help lists its flags; --config FILE.yaml reads them from a file."]
     )

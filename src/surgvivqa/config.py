@@ -1,16 +1,21 @@
-"""Every flag of every command, as documented dataclasses.
+"""The flags of the commands, as dataclasses whose fields carry everything known about a flag.
 
-Precedence, lowest first: the defaults below, the file named by ``--config`` (YAML, the same names with underscores),
-the command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment stand in for the two data folders where neither
-names them. The run folder's ``config.yaml`` holds the outcome and starts the same run again.
+Precedence, lowest first: the defaults, the file named by ``--config`` (YAML, the same names with underscores), the
+command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment replace a data folder that neither names. A run
+folder's ``config.yaml`` holds the result and starts the same run again.
+
+To add a flag, add a field with ``flag(...)`` to the group or command that it belongs to. Its help, bounds, behaviour on
+resume and visibility in published files follow from that one call.
 """
 
 import dataclasses
 import difflib
+import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import yaml
 
@@ -31,337 +36,414 @@ CacheDtype = Literal["fp16", "bf16", "fp32"]
 OnBadFrame = Literal["error", "skip"]
 BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
 
+OnResume = Literal["same", "free", "presence"]
+FixedBy = Literal["weights", "adapters"]
+_FLAG = "flag"  # key of a Flag in a field's metadata
 
-def _root(variable: str) -> Any:
-    return field(default_factory=lambda: Path(os.environ[variable]) if os.environ.get(variable) else None)
+
+@dataclass(frozen=True)
+class Flag:
+    """What is known about a flag beside its name, type, default and help.
+
+    Attributes:
+        least: smallest value allowed.
+        most: largest value allowed.
+        below: every value must be smaller than this.
+        on_resume: ``same``: a resumed run must have the same value; ``free``: it may have another one; ``presence``: it
+            may have another one, but not where the run had none, or the other way round.
+        names_part: the value is a published model part, a hub name or a folder.
+        fixed_by: what decides the value when a run starts from a checkpoint: its weights, its adapters, or nothing.
+        accepts_fraction: checkpoints of other tools may have a fraction where the flag takes an integer.
+        in_card: a model card shows it.
+        is_path: the value is a path of this machine, which no published file shows. Follows from the type.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    below: float | None = None
+    on_resume: OnResume = "same"
+    names_part: bool = False
+    fixed_by: FixedBy | None = None
+    accepts_fraction: bool = False
+    in_card: bool = False
+    is_path: bool = False
+
+
+def flag(
+    help: str, default: Any = MISSING, *, default_factory: Callable[[], Any] | None = None, **properties: Any
+) -> Any:
+    """A dataclass field for a flag.
+
+    Args:
+        help: one or two sentences for ``--help``.
+        default: its value where it is not given; a flag without a default is required.
+        default_factory: makes the default when the command starts.
+        properties: as the attributes of ``Flag``.
+    """
+    metadata = {"help": help, _FLAG: Flag(**properties)}
+    if default_factory is not None:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flags_of(cls: type) -> dict[str, Flag]:
+    """The flags of a config class by field name, those of nested groups (``OptionalModelConfig``) included."""
+    hints, found = get_type_hints(cls), dict[str, Flag]()
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= flags_of(hints[field.name])
+        else:
+            properties = field.metadata.get(_FLAG, Flag())
+            is_path = Path in (hints[field.name], *get_args(hints[field.name]))
+            found[field.name] = dataclasses.replace(properties, is_path=is_path)
+    return found
+
+
+def flag_names(cls: type, select: Callable[[Flag], object]) -> tuple[str, ...]:
+    """The names of the flags of a config class that ``select`` holds for, in their order."""
+    return tuple(name for name, properties in flags_of(cls).items() if select(properties))
+
+
+def option(name: str) -> str:
+    """A flag as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _root(variable: str) -> Callable[[], Path | None]:
+    return lambda: Path(os.environ[variable]) if os.environ.get(variable) else None
 
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Where the data lies and how a frame becomes a clip."""
+    """Where the data is and what to do with data that cannot be used."""
 
-    ssgvqa_root: Path | None = _root("SSGVQA_ROOT")
-    """Folder of the questions, <root>/<VIDxx>/<frame>.txt (default: the environment's SSGVQA_ROOT)."""
-    image_root: Path | None = _root("IMAGE_ROOT")
-    """Folder of the frames, <root>/<VIDxx>/<frame padded to 6>.png (default: the environment's IMAGE_ROOT)."""
-    splits_dir: Path | None = None
-    """Folder with train_videos.json, val_videos.json, test_videos.json (default: SSG-VQA-Net's split)."""
-    strict: bool = False
-    """Make a line that breaks the format, an answer outside the 51 labels, or a question file that is no text (or over
-    8 MB, or no file) an error instead of a count."""
-    workers: int = 2
-    """Processes that decode frames beside the training process; 0 decodes in it."""
-    on_bad_frame: OnBadFrame = "error"
-    """A frame that is missing, damaged or no still 8-bit picture ends the command (what was learned is saved), or the
-    questions about it are left out, told of and counted."""
-    max_bad_frames: float = 0.01
-    """With --on-bad-frame skip: the part of the frames that may be left out; one more is an error."""
+    ssgvqa_root: Path | None = flag(
+        "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT; in eval, "
+        "then the folder the checkpoint was trained with.",
+        default_factory=_root("SSGVQA_ROOT"),
+        on_resume="free",  # compared by content: training.resume.compute_fingerprint
+    )
+    image_root: Path | None = flag(
+        "Folder of the frames, <root>/<VIDxx>/<frame padded to 6 digits>.png. Default: the environment variable "
+        "IMAGE_ROOT; in eval, then the folder the checkpoint was trained with.",
+        default_factory=_root("IMAGE_ROOT"),
+        on_resume="free",
+    )
+    splits_dir: Path | None = flag(
+        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split; in eval, "
+        "the split the checkpoint was trained with.",
+        None,
+    )
+    strict: bool = flag(
+        "Treat a line that breaks the format, an answer outside the labels, or a question file that cannot be read as "
+        "text as an error instead of counting it.",
+        False,
+    )
+    workers: int = flag("Processes that decode frames; 0 decodes in the main process.", 2, least=0, on_resume="free")
+    on_bad_frame: OnBadFrame = flag(
+        "What to do with a frame that is missing, damaged or not a still 8-bit image. error: stop, after saving; skip: "
+        "leave out its questions, and report and count them.",
+        "error",
+        on_resume="free",
+    )
+    max_bad_frames: float = flag(
+        "With --on-bad-frame skip: the largest fraction of frames that may be left out; more is an error.",
+        0.01,
+        least=0,
+        most=1,
+        on_resume="free",
+    )
 
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """What the model is made of."""
+    """What the model consists of and how it reads frames and questions."""
 
-    preset: Preset = "base"
-    """base: VideoMAE-base, BLIP-base and GPT-2 as published; tiny: a small base in the package that has
-    learned from drawn scenes, no hub."""
-    video_model: str = "MCG-NJU/videomae-base"
-    """Video encoder of the base preset: a hub name or a local folder."""
-    text_model: str = "Salesforce/blip-vqa-base"
-    """Text encoder of the base preset: a hub name or a local folder."""
-    decoder_model: str = "gpt2"
-    """Decoder and tokenizer of the base preset: a hub name or a local folder."""
-    text_embeddings: TextEmbeddings = "published"
-    """The text encoder's rows in the base preset. published looks BLIP's WordPiece rows up with the decoder's ids, as
-    published checkpoints do; aligned gives each of the decoder's tokens the mean of BLIP's rows for its string."""
-    mask: MaskMode = "prefix"
-    """Who sees whom. bidirectional is the published behaviour, in which the answer leaks into its own prediction."""
-    prompt_mode: PromptMode = "simple"
-    """simple asks the question; choices also lists the 51 candidates (needs --max-length of about 192)."""
-    max_length: int = 128
-    """Longest prompt with its answer, in tokens; a longer one is an error before the run starts."""
-    frame_fit: FrameFit = "squash"
-    """squash keeps the whole frame, pad keeps its shape too, crop cuts the sides off (parity with VideoMAE)."""
-    clip_mode: ClipMode = "repeat"
-    """repeat shows the asked frame T times; past shows the T frames that end at it."""
-    clip_stride: int = 1
-    """Seconds between two frames of a past clip."""
-    num_frames: int | None = None
-    """Frames in a clip, an even number (default: 16, or 2 in the tiny preset)."""
-    video_pool: VideoPool = "none"
-    """none gives the text encoder every video token; temporal their mean over the clip's time: an eighth of them at 16
-    frames, in memory, in cross-attention and on disk, without the order in time."""
-    lora_r: int = 8
-    """Rank of the LoRA adapters; 0 for none."""
-    lora_alpha: int = 32
-    """LoRA's alpha: the adapters are scaled by alpha / r."""
-    lora_dropout: float = 0.1
-    """Dropout before the adapters."""
+    preset: Preset = flag(
+        "base: VideoMAE-base, BLIP-base and GPT-2 as published. tiny: a small base in the package, pretrained on drawn "
+        "scenes; needs no model hub.",
+        "base",
+        fixed_by="weights",
+    )
+    video_model: str = flag(
+        "Video encoder of the base preset: a hub name or a local folder.",
+        "MCG-NJU/videomae-base",
+        names_part=True,
+        fixed_by="weights",
+    )
+    text_model: str = flag(
+        "Text encoder of the base preset: a hub name or a local folder.",
+        "Salesforce/blip-vqa-base",
+        names_part=True,
+        fixed_by="weights",
+    )
+    decoder_model: str = flag(
+        "Decoder and tokenizer of the base preset: a hub name or a local folder.",
+        "gpt2",
+        names_part=True,
+        fixed_by="weights",
+    )
+    text_embeddings: TextEmbeddings = flag(
+        "Word embeddings of the text encoder in the base preset. published: BLIP's WordPiece rows indexed by the "
+        "decoder's token ids, as in published checkpoints. aligned: each decoder token gets the mean of BLIP's rows "
+        "for the same string.",
+        "published",
+        fixed_by="weights",
+    )
+    mask: MaskMode = flag(
+        "Attention mask of the text encoder. prefix: prompt tokens see the prompt, answer tokens see the prompt and "
+        "earlier answer tokens. causal: every token sees earlier tokens. bidirectional: the published behaviour, in "
+        "which the answer leaks into its own prediction.",
+        "prefix",
+        in_card=True,
+    )
+    prompt_mode: PromptMode = flag(
+        "simple: the question alone. choices: the question and the list of candidate labels.", "simple", in_card=True
+    )
+    max_length: int | None = flag(
+        "Longest prompt with its answer, in tokens; a longer one is an error before the run starts. Default: what the "
+        "model can hold.",
+        None,
+        least=1,
+        on_resume="free",
+        in_card=True,
+    )
+    frame_fit: FrameFit = flag(
+        "How a frame becomes square. squash: resize to a square. pad: keep the aspect ratio and pad. crop: resize the "
+        "short side and cut off the sides, as VideoMAE's image processor does.",
+        "squash",
+        in_card=True,
+    )
+    clip_mode: ClipMode = flag(
+        "repeat: a clip is the asked frame repeated. past: a clip is the frames that end at the asked one.",
+        "repeat",
+        in_card=True,
+    )
+    clip_stride: int = flag("Seconds between two frames of a past clip.", 1, least=1, in_card=True)
+    num_frames: int | None = flag(
+        "Frames in a clip, an even number. Default: 16, or 2 in the tiny preset.", None, fixed_by="weights"
+    )
+    video_pool: VideoPool = flag(
+        "none: the text encoder gets every video token. temporal: it gets their mean over time, an eighth of the "
+        "tokens at 16 frames, without their order in time.",
+        "none",
+        in_card=True,
+    )
+    lora_r: int = flag("Rank of the LoRA adapters; 0 for none.", 8, least=0, fixed_by="adapters", in_card=True)
+    lora_alpha: int = flag(
+        "LoRA's alpha; the adapters are scaled by alpha / r.",
+        32,
+        fixed_by="adapters",
+        accepts_fraction=True,
+        in_card=True,
+    )
+    lora_dropout: float = flag("Dropout before the adapters.", 0.1, least=0, below=1, fixed_by="adapters", in_card=True)
+
+
+MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(ModelConfig))
+PART_FLAGS = flag_names(ModelConfig, lambda properties: properties.names_part)
+
+# The flags of ModelConfig with None where they are not given, for commands whose checkpoint brings its own settings.
+if TYPE_CHECKING:
+    OptionalModelConfig = ModelConfig
+else:
+    OptionalModelConfig = dataclasses.make_dataclass(
+        "OptionalModelConfig",
+        [
+            (f.name, f.type | None, dataclasses.field(default=None, metadata=f.metadata))
+            for f in dataclasses.fields(ModelConfig)
+        ],
+        kw_only=True,
+    )
+
+
+def given_flags(group: OptionalModelConfig) -> dict[str, Any]:
+    """The flags that are given in an ``OptionalModelConfig``, by name."""
+    return {name: value for name, value in vars(group).items() if value is not None}
 
 
 def clip_length(config: ModelConfig) -> int:
-    """Frames in a clip: what the flag says, or the preset's own number.
+    """Frames in a clip: the flag's value, or the preset's.
 
     Raises:
-        InputError: it is odd or below 2, as VideoMAE takes frames two by two; or above 512.
+        InputError: the number is odd or below 2, since VideoMAE takes frames in pairs; or it is above 512.
     """
     length = config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
-    if length < 2 or length % 2 or length > 512:  # positions are made for each frame
+    if length < 2 or length % 2 or length > 512:
         raise InputError(f"--num-frames must be an even number from 2 to 512, not {length}.")
     return length
 
 
 @dataclass(kw_only=True)
-class TrainConfig(DataConfig, ModelConfig):
+class FeatureCacheConfig:
+    """The cache of video tokens that train and eval read and fill."""
+
+    cache: Path | None = flag(
+        "Folder of cached video tokens: read where present, filled where not. Needs a frozen video encoder.",
+        None,
+        on_resume="presence",  # where the cache is does not matter; whether there is one does, since it rounds
+    )
+    cache_dtype: CacheDtype = flag(
+        "How video tokens are rounded in the cache and in the run; fp16 and bf16 take half the space of fp32.", "fp16"
+    )
+
+
+@dataclass(kw_only=True)
+class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     """Fine-tunes the model and leaves a run folder."""
 
-    checkpoint_dir: Path = Path("runs/train")
-    """The run folder: config.yaml, train.log, metrics.jsonl, checkpoints/, best/, best_model.pth."""
-    log_file: Path | None = None
-    """Text log (default: train.log in the run folder)."""
-    overwrite: bool = False
-    """Replace a run that the run folder already holds."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: a run folder's run goes on from its newest whole checkpoint, with the same flags; never: it is refused."""
-    max_hours: float | None = None
-    """Stop after this long as if a signal came: a checkpoint, exit code 75, and the same command goes on."""
-    pretrained_ckpt: Path | None = None
-    """Start from these weights: a run folder, its best/, or a .pth state dict."""
+    checkpoint_dir: Path = flag(
+        "The run folder: config.yaml, train.log, metrics.jsonl, checkpoints/, best/, best_model.pth.",
+        Path("runs/train"),
+        on_resume="free",
+    )
+    log_file: Path | None = flag("Text log. Default: train.log in the run folder.", None, on_resume="free")
+    overwrite: bool = flag("Replace the run that the run folder holds.", False, on_resume="free")
+    resume: Literal["auto", "never"] = flag(
+        "auto: a run in the run folder resumes from its newest complete checkpoint, with the same flags. never: it is "
+        "an error.",
+        "auto",
+        on_resume="free",
+    )
+    max_hours: float | None = flag(
+        "Stop after this many hours as on a signal: save a checkpoint and exit with code 75; the same command resumes.",
+        None,
+        least=0,
+        on_resume="free",
+    )
+    pretrained_ckpt: Path | None = flag(
+        "Start from these weights: a run folder, its best/, or a .pth state dict.", None
+    )
 
-    max_steps: int | None = None
-    """Optimiser steps; without it, --epochs."""
-    epochs: int = 1
-    """Passes over the training questions, where --max-steps is not given."""
-    batch_size: int = 8
-    """Questions in a forward pass."""
-    questions_per_frame: int = 8
-    """How many of them share a frame: more is faster, fewer gives less correlated gradients."""
-    gradient_accumulation_steps: int = 1
-    """Forward passes for one optimiser step."""
-    lr: float = 5e-4
-    """Highest learning rate, reached after the warm-up."""
-    weight_decay: float = 0.01
-    """AdamW's weight decay, on matrices alone."""
-    warmup_steps: int = 100
-    """Steps of linear warm-up (cut to a tenth of the run where it is shorter)."""
-    schedule: Schedule = "cosine"
-    """The rate after the warm-up: cosine to zero, or constant."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them."""
-    fp16: bool = False
-    """Mixed precision in float16, with loss scaling; needs a GPU."""
-    bf16: bool = False
-    """Mixed precision in bfloat16; far slower than float32 on most CPUs."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
+    max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1, in_card=True)
+    epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1, in_card=True)
+    batch_size: int = flag("Questions in a forward pass.", 8, least=1, in_card=True)
+    questions_per_frame: int = flag(
+        "How many of them share a frame: more is faster, fewer gives less correlated gradients.",
+        8,
+        least=1,
+        in_card=True,
+    )
+    gradient_accumulation_steps: int = flag(
+        "Forward passes per optimiser step.",
+        1,
+        least=1,
+        on_resume="free",
+        in_card=True,  # compared as micro-batches per step: training.resume.compute_fingerprint
+    )
+    lr: float = flag("Highest learning rate, reached after the warm-up.", 5e-4, least=0, in_card=True)
+    weight_decay: float = flag("AdamW's weight decay, on matrices only.", 0.01, least=0, in_card=True)
+    warmup_steps: int = flag("Steps of linear warm-up, at most a tenth of the run.", 100, least=0, in_card=True)
+    schedule: Schedule = flag("Learning rate after the warm-up: cosine to zero, or constant.", "cosine", in_card=True)
+    max_grad_norm: float = flag("Clip the gradients to this norm; 0 does not clip.", 1.0, least=0, in_card=True)
+    fp16: bool = flag("Mixed precision in float16 with loss scaling; needs a GPU.", False, in_card=True)
+    bf16: bool | None = flag(
+        "Mixed precision in bfloat16. Default: on where the GPU supports it and --fp16 is not given; off on a CPU, "
+        "where it is slow.",
+        None,
+        in_card=True,
+    )
+    gradient_checkpointing: bool = flag(
+        "Recompute activations in the backward pass: less memory, about a third slower.", False
+    )
 
-    full_finetune: bool = False
-    """Train GPT-2 itself and put no LoRA adapters on it."""
-    train_gpt2_full: bool = False
-    """Train GPT-2's own weights (beside the adapters, unless --full-finetune)."""
-    train_blip: bool = False
-    """Train the whole BLIP text encoder."""
-    unfreeze_blip_last_n: int = 0
-    """Train the last N layers of the BLIP text encoder."""
-    train_video: TrainVideo = "none"
-    """Train nothing of VideoMAE, its patch embedding and last LayerNorm (as the paper does), or all of it."""
+    full_finetune: bool = flag("Train GPT-2 itself, without LoRA adapters.", False)
+    train_gpt2_full: bool = flag(
+        "Train GPT-2's own weights (beside the adapters, unless --full-finetune is given).", False
+    )
+    train_blip: bool = flag("Train the whole BLIP text encoder.", False)
+    unfreeze_blip_last_n: int = flag("Train the last N layers of the BLIP text encoder.", 0)
+    train_video: TrainVideo = flag(
+        "What of VideoMAE to train: nothing, its patch embedding and last LayerNorm (as the paper does), or all of it.",
+        "none",
+    )
 
-    cache: Path | None = None
-    """Folder of cached video tokens: read where they are there, filled where not; needs a frozen video encoder."""
-    cache_dtype: CacheDtype = "fp16"
-    """How they are rounded, in the cache and in the run: fp16 and bf16 take half of fp32's space."""
-    cache_text: bool = False
-    """Also keep in --cache what the frozen text encoder gives for every training question, so that an epoch runs
-    GPT-2 alone. For training only: to score labels the text encoder must run anyway."""
+    cache_text: bool = flag(
+        "Also cache in --cache what the frozen text encoder gives for every training question, so that an epoch runs "
+        "GPT-2 only. For training; scoring runs the text encoder in any case.",
+        False,
+    )
 
-    eval_every_steps: int = 2000
-    """Validate after this many steps, and at the end; 0 for the end alone."""
-    save_every_steps: int = 5000
-    """Write checkpoints/step-N after this many steps; 0 for none but the best."""
-    keep_checkpoints: int = 2
-    """How many of checkpoints/ to keep."""
-    val_max_samples: int | None = 2000
-    """Validate on at most this many questions, spread over the videos."""
-    best_metric: BestMetric = "acc"
-    """The validation figure that picks best/."""
-    max_train_samples: int | None = None
-    """Train on at most this many questions, drawn by the seed."""
-    log_interval: int = 50
-    """Steps between two lines of the log."""
-    seed: int = 42
-    """Everything random follows from it."""
-    debug: bool = False
-    """Eight frames, ten steps, validation at the end: does it run at all?"""
-
-
-@dataclass(kw_only=True)
-class EvalConfig:
-    """Scores all 51 labels for every question of a split and writes predictions.jsonl and metrics.json."""
-
-    checkpoint: Path
-    """A run folder, its best/, a .pth state dict, or tiny: the packaged base as it is."""
-    output: Path | None = None
-    """Folder of the results (default: eval-<split> in the run folder)."""
-    split: Literal["train", "val", "test"] = "test"
-    """Which videos."""
-    ssgvqa_root: Path | None = _root("SSGVQA_ROOT")
-    """Folder of the questions (default: SSGVQA_ROOT, then the checkpoint's own)."""
-    image_root: Path | None = _root("IMAGE_ROOT")
-    """Folder of the frames (default: IMAGE_ROOT, then the checkpoint's own)."""
-    splits_dir: Path | None = None
-    """Folder of the three split files (default: the checkpoint's own)."""
-    prompt_mode: PromptMode | None = None
-    """The prompt (default: the checkpoint's own; another one is warned of)."""
-    mask: MaskMode | None = None
-    """Who sees whom (default: the checkpoint's own)."""
-    max_length: int | None = None
-    """Longest prompt with its answer, in tokens (default: the checkpoint's own)."""
-    score_norm: ScoreNorm = "sum"
-    """sum of a label's token log-probabilities, or their mean (the published way, which favours long labels)."""
-    scores: bool = False
-    """Also write the 51 log-probabilities of every question."""
-    answer_only: bool = False
-    """Leave out the scores of labels that cannot win: the same answers, faster; probability and top5 are null."""
-    batch_size: int = 40
-    """Questions in a pass; one frame's questions share its encoding whatever this is. More on a GPU."""
-    max_samples: int | None = None
-    """Score at most this many questions, spread over the videos."""
-    workers: int = 2
-    """Processes that decode frames."""
-    strict: bool = False
-    """Make a line that breaks the format, an unknown answer or a question file that is no text an error."""
-    on_bad_frame: OnBadFrame = "error"
-    """A frame that cannot be used ends the command, or its questions are left out; metrics.json then names it."""
-    max_bad_frames: float = 0.01
-    """With --on-bad-frame skip: the part of the frames that may be left out; one more is an error."""
-    bf16: bool = False
-    """Run in bfloat16 (a GPU)."""
-    cache: Path | None = None
-    """Folder of cached video tokens: read where they are there, filled where not."""
-    cache_dtype: CacheDtype = "fp16"
-    """How they are rounded, in the cache and in the scores."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """What a lone .pth is read as; a run folder brings its own."""
-
-
-@dataclass(kw_only=True)
-class PredictConfig:
-    """Answers one question about one frame, or about a clip of several."""
-
-    checkpoint: Path
-    """A run folder, its best/, a .pth state dict, or tiny: the packaged base as it is."""
-    image: list[Path]
-    """The frame; or the frames of a clip, oldest first, for a model trained on past clips."""
-    question: str
-    """The question."""
-    top: int = 5
-    """How many answers to show."""
-    json: bool = False
-    """Print JSON."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """What a lone .pth is read as; a run folder brings its own."""
-
-
-@dataclass(kw_only=True)
-class CacheConfig(DataConfig, ModelConfig):
-    """Fills a cache of video tokens for training and evaluation; run again, it goes on where it was stopped."""
-
-    cache: Path
-    """The cache's folder; what was made of other weights or settings stays beside it, in a folder of its own."""
-    checkpoint: Path | None = None
-    """Fill it for eval --checkpoint: weights and settings from here (a run folder, its best/, or a .pth)."""
-    pretrained_ckpt: Path | None = None
-    """Fill it for train --pretrained-ckpt: weights from here, settings from the flags."""
-    splits: str = "train,val,test"
-    """Which videos: splits with commas between."""
-    cache_dtype: CacheDtype = "fp16"
-    """How tokens are rounded; fp16 and bf16 take half of fp32's space."""
-    cache_text: bool = False
-    """Then also the text states of the training split's questions, for train --cache-text with the same flags."""
-    shard: int | None = None
-    """This task's number, from 0, where several share the videos (default: SLURM array task, torchrun's rank)."""
-    num_shards: int | None = None
-    """How many tasks share the videos (default: SLURM array tasks, torchrun's world size)."""
-    verify: bool = False
-    """Then read everything back and compare the checksums."""
-
-
-@dataclass(kw_only=True)
-class CheckConfig(TrainConfig):
-    """Looks at everything that can go wrong before a run does. Takes train's flags."""
-
-    json: bool = False
-    """Print the results as JSON."""
-    frames_to_open: int = 200
-    """How many frames to decode, spread over the videos; 0 for all."""
-
-
-_LARGEST_YAML = 1_000_000  # bytes
-_LEAST = {
-    "seed": 0,
-    "batch_size": 1,
-    "questions_per_frame": 1,
-    "gradient_accumulation_steps": 1,
-    "log_interval": 1,
-    "max_steps": 1,
-    "epochs": 1,
-    "max_train_samples": 1,
-    "max_samples": 1,
-    "clip_stride": 1,
-    "max_length": 1,
-    "keep_checkpoints": 1,
-    "lr": 0,
-    "max_hours": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "warmup_steps": 0,
-    "workers": 0,
-    "lora_r": 0,
-    "lora_dropout": 0,
-    "eval_every_steps": 0,
-    "save_every_steps": 0,
-    "val_max_samples": 0,
-    "frames_to_open": 0,
-    "max_bad_frames": 0,
-}
+    eval_every_steps: int = flag(
+        "Validate after this many steps, and at the end; 0 validates at the end only.", 2000, least=0
+    )
+    save_every_steps: int = flag(
+        "Save checkpoints/step-N after this many steps; 0 saves the best weights only.", 5000, least=0, on_resume="free"
+    )
+    keep_checkpoints: int = flag("How many of checkpoints/ to keep.", 2, least=1, on_resume="free")
+    val_max_samples: int | None = flag(
+        "Validate on at most this many questions, spread over the videos.", 2000, least=0
+    )
+    best_metric: BestMetric = flag("The validation metric that selects best/.", "acc", in_card=True)
+    max_train_samples: int | None = flag(
+        "Train on at most this many questions, drawn with the seed.", None, least=1, in_card=True
+    )
+    log_interval: int = flag("Steps between two lines of the log.", 50, least=1, on_resume="free")
+    seed: int = flag("Seed of everything random.", 42, least=0, below=2**32, in_card=True)
+    debug: bool = flag("Ten steps on at most 64 questions, with validation at the end: a quick trial.", False)
 
 
 def check_ranges(config: Any) -> None:
-    """Raises InputError where a flag's number lies outside its range."""
-    for name, least in _LEAST.items():
+    """Raises InputError where the number of a flag is outside its bounds."""
+    for name, properties in flags_of(type(config)).items():
         value = getattr(config, name, None)
-        if value is not None and not value >= least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
-    if getattr(config, "seed", 0) >= 2**32:
-        raise InputError(f"--seed must be below 2**32, not {config.seed}.")
-    if getattr(config, "max_bad_frames", 0) > 1:
-        raise InputError(f"--max-bad-frames is a part of all frames, at most 1, not {config.max_bad_frames}.")
-    if getattr(config, "lora_dropout", 0) >= 1:
-        raise InputError(f"--lora-dropout must be below 1, not {config.lora_dropout}.")
+        if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        bounds = (
+            (properties.least, "at least", lambda limit, value=value: value >= limit),
+            (properties.most, "at most", lambda limit, value=value: value <= limit),
+            (properties.below, "below", lambda limit, value=value: value < limit),
+        )
+        for limit, words, holds in bounds:
+            if limit is not None and (math.isnan(value) or not holds(limit)):
+                raise InputError(f"{option(name)} must be {words} {limit}, not {value}.")
 
 
 def data_roots(config: DataConfig) -> tuple[Path, Path]:
     """The folders of the questions and of the frames.
 
     Raises:
-        InputError: one is not given, or is no folder.
+        InputError: one is not given, or is not a folder.
     """
     roots = []
-    for flag, root in (("--ssgvqa-root", config.ssgvqa_root), ("--image-root", config.image_root)):
+    for name, root in (("ssgvqa_root", config.ssgvqa_root), ("image_root", config.image_root)):
         if root is None:
-            raise InputError(f"{flag} is missing; give it, or set {flag[2:].replace('-', '_').upper()}.")
+            raise InputError(f"{option(name)} is missing; give it, or set {name.upper()}.")
         if not root.is_dir():
-            raise InputError(f"{flag} {root} is no folder.")
+            raise InputError(f"{option(name)} {root} is not a folder.")
         roots.append(root)
     return roots[0], roots[1]
 
 
+def plain_values(config: Any) -> dict[str, Any]:
+    """The flags of a config as plain values by name; paths become text."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
+
+
+def changed_flags(cls: type, saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
+    """The flags that keep a run from resuming: name to (value the run has, value given).
+
+    Args:
+        cls: the config class.
+        saved: plain values of the run's flags; a flag that it does not have counts as its default.
+        config: the config of the command that is to resume the run.
+    """
+    given, changed = plain_values(config), dict[str, tuple[Any, Any]]()
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    for name, properties in flags_of(cls).items():
+        was, is_ = saved.get(name, defaults[name]), given[name]
+        if properties.on_resume == "free":
+            continue
+        if properties.on_resume == "presence":
+            was, is_ = was is not None, is_ is not None
+        if was != is_:
+            changed[name] = (was, is_)
+    return changed
+
+
 def save_yaml(config: Any, path: Path) -> None:
-    """Writes a config as YAML, whole or not at all; paths become text."""
-    plain = {
-        f.name: str(v) if isinstance(v := getattr(config, f.name), Path) else v for f in dataclasses.fields(config)
-    }
-    write_text(path, yaml.safe_dump(plain, sort_keys=False))
+    """Writes a config as YAML, atomically; paths become text."""
+    write_text(path, yaml.safe_dump(plain_values(config), sort_keys=False))
 
 
 def yaml_arguments(path: Path, cls: type) -> list[str]:
@@ -371,30 +453,29 @@ def yaml_arguments(path: Path, cls: type) -> list[str]:
         InputError: as ``read_yaml``.
     """
     arguments: list[str] = []
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for name, value in read_yaml(path, cls).items():
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                arguments += _argument(f"{name}.{key}", inner)
-        elif value is not None or fields[name].default is not None:
-            # A root left empty stands for the environment's.
-            arguments += [] if name.endswith("_root") and value is None else _argument(name, value)
+        if value is not None:
+            arguments += _arguments(name, value)
+        elif defaults.get(name) is not None and defaults[name] is not MISSING:
+            arguments += _arguments(name, value)  # None where the default is something else
     return arguments
 
 
-def _argument(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
+def _arguments(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
-        head, _, tail = flag[2:].rpartition(".")
-        return [flag if value else f"--{head}{'.' if head else ''}no-{tail}"]
-    return [flag, *(str(v) for v in value)] if isinstance(value, list) else [flag, str(value)]
+        return [option(name) if value else option(f"no-{name}")]
+    return [option(name), *(str(v) for v in value)] if isinstance(value, list) else [option(name), str(value)]
 
 
-class _Flags(yaml.SafeLoader):
-    """YAML without aliases: a few lines of aliases of aliases are more than any memory as text."""
+_LARGEST_YAML = 1_000_000  # bytes
+
+
+class _FlagsLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of nested aliases expand to more text than any memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As YAML's own."""
+        """As ``yaml.SafeLoader``'s, with an error for an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*name); write the value out")
         return super().compose_node(parent, index)
@@ -404,23 +485,23 @@ def plain_yaml(path: Path) -> Any:
     """The content of a YAML file of flags.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is too large or too deep to be one, or no text.
-        yaml.YAMLError: it is no YAML, several documents, or has an alias.
+        OSError: the file cannot be read.
+        ValueError: the file is too large or nested too deeply, or is not text.
+        yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
     """
     if path.stat().st_size > _LARGEST_YAML:
-        raise ValueError(f"it is larger than {_LARGEST_YAML:,} bytes, so it is no file of flags")
+        raise ValueError(f"it is larger than {_LARGEST_YAML:,} bytes, so it is not a file of flags")
     try:
-        return _Flags(path.read_text(encoding="utf-8")).get_single_data()
+        return _FlagsLoader(path.read_text(encoding="utf-8")).get_single_data()
     except RecursionError:
-        raise ValueError("it is nested too deep to be a file of flags") from None
+        raise ValueError("it is nested too deeply to be a file of flags") from None
 
 
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:
     """Reads a YAML file of flags for ``cls``.
 
     Raises:
-        InputError: the file cannot be read, is no mapping, or has a key that is no flag (the nearest one is named).
+        InputError: the file cannot be read, is not a mapping, or has a key that is not a flag (the nearest is named).
     """
     try:
         loaded = plain_yaml(path)
@@ -429,19 +510,37 @@ def read_yaml(path: Path, cls: type) -> dict[str, Any]:
     values = {} if loaded is None else loaded
     if not isinstance(values, dict):
         raise InputError(f"Config file {path} must map flag names to values.")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = _flattened(values)
+    known = flags_of(cls)
+    hints = _flat_hints(cls)
     result: dict[str, Any] = {}
     for key, value in values.items():
         name = str(key).replace("-", "_")
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
-            raise InputError(f"Config file {path} has the unknown key {key!r}; the nearest one is {near[0]!r}.")
-        if value is not None and "Path" in str(fields[name].type):
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise InputError(f"Config file {path} has the unknown key {key!r}; the nearest one is {nearest[0]!r}.")
+        if value is not None and known[name].is_path and not isinstance(value, list):
             value = Path(str(value))
-        elif "float" in str(fields[name].type) and isinstance(value, str):
+        elif isinstance(value, str) and float in (hints[name], *get_args(hints[name])):
             try:  # YAML 1.1 reads 5e-4 as text
                 value = float(value)
             except ValueError:
                 raise InputError(f"Config file {path}: {key} must be a number, not {value!r}.") from None
         result[name] = value
     return result
+
+
+def _flattened(values: dict[Any, Any]) -> dict[Any, Any]:
+    """``{model: {preset: tiny}}`` is accepted as ``{preset: tiny}``."""
+    group = values.get("model")
+    if not isinstance(group, dict):
+        return values
+    return {key: value for key, value in values.items() if key != "model"} | group
+
+
+def _flat_hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    for hint in list(hints.values()):
+        if dataclasses.is_dataclass(hint):
+            hints |= get_type_hints(hint)
+    return hints

@@ -13,8 +13,8 @@ import torch
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.commands import cache as caching
-from surgvivqa.commands.cache import share
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig
+from surgvivqa.commands.cache import CacheConfig, share
+from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs
@@ -301,7 +301,7 @@ def test_a_trained_video_encoder_is_refused(
         (["--splits="], "must be some of"),
         (["--shard=1"], "belong together"),
         (["--pretrained-ckpt=x"], "exclude each other"),
-        (["--image-root=/nowhere"], "--image-root /nowhere is no folder"),
+        (["--image-root=/nowhere"], "--image-root /nowhere is not a folder"),
     ],
 )
 def test_wrong_flags_are_one_sentence(

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from surgvivqa.cli import main
-from surgvivqa.commands.check import Result, run_checks
-from surgvivqa.config import CheckConfig
+from surgvivqa.commands.check import CheckConfig, Result, run_checks
 from surgvivqa.data import ssgqa
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
+from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
-from tools import fuzz_parser
+from tests.fuzz import fuzz_parser, parser_oracle, question_files
 
 HEAD = "Which organs?|liver, gut\nWhich tools?|hook\n"
 TEXT = f"{HEAD}Which tool is operating on gallbladder|grasper\n"
@@ -200,7 +199,7 @@ def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     for more, skipped in (("", {"summary": 2}), ("\n", {"too_large": 1})):
         path.write_text(TEXT + more)
         report = ReadReport()
-        assert (read_file(path, "VID04", 1, report) is None) == bool(more)
+        assert (read_question_file(path, "VID04", 1, report) is None) == bool(more)
         assert report.skipped == skipped
 
 
@@ -281,7 +280,7 @@ def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
     path = tmp_path / "1.txt"
     path.write_bytes(b"a?|hook\r\nb?|liver\rHow many?|1\r0\nHow many?|2\r\n\r\r\nHow many?|3")
     report = ReadReport()
-    frame = read_file(path, "VID04", 1, report)
+    frame = read_question_file(path, "VID04", 1, report)
     assert frame is not None and [(q.answer, q.line) for q in frame.questions] == [("1", 3), ("2", 5), ("3", 8)]
     assert report.skipped == {"summary": 2, "no_pipe": 1}
 
@@ -296,19 +295,19 @@ def test_a_frame_number_beyond_an_int64_is_another_file(tmp_path: Path) -> None:
 
 
 def test_mutated_files_keep_the_parser_s_promises() -> None:
-    """The short form of ``tools/fuzz_parser.py``."""
-    tally, failures = fuzz_parser.fuzz(2500, 20251, fuzz_parser.made_lines())
+    """The short form of ``tests/fuzz/fuzz_parser.py``."""
+    tally, failures = fuzz_parser.fuzz(2500, 20251, question_files.well_formed_lines())
     assert failures == []
     assert tally["files"] == 2500 and tally["files through columns"] == 700
     assert tally["files through an index file"] == 200
     # The mutations reach everything that can be said of a file in memory, and leave most of it readable.
-    assert all(tally[reason] > 5 for reason in (*fuzz_parser.LINE_REASONS, "not_text", "empty_file"))
+    assert all(tally[reason] > 5 for reason in (*parser_oracle.LINE_REASONS, "not_text", "empty_file"))
     assert tally["questions"] > 2 * tally["files"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
 def test_real_lines_mutated_keep_them_too() -> None:
-    tally, failures = fuzz_parser.fuzz(1000, 20252, fuzz_parser.lines_of(SHARED))
+    tally, failures = fuzz_parser.fuzz(1000, 20252, question_files.read_lines(SHARED))
     assert failures == [] and tally["files"] == 1000 and tally["questions"] > 2000
 
 
@@ -316,7 +315,7 @@ def test_real_lines_mutated_keep_them_too() -> None:
 def test_the_fuzz_run_finds_a_fault(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, parse_label = fuzz_parser.read_file, ssgqa.parse_label
+    read, parse_label = fuzz_parser.read_question_file, ssgqa.parse_label
 
     def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
         made = read(path, video, frame, report, strict)
@@ -335,11 +334,11 @@ def test_the_fuzz_run_finds_a_fault(
     elif fault == "index":
         monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
     else:
-        monkeypatch.setattr(fuzz_parser, "read_file", faulty)
+        monkeypatch.setattr(fuzz_parser, "read_question_file", faulty)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1
     first = capsys.readouterr().out.splitlines()[0]
     (number,) = {part.split(" ")[0] for part in first.split("--only ")[1:]}
     kept = tmp_path / "kept" / f"seed-0-file-{number}.txt"
-    assert first.startswith("FAILED python tools/fuzz_parser.py --seed 0 --only ") and str(kept) in first
+    assert first.startswith("FAILED python -m tests.fuzz.fuzz_parser --seed 0 --only ") and str(kept) in first
     assert fuzz_parser.main([f"--only={number}", f"--keep={tmp_path / 'again'}"]) == 1
     assert (tmp_path / "again" / kept.name).read_bytes() == kept.read_bytes()

@@ -9,7 +9,8 @@ from experiments.accuracy import accuracy_by_kind, names_cropped_object
 from experiments.rows import ROWS, Row
 from experiments.run import Experiments, results_table
 from surgvivqa.cli import parse
-from surgvivqa.config import EvalConfig, TrainConfig, check_ranges
+from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.model.freezing import check_cache_flags
 
 

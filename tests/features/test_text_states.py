@@ -70,7 +70,7 @@ class Setting:
             return self.bundle.model.eval()(batch.packed, **feed.model_inputs(batch.inputs))
 
     def is_there(self, frame: FrameQuestions) -> bool:
-        return self.text.cache.has(*self.text.reader.key(frame, self.text.reader.trees(frame)))
+        return self.text.cache.has(*self.text.reader.key(frame, self.text.reader.prompt_trees(frame)))
 
 
 @pytest.mark.parametrize("flags", [["--cache-dtype=fp16"], ["--cache-dtype=fp32", "--mask=causal", "--workers=1"]])
@@ -108,7 +108,7 @@ def test_a_frames_questions_in_pieces_give_each_its_live_loss(
     assert seen == sum(counts)
     assert its.text.misses == len(its.frames) == 4
     its.text.flush()
-    rows = {len(b.prompt) + len(b.tokens) for f in its.frames for b in its.text.reader.trees(f)}
+    rows = {len(b.prompt) + len(b.tokens) for f in its.frames for b in its.text.reader.prompt_trees(f)}
     assert len(rows) > 1  # pieces of different lengths, so that a wrong offset would show
 
 
@@ -148,7 +148,7 @@ def test_the_answer_tokens_that_are_fed_are_kept_too(
     its.prompts.label_ids[:] = [[300 + n, 400, 401][: 1 + n % 3] for n in range(51)]
     frame = its.frames[0]
     picked = [(0, list(range(len(frame.questions)))[::-1]), (1, [3, 1])]
-    assert {len(b.tokens) for b in its.text.reader.trees(frame)} == {0, 1, 2}
+    assert {len(b.tokens) for b in its.text.reader.prompt_trees(frame)} == {0, 1, 2}
     for _ in ("miss", "hit"):
         torch.testing.assert_close(its.losses(picked, its.text), its.losses(picked, its.live), rtol=0, atol=1e-5)
         its.text.flush()
@@ -174,7 +174,7 @@ def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
 def test_where_a_prompt_ends_is_in_its_key(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     its = Setting(base, synthetic_set, tmp_path)
     reader, frame = its.text.reader, its.frames[0]
-    block = reader.trees(frame)[0]
+    block = reader.prompt_trees(frame)[0]
     moved = dataclasses.replace(block, prompt=[*block.prompt[:-1]], tokens=[block.prompt[-1], *block.tokens])
     assert reader.key(frame, [block]) != reader.key(frame, [moved])
 

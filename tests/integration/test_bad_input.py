@@ -82,7 +82,7 @@ def test_a_refused_run_leaves_the_old_one(
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "best_model.pth").write_text("precious")
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r"]) == 2
-    assert "holds a run whose config.yaml is not there" in sentence(capsys)
+    assert "holds a run whose config.yaml is missing" in sentence(capsys)
     overwrite = [f"--checkpoint-dir={tmp_path}/r", "--overwrite"]
     assert main(["train", *TINY, *data_flags, *overwrite, "--image-root=/nowhere"]) == 2
     assert main(["train", *TINY, *data_flags, *overwrite, f"--pretrained-ckpt={tmp_path}/r/best_model.pth"]) == 2

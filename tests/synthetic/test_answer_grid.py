@@ -1,11 +1,11 @@
-"""The picture of answers."""
+"""The grid of predictions."""
 
 import json
 from pathlib import Path
 
 from PIL import Image
 
-from surgvivqa.synthetic.answer_grid import draw_answers, draw_records
+from surgvivqa.synthetic.answer_grid import draw_answers, sample_records
 
 
 def record(video: str, frame: int, kind: str | None, right: bool) -> dict[str, object]:
@@ -18,11 +18,11 @@ def record(video: str, frame: int, kind: str | None, right: bool) -> dict[str, o
 def test_kinds_take_turns_and_no_frame_comes_twice() -> None:
     kinds = ("count", "exist", None)
     records = [record("VID02", n // 3, kinds[n % 3], True) for n in range(60)]
-    chosen = draw_records(records, 12, seed=3)
+    chosen = sample_records(records, 12, seed=3)
     assert len(chosen) == len({r["frame"] for r in chosen}) == 12
     assert sorted([r["type"] or "other" for r in chosen[:3]]) == ["count", "exist", "other"]
-    assert chosen == draw_records(records, 12, seed=3) != draw_records(records, 12, seed=4)
-    assert len(draw_records(records[:4], 12, seed=0)) == 2  # two frames, so two pictures
+    assert chosen == sample_records(records, 12, seed=3) != sample_records(records, 12, seed=4)
+    assert len(sample_records(records[:4], 12, seed=0)) == 2  # two frames, so two pictures
 
 
 def test_the_sheet_shows_frames_and_marks_what_is_wrong(synthetic_set: Path, tmp_path: Path) -> None:

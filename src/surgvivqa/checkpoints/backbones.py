@@ -122,7 +122,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
     plain = None if known else reference_logits(decoder, settings.decoder_model)
     install_packed_attention(text, decoder)
     if plain is not None:
-        check_packing(decoder, settings.decoder_model, settings.max_length, plain)
+        check_packing(decoder, settings.decoder_model, settings.max_length or config.max_tokens, plain)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ADDED_ROWS_SEED)
         for name, from_width, to_width in projections(config):

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from surgvivqa.checkpoints.public_settings import SECRET, WITH_PATHS, hub_name, masked, public_settings
-from surgvivqa.config import ModelConfig
+from surgvivqa.config import PART_FLAGS, ModelConfig, option
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.untrusted import read_json
 
@@ -164,13 +164,13 @@ def _stage(files: list[Path], folder: Path) -> None:
 
 def _warn_of_folders(settings: dict[str, Any]) -> None:
     usual = ModelConfig()
-    for name in ("video_model", "text_model", "decoder_model"):
+    for name in PART_FLAGS:
         value = str(settings.get(name, getattr(usual, name)))
         if settings.get("preset", usual.preset) == "base" and hub_name(value) is None:
             log.warning(
                 "%s was a folder of this machine, so nobody else can load the model; write the hub's name of that part "
                 "into surgvivqa.json (settings: %s) and push again.",
-                f"--{name.replace('_', '-')}",
+                option(name),
                 name,
             )
 

@@ -45,7 +45,6 @@ from surgvivqa.checkpoints.published import (
     trained_of,
 )
 from surgvivqa.checkpoints.settings import (
-    MODEL_FIELDS,
     SETTINGS_FILE,
     Saved,
     damaged,
@@ -54,7 +53,7 @@ from surgvivqa.checkpoints.settings import (
     run_of,
     settings_of,
 )
-from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
+from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, read_yaml
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.freezing import frozen_as, lora_settings
@@ -263,7 +262,7 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
     beside = path.parent / "config.yaml"
     try:
         run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
-        settings = settings_of({k: v for k, v in run.items() if k in MODEL_FIELDS} if run else vars(fallback))
+        settings = settings_of({k: v for k, v in run.items() if k in MODEL_FLAGS} if run else vars(fallback))
         run = run_of(run)
     except (InputError, ValueError) as error:
         if not beside.is_file() and isinstance(error, InputError):  # which is about a flag

@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from surgvivqa.checkpoints.card_figures import cell, figures_section
 from surgvivqa.checkpoints.public_settings import hub_name, part_name
-from surgvivqa.config import ModelConfig, TrainConfig, clip_length
-from surgvivqa.data.splits import TEST_VIDEOS, load_splits, overlap
+from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
+from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.bootstrap import FIGURES
 from surgvivqa.utils.atomic_files import atomic_path
@@ -50,14 +50,9 @@ _PART_NAMES = {
     "llm base": "the decoder",
     "llm LoRA": "LoRA adapters on the decoder",
 }
-_RUN_FLAGS = (
-    *("max_steps", "epochs", "batch_size", "questions_per_frame", "gradient_accumulation_steps", "lr", "schedule"),
-    *("warmup_steps", "weight_decay", "max_grad_norm", "fp16", "bf16", "max_train_samples", "best_metric", "seed"),
-)
-_SETTINGS = (
-    *("mask", "prompt_mode", "max_length", "frame_fit", "clip_mode", "clip_stride", "video_pool"),
-    *("lora_r", "lora_alpha", "lora_dropout"),
-)
+_CARD_FLAGS = flag_names(TrainConfig, lambda flag: flag.in_card)
+_SETTINGS = tuple(name for name in _CARD_FLAGS if name in MODEL_FLAGS)
+_RUN_FLAGS = tuple(name for name in _CARD_FLAGS if name not in MODEL_FLAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +236,7 @@ def _data(card: Card) -> str:
 
 
 def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
-    seen = overlap(train, TEST_VIDEOS)
+    seen = shared_videos(train, TEST_VIDEOS)
     if seen:
         return f"Trained on {len(train)} videos, **{len(seen)} of them test videos of the standard split**."
     counts = [f"Trained on {len(train)} videos"]

@@ -1,12 +1,11 @@
 """What of a run may leave the machine: no folder, no user name, no token."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.config import TrainConfig
+from surgvivqa.config import PART_FLAGS, TrainConfig, flag_names
 
 # Files of a checkpoint in which libraries note where they loaded from. A tokenizer's own files are none of them: a
 # token may look like a path.
@@ -18,8 +17,7 @@ WITH_PATHS = (
     "preprocessor_config.json",
     "processor_config.json",
 )
-_PATH_FLAGS = frozenset(f.name for f in dataclasses.fields(TrainConfig) if "Path" in str(f.type))
-_PARTS = ("video_model", "text_model", "decoder_model")  # of ModelConfig: a hub name or a folder
+_PATH_FLAGS = frozenset(flag_names(TrainConfig, lambda flag: flag.is_path))
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CACHE = re.compile(r"models--([A-Za-z0-9][\w.-]*)[/\\]snapshots[/\\]")
 _FOLDER = re.compile(r"^([/~]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
@@ -68,7 +66,7 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
     ``train_videos`` stays: by it ``eval`` refuses videos that the model has seen.
     """
     kept = {k: v for k, v in run.items() if k not in _PATH_FLAGS}
-    return _public_values({k: part_name(v) if k in _PARTS and isinstance(v, str) else v for k, v in kept.items()})
+    return _public_values({k: part_name(v) if k in PART_FLAGS and isinstance(v, str) else v for k, v in kept.items()})
 
 
 def public_settings(content: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def public_settings(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("settings"), dict):
         settings = content["settings"]
         content["settings"] = {
-            k: part_name(v) if k in _PARTS and isinstance(v, str) else v for k, v in settings.items()
+            k: part_name(v) if k in PART_FLAGS and isinstance(v, str) else v for k, v in settings.items()
         }
     return _public_values(content)
 

@@ -1,20 +1,18 @@
 """What a checkpoint folder says about itself: the settings beside its weights, and where its parts lie by now."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.config import ModelConfig, TrainConfig, check_ranges, clip_length
+from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, flag_names
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import flags_of, lora_of, names_of, read_json
+from surgvivqa.utils.untrusted import lora_of, names_of, read_json, typed_values
 
 SETTINGS_FILE = "surgvivqa.json"
-MODEL_FIELDS = tuple(f.name for f in dataclasses.fields(ModelConfig))
-_PARTS = ("video_model", "text_model", "decoder_model")
+_FRACTIONS = flag_names(ModelConfig, lambda flag: flag.accepts_fraction)
 log = logging.getLogger("surgvivqa")
 
 
@@ -53,7 +51,7 @@ def read_hugging_face(folder: Path) -> Saved:
             raise InputError(f"{folder} holds a {config.get('model_type')} model, not a SurgViVQA model.")
         path = folder / "processor_config.json"
         processor = read_json(path) if path.is_file() else {}
-        known = {name: value for name, value in (config | processor).items() if name in MODEL_FIELDS}
+        known = {name: value for name, value in (config | processor).items() if name in MODEL_FLAGS}
         lora = lora_of(config["lora"]) if config.get("lora") else {"r": 0}
         known |= {f"lora_{name}": value for name, value in lora.items()}
         return Saved(settings_of(known))
@@ -63,9 +61,9 @@ def read_hugging_face(folder: Path) -> Saved:
 
 def settings_of(values: Any) -> ModelConfig:
     """Raises ValueError or InputError where a value is none of its flag's."""
-    if unknown := set(values) - set(MODEL_FIELDS):
+    if unknown := set(values) - set(MODEL_FLAGS):
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
-    settings = ModelConfig(**flags_of(ModelConfig, values))
+    settings = ModelConfig(**typed_values(ModelConfig, values, _FRACTIONS))
     check_ranges(settings)
     clip_length(settings)  # refuses odd ones and long ones
     return settings
@@ -73,7 +71,7 @@ def settings_of(values: Any) -> ModelConfig:
 
 def run_of(values: Any) -> dict[str, Any]:
     """Raises ValueError where a value is none of its flag's."""
-    flags_of(TrainConfig, values)
+    typed_values(TrainConfig, values, _FRACTIONS)
     names_of(values.get("train_videos") or ())
     return dict(values)
 
@@ -86,7 +84,7 @@ def find_parts(settings: ModelConfig, flags: ModelConfig) -> None:
         settings: a checkpoint's; changed in place.
         flags: of the command that reads it.
     """
-    for name in _PARTS:
+    for name in PART_FLAGS:
         said, given = getattr(settings, name), getattr(flags, name)
         if given != said and not Path(said).is_dir() and Path(given).is_dir():
             log.info("--%s: %s, where the checkpoint says %s", name.replace("_", "-"), given, said)

@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.checkpoints.backbones import load_video_encoder
 from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
-from surgvivqa.config import CacheConfig, ModelConfig, TrainConfig, check_ranges, clip_length, data_roots
+from surgvivqa.config import (
+    CacheDtype,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    check_ranges,
+    clip_length,
+    data_roots,
+    flag,
+)
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions
@@ -38,6 +47,33 @@ from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals,
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
 log = logging.getLogger("surgvivqa")
+
+
+@dataclass(kw_only=True)
+class CacheConfig(DataConfig, ModelConfig):
+    """Fills a cache of video tokens for train and eval. Run again after a stop, it continues."""
+
+    cache: Path = flag("Folder of the cache; features of other weights or settings stay in a subfolder of their own.")
+    checkpoint: Path | None = flag(
+        "Fill it for eval --checkpoint: weights and settings of this run folder, best/ or .pth.", None
+    )
+    pretrained_ckpt: Path | None = flag(
+        "Fill it for train --pretrained-ckpt: weights of this checkpoint, settings of the flags.", None
+    )
+    splits: str = flag("Which videos: splits separated by commas.", "train,val,test")
+    cache_dtype: CacheDtype = flag("How tokens are rounded; fp16 and bf16 take half the space of fp32.", "fp16")
+    cache_text: bool = flag(
+        "Also the text states of the training split's questions, for train --cache-text with the same flags.", False
+    )
+    shard: int | None = flag(
+        "Number of this task, from 0, where several tasks share the videos. Default: the SLURM array task and "
+        "torchrun's rank.",
+        None,
+    )
+    num_shards: int | None = flag(
+        "How many tasks share the videos. Default: the SLURM array tasks and torchrun's world size.", None
+    )
+    verify: bool = flag("Read everything back at the end and compare the checksums.", False)
 
 
 @dataclass(frozen=True)
@@ -200,7 +236,7 @@ def text_part(text: TextStateSource, videos: Mapping[str, Sequence[FrameQuestion
     for video, frames in videos.items():
         items[video] = {}
         for frame in frames:
-            trees = text.reader.trees(frame)
+            trees = text.reader.prompt_trees(frame)
             rows = sum(len(tree.prompt) + len(tree.tokens) for tree in trees)
             items[video][frame.frame] = (text.reader.key(frame, trees)[2], rows)
     return Part(text, videos, items)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from surgvivqa.config import CheckConfig, check_ranges, clip_length
+from surgvivqa.config import TrainConfig, check_ranges, clip_length, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import FrameStore, find_missing_frames, find_unreadable_frames
-from surgvivqa.data.index import Frames, open_questions
+from surgvivqa.data.index import IndexedFrames, open_questions
 from surgvivqa.data.labels import LABELS, parse_label
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
@@ -34,6 +34,14 @@ class Result:
     name: str
     status: str
     message: str
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Checks everything that can go wrong before a run. Takes train's flags."""
+
+    json: bool = flag("Print the results as JSON.", False)
+    frames_to_open: int = flag("How many frames to decode, spread over the videos; 0 for all.", 200, least=0)
 
 
 def check(config: CheckConfig) -> int:
@@ -75,14 +83,16 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     if config.ssgvqa_root is None or config.image_root is None:
         yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
         return
-    found: dict[str, Frames] = {}
+    found: dict[str, IndexedFrames] = {}
     for result, asked in _questions(config, splits):
         yield result
         found[result.name] = asked
-    frames = Frames.joined(found.values())
+    frames = IndexedFrames.concatenate(found.values())
     if not frames:
         return
-    groups = [Frames.joined(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))]
+    groups = [
+        IndexedFrames.concatenate(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))
+    ]
     try:
         store = build_frame_store(config, config.image_root, clip_length(config))
         yield from _frames(store, [group for group in groups if group], config)
@@ -125,16 +135,16 @@ def _labels() -> Result:
     return Result("labels", "PASS" if good else "FAIL", f"{len(LABELS)} labels, each found again at its own index.")
 
 
-def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Frames]]:
+def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, IndexedFrames]]:
     assert config.ssgvqa_root is not None
     for name in SPLIT_NAMES:
         if not splits.videos(name):
-            yield Result(name, "WARN", "no video in this split."), Frames()
+            yield Result(name, "WARN", "no video in this split."), IndexedFrames()
             continue
         try:
             frames, report = open_questions(config.ssgvqa_root, splits.videos(name), strict=config.strict)
         except SurgViVQAError as error:
-            yield Result(name, "FAIL", str(error)), Frames()
+            yield Result(name, "FAIL", str(error)), IndexedFrames()
             continue
         left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
         message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
@@ -145,7 +155,7 @@ def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Fr
         yield Result(name, status, message), frames
 
 
-def _frames(store: FrameStore, groups: Sequence[Frames], config: CheckConfig) -> Iterator[Result]:
+def _frames(store: FrameStore, groups: Sequence[IndexedFrames], config: CheckConfig) -> Iterator[Result]:
     """``groups`` are the frames of train, and those of eval: each command has a bound of its own."""
     limits = [_allowed(config, group) for group in groups]
     absent = [find_missing_frames(store, group) for group in groups]

@@ -3,17 +3,20 @@
 import dataclasses
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from surgvivqa.checkpoints.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.checkpoints.hub import is_name, push
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.loading import export_pth, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.model_card import is_licence, trained_parts, write_model_card
 from surgvivqa.checkpoints.published import Names
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
-from surgvivqa.config import ModelConfig
+from surgvivqa.commands.load_model import load_model
+from surgvivqa.config import OptionalModelConfig, flag
 from surgvivqa.evaluation.bootstrap import FIGURES
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
@@ -24,37 +27,40 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass(kw_only=True)
 class ConvertConfig:
-    """Reads a checkpoint of any form and writes it in another."""
+    """Reads a checkpoint of any form and writes it in another.
 
-    checkpoint: Path
-    """What to read: a run folder, its best/, a folder in Hugging Face's or PEFT's format, a file in the published form
-    (.pth, .safetensors), a name on the hub, or tiny."""
-    output: Path
-    """What to write: a folder, or for --to published a file."""
-    to: Literal["huggingface", "peft", "published"] = "huggingface"
-    """huggingface: a folder for from_pretrained, with processor and model card; peft: the adapters alone in PEFT's
-    format; published: a .pth state dict as SurgViVQA's own loader reads it."""
-    tensors: Literal["all", "trained"] | None = None
-    """all makes a checkpoint that needs nothing else; trained leaves out what the published parts give back (default:
-    all for huggingface, trained for published)."""
-    merge: bool = False
-    """Add the LoRA adapters into the decoder's own weights: the same answers without PEFT, but no adapters any more."""
-    names: Names = "transformers4"
-    """For --to published: VideoMAE's parameter names as Transformers 4 or 5 has them."""
-    max_shard_size: str = "5GB"
-    """Larger weights are written in several files with an index."""
-    metrics: Path | None = None
-    """metrics.json of eval for the model card (default: the run folder's eval-test)."""
-    licence: str | None = None
-    """The weights' licence on the model card (default: the data's, CC BY-NC-SA 4.0)."""
-    push_to_hub: str | None = None
-    """Also upload the folder to this repository, USER/MODEL; wants a login by hf auth login."""
-    private: bool = False
-    """Make that repository a private one."""
-    overwrite: bool = False
-    """Replace a checkpoint that --output already holds."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """What a lone .pth or adapters from elsewhere are read as; a run folder brings its own."""
+    A model flag is used for a checkpoint without settings of its own (a lone .pth, or adapters of another tool).
+    """
+
+    checkpoint: Path = flag(
+        "What to read: a run folder, its best/, a folder in Hugging Face's or PEFT's format, a .pth or .safetensors file "
+        "in the published form, a hub name, or tiny."
+    )
+    output: Path = flag("What to write: a folder, or for --to published a file.")
+    to: Literal["huggingface", "peft", "published"] = flag(
+        "huggingface: a folder for from_pretrained, with processor and model card. peft: the adapters alone in PEFT's "
+        "format. published: a .pth state dict that SurgViVQA's own loader reads.",
+        "huggingface",
+    )
+    tensors: Literal["all", "trained"] | None = flag(
+        "all: a checkpoint that needs nothing else. trained: without what the published parts provide. Default: all for "
+        "huggingface, trained for published.",
+        None,
+    )
+    merge: bool = flag(
+        "Merge the LoRA adapters into the decoder's weights: the same answers without PEFT, but without adapters.",
+        False,
+    )
+    names: Names = flag("For --to published: VideoMAE's parameter names as in Transformers 4 or 5.", "transformers4")
+    max_shard_size: str = flag("Larger weights are written in several files with an index.", "5GB")
+    metrics: Path | None = flag("metrics.json of eval for the model card. Default: the run folder's eval-test.", None)
+    licence: str | None = flag("Licence of the weights on the model card. Default: the data's, CC BY-NC-SA 4.0.", None)
+    push_to_hub: str | None = flag("Also upload the folder to this repository, USER/MODEL; needs hf auth login.", None)
+    private: bool = flag("Make that repository private.", False)
+    overwrite: bool = flag("Replace a checkpoint that --output already holds.", False)
+    model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=OptionalModelConfig
+    )
 
 
 def convert(config: ConvertConfig) -> int:
@@ -66,7 +72,7 @@ def convert(config: ConvertConfig) -> int:
     _refuse_flags(config)
     _refuse_output(config)
     metrics = _metrics(config) if config.to != "published" else None
-    bundle = load_checkpoint(config.checkpoint, config.model)
+    bundle = load_model(config.checkpoint, config.model, overridable=())
     trained = trained_parts(bundle)
     if config.merge:
         if not bundle.model.config.lora:

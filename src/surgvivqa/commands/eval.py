@@ -1,21 +1,31 @@
-"""Closed-set evaluation: every label scored for every question, a frame encoded once; and answers to one question."""
+"""``surgvivqa eval``: scores every label for every question of a split; each frame is encoded once."""
 
+import dataclasses
 import functools
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
-from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
-from surgvivqa.config import EvalConfig, PredictConfig, check_ranges
+from surgvivqa.checkpoints.loading import PACKAGED
+from surgvivqa.commands.load_model import load_model
+from surgvivqa.config import (
+    FeatureCacheConfig,
+    DataConfig,
+    OptionalModelConfig,
+    ScoreNorm,
+    check_ranges,
+    flag,
+)
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions, question_counts, subsample
-from surgvivqa.data.labels import LABELS
-from surgvivqa.data.splits import load_splits, overlap
+from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.bootstrap import FIGURES, bootstrap_intervals
 from surgvivqa.evaluation.inference import predict_frames
@@ -28,7 +38,38 @@ from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.loader_workers import explain_lost_workers
 
 log = logging.getLogger("surgvivqa")
-_LEAK = "This model's mask is bidirectional: a label is scored by states that have seen it. Use it to reproduce only."
+
+
+@dataclass(kw_only=True)
+class EvalConfig(FeatureCacheConfig, DataConfig):
+    """Scores all labels for every question of a split and writes predictions.jsonl and metrics.json.
+
+    A model flag is used for a checkpoint without settings of its own (a lone .pth). --prompt-mode, --mask and
+    --max-length override those of any checkpoint.
+    """
+
+    checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny: the packaged base.")
+    output: Path | None = flag("Folder of the results. Default: eval-<split> in the run folder.", None)
+    split: Literal["train", "val", "test"] = flag("Which videos.", "test")
+    score_norm: ScoreNorm = flag(
+        "A label's score: the sum of its tokens' log-probabilities, or their mean (the published way, which favours "
+        "long labels).",
+        "sum",
+    )
+    scores: bool = flag("Also write the log-probabilities of all labels for every question.", False)
+    answer_only: bool = flag(
+        "Skip the scores of labels that cannot win: the same answers, faster; probability and top5 are null.", False
+    )
+    batch_size: int = flag(
+        "Questions in a pass; the questions of one frame share its encoding in any case. Raise it on a GPU.",
+        40,
+        least=1,
+    )
+    max_samples: int | None = flag("Score at most this many questions, spread over the videos.", None, least=1)
+    bf16: bool = flag("Run in bfloat16, on a GPU.", False)
+    model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
+        default_factory=OptionalModelConfig
+    )
 
 
 def prepare(
@@ -45,24 +86,15 @@ def prepare(
         raise InputError("--answer-only leaves scores out, so it cannot go with --scores; give one of them.")
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only bounds sums; under --score-norm mean it would spare nothing, so leave it out.")
-    bundle = load_checkpoint(config.checkpoint, config.model)
+    bundle = load_model(config.checkpoint, config.model)
     settings, run = bundle.settings, bundle.run
-    if config.max_length is not None:
-        settings.max_length = config.max_length
-    for name in ("prompt_mode", "mask"):
-        wanted = getattr(config, name)
-        if wanted is not None and wanted != getattr(settings, name):
-            log.warning("The checkpoint was trained with %s %s, not %s.", name, getattr(settings, name), wanted)
-            setattr(settings, name, wanted)
-    if settings.mask == "bidirectional":
-        log.warning(_LEAK)
-        if config.answer_only:
-            raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
+    if settings.mask == "bidirectional" and config.answer_only:
+        raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
     questions_root = _root(config.ssgvqa_root, run.get("ssgvqa_root"), "--ssgvqa-root")
     image_root = _root(config.image_root, run.get("image_root"), "--image-root")
     splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
     videos = load_splits(splits_dir).videos(config.split)
-    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    seen = shared_videos(videos, run.get("train_videos") or ()) if config.split != "train" else []
     if seen:
         raise InputError(
             f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on; its figures "
@@ -177,24 +209,6 @@ def format_figures(figures: dict[str, Any]) -> str:
     else:
         lines.append("no 95% intervals: they need at least two videos")
     return "\n".join(lines)
-
-
-def predict(config: PredictConfig) -> int:
-    """Prints the likeliest answers to one question about a frame or clip."""
-    bundle = load_checkpoint(config.checkpoint, config.model)
-    if bundle.settings.mask == "bidirectional":
-        log.warning(_LEAK)
-    processor = bundle.processor()
-    inputs = processor([config.image], config.question)
-    answers = processor.answers(bundle.model.score(**inputs), max(1, min(config.top, len(LABELS))))[0]
-    if config.json:
-        print(
-            json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
-        )
-    else:
-        for answer, chance in answers:
-            print(f"{answer:<24}{100 * chance:6.2f} %")
-    return 0
 
 
 def _root(given: Path | None, saved: str | None, flag: str) -> Path:

@@ -24,6 +24,7 @@ class PromptTokenizer:
         tokenizer: the decoder's Hugging Face tokenizer; its end-of-text token is the only special token used.
         prompt_mode: ``simple`` or ``choices``.
         max_length: the longest prompt with its label allowed, in tokens.
+        model_limit: the longest that the model can hold; None if it is not known.
 
     Raises:
         InputError: a label has no token, or must be terminated and the tokenizer has no end-of-text token.
@@ -33,10 +34,11 @@ class PromptTokenizer:
         terminated: the labels that end with the end-of-text token.
     """
 
-    def __init__(self, tokenizer: Any, prompt_mode: str, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, prompt_mode: str, max_length: int, model_limit: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.prompt_mode = prompt_mode
-        self.max_length = max_length
+        self.max_length = max_length if model_limit is None else min(max_length, model_limit)
+        self.model_limit = model_limit
         self.label_ids: list[list[int]] = [self._continuation(build_target(label)) for label in LABELS]
         if not all(self.label_ids):
             raise InputError(
@@ -82,10 +84,14 @@ class PromptTokenizer:
         """
         length, question = self.longest_prompt(*frames)
         if length > self.max_length:
+            fits = self.model_limit is None or length <= self.model_limit
+            advice = (
+                f"use --max-length {length}" if fits else "use --prompt-mode simple, or a model with more positions"
+            )
+            what = "--max-length is" if fits else "the model holds"
             raise InputError(
                 f"The {self.prompt_mode} prompt of {question!r} takes {length} tokens with its answer, but "
-                f"--max-length is {self.max_length}, so its answer would be cut off; "
-                f"use --max-length {-(-length // 32) * 32}."
+                f"{what} {self.max_length}, so its answer would be cut off; {advice}."
             )
 
 

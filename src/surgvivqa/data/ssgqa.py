@@ -88,7 +88,9 @@ class ReadReport:
         }
 
 
-def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> FrameQuestions | None:
+def read_question_file(
+    path: Path, video: str, frame: int, report: ReadReport, strict: bool = False
+) -> FrameQuestions | None:
     """Reads one question file into a frame, counting in ``report`` what is left out.
 
     Returns:
@@ -221,8 +223,8 @@ def read_split(
     report = ReadReport()
     frames = []
     for video in find_videos(root, videos, missing):
-        for number in question_files(root / video):
-            frame = read_file(root / video / f"{number}.txt", video, number, report, strict)
+        for number in list_question_files(root / video):
+            frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict)
             if frame is not None:
                 frames.append(frame)
     check_any_file(root, videos, report)
@@ -260,7 +262,7 @@ def is_synthetic(root: Path) -> bool:
     return (root.parent / "synthetic.json").is_file()
 
 
-def frame_number(name: str) -> int | None:
+def parse_frame_number(name: str) -> int | None:
     """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
     stem = name.removesuffix(".txt")
     if stem == name or len(stem) > _MOST_DIGITS or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
@@ -268,14 +270,14 @@ def frame_number(name: str) -> int | None:
     return int(stem)
 
 
-def question_files(folder: Path) -> list[int]:
+def list_question_files(folder: Path) -> list[int]:
     """The frame numbers of a folder's question files, in order.
 
     Raises:
         InputError: the folder cannot be read.
     """
     try:
-        return sorted(number for path in folder.iterdir() if (number := frame_number(path.name)) is not None)
+        return sorted(number for path in folder.iterdir() if (number := parse_frame_number(path.name)) is not None)
     except OSError as error:
         raise InputError(_locked(folder, error)) from None
 

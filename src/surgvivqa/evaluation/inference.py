@@ -115,16 +115,16 @@ def predict_frames(
         if inputs is None:
             continue
         passes = list(_passes(asked, batch_size))
-        memory = CrossAttentionCache(tokens(inputs), reuse=answer_only or len(passes) > 1)
+        video = CrossAttentionCache(tokens(inputs), reuse=answer_only or len(passes) > 1)
         for rows in passes:
             ids = [[prompts.prompt_ids(q.question) for q in row] for row in rows]
             questions = [q for row in rows for q in row]
             if answer_only:
-                labels, sums, _ = best_labels(bundle.model, ids, memory, trie, mask)
+                labels, sums, _ = best_labels(bundle.model, ids, video, trie, mask)
                 _refuse_not_finite(questions, sums)
                 records += [_record(q, LABELS[c]) for q, c in zip(questions, labels.tolist(), strict=True)]
                 continue
-            scores = score_labels(bundle.model, ids, memory, trie, mask).float().cpu()
+            scores = score_labels(bundle.model, ids, video, trie, mask).float().cpu()
             _refuse_not_finite(questions, scores.sum(dim=1))
             figures = normalise_scores(scores, trie, score_norm)
             for question, row, ranking, probability in zip(questions, scores, *figures, strict=True):
@@ -132,7 +132,7 @@ def predict_frames(
                 records[-1]["loss"] = -float(row[question.label])
                 if keep_scores:
                     records[-1]["scores"] = row.tolist()
-        del memory  # before the next frames are encoded
+        del video  # before the next frames are encoded
     return records
 
 

@@ -62,7 +62,7 @@ class TextReader:
     mask: str
     cache: FeatureCache
 
-    def trees(self, frame: FrameQuestions) -> list[PromptTree]:
+    def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
         """The prompt trees of all questions of a frame, as training packs them."""
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
@@ -91,13 +91,13 @@ class TextReader:
             FrameError: an image is missing, or the cache file is damaged there; it names the frame.
         """
         with name_frame_in_errors(frame):
-            return self.cache.get(*self.key(frame, self.trees(frame)))
+            return self.cache.get(*self.key(frame, self.prompt_trees(frame)))
 
     def read_requests(self, requests: Sequence[FrameRequest]) -> TextInputs:
         """Returns the inputs of the questions that are asked; see ``FeatureReader``."""
         keys, token_ranges, uncached, states = [], [], [], []
         for frame, chosen in requests:
-            trees = self.trees(frame)
+            trees = self.prompt_trees(frame)
             ends = [0]
             for tree in trees:
                 ends.append(ends[-1] + len(tree.prompt) + len(tree.tokens))

@@ -71,10 +71,10 @@ class TextStateSource:
             self.hits += 1
             return item.to(self.video.device).float()
         self.misses += 1
-        memory = CrossAttentionCache(self.video(uncached.video))
+        video = CrossAttentionCache(self.video(uncached.video))
         packed = pack_stream([uncached.trees], self.reader.mask, len(uncached.trees)).to(self.video.device)
         with torch.autocast(self.video.device.type, enabled=False):
-            states = self.model.text_states(packed, memory, build_layouts(packed, memory.tokens.dtype)[0])
+            states = self.model.text_states(packed, video, build_layouts(packed, video.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
 
     def flush(self) -> None:

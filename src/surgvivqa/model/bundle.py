@@ -51,6 +51,12 @@ class ModelBundle:
     report: str = ""
 
     def __post_init__(self) -> None:
+        self.apply_settings()
+
+    def apply_settings(self) -> None:
+        """Copies the settings that the model computes with into its configuration; fills in the maximum length."""
+        if self.settings.max_length is None:
+            self.settings.max_length = self.model.config.max_tokens
         for name in ("video_pool", "mask", "prompt_mode"):
             setattr(self.model.config, name, getattr(self.settings, name))
 
@@ -61,7 +67,8 @@ class ModelBundle:
 
     def prompt_tokenizer(self) -> PromptTokenizer:
         """Prompts and labels to token ids, with this model's prompt mode and maximum length."""
-        return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length)
+        limit = self.model.config.max_tokens
+        return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length or limit, limit)
 
     def processor(self) -> SurgViVQAProcessor:
         """The Hugging Face processor of this model."""
@@ -74,5 +81,5 @@ class ModelBundle:
             clip_mode=settings.clip_mode,
             clip_stride=settings.clip_stride,
             prompt_mode=settings.prompt_mode,
-            max_length=settings.max_length,
+            max_length=settings.max_length or self.model.config.max_tokens,
         )

@@ -49,6 +49,19 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.mask, self.prompt_mode = mask, prompt_mode
         super().__init__(**kwargs)
 
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt with its answer, in tokens, that both text encoder and decoder can hold."""
+        return max_tokens(self.text_config, self.decoder_config)
+
+
+def max_tokens(text_config: Any, decoder_config: Any) -> int:
+    """The smallest of the numbers of positions of a text encoder and a decoder, and of the decoder's sliding window."""
+    limits = [text_config.max_position_embeddings, getattr(decoder_config, "max_position_embeddings", None)]
+    if getattr(decoder_config, "use_sliding_window", True):
+        limits.append(getattr(decoder_config, "sliding_window", None))
+    return min(limit for limit in limits if limit is not None)
+
 
 def _as_config(value: Any, cls: Any) -> Any:
     if value is None:

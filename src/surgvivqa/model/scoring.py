@@ -124,75 +124,102 @@ def best_labels(
     if mask == "bidirectional":
         raise ValueError("under the bidirectional mask every label needs a pass of its own")
     cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
-    questions = [(frame, prompt) for frame, row in enumerate(prompts) for prompt in row]
-    longest_prompt = max(len(prompt) for _, prompt in questions)
-    kv_caches = (KVCache(), KVCache())  # the text encoder's and the decoder's
-    search = _Search(trie, len(questions))
-
-    trees: list[list[PromptTree]] = [[] for _ in prompts]
-    for q, (frame, prompt) in enumerate(questions):
-        trees[frame].append(PromptTree(prompt, (), (), trie.edges_from(ROOT), q))
-    packed = pack_stream(trees, mask, len(questions))
-    log_probs = _cached_log_probs(model, packed, cache, write_caches=kv_caches).view(len(questions), -1).cpu()
+    search = _Search(model, prompts, cache, trie, mask)
+    log_probs = search.run_prompts()
     if not log_probs.isfinite().all():
-        return torch.zeros(len(questions), dtype=torch.long), log_probs.sum(dim=1), 0
-    search.extend(ROOT, log_probs)
-
-    num_run, level = 0, [n for n, parent in enumerate(trie.parents) if parent == ROOT]
-    while level:
-        open_nodes = search.open_nodes(level)
-        active = [q for q, nodes in enumerate(open_nodes) if nodes]
-        if not active:
-            break
-        trees = [[] for _ in prompts]
-        targets: list[tuple[int, Edge]] = []  # the question and the edge of each target
-        for row, q in enumerate(active):
-            frame, prompt = questions[q]
-            tree, edges = _subtree(trie, prompt, open_nodes[q], row)
-            trees[frame].append(tree)
-            targets += [(q, edge) for edge in edges]
-            num_run += len(tree.tokens)
-        packed = pack_stream(trees, mask, len(active), cached_length=longest_prompt)
-        rows = torch.tensor(active)
-        values = _cached_log_probs(model, packed, cache, read_caches=kv_caches, read_rows=rows).tolist()
-        found = dict(zip(targets, values, strict=True))
-        for node in level:
-            edges = trie.edges_from(node)
-            search.extend(
-                node,
-                torch.tensor([[found.get((q, edge), torch.nan) for edge in edges] for q in range(len(questions))]),
-            )
+        return torch.zeros(len(log_probs), dtype=torch.long), log_probs.sum(dim=1), 0
+    level = [n for n, parent in enumerate(trie.parents) if parent == ROOT]
+    while level and search.run_level(level):
         level = [n for n, parent in enumerate(trie.parents) if parent in level]
     best, order = search.scores.sort(dim=1, descending=True, stable=True)
-    return order[:, 0], best[:, 0], num_run
+    return order[:, 0], best[:, 0], search.nodes_run
 
 
 class _Search:
-    """What is known of Q questions' paths through the trie.
+    """Branch and bound over the trie, for Q questions at once.
 
-    ``scores`` ``[Q, C]`` holds the scores of the labels completed so far, -inf for the others; ``sums[node]`` ``[Q]``
-    the summed log-probability of the path to a node, NaN where its parent did not run.
+    Attributes:
+        scores: ``[Q, C]`` float32, the scores of the labels completed so far; -inf for the others.
+        sums: for each node, ``[Q]`` float32, the summed log-probability of the path to it; NaN where its parent did not
+            run.
+        nodes_run: how many nodes ran in all, over all questions.
     """
 
-    def __init__(self, trie: LabelTrie, num_questions: int) -> None:
-        self.trie = trie
-        self.sums = {ROOT: torch.zeros(num_questions)}
-        self.scores = torch.full((num_questions, len(trie.label_ids)), -torch.inf)
+    def __init__(
+        self,
+        model: PackedModel,
+        prompts: Sequence[Sequence[Sequence[int]]],
+        video: CrossAttentionCache,
+        trie: LabelTrie,
+        mask: str,
+    ) -> None:
+        self.model, self.video, self.trie, self.mask = model, video, trie, mask
+        self.num_frames = len(prompts)
+        self.questions = [(frame, prompt) for frame, row in enumerate(prompts) for prompt in row]
+        self.kv_caches = (KVCache(), KVCache())  # the text encoder's and the decoder's
+        self.sums = {ROOT: torch.zeros(len(self.questions))}
+        self.scores = torch.full((len(self.questions), len(trie.label_ids)), -torch.inf)
+        self.nodes_run = 0
 
-    def extend(self, node: int, log_probs: Tensor) -> None:
-        """Follows a node's edges, given their log-probabilities ``[Q, number of edges]``."""
+    def run_prompts(self) -> Tensor:
+        """Runs the prompts, fills the KV caches, and returns the root's edges' log-probabilities ``[Q, edges]``."""
+        edges = self.trie.edges_from(ROOT)
+        trees: list[list[PromptTree]] = [[] for _ in range(self.num_frames)]
+        for q, (frame, prompt) in enumerate(self.questions):
+            trees[frame].append(PromptTree(prompt, (), (), edges, q))
+        packed = pack_stream(trees, self.mask, len(self.questions)).to(self.video.tokens.device)
+        layouts = build_layouts(packed, self.video.tokens.dtype)
+        for layout, kv_cache in zip(layouts, self.kv_caches, strict=True):
+            layout.write_cache = kv_cache
+        log_probs = self._log_probs(packed, layouts).view(len(self.questions), len(edges)).cpu()
+        self._extend(ROOT, log_probs)
+        return log_probs
+
+    def run_level(self, level: Sequence[int]) -> bool:
+        """Runs the nodes of a trie level whose bound reaches their question's best score; False where there is none."""
+        open_nodes = self._open_nodes(level)
+        active = [q for q, nodes in enumerate(open_nodes) if nodes]
+        if not active:
+            return False
+        trees: list[list[PromptTree]] = [[] for _ in range(self.num_frames)]
+        targets: list[tuple[int, Edge]] = []  # the question and the edge of each target
+        for row, q in enumerate(active):
+            frame, prompt = self.questions[q]
+            tree, edges = _subtree(self.trie, prompt, open_nodes[q], row)
+            trees[frame].append(tree)
+            targets += [(q, edge) for edge in edges]
+            self.nodes_run += len(tree.tokens)
+        longest_prompt = max(len(prompt) for _, prompt in self.questions)
+        packed = pack_stream(trees, self.mask, len(active), cached_length=longest_prompt).to(self.video.tokens.device)
+        layouts = build_layouts(packed, self.video.tokens.dtype)
+        for layout, kv_cache in zip(layouts, self.kv_caches, strict=True):
+            layout.read_cache, layout.read_rows = kv_cache, torch.tensor(active, device=self.video.tokens.device)
+        log_probs = dict(zip(targets, self._log_probs(packed, layouts).tolist(), strict=True))
+        for node in level:
+            edges = self.trie.edges_from(node)
+            table = [[log_probs.get((q, edge), torch.nan) for edge in edges] for q in range(len(self.questions))]
+            self._extend(node, torch.tensor(table))
+        return True
+
+    def _open_nodes(self, level: Sequence[int]) -> list[list[int]]:
+        """For each question, the nodes of a level whose bound reaches its best score."""
+        bounds = torch.stack([self.sums[n] for n in level], dim=1)
+        reaches = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
+        return [[n for n, is_open in zip(level, row, strict=True) if is_open] for row in reaches.tolist()]
+
+    def _log_probs(self, packed: PackedStream, layouts: tuple[AttentionLayout, AttentionLayout]) -> Tensor:
+        """Log-probabilities ``[T]`` of the targets, from a pass that writes or reads the KV caches."""
+        text = self.model.text_states(packed, self.video, layouts[0])
+        return self.model.log_probs_at(packed, self.model.decoder_states(packed, text, layouts[1]))
+
+    def _extend(self, node: int, log_probs: Tensor) -> None:
+        """Extends the paths by a node's edges, given their log-probabilities ``[Q, edges]``."""
         for edge, column in zip(self.trie.edges_from(node), log_probs.unbind(dim=1), strict=True):
             reached = self.sums[node] + column
             if edge in self.trie.ends:
                 self.scores[:, self.trie.ends[edge]] = torch.where(reached.isnan(), -torch.inf, reached)
             if edge in self.trie.children:
                 self.sums[self.trie.children[edge]] = reached
-
-    def open_nodes(self, level: Sequence[int]) -> list[list[int]]:
-        """For each question, the nodes of a level whose bound reaches its best score."""
-        bounds = torch.stack([self.sums[n] for n in level], dim=1)
-        reaches = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
-        return [[n for n, is_open in zip(level, row, strict=True) if is_open] for row in reaches.tolist()]
 
 
 def _subtree(
@@ -205,26 +232,6 @@ def _subtree(
     parents = [tree.index(trie.parents[n]) if trie.parents[n] != ROOT else ROOT for n in tree]
     targets = [(tree.index(node), token) for node, token in edges]
     return PromptTree(prompt, tokens, parents, targets, question), edges
-
-
-def _cached_log_probs(
-    model: PackedModel,
-    packed: PackedStream,
-    cache: CrossAttentionCache,
-    write_caches: tuple[KVCache, KVCache] | None = None,
-    read_caches: tuple[KVCache, KVCache] | None = None,
-    read_rows: Tensor | None = None,
-) -> Tensor:
-    """Log-probabilities ``[T]`` of the targets, from a pass that writes or reads the two models' KV caches."""
-    device = cache.tokens.device
-    packed = packed.to(device)
-    layouts = build_layouts(packed, cache.tokens.dtype)
-    for n, layout in enumerate(layouts):
-        layout.write_cache = write_caches[n] if write_caches else None
-        layout.read_cache = read_caches[n] if read_caches else None
-        layout.read_rows = read_rows.to(device) if read_rows is not None else None
-    text = model.text_states(packed, cache, layouts[0])
-    return model.log_probs_at(packed, model.decoder_states(packed, text, layouts[1]))
 
 
 def normalise_scores(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:

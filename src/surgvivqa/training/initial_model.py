@@ -6,8 +6,7 @@ from surgvivqa.checkpoints.adapters import merged, with_adapters
 from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
-from surgvivqa.checkpoints.settings import MODEL_FIELDS
-from surgvivqa.config import ModelConfig, TrainConfig, clip_length
+from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flags_of, option
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (
     apply_freezing,
@@ -17,10 +16,6 @@ from surgvivqa.model.freezing import (
     lora_settings,
 )
 from surgvivqa.utils.errors import InputError
-
-# Settings that the weights decide: a flag may repeat the checkpoint's value but not contradict it.
-_FIXED_BY_CHECKPOINT = ("preset", "video_model", "text_model", "decoder_model", "text_embeddings", "num_frames")
-_FIXED_BY_ADAPTERS = ("lora_r", "lora_alpha", "lora_dropout")
 
 
 def build_for_training(config: TrainConfig) -> ModelBundle:
@@ -33,7 +28,7 @@ def build_for_training(config: TrainConfig) -> ModelBundle:
     """
     check_cache_flags(config)
     clip_length(config)  # validates --num-frames
-    settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FIELDS})
+    settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FLAGS})
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
         start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt")
@@ -65,14 +60,14 @@ def _adopt_checkpoint(
     """
     has_adapters = bool(start.model.config.lora)
     start.settings.num_frames = start.model.config.video_config.num_frames
-    fixed = [*_FIXED_BY_CHECKPOINT, *(_FIXED_BY_ADAPTERS if has_adapters and lora is not None else ())]
+    fixed_by = ("weights", "adapters") if has_adapters and lora is not None else ("weights",)
     defaults = ModelConfig()
-    for name in fixed:
+    for name, flag in flags_of(ModelConfig).items():
+        if flag.fixed_by not in fixed_by:
+            continue
         asked, has = getattr(settings, name), getattr(start.settings, name)
         if asked not in (has, getattr(defaults, name)):
-            raise InputError(
-                f"--{name.replace('_', '-')} {asked} contradicts {source}, which has {has}; leave the flag out."
-            )
+            raise InputError(f"{option(name)} {asked} contradicts {source}, which has {has}; leave the flag out.")
         setattr(settings, name, has)
     if has_adapters and lora is None:
         start = merged(start)

@@ -28,7 +28,7 @@ import yaml
 from filelock import Timeout, UnixFileLock
 
 from surgvivqa.checkpoints.loading import export_pth, save_checkpoint
-from surgvivqa.config import TrainConfig, plain_yaml, save_yaml
+from surgvivqa.config import TrainConfig, changed_flags, option, plain_yaml, save_yaml
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import Progress, find_state, save_state, step_folders
@@ -43,11 +43,6 @@ FINISHED = "finished.json"
 # Removed in this order: what marks a run as finished or resumable comes first, so that a kill in between leaves no
 # folder that claims more than it holds.
 RUN_FILES = (FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth")
-# Flags that change no number of a run, or whose effect ``resume.compute_fingerprint`` compares.
-_FREE = frozenset(
-    "checkpoint_dir log_file overwrite resume max_hours workers keep_checkpoints save_every_steps log_interval "
-    "ssgvqa_root image_root gradient_accumulation_steps on_bad_frame max_bad_frames".split()
-)
 _REMOVED = ".removed"
 _JOB = ".job"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # from file systems without locks
@@ -174,20 +169,14 @@ class RunFolder:
         try:
             refuse_odd_file(path)
             saved = plain_yaml(path)
-            was = {name: saved[name] for name in saved if name not in _FREE}
-        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            changed = changed_flags(TrainConfig, saved, config)
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
             raise InputError(
                 f"--checkpoint-dir {self.path} holds a run whose config.yaml is missing or cannot be read; give "
                 f"another folder, or --overwrite."
             ) from None
-        now = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _FREE}
-        now = {name: str(value) if isinstance(value, Path) else value for name, value in now.items()}
-        usual = {f.name: f.default for f in dataclasses.fields(config)}
-        for values in (was, now):  # where the cache lies does not matter; whether there is one does: it rounds
-            values["cache"] = values.get("cache") is not None
-        changed = [name for name in now if was.get(name, usual[name]) != now[name]]
         if changed:
-            shown = ", ".join(f"--{n.replace('_', '-')} was {was.get(n, usual[n])}, is {now[n]}" for n in changed)
+            shown = ", ".join(f"{option(name)} was {was}, is {now}" for name, (was, now) in changed.items())
             raise InputError(
                 f"--checkpoint-dir {self.path} holds a run with other flags ({shown}); give the same flags to resume "
                 f"it, or another folder, or --overwrite."

@@ -33,6 +33,7 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.precision import resolve_precision
 from surgvivqa.training.resume import Progress, compute_fingerprint, load_moments, load_weights
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
 from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
@@ -73,9 +74,12 @@ def train(config: TrainConfig) -> int:
     """
     config = without_overwrite_if_requeued(_debug_limits(config) if config.debug else config)
     check_ranges(config)
+    automatic, config = config.bf16 is None, resolve_precision(config)
     advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
     with explain_lost_processes(advice), explain_lost_workers(advice):
-        accelerator = start_accelerator(config.fp16, config.bf16)
+        accelerator = start_accelerator(config.fp16, bool(config.bf16))
+        if automatic and config.bf16:
+            log.info("Training in bfloat16, which this GPU supports; --no-bf16 trains in float32.")
         set_seed(config.seed)
         with RunFolder(config.checkpoint_dir, accelerator.is_main_process) as folder:
             with raise_on_all_ranks():

@@ -9,12 +9,11 @@ import json
 import math
 import stat
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _LARGEST_JSON = 64_000_000  # bytes; an index of a large model's shards has a few hundred thousand
-_FRACTIONS = ("lora_alpha",)  # PEFT's files have fractions there
 _MOST_TOKENS = 100_000  # of a clip; 16 frames of 1,024 pixels in patches of 16 have 65,536
 
 
@@ -49,7 +48,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def flags_of(cls: type, values: Any) -> dict[str, Any]:
+def typed_values(cls: type, values: Any, fractions: Collection[str] = ()) -> dict[str, Any]:
     """Those of ``values`` that are flags of a dataclass, if each is of its flag's kind. Paths are text, as in JSON.
 
     Raises:
@@ -60,7 +59,7 @@ def flags_of(cls: type, values: Any) -> dict[str, Any]:
     hints = get_type_hints(cls)
     for name in hints.keys() & values.keys():
         value = values[name]
-        if not _fits(value, hints[name]) and not (name in _FRACTIONS and _finite(value)):
+        if not _fits(value, hints[name]) and not (name in fractions and _finite(value)):
             raise ValueError(f"its {name} is {_short(value)}, which is none of its values")
     return {name: values[name] for name in values if name in hints}
 

@@ -1,0 +1,54 @@
+"""A checkpoint's model for eval, predict and convert, with the model flags of the command line."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.config import PART_FLAGS, ModelConfig, OptionalModelConfig, given_flags, option
+from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.utils.errors import InputError
+
+log = logging.getLogger("surgvivqa")
+OVERRIDABLE = ("prompt_mode", "mask", "max_length")
+_LEAK = (
+    "The mask of this model is bidirectional: each label is scored by states that have seen it. Use it only to reproduce "
+    "published figures."
+)
+
+
+def load_model(checkpoint: Path, flags: OptionalModelConfig, overridable: Collection[str] = OVERRIDABLE) -> ModelBundle:
+    """Loads a checkpoint in eval mode.
+
+    A checkpoint that does not bring its own settings, such as a lone ``.pth``, is read with the given flags. One that
+    does keeps them: of its settings only ``overridable`` ones can be changed, with a warning.
+
+    Args:
+        checkpoint: a run folder, its ``best/``, a file, a hub name, or ``tiny``.
+        flags: the model flags that were given.
+        overridable: names of the flags that may differ from the checkpoint's settings.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded, or a flag contradicts it.
+    """
+    given = given_flags(flags)
+    bundle = load_checkpoint(checkpoint, ModelConfig(**given))
+    settings = bundle.settings
+    has = vars(settings) | {"num_frames": bundle.model.config.video_config.num_frames}
+    for name, value in given.items():
+        if value == has[name]:
+            continue
+        if name in PART_FLAGS:  # a folder given for a part that the checkpoint found by itself
+            log.warning("%s %s is not used: the checkpoint has %s.", option(name), value, has[name])
+        elif name not in overridable:
+            raise InputError(
+                f"{option(name)} {value} contradicts {checkpoint}, which has {has[name]}; leave the flag out."
+            )
+        else:
+            if name != "max_length":
+                log.warning("The checkpoint was trained with %s %s, not %s.", option(name), has[name], value)
+            setattr(settings, name, value)
+    bundle.apply_settings()
+    if settings.mask == "bidirectional":
+        log.warning(_LEAK)
+    return bundle
