@@ -34,8 +34,8 @@ from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureCache
 from surgvivqa.features.cache_file import DTYPES
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
-from surgvivqa.features.source import read_good_frames
-from surgvivqa.features.text_reader import TextInputs, TextReader
+from surgvivqa.features.source import FeatureReader, read_good_frames
+from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.features.text_states import TextStateSource, build_text_state_source
 from surgvivqa.features.video_tokens import VideoTokenSource, build_encoder_token_source, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
@@ -102,7 +102,7 @@ class Part:
 
 
 class _Missing(Dataset[Any]):
-    def __init__(self, frames: Sequence[FrameQuestions], reader: FrameReader | TextReader) -> None:
+    def __init__(self, frames: Sequence[FrameQuestions], reader: FeatureReader[Any]) -> None:
         self.frames, self.reader = frames, reader
 
     def __len__(self) -> int:
