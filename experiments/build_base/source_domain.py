@@ -5,7 +5,7 @@ palette, light, camera and tool size every few seconds, so a colour has to be se
 component. Its questions have other wordings.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,8 +47,8 @@ _COLOR_CHOICES: dict[str, tuple[str, ...]] = {
 class SourceDomain:
     """Drawn appearances, and questions with free-text answers as ``question|answer`` (``synthetic.domain.Domain``)."""
 
-    name = "source"
-    shot_seconds = 2
+    name: ClassVar[str] = "source"
+    shot_seconds: ClassVar[int] = 2
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

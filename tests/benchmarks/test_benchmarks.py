@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flops, profile, reference, run, scaling, scaling_report, switches
@@ -160,8 +161,9 @@ def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pyte
 
 def test_a_switch_that_changes_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_masks(model: SurgViVQAModel) -> AbstractContextManager[None]:
-        fused = attention.scaled_dot_product_attention
-        return switches.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+        return switches.patched(
+            attention, "scaled_dot_product_attention", lambda q, k, v, **_: scaled_dot_product_attention(q, k, v)
+        )
 
     monkeypatch.setitem(switches.WITHOUT, "activation", without_masks)
     with pytest.raises(SystemExit, match="without activation: numbers differ"):

@@ -16,7 +16,9 @@ import pytest
 from surgvivqa.cli import main
 from surgvivqa.commands.check import CheckConfig, Result, run_checks
 from surgvivqa.data import ssgqa
+from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions
+from surgvivqa.data.labels import parse_label
 from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
@@ -315,7 +317,7 @@ def test_real_lines_mutated_keep_them_too() -> None:
 def test_the_fuzz_run_finds_a_fault(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, parse_label = fuzz_parser.read_question_file, ssgqa.parse_label
+    read = ssgqa.read_question_file
 
     def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
         made = read(path, video, frame, report, strict)
@@ -332,7 +334,7 @@ def test_the_fuzz_run_finds_a_fault(
     if fault == "guesses":
         monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
     elif fault == "index":
-        monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
+        monkeypatch.setattr(VideoColumns, "frame", lambda self, row: None)
     else:
         monkeypatch.setattr(fuzz_parser, "read_question_file", faulty)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from experiments.build_base import build
 from experiments.build_base.build import build_base
 from experiments.build_base.config import BuildConfig
-from experiments.build_base.stages import PatchStage, QuestionStage
+from experiments.build_base.stages import PatchStage, QuestionStage, Stage
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.signals import StopSignals
 
 
 def config(out: Path, **more: Any) -> BuildConfig:
@@ -31,7 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "at"), [(PatchStage, 3), (QuestionStage, 0), (QuestionStage, 3)])
 def test_a_build_that_was_killed_goes_on_to_the_same_weights(
-    stage: type, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: type[Stage], at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(whole / "source", tmp_path / "source")
     real = stage.loss
@@ -57,7 +58,7 @@ def test_a_build_that_was_killed_goes_on_to_the_same_weights(
 def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(whole / "source", tmp_path / "source")
 
-    class Signalled(build.StopSignals):
+    class Signalled(StopSignals):
         def __enter__(self) -> Any:
             entered = super().__enter__()
             entered._caught = "SIGTERM"

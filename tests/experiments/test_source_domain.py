@@ -51,12 +51,12 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
                 objects = frame.scene_index.objects
                 if q.kind in ("component", "color", "type", "place"):
                     (only,) = meant[0]
-                    truth = {
+                    expected = {
                         "component": Wording(speaker).component(objects[only]["component"]),
                         "type": objects[only]["type"],
                         "color": objects[only]["color"], "place": objects[only]["location"],
                     }  # fmt: skip
-                    assert q.answer == truth[q.kind], q
+                    assert q.answer == expected[q.kind], q
                 if q.kind == "action":
                     (end,) = [m.objects for m in q.mentions if m.role in ("target", "end")]
                     names = {Wording(speaker).component(objects[i]["component"]) for i in end}
