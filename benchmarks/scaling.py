@@ -18,7 +18,7 @@ from benchmarks.project_model import MASK, Options
 from benchmarks.questions import make_questions, more_labels
 from benchmarks.timing import time_call, training_step
 from surgvivqa.data.packing import PackedStream, PromptTree, pack_stream
-from surgvivqa.features.cache import FeatureStore
+from surgvivqa.features.cache import FeatureCache
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import score_labels
 
@@ -82,14 +82,14 @@ def frames(o: Options) -> dict[str, Any]:
     reads, opening, disk = [], [], 0
     try:
         for before, count in itertools.pairwise([0, *counts]):
-            writer = FeatureStore(folder, made_of, FEATURE_WIDTH, "fp16", flush_every=512)
+            writer = FeatureCache(folder, made_of, FEATURE_WIDTH, "fp16", flush_every=512)
             for frame in range(before, count):
                 writer.put(f"VID{frame % VIDEOS:02d}", frame, 0, rows)
             for video in range(min(VIDEOS, count)):
                 writer.merge(f"VID{video:02d}")
             disk = writer.size()
             started = time.perf_counter()
-            reader = FeatureStore(folder, made_of, FEATURE_WIDTH, "fp16")
+            reader = FeatureCache(folder, made_of, FEATURE_WIDTH, "fp16")
             opening.append(time.perf_counter() - started)
             chosen = [rng.randrange(count) for _ in range(READS)]
             started = time.perf_counter()

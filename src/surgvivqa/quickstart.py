@@ -16,7 +16,7 @@ from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main as command
 from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
-from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
+from surgvivqa.data.labels import LABEL_INDEX, LABELS, parse_label
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, read_split
 from surgvivqa.evaluation.baselines import majority_baseline, question_only_baseline
@@ -127,7 +127,9 @@ def compare(config: QuickstartConfig, evaluated: dict[str, str]) -> dict[str, An
 
 
 def _accuracy(rows: list[dict[str, Any]]) -> float:
-    return float(np.mean([label_of(r["answer"]) == LABEL_INDEX[r["prediction"]] for r in rows])) if rows else math.nan
+    return (
+        float(np.mean([parse_label(r["answer"]) == LABEL_INDEX[r["prediction"]] for r in rows])) if rows else math.nan
+    )
 
 
 def _trained(ckpt: Path) -> float:

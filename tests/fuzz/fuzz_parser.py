@@ -6,7 +6,7 @@ A file starts as well-formed lines (generated; with ``--lines`` also those of th
 mutated up to five times: bytes, characters, fields, answers, lines, line ends, encodings, sizes. ``--only N`` makes and
 checks file N of a seed again.
 
-For every file: ``read_file`` raises nothing; each non-blank line is a question or has exactly one reason; questions,
+For every file: ``read_question_file`` raises nothing; each non-blank line is a question or has exactly one reason; questions,
 labels, line numbers, reasons and examples equal the oracle's; the report survives JSON. For every fourth file
 ``strict`` raises one sentence that names the file and the line where it must. A quarter of the files is also read
 through Arrow columns, a twentieth through an index file, with the same result.
@@ -33,7 +33,7 @@ from rich.progress import track
 
 from surgvivqa.data.columns import VideoColumns, parse_video
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import FrameQuestions, ReadReport, read_file
+from surgvivqa.data.ssgqa import FrameQuestions, ReadReport, read_question_file
 from surgvivqa.utils.errors import InputError
 from tests.fuzz.parser_oracle import LINE_REASONS, SPELLED, STRICT_REASONS, read_expected
 from tests.fuzz.question_files import make_file, read_lines, well_formed_lines
@@ -64,7 +64,7 @@ def check_file(
     """
     expected = read_expected(raw, size)
     report = ReadReport()
-    frame = read_file(path, VIDEO, number, report)
+    frame = read_question_file(path, VIDEO, number, report)
     questions = frame.questions if frame else ()
     got = [(q.line, q.question, q.answer, q.label, q.reasoning, q.type) for q in questions]
     check(got == expected.questions, f"questions {got[:3]}..., not {expected.questions[:3]}...")
@@ -101,7 +101,7 @@ def check_file(
         tally["files read strictly"] += 1
         first = next((f"{path}:{n}" if n else str(path) for r, n, _ in expected.reasons if r in STRICT_REASONS), None)
         try:
-            again = read_file(path, VIDEO, number, ReadReport(), strict=True)
+            again = read_question_file(path, VIDEO, number, ReadReport(), strict=True)
         except InputError as error:
             sentence = str(error)
             check(first is not None, f"strict rejects a valid file: {sentence}")
@@ -119,7 +119,7 @@ def check_columns(root: Path, numbers: Iterable[int], through_file: bool) -> Non
     """
     expected, frames = ReadReport(), []
     for number in sorted(numbers):
-        frame = read_file(root / VIDEO / f"{number}.txt", VIDEO, number, expected)
+        frame = read_question_file(root / VIDEO / f"{number}.txt", VIDEO, number, expected)
         frames += [frame] if frame else []
     if through_file:
         found, report = open_questions(root, [VIDEO], index_dir=root / "index")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
-from surgvivqa.data.splits import stem
+from surgvivqa.data.labels import LABEL_INDEX, LABELS, parse_label
+from surgvivqa.data.splits import base_video
 
 FIGURES = ("acc", "mAP", "mAR", "mAF1", "wF1")
 METHOD = "percentile bootstrap over videos"
@@ -30,13 +30,13 @@ def confusion_by_video(records: Sequence[dict[str, Any]]) -> tuple[list[str], ND
     Returns:
         The videos in order of their names, and ``[V, 51, 51]`` int64: questions by video, true label, predicted label.
     """
-    names = sorted({stem(r["video"]) for r in records})
+    names = sorted({base_video(r["video"]) for r in records})
     place, size = {name: i for i, name in enumerate(names)}, len(LABELS)
     cells = np.empty(len(records), np.int64)
     for i, record in enumerate(records):
-        truth = label_of(record["answer"])
+        truth = parse_label(record["answer"])
         assert truth is not None
-        cells[i] = (place[stem(record["video"])] * size + truth) * size + LABEL_INDEX[record["prediction"]]
+        cells[i] = (place[base_video(record["video"])] * size + truth) * size + LABEL_INDEX[record["prediction"]]
     return names, np.bincount(cells, minlength=len(names) * size * size).reshape(len(names), size, size)
 
 

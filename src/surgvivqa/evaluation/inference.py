@@ -13,8 +13,9 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions, Question
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
-from surgvivqa.features.video_tokens import VideoTokens
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader
+from surgvivqa.features.source import read_good_frames
+from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
@@ -27,7 +28,8 @@ FRAMES_A_PASS = 32  # whose keys and values for cross-attention are in memory to
 
 class _FrameGroups(Dataset[Any]):
     """Frames that are scored together, by number of the group: those that can be used, their inputs (None where none
-    can be), and the others."""
+    can be), and the others.
+    """
 
     def __init__(self, frames: Sequence[FrameQuestions], groups: Sequence[range], reader: FrameReader) -> None:
         self.frames, self.groups, self.reader = frames, groups, reader
@@ -36,7 +38,7 @@ class _FrameGroups(Dataset[Any]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> tuple[list[FrameQuestions], FrameInputs | None, tuple[BadFrame, ...]]:
-        inputs, good, bad = read_usable(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
+        inputs, good, bad = read_good_frames(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
         return [frame for frame, _ in good], inputs, bad
 
 
@@ -56,7 +58,7 @@ def frame_groups(counts: Iterable[int], most: int) -> list[range]:
 def predict_frames(
     bundle: ModelBundle,
     frames: Sequence[FrameQuestions],
-    tokens: VideoTokens,
+    tokens: VideoTokenSource,
     *,
     score_norm: str = "sum",
     batch_size: int = 40,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from surgvivqa.data.labels import LABEL_INDEX, label_of
+from surgvivqa.data.labels import LABEL_INDEX, parse_label
 
 # The authors' breakdown of template questions by type.
 TYPE_GROUPS = {
@@ -53,7 +53,8 @@ def accuracy_error(records: Sequence[dict[str, Any]]) -> float:
 
 def grouped_metrics(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The figures over all records, and ``by_reasoning``, ``by_type`` (the authors' groups and the raw types, of lines
-    that have a reasoning) and ``by_video``; ``acc_se`` is the standard error over videos."""
+    that have a reasoning) and ``by_video``; ``acc_se`` is the standard error over videos.
+    """
     templates = [r for r in records if r["reasoning"]]
     return {
         **_figures(records),
@@ -70,7 +71,7 @@ def mean_label_loss(records: Sequence[dict[str, Any]]) -> float:
 
 
 def _label(answer: str) -> int:
-    label = label_of(answer)
+    label = parse_label(answer)
     assert label is not None
     return label
 
