@@ -6,9 +6,9 @@ A file starts as well-formed lines (generated; with ``--lines`` also those of th
 mutated up to five times: bytes, characters, fields, answers, lines, line ends, encodings, sizes. ``--only N`` makes and
 checks file N of a seed again.
 
-For every file: ``read_question_file`` raises nothing; each non-blank line is a question or has exactly one reason; questions,
-labels, line numbers, reasons and examples equal the oracle's; the report survives JSON. For every fourth file
-``strict`` raises one sentence that names the file and the line where it must. A quarter of the files is also read
+For every file: ``read_question_file`` raises nothing; each non-blank line is a question or has exactly one reason;
+questions, labels, line numbers, reasons and examples equal the oracle's; the report survives JSON. For every fourth
+file ``strict`` raises one sentence that names the file and the line where it must. A quarter of the files is also read
 through Arrow columns, a twentieth through an index file, with the same result.
 
 Exits with 1 if a file fails, and leaves the first failing files in ``--keep``.
