@@ -1,6 +1,7 @@
 """The source domain: its questions, what they refer to, its appearances, and the classes of patches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_answers_agree_with_the_objects_that_are_referred_to(frames: list[Source
                     )
                     assert q.answer in truth, q
                     seen.add((q.kind, q.answer))
-                objects = frame.scene_index.objects
+                objects: list[Any] = list(frame.scene_index.objects)
                 if q.kind in ("component", "color", "type", "place"):
                     (only,) = meant[0]
                     expected = {
@@ -79,7 +80,7 @@ def test_words_refer_to_what_an_independent_reader_finds(frames: list[SourceFram
         for q in asked_of(frame, 0):
             for mark in q.mentions:
                 word = q.text[mark.start : mark.end]
-                objects = frame.scene_index.objects
+                objects: list[Any] = list(frame.scene_index.objects)
                 if mark.role != "word":
                     continue
                 if word in colors:

@@ -5,7 +5,7 @@ Lengths and positions are pixels of a 430x240 frame, as in SSG-QA's scene graphs
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -90,6 +90,31 @@ class Scene:
     seed: int
 
 
+class GraphObject(TypedDict):
+    """An object of a scene graph; ``bbox`` is ``[x1, y1, x2, y2]`` in px."""
+
+    bbox: list[int]
+    component: str
+    type: str
+    center: list[float]
+    location: str
+
+
+class GraphScene(TypedDict):
+    """The scene of a graph; ``relationships[r][i]`` lists the objects that are ``r`` of object ``i``."""
+
+    objects: list[GraphObject]
+    image_filename: str
+    relationships: dict[str, list[list[int]]]
+
+
+class SceneGraph(TypedDict):
+    """A scene graph in SSG-QA's JSON format."""
+
+    scenes: list[GraphScene]
+    info: dict[str, Any]
+
+
 def generate_scene(seed: int, video: int, second: int, shot_seconds: int = 4, tool_scale: float = 1.0) -> Scene:
     """The scene of one second: a pure function of its arguments.
 
@@ -156,7 +181,7 @@ def tool_angle(x: float, turn: float) -> float:
     return math.atan2(-30 - 60 * abs(math.sin(turn)), -side * 200) + turn * 0.5
 
 
-def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], name: str) -> dict[str, Any]:
+def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], name: str) -> SceneGraph:
     """The scene graph in SSG-QA's JSON format.
 
     Args:
@@ -167,7 +192,7 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
     """
     kept = [i for i, box in enumerate(boxes) if box is not None]
     number = {old: new for new, old in enumerate(kept)}
-    objects = []
+    objects: list[GraphObject] = []
     for i in kept:
         box = boxes[i]
         assert box is not None
@@ -201,7 +226,7 @@ def location(x: float, y: float) -> str:
     return f"{'top' if y < HEIGHT / 2 else 'bottom'}-{('left', 'mid', 'right')[min(2, int(3 * x / WIDTH))]}"
 
 
-def related_objects(objects: list[dict[str, Any]], i: int, relation: str) -> list[int]:
+def related_objects(objects: list[GraphObject], i: int, relation: str) -> list[int]:
     """Indices ``j`` of the objects for which "j is ``relation`` of ``i``" holds.
 
     Left, right, above and below need ``MIN_OFFSET`` px between the centres; ``within`` needs nine tenths of a box
