@@ -20,7 +20,7 @@ from surgvivqa.config import OptionalModelConfig, flag
 from surgvivqa.evaluation.bootstrap import FIGURES
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
 
 log = logging.getLogger("surgvivqa")
 

@@ -15,8 +15,8 @@ import tyro
 from surgvivqa.checkpoints.loading import PACKAGED
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import (
-    FeatureCacheConfig,
     DataConfig,
+    FeatureCacheConfig,
     OptionalModelConfig,
     ScoreNorm,
     check_ranges,

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from surgvivqa.data import labels, ssgqa
 from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, ReadReport
-from surgvivqa.utils.untrusted import parse_json
+from surgvivqa.utils.safe_json import parse_json
 
 _FORMAT = 1
 _VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
 
 TEST_VIDEOS: frozenset[str] = frozenset({"VID02", "VID22", "VID43", "VID60", "VID74"})
 SPLIT_NAMES = ("train", "val", "test")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import FrameError, InputError
-from surgvivqa.utils.untrusted import parse_json
+from surgvivqa.utils.safe_json import parse_json
 
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
