@@ -167,9 +167,7 @@ def _check_folder(name: str) -> None:
 
 
 def _check_type(flag: str, name: str, config: Any, *kinds: str) -> None:
-    check_no_remote_code(
-        {"attn_implementation": config._attn_implementation}
-    )  # of the hub's folders, which are not looked at
+    check_no_remote_code({"attn_implementation": config._attn_implementation})  # hub models are not checked on disk
     if config.model_type not in kinds:
         raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
 

@@ -1,4 +1,18 @@
-"""A checkpoint folder's model: its weights, from one file or from shards, with the settings that lie beside them."""
+"""Reads checkpoint folders.
+
+A checkpoint folder holds::
+
+    config.json                 the architecture (SurgViVQAConfig)
+    surgvivqa.json              model settings, the run's flags, which tensors it holds (``holds``: all, trained, adapters)
+    model.safetensors           all tensors (or shards with an index), or the trained tensors only
+    adapter_config.json         instead of model.safetensors, for ``adapters``: PEFT's format
+    adapter_model.safetensors
+    other_trained.safetensors   trained tensors that are not adapters
+    processor_config.json       frame fit, clip and prompt, for SurgViVQAProcessor
+    tokenizer.json ...          the tokenizer
+
+``all`` needs nothing else. ``trained`` and ``adapters`` are loaded onto the published parts, or onto the packaged base.
+"""
 
 import json
 from pathlib import Path
@@ -42,12 +56,12 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None) -> ModelBundle:
-    """A checkpoint folder's model.
+    """Loads the model of a checkpoint folder.
 
     Args:
-        folder: drawn at the top of ``checkpoints``.
-        num_frames: gives it clips of another length.
-        parts: flags that name the published parts' folders, where those that it names are not here (``use_local_parts``).
+        folder: as drawn at the top of this file.
+        num_frames: frames per clip; None keeps the checkpoint's.
+        parts: flags that name the folders of published parts that are missing on this machine.
 
     Raises:
         InputError: something in it is damaged or missing.

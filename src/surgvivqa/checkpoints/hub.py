@@ -58,7 +58,9 @@ def fetch(name: str, flag: str) -> Path:
     found = _NAME.fullmatch(name)
     if not found:
         raise InputError(
-            mask_secrets(f"{flag} {name} is no name of the hub's; one looks like USER/MODEL or USER/MODEL@REVISION.")
+            mask_secrets(
+                f"{flag} {name} is not a model name on the hub; a name looks like USER/MODEL or USER/MODEL@REVISION."
+            )
         )
     api = HfApi()
     wanted: dict[str, Any] = {"repo_id": found["repo"], "revision": found["revision"]}
@@ -84,7 +86,7 @@ def fetch(name: str, flag: str) -> Path:
 def push(folder: Path, repo: str, private: bool) -> str:
     """Uploads a checkpoint folder to the hub as one commit, and makes the repository where there is none.
 
-    Paths in its settings stay behind (``privacy.public_settings``): the folder itself is not changed.
+    Paths in its settings stay behind (``public_settings``): the folder itself is not changed.
 
     Args:
         folder: a flat folder of JSON, safetensors, text and Markdown with weights among them.
@@ -100,7 +102,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
     """
     found = _NAME.fullmatch(repo)
     if not found or found["revision"]:
-        raise InputError(mask_secrets(f"{repo} is no name of a repository on the hub; one looks like USER/MODEL."))
+        raise InputError(mask_secrets(f"{repo} is not a repository name on the hub; a name looks like USER/MODEL."))
     files = _files(folder)
     api = HfApi()
     with tempfile.TemporaryDirectory() as made:
@@ -129,7 +131,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
 def _files(folder: Path) -> list[Path]:
     """The files to upload; refuses all that is no part of a checkpoint."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give a checkpoint folder such as a run's best/.")
+        raise InputError(f"{folder} is not a folder; give a checkpoint folder such as a run's best/.")
     files = sorted(folder.iterdir())
     foreign = [f.name for f in files if f.is_symlink() or not f.is_file() or f.suffix not in PUSHED or f.name[0] == "."]
     if foreign:

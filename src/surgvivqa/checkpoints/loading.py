@@ -1,16 +1,4 @@
-"""Checkpoint folders and files: read, whatever form they have, and written, whole or not at all.
-
-A checkpoint folder holds::
-
-    config.json             the architecture (SurgViVQAConfig)
-    surgvivqa.json          the settings it was trained with, the run's flags, and what the weights are (``holds``)
-    model.safetensors       ``all`` tensors (or shards with an index), or those that were ``trained``
-    adapter_model.safetensors, adapter_config.json     in the place of it: PEFT's format, ``adapters`` alone
-    processor_config.json   frame fit, clip and prompt, for SurgViVQAProcessor
-    tokenizer.json ...      the tokenizer
-
-``all`` needs nothing else; the others are put on the published parts, or on the packaged base.
-"""
+"""Loads checkpoints of every form and saves them. What a folder holds is drawn in ``checkpoints/folders.py``."""
 
 import dataclasses
 import json
@@ -74,14 +62,14 @@ def save_checkpoint(
     max_shard_size: str = "5GB",
     also: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes a checkpoint folder (drawn at the top of this file), whole or not at all.
+    """Writes a checkpoint folder (see ``checkpoints/folders.py``), atomically.
 
     Args:
         bundle: what to write.
         folder: replaced if it is there.
         everything: all tensors, so that the folder needs no published part; else those that ``saved_tensors`` names.
         max_shard_size: larger weights are written in several files with an index, as Hugging Face does.
-        also: adds files of its own to the folder before it is put in place.
+        also: adds files of its own to the folder before it is moved into place.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written; what was there stays.

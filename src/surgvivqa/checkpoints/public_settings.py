@@ -51,8 +51,9 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of one of the ``FILES_WITH_PATHS`` with every folder reduced to its last name, ``run`` by ``public_run``,
-    and published parts by ``part_name``.
+    """Returns the content of one of the ``FILES_WITH_PATHS`` without paths.
+
+    Folders become their last name, published parts ``part_name``, and ``run`` goes through ``public_run``.
     """
     content = dict(content)
     if isinstance(content.get("run"), dict):

@@ -261,7 +261,7 @@ def load_tensors(
         tensors: by this model's names; those of the text encoder's words may have fewer rows than the model's, and grow
             as the published resizing does it.
         where: their file, for messages.
-        required: names of tensors that must be there (``all_tensor_names``, ``trained_tensor_names``, ``new_tensor_names``).
+        required: names of tensors that must be there.
 
     Raises:
         InputError: a name, shape or kind of number does not fit, or what must be there is not.

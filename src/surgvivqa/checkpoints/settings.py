@@ -1,4 +1,4 @@
-"""What a checkpoint folder says about itself: the settings beside its weights, and where its parts lie by now."""
+"""Reads and validates the settings of a checkpoint folder into ``Saved``."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass
 class Saved:
-    """What ``surgvivqa.json`` says."""
+    """The validated content of ``surgvivqa.json``."""
 
     settings: ModelConfig
     run: dict[str, Any] = field(default_factory=dict)
@@ -28,17 +28,17 @@ class Saved:
 
 
 def read_settings(folder: Path) -> Saved:
-    """What a folder's ``surgvivqa.json`` says.
+    """Reads a folder's ``surgvivqa.json``.
 
     Raises:
-        InputError: it cannot be read, or says what no run of ours would.
+        InputError: the file cannot be read, or a value is invalid.
     """
     try:
         saved = read_json(folder / SETTINGS_FILE)
         settings = parse_settings(saved["settings"])
         holds = saved.get("holds", "all" if settings.preset == "tiny" else "trained")
         if holds not in ("all", "trained", "adapters"):
-            raise ValueError("it does not say what it holds")
+            raise ValueError("its holds is not all, trained or adapters")
         return Saved(settings, parse_run(saved.get("run", {})), holds, validate_names(saved.get("tensors", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_checkpoint(folder, error) from error
