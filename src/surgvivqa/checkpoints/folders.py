@@ -3,7 +3,7 @@
 A checkpoint folder holds::
 
     config.json                 the architecture (SurgViVQAConfig)
-    surgvivqa.json              model settings, the run's flags, which tensors it holds (``holds``: all, trained, adapters)
+    surgvivqa.json              settings, the run's flags, and ``holds``: all, trained or adapters
     model.safetensors           all tensors (or shards with an index), or the trained tensors only
     adapter_config.json         instead of model.safetensors, for ``adapters``: PEFT's format
     adapter_model.safetensors
