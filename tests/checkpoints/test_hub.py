@@ -142,7 +142,7 @@ def test_a_folder_without_weights_or_with_a_token_is_refused(fake: FakeHub, fold
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no safetensors"):
         hub.push(folder, "lab/model", private=False)
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         hub.push(folder / "absent", "lab/model", private=False)
 
 
