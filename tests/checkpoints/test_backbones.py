@@ -216,4 +216,4 @@ def test_the_cache_of_text_of_published_parts_is_the_one_that_training_reads(
     inputs = text.reader.read_requests([(frame, [0]) for frame in frames])
     assert inputs.uncached == (None,) * 4
     assert inputs.states is not None
-    assert inputs.states.shape == (sum(end - start for ((start, end),) in inputs.spans), 32)
+    assert inputs.states.shape == (sum(end - start for ((start, end),) in inputs.token_ranges), 32)
