@@ -6,6 +6,8 @@ Python are excluded: they are the distance from the floor.
 
 from typing import Any
 
+from torch import Tensor
+
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.model.configuration import SurgViVQAConfig
 
@@ -20,6 +22,12 @@ def linear(rows: int, wide: int, out: int) -> int:
 def attention(groups: int, queries: int, keys: int, hidden: int) -> int:
     """Queries times keys, and weights times values, of all heads."""
     return 2 * linear(groups * queries, hidden, keys)
+
+
+def masked_attention(mask: Tensor, hidden: int) -> int:
+    """``attention`` under a mask ``[groups, queries, keys]``."""
+    groups, queries, keys = mask.shape
+    return attention(groups, queries, keys, hidden)
 
 
 def video_tokens(config: Any) -> int:
@@ -48,7 +56,7 @@ def text_encoder(config: Any, packed: PackedStream, tokens: int) -> int:
     rows, hidden = len(packed.input_ids), config.hidden_size
     longest = len(packed.frames.source) // packed.frames.num_groups
     layer = linear(rows, hidden, 6 * hidden) + 2 * linear(rows, hidden, config.intermediate_size)
-    layer += attention(*packed.text_mask.shape, hidden) + attention(packed.frames.num_groups, longest, tokens, hidden)
+    layer += masked_attention(packed.text_mask, hidden) + attention(packed.frames.num_groups, longest, tokens, hidden)
     return config.num_hidden_layers * layer
 
 
@@ -63,7 +71,7 @@ def decoder(config: Any, packed: PackedStream, rank: int) -> tuple[int, int]:
     frozen = linear(rows, hidden, 4 * hidden) + 2 * linear(rows, hidden, inner)
     wide, out = hidden + hidden + inner, 3 * hidden + hidden + hidden  # c_attn, c_proj, the MLP's c_proj
     adapters = linear(rows, rank, wide + out)
-    attended = attention(*packed.decoder_mask.shape, hidden)
+    attended = masked_attention(packed.decoder_mask, hidden)
     forward = config.n_layer * (frozen + adapters + attended)
     backward = config.n_layer * (frozen + 2 * adapters + 2 * attended)
     backward -= linear(rows, hidden, 3 * hidden) + linear(rows, rank, hidden)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.index import _scanned, open_questions
 from surgvivqa.data.ssgqa import read_split
@@ -84,7 +84,7 @@ def megabytes(kind: str, process: int | str = "self") -> float:
     return 0.0
 
 
-class QuestionCounts:
+class QuestionCounts(Dataset[int]):
     """A data set whose item is a frame's number of questions; every question is built."""
 
     def __init__(self, frames: Sequence[Any]) -> None:

@@ -50,7 +50,8 @@ class ProfiledStage:
 
     def pack(self) -> PackedStream:
         """Packs the stream as the package does, through ``scoring.pack_stream``, which a switch may replace."""
-        return scoring.pack_stream([self._trees()], MASK, FRAME_QUESTIONS)
+        packed: PackedStream = vars(scoring)["pack_stream"]([self._trees()], MASK, FRAME_QUESTIONS)
+        return packed
 
     def _trees(self) -> list[Any]:
         asked = self.ours.questions

@@ -58,7 +58,8 @@ class Runner:
             self.say(f"{TITLES[stage]} (round {number})" if stage in ALTERNATING else TITLES[stage])
         began = time.monotonic()
         if self.options.size == "small":
-            from benchmarks.stages import Options, run_stages
+            from benchmarks.project_model import Options
+            from benchmarks.stages import run_stages
 
             results = run_stages(stages, Options("small", self.options.device, self.work, number))
         else:

@@ -1,5 +1,6 @@
 """How the project's times grow: with questions per frame, with labels, with frames in the cache."""
 
+import functools
 import itertools
 import random
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.project_model import MASK, Options
 from benchmarks.questions import make_questions, more_labels
 from benchmarks.timing import time_call, training_step
 from surgvivqa.data.packing import PackedStream, PromptTree, pack_stream
-from surgvivqa.features.cache import FeatureStore
+from surgvivqa.features.cache import FeatureCache
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import score_labels
 
@@ -40,11 +42,17 @@ def questions(o: Options) -> dict[str, Any]:
     training_step(model, lambda: model.question_losses(ours.packed, video.float()))()
     for count in counts:
         packed = ours.pack(every.first(count))
-        cached = training_step(model, lambda packed=packed: model.question_losses(packed, video.float()))
-        live = training_step(model, lambda packed=packed: model.question_losses(packed, model.encode_video(ours.clip)))
+
+        def loss_cached(packed: PackedStream = packed) -> Tensor:
+            return model.question_losses(packed, video.float())
+
+        def loss_encoded(packed: PackedStream = packed) -> Tensor:
+            return model.question_losses(packed, model.encode_video(ours.clip))
+
+        cached, encoded = training_step(model, loss_cached), training_step(model, loss_encoded)
         repeats = 3 if count <= 8 else 2
         lines["cached"].append(statistics.median(time_call(o.device, cached) for _ in range(repeats)))
-        lines["encoded"].append(time_call(o.device, live))
+        lines["encoded"].append(time_call(o.device, encoded))
     return {"x": counts, "lines": lines}
 
 
@@ -56,9 +64,8 @@ def labels(o: Options) -> dict[str, Any]:
     times, seconds = (1, 2, 4), []
     for n in (1, *times):
         trie = LabelTrie(more_labels(n))
-        took = [
-            time_call(o.device, lambda trie=trie: score_labels(model, [prompts], video, trie, MASK)) for _ in range(2)
-        ]
+        score = functools.partial(score_labels, model, [prompts], video, trie, MASK)
+        took = [time_call(o.device, score) for _ in range(2)]
         seconds.append(statistics.median(took) / len(prompts))
     return {"x": [51 * n for n in times], "lines": {"all labels": seconds[1:]}}
 
@@ -75,14 +82,14 @@ def frames(o: Options) -> dict[str, Any]:
     reads, opening, disk = [], [], 0
     try:
         for before, count in itertools.pairwise([0, *counts]):
-            writer = FeatureStore(folder, made_of, FEATURE_WIDTH, "fp16", flush_every=512)
+            writer = FeatureCache(folder, made_of, FEATURE_WIDTH, "fp16", flush_every=512)
             for frame in range(before, count):
                 writer.put(f"VID{frame % VIDEOS:02d}", frame, 0, rows)
             for video in range(min(VIDEOS, count)):
                 writer.merge(f"VID{video:02d}")
             disk = writer.size()
             started = time.perf_counter()
-            reader = FeatureStore(folder, made_of, FEATURE_WIDTH, "fp16")
+            reader = FeatureCache(folder, made_of, FEATURE_WIDTH, "fp16")
             opening.append(time.perf_counter() - started)
             chosen = [rng.randrange(count) for _ in range(READS)]
             started = time.perf_counter()

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import NewGELUActivation
 
-from surgvivqa.data.packing import PackedStream, PaddedLayout
+from surgvivqa.data.packing import PackedStream, PaddedLayout, pack_stream
 from surgvivqa.model import attention, scoring
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.dropout import LaneDropout
@@ -59,13 +60,13 @@ def without_activation(model: SurgViVQAModel) -> Iterator[None]:
 
 def without_blip_sdpa(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Eager attention in BLIP, as in Transformers: products, masks and softmax as separate operations."""
-    stock, fused = model.text_states, attention.scaled_dot_product_attention
+    stock = model.text_states
 
     def text_states(*args: Any) -> Tensor:
         with patched(attention, "scaled_dot_product_attention", lambda *a, dropout_p=0.0, **k: _eager(*a, **k)):
             return stock(*args)
 
-    assert fused is torch.nn.functional.scaled_dot_product_attention
+    assert vars(attention)["scaled_dot_product_attention"] is scaled_dot_product_attention
     return patched(model, "text_states", text_states)
 
 
@@ -92,10 +93,9 @@ def without_gather(model: SurgViVQAModel) -> contextlib.AbstractContextManager[N
 
 def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[None]:
     """Every question padded to the longest of the step, in the linear layers too (one frame per step)."""
-    stock = scoring.pack_stream
 
-    def pack_stream(*args: Any, **kwargs: Any) -> PackedStream:
-        packed = stock(*args, **kwargs)
+    def pack_padded(*args: Any, **kwargs: Any) -> PackedStream:
+        packed = pack_stream(*args, **kwargs)
         sequences, places = packed.sequences, torch.arange(len(packed.sequences.source))
         return dataclasses.replace(
             packed,
@@ -106,7 +106,7 @@ def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[
             target_positions=sequences.slots[packed.target_positions],
         )
 
-    return patched(scoring, "pack_stream", pack_stream)
+    return patched(scoring, "pack_stream", pack_padded)
 
 
 WITHOUT: dict[str, Callable[[SurgViVQAModel], contextlib.AbstractContextManager[None]]] = {

@@ -1,12 +1,12 @@
-"""Takes checkpoints of the published form round at full size, with random weights in the true shapes, where no hub is.
+"""Round trips of published checkpoints at full size, with random weights in the true shapes; needs no network.
 
     python tools/full_size_checkpoints.py [--out runs/full-size]      # about 4 minutes, 11 GB of disk
 
-Makes the three published parts (VideoMAE-base, blip-vqa-base with a vision model of one layer, GPT-2) and of them the
-files that are passed around: the whole state dict with 50,257 rows of words, wrapped and with ``module.`` before its
-names; the same, bare, with BLIP's own 30,524 rows; and the trained tensors alone. ``surgvivqa convert`` reads each and
-writes the whole in the published form again, the first through a Hugging Face folder in shards. Exit code 0 if every
-tensor that comes out is the one that went in, bit for bit.
+Writes the three published parts (VideoMAE-base, blip-vqa-base with a vision model of one layer, GPT-2) and three
+published forms: the complete state dict with 50,257 word embeddings, nested and with the prefix ``module.``; the same
+unnested, with BLIP's 30,524 word embeddings; and the trained tensors alone. ``surgvivqa convert`` reads each and writes
+the complete published form again, the first through a sharded Hugging Face folder. Exits with 0 if every tensor is
+bit-equal.
 """
 
 import argparse
@@ -35,19 +35,18 @@ BLIP_ROWS = 30_524
 
 
 def make_parts(out: Path) -> ModelConfig:
-    """Folders of the published parts, and the settings that name them. GPT-2's tokenizer is the packaged base's."""
+    """Writes the published parts, with the packaged base's tokenizer; returns the settings that name them."""
     blip = BlipConfig()
-    blip.vision_config.num_hidden_layers = 1  # no part of SurgViVQA
+    blip.vision_config.num_hidden_layers = 1  # not part of SurgViVQA
     VideoMAEForPreTraining(VideoMAEConfig(use_mean_pooling=False)).save_pretrained(out / "video")
     BlipForQuestionAnswering(blip).save_pretrained(out / "text")
     GPT2LMHeadModel(GPT2Config()).save_pretrained(out / "gpt2")
     load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
-    names = {f"{part}_model": str(out / part) for part in ("video", "text")}
-    return ModelConfig(**names, decoder_model=str(out / "gpt2"))
+    return ModelConfig(video_model=str(out / "video"), text_model=str(out / "text"), decoder_model=str(out / "gpt2"))
 
 
 def make_files(settings: ModelConfig, out: Path) -> dict[str, torch.Tensor]:
-    """Writes the three files; returns the state dict that each must come back as."""
+    """Writes the three files; returns the state dict that each round trip must reproduce."""
     model = assemble(settings, {"r": 8, "alpha": 32, "dropout": 0.1}).model
     noise = torch.Generator().manual_seed(1)
     state = {published_name(k, "transformers4"): v.detach().clone() for k, v in model.state_dict().items()}
@@ -60,7 +59,7 @@ def make_files(settings: ModelConfig, out: Path) -> dict[str, torch.Tensor]:
 
 
 def convert(settings: ModelConfig, read: Path, write: Path, *flags: str) -> None:
-    """One call of the command."""
+    """Runs ``surgvivqa convert``."""
     parts = [f"--model.{n.replace('_', '-')}={getattr(settings, n)}" for n in ("video_model", "text_model")]
     parts.append(f"--model.decoder-model={settings.decoder_model}")
     command = [sys.executable, "-m", "surgvivqa", "convert", f"--checkpoint={read}", f"--output={write}"]
@@ -68,7 +67,7 @@ def convert(settings: ModelConfig, read: Path, write: Path, *flags: str) -> None
 
 
 def main() -> int:
-    """Runs the round trips."""
+    """Runs the round trips; returns 1 if a tensor differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/full-size"))
     out = parser.parse_args().out.resolve()

@@ -34,6 +34,7 @@ from experiments.build_base.source_frames import SourceFrame, SourceFrames, read
 from experiments.build_base.source_questions import WORDINGS, Wording, source_questions
 from experiments.build_base.stage_training import run_stage
 from experiments.build_base.stages import PatchStage, QuestionStage
+from surgvivqa.config import check_ranges
 from surgvivqa.data.splits import load_splits
 from surgvivqa.model.configuration import tiny_config
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -56,10 +57,7 @@ def build_base(config: BuildConfig) -> int:
     Raises:
         InputError: a number is out of range, or the folder holds a build with other settings.
     """
-    for name, value in vars(config).items():
-        least = {"out": None, "seed": 0, "attention_weight": 0, "lr": 0}.get(name, 1 if name == "save_every" else 2)
-        if least is not None and not value >= least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}.")
+    check_ranges(config)
     started = time.monotonic()
     _check_settings(config)
     source = config.out / "source"

@@ -3,30 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgvivqa.config import flag
+
 
 @dataclass(kw_only=True)
 class BuildConfig:
     """Build the tiny preset's base from random weights; the same command resumes a stopped build."""
 
-    out: Path
-    """Folder to work in; the result is OUT/base."""
-    frames_per_video: int = 200
-    """Frames of each of the 45 source videos."""
-    patch_steps: int = 3000
-    """Steps of the patch stage."""
-    patch_frames: int = 32
-    """Frames per step of the patch stage."""
-    question_steps: int = 5000
-    """Steps of the question stage."""
-    question_frames: int = 8
-    """Frames per step of the question stage."""
-    questions_per_frame: int = 12
-    """Questions about each of these frames."""
-    lr: float = 1e-3
-    """Peak learning rate of both stages."""
-    attention_weight: float = 0.5
-    """Weight of the loss on cross-attention in the question stage."""
-    seed: int = 1
-    """Seed of weights and order."""
-    save_every: int = 250
-    """Steps between two saved states."""
+    out: Path = flag("Folder to work in; the result is OUT/base.")
+    frames_per_video: int = flag("Frames of each of the 45 source videos.", 200, least=2)
+    patch_steps: int = flag("Steps of the patch stage.", 3000, least=2)
+    patch_frames: int = flag("Frames per step of the patch stage.", 32, least=2)
+    question_steps: int = flag("Steps of the question stage.", 5000, least=2)
+    question_frames: int = flag("Frames per step of the question stage.", 8, least=2)
+    questions_per_frame: int = flag("Questions about each of these frames.", 12, least=2)
+    lr: float = flag("Peak learning rate of both stages.", 1e-3, least=0)
+    attention_weight: float = flag("Weight of the loss on cross-attention in the question stage.", 0.5, least=0)
+    seed: int = flag("Seed of weights and order.", 1, least=0)
+    save_every: int = flag("Steps between two saved states.", 250, least=1)

@@ -5,14 +5,14 @@ palette, light, camera and tool size every few seconds, so a colour has to be se
 component. Its questions have other wordings.
 """
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from experiments.build_base.source_questions import WORDINGS, Wording, source_questions
 from surgvivqa.synthetic.appearance import RGB, TARGET_APPEARANCE, Appearance
 from surgvivqa.synthetic.questions import SceneIndex
-from surgvivqa.synthetic.scene import COLORS
+from surgvivqa.synthetic.scene import COLORS, SceneGraph
 
 SOURCE_SEED = 1000  # far from the quickstart's seed: no scene is shared
 APPEARANCE_SECONDS = 6  # seconds of a source video with one appearance
@@ -47,8 +47,8 @@ _COLOR_CHOICES: dict[str, tuple[str, ...]] = {
 class SourceDomain:
     """Drawn appearances, and questions with free-text answers as ``question|answer`` (``synthetic.domain.Domain``)."""
 
-    name = "source"
-    shot_seconds = 2
+    name: ClassVar[str] = "source"
+    shot_seconds: ClassVar[int] = 2
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -58,7 +58,7 @@ class SourceDomain:
         return source_appearance(self.seed, video, second)
 
     def question_lines(
-        self, graph: dict[str, Any], appearance: Appearance, video: int, rng: np.random.Generator
+        self, graph: SceneGraph, appearance: Appearance, video: int, rng: np.random.Generator
     ) -> list[str]:
         """The lines of one frame's file; a video has one wording."""
         scene_index = SceneIndex(graph, appearance.colors)

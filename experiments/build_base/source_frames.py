@@ -13,8 +13,8 @@ from torch import Tensor
 
 from experiments.build_base.source_domain import SourceDomain, source_appearance
 from surgvivqa.data.frames import load_image
-from surgvivqa.synthetic.questions import SceneIndex
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, HEIGHT, INSTRUMENTS, LOCATIONS, VERBS, WIDTH
+from surgvivqa.synthetic.questions import ColoredObject, SceneIndex
+from surgvivqa.synthetic.scene import COLORS, COMPONENTS, HEIGHT, INSTRUMENTS, LOCATIONS, VERBS, WIDTH, GraphObject
 
 Array = np.ndarray[Any, Any]
 VERB_WORDS = tuple(sorted({v for verbs in VERBS.values() for v in verbs}))
@@ -52,7 +52,7 @@ def read_source_frames(root: Path, video: str, seed: int, size: int, patch: int)
     return frames
 
 
-def patch_owners(path: Path, objects: Sequence[dict[str, Any]], grid: int) -> Array:
+def patch_owners(path: Path, objects: Sequence[GraphObject], grid: int) -> Array:
     """The object of each patch ``[grid * grid]`` int64, or -1: a tool that covers a sixth, else what covers most."""
     cells = 6
     with Image.open(path) as image:
@@ -73,21 +73,21 @@ def patch_owners(path: Path, objects: Sequence[dict[str, Any]], grid: int) -> Ar
     return owner
 
 
-def _component(o: dict[str, Any], s: SceneIndex) -> int:
+def _component(o: ColoredObject, s: SceneIndex) -> int:
     return COMPONENTS.index(o["component"]) + 1
 
 
-def _same(o: dict[str, Any], s: SceneIndex) -> int:
+def _same(o: ColoredObject, s: SceneIndex) -> int:
     return min(3, sum(p["component"] == o["component"] for p in s.objects))
 
 
-def _verb(o: dict[str, Any], s: SceneIndex) -> int:
+def _verb(o: ColoredObject, s: SceneIndex) -> int:
     own = [verb for tool, verb, _ in s.triplets if tool == o["component"]]
     return VERB_WORDS.index(own[0]) + 1 if len(own) == 1 and _same(o, s) == 1 else 0
 
 
 COLOR_WORDS = tuple(sorted(set(COLORS.values())))
-_CLASS_OF: tuple[Callable[[dict[str, Any], SceneIndex], int], ...] = (
+_CLASS_OF: tuple[Callable[[ColoredObject, SceneIndex], int], ...] = (
     _component,
     lambda o, s: COLOR_WORDS.index(o["color"]) + 1,
     lambda o, s: 2 if o["type"] == "instrument" else 1,

@@ -15,9 +15,9 @@ from typing import Any, get_type_hints
 import tyro
 
 from surgvivqa import __version__
-from surgvivqa.checkpoints.public_settings import holds_secret, masked
 from surgvivqa.config import option, yaml_arguments
 from surgvivqa.utils.errors import InputError, SurgViVQAError, one_line
+from surgvivqa.utils.secrets import holds_secret, mask_secrets
 from surgvivqa.utils.signals import exit_on_signal
 
 
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except SurgViVQAError as error:
         if not error.reported_elsewhere:
-            print(f"surgvivqa: {one_line(masked(error.sentence))}", file=sys.stderr)
+            print(f"surgvivqa: {one_line(mask_secrets(error.sentence))}", file=sys.stderr)
         leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
         return error.exit_code
     except KeyboardInterrupt:
@@ -166,7 +166,8 @@ def _spelled_out(cls: type, argument: str) -> list[str]:
 
 def check_no_secrets(arguments: Sequence[str]) -> None:
     """Raises InputError where a flag holds a token, or an address with a login: flags are kept in ``config.yaml``,
-    checkpoints and figures, and told in the log."""
+    checkpoints and figures, and told in the log.
+    """
     flag = "The command"
     for argument in arguments:
         if argument.startswith("--"):
@@ -208,7 +209,7 @@ def quiet_libraries() -> None:
 
 def mask_record(record: logging.LogRecord) -> bool:
     """Takes tokens out of a record of the log."""
-    record.msg, record.args = masked(record.getMessage()), ()
+    record.msg, record.args = mask_secrets(record.getMessage()), ()
     return True
 
 

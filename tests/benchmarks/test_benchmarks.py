@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flops, profile, reference, run, scaling, scaling_report, switches
@@ -55,7 +56,7 @@ def test_more_labels_are_copies_of_the_trie(times: int) -> None:
     assert (len(trie.tokens), len(trie.edges)) == (times * len(one.tokens), times * len(one.edges))
 
 
-def test_questions_are_as_long_as_the_corpuss() -> None:
+def test_questions_have_the_length_of_the_data_sets() -> None:
     questions = make_questions(2000)
     lengths = [len(prompt) for prompt in questions.prompts]
     assert min(lengths) == 12 and max(lengths) in (29, 30)
@@ -69,7 +70,7 @@ def test_a_hint_names_one_label() -> None:
     assert len({hint_token(label) for label in labels}) == len(labels)
 
 
-def test_following_the_hint_is_right_as_often_as_can_be() -> None:
+def test_following_the_hint_reaches_the_best_accuracy() -> None:
     questions, (loss, accuracy) = make_questions(20_000), best_loss_and_accuracy()
     names = {hint_token(label): LABELS.index(label) for kind in KINDS.values() for label in kind.answers}
     right = sum(names[p[-5]] == label for p, label in zip(questions.prompts, questions.labels, strict=True))
@@ -96,8 +97,8 @@ def test_reference_and_project_agree(mask: str) -> None:
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
 
 
-def test_a_wrong_mask_would_show() -> None:
-    """The two masks give losses far further apart than the tolerance, so that an agreement says something."""
+def test_a_wrong_mask_is_detected() -> None:
+    """The losses of the two masks differ by far more than the tolerance."""
     model, questions = reference.build_reference("small", "cpu").eval(), make_questions(2)
     longest = LABEL_IDS[13]
     video = model.encode_video(make_clip(make_config("small")).repeat(2, 1, 1, 1, 1))
@@ -109,7 +110,7 @@ def test_a_wrong_mask_would_show() -> None:
     assert (prefix - leaky).abs().min() > 100 * run.TOLERANCE
 
 
-def test_training_operations_are_those_that_pytorch_counts() -> None:
+def test_training_operations_match_pytorchs_count() -> None:
     model, questions = build_model("small", "cpu"), make_questions(FRAME_QUESTIONS)
     packed = pack_training([questions.prompts], [questions.answers], "prefix")
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -117,7 +118,7 @@ def test_training_operations_are_those_that_pytorch_counts() -> None:
     assert sum(flops.breakdown(model.config, packed, train=True).values()) == counter.get_total_flops()
 
 
-def test_scoring_operations_are_those_that_pytorch_counts() -> None:
+def test_scoring_operations_match_pytorchs_count() -> None:
     model, prompts, trie = build_model("small", "cpu").eval(), make_questions(4).prompts, LabelTrie(LABEL_IDS)
     video = model.encode_video(make_clip(model.config))
     packed = scaling.scoring_stream(prompts, trie, "prefix")
@@ -133,7 +134,7 @@ def test_slope_is_the_exponent(y: Sequence[float], expected: float) -> None:
     assert scaling_report.slope([1, 2, 4], y) == pytest.approx(expected)
 
 
-def test_a_number_that_is_none_is_a_difference() -> None:
+def test_nan_counts_as_a_difference() -> None:
     assert run.largest_difference([1.0, float("nan")], [1.0, 2.0]) == float("inf")
     assert run.largest_difference([[1.0, 2.0]], [[1.5, 2.0]]) == 0.5
 
@@ -149,8 +150,8 @@ def test_an_ablation_can_be_restricted_to_some_switches(capsys: pytest.CaptureFi
     assert [row.split(" | ")[1] for row in rows] == ["nothing", "dropout"]
 
 
-def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    """``main`` exits where one does not."""
+def test_no_switch_changes_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """``main`` exits if one does."""
     profile.main(["--size=small", "--ablation", "--passes=1"])
     rows = capsys.readouterr().out.splitlines()[2:]
     measured = {(row.split(" | ")[0].strip("| "), row.split(" | ")[1]) for row in rows}
@@ -160,15 +161,16 @@ def test_every_switch_of_the_profile_leaves_the_numbers_as_they_are(capsys: pyte
 
 def test_a_switch_that_changes_numbers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_masks(model: SurgViVQAModel) -> AbstractContextManager[None]:
-        fused = attention.scaled_dot_product_attention
-        return switches.patched(attention, "scaled_dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+        return switches.patched(
+            attention, "scaled_dot_product_attention", lambda q, k, v, **_: scaled_dot_product_attention(q, k, v)
+        )
 
     monkeypatch.setitem(switches.WITHOUT, "activation", without_masks)
     with pytest.raises(SystemExit, match="without activation: numbers differ"):
         profile.main(["--size=small", "--stage=score", "--without=activation"])
 
 
-def test_profile_tells_parts_and_kinds_apart(capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_separates_parts_and_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     profile.main(["--size=small", "--stage=train_cached", "--without=packing"])
     printed = capsys.readouterr().out
     assert "train_cached, without packing" in printed
@@ -184,7 +186,7 @@ def test_frames_per_step_are_measured(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_what_a_run_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_writes_summary_table_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--size=small", "--rounds=1", "--device=cpu", "--json", f"--out={tmp_path}"]) == 0
     printed = capsys.readouterr()
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -17,8 +17,8 @@ from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.text_states import text_states
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.text_states import build_text_state_source
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import apply_freezing, trainable_table
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -194,7 +194,7 @@ def test_the_cache_of_a_published_encoder_is_the_one_that_training_reads(
     flags = [*data_flags, f"--video-model={parts / 'video'}", "--num-frames=4", f"--video-pool={pool}"]
     assert main(["cache", *flags, f"--cache={tmp_path}", "--splits=train", "--workers=0"]) == 0
     bundle = build_for_training(config(parts, video_pool=pool))
-    tokens = video_tokens(bundle, bundle.frame_store(synthetic_set / "frames"), tmp_path)
+    tokens = build_video_token_source(bundle, bundle.frame_store(synthetic_set / "frames"), tmp_path)
     numbers = [int(path.stem) for path in (synthetic_set / "ssg-qa" / "VID04").iterdir()]
     inputs = tokens.reader.read([FrameQuestions("VID04", number, ()) for number in numbers])
     assert all(inputs.cached)
@@ -210,10 +210,10 @@ def test_the_cache_of_text_of_published_parts_is_the_one_that_training_reads(
     assert main(["cache", *flags, "--splits=train", "--cache-text"]) == 0
     # Other seeds and adapters: the published text encoder has no pooler, so that one's weights are drawn.
     bundle = build_for_training(config(parts, max_length=640, seed=7, lora_r=2))
-    video = video_tokens(bundle, bundle.frame_store(synthetic_set / "frames"), tmp_path)
-    text = text_states(bundle, video, bundle.prompt_tokenizer(), tmp_path, "fp16")
+    video = build_video_token_source(bundle, bundle.frame_store(synthetic_set / "frames"), tmp_path)
+    text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), tmp_path, "fp16")
     frames = list(open_questions(synthetic_set / "ssg-qa", ["VID04"])[0])
-    inputs = text.reader.read_rows([(frame, [0]) for frame in frames])
-    assert inputs.unmade == (None,) * 4
+    inputs = text.reader.read_requests([(frame, [0]) for frame in frames])
+    assert inputs.uncached == (None,) * 4
     assert inputs.states is not None
-    assert inputs.states.shape == (sum(end - start for ((start, end),) in inputs.spans), 32)
+    assert inputs.states.shape == (sum(end - start for ((start, end),) in inputs.token_ranges), 32)

@@ -429,7 +429,7 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
         (["--max-shard-size=lots"], "--max-shard-size"),
         (["--max-shard-size=0KB"], "no room"),
         (["--licence=CC BY"], "no identifier"),
-        (["--push-to-hub=bad name"], "no name of a repository"),
+        (["--push-to-hub=bad name"], "not a repository name"),
         (["--names=transformers5"], "has nothing to do with --to huggingface"),
     ],
 )

@@ -11,13 +11,14 @@ from huggingface_hub import ModelCard
 
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.model_card import trained_parts, write_model_card
-from surgvivqa.checkpoints.public_settings import hub_name, masked, public_run, public_settings
+from surgvivqa.checkpoints.public_settings import hub_name, public_run, public_settings
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.trainer import run_values
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.secrets import mask_secrets
 
 HOME = "/home/jane.doe/project"
 TABLE = [
@@ -215,7 +216,7 @@ def test_hub_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tokens_are_masked() -> None:
-    told = masked("401 for hf_AbC123 (Authorization: Bearer xyz.abc) at https://jane:pw@hub/x")
+    told = mask_secrets("401 for hf_AbC123 (Authorization: Bearer xyz.abc) at https://jane:pw@hub/x")
     assert told == "401 for hf_*** (Authorization: Bearer ***) at https://***@hub/x"
 
 

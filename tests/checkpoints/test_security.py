@@ -27,7 +27,6 @@ from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.adapters import with_adapters
 from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
-from surgvivqa.checkpoints.public_settings import holds_secret, masked
 from surgvivqa.cli import main, mask_record
 from surgvivqa.commands.convert import ConvertConfig, convert
 from surgvivqa.data import index
@@ -37,6 +36,7 @@ from surgvivqa.features.cache_file import CacheFile
 from surgvivqa.training.resume import find_state, step_folders
 from surgvivqa.utils import atomic_files as atomic
 from surgvivqa.utils.errors import InputError, RunError
+from surgvivqa.utils.secrets import holds_secret, mask_secrets
 from tests.helpers.parts import make_parts, settings
 
 TOKEN = "hf_" + "Zq9" * 11
@@ -737,9 +737,9 @@ def test_a_token_of_the_environment_is_in_no_file(
 def test_the_log_and_the_sentences_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
     record = logging.LogRecord("surgvivqa", logging.INFO, "", 0, "at %s with %s", ("https:/a:b@c", TOKEN), None)
     assert mask_record(record) and record.getMessage() == "at https:/***@c with hf_***"
-    assert masked("https://jane:pw@hub/x") == "https://***@hub/x"
+    assert mask_secrets("https://jane:pw@hub/x") == "https://***@hub/x"
     for path in ("/data/hf_models/x", "/scratch/hf_datasets", "/data/a:/b@c", "/mnt/nas:/vol@2024", "jane@host:/x"):
-        assert masked(path) == path and not holds_secret(path)
+        assert mask_secrets(path) == path and not holds_secret(path)
     assert not holds_secret("/data/hf_models/x") and not holds_secret("C:/a@b") and not holds_secret("user/model@main")
     assert refused(capsys, "\x1b[31mx\nsurgvivqa: fine").isprintable()
 

@@ -18,7 +18,7 @@ from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError, RunError
 from tests.conftest import Said
@@ -84,7 +84,7 @@ def test_workers_give_hits_and_misses_mixed_and_the_same_losses(
     # Half of the cache is lost: each batch then has frames of both kinds.
     part = next((tmp_path / "cache").rglob("parts/*.safetensors"))
     part.unlink()
-    store = video_tokens(*_bundle(base, data_flags), tmp_path / "cache", "fp16")
+    store = build_video_token_source(*_bundle(base, data_flags), tmp_path / "cache", "fp16")
     frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.reader.store.root / "VID04").iterdir())]
     store(store.reader.read(frames[:2]))
     store.flush()
@@ -101,7 +101,7 @@ def _bundle(base: Path, data_flags: list[str]) -> tuple[object, FrameStore]:
 def test_a_mixed_batch_has_each_frames_own_tokens(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     bundle, store = _bundle(base, data_flags)
     frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
-    live, cached = video_tokens(bundle, store), video_tokens(bundle, store, tmp_path, "fp32")
+    live, cached = build_video_token_source(bundle, store), build_video_token_source(bundle, store, tmp_path, "fp32")
     cached(cached.reader.read([frames[1], frames[3]]))
     inputs: FrameInputs = cached.reader.read(frames)
     assert inputs.cached == (False, True, False, True)
@@ -233,15 +233,15 @@ def test_a_share_that_does_not_exist_is_refused(flags: dict[str, int]) -> None:
 
 _KILLED = """
 import os, signal, sys
-from surgvivqa.features.cache import FeatureStore
-put, count = FeatureStore.put, 0
+from surgvivqa.features.cache import FeatureCache
+put, count = FeatureCache.put, 0
 def killing(self, *arguments):
     global count
     self.flush_every, count = 2, count + 1
     if count == 8:
         os.kill(os.getpid(), signal.{signal})
     return put(self, *arguments)
-FeatureStore.put = killing
+FeatureCache.put = killing
 from surgvivqa.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -358,7 +358,7 @@ def test_a_damaged_cache_stops_a_run_and_names_the_file(
 def test_features_that_are_not_finite_are_not_cached(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     bundle, store = _bundle(base, data_flags)
     next(bundle.model.visual_encoder.parameters()).data.fill_(float("nan"))
-    tokens = video_tokens(bundle, store, tmp_path)
+    tokens = build_video_token_source(bundle, store, tmp_path)
     first = int(min((store.root / "VID04").iterdir()).stem)
     with pytest.raises(RunError, match=f"VID04 frame {first} are not finite"):
         tokens(tokens.reader.read([FrameQuestions("VID04", first, ())]))
@@ -372,7 +372,7 @@ def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
     frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
     made = []
     for number, model in enumerate((bundle, tuned)):
-        tokens = video_tokens(model, store, tmp_path / str(number), "fp32")
+        tokens = build_video_token_source(model, store, tmp_path / str(number), "fp32")
         made.append(tokens(tokens.reader.read(frames)))
     assert torch.equal(*made)
     assert [p.name for p in (tmp_path / "0").iterdir()] == [p.name for p in (tmp_path / "1").iterdir()]
@@ -385,18 +385,18 @@ def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(
         bundle, _ = _bundle(base, data_flags)
         for name, value in changed.items():
             setattr(bundle.settings, name, value)
-        tokens = video_tokens(bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2])), tmp_path)
+        tokens = build_video_token_source(bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2])), tmp_path)
         return tokens.cache.fingerprint
 
     def other_weights() -> str:
         bundle, store = _bundle(base, data_flags)
         bundle.model.visual_encoder.encoder.layer[0].layernorm_before.bias.data[0] += 1e-6
-        return video_tokens(bundle, store, tmp_path).cache.fingerprint
+        return build_video_token_source(bundle, store, tmp_path).cache.fingerprint
 
     def other_heads() -> str:
         bundle, store = _bundle(base, data_flags)
         bundle.model.config.video_config.num_attention_heads = 2  # no tensor's shape shows it
-        return video_tokens(bundle, store, tmp_path).cache.fingerprint
+        return build_video_token_source(bundle, store, tmp_path).cache.fingerprint
 
     plain = fingerprint()
     assert plain == fingerprint(clip_stride=3)  # of no effect where one frame is repeated

@@ -16,8 +16,10 @@ import pytest
 from surgvivqa.cli import main
 from surgvivqa.commands.check import CheckConfig, Result, run_checks
 from surgvivqa.data import ssgqa
+from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
+from surgvivqa.data.labels import parse_label
+from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 from tests.fuzz import fuzz_parser, parser_oracle, question_files
@@ -199,7 +201,7 @@ def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     for more, skipped in (("", {"summary": 2}), ("\n", {"too_large": 1})):
         path.write_text(TEXT + more)
         report = ReadReport()
-        assert (read_file(path, "VID04", 1, report) is None) == bool(more)
+        assert (read_question_file(path, "VID04", 1, report) is None) == bool(more)
         assert report.skipped == skipped
 
 
@@ -280,7 +282,7 @@ def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
     path = tmp_path / "1.txt"
     path.write_bytes(b"a?|hook\r\nb?|liver\rHow many?|1\r0\nHow many?|2\r\n\r\r\nHow many?|3")
     report = ReadReport()
-    frame = read_file(path, "VID04", 1, report)
+    frame = read_question_file(path, "VID04", 1, report)
     assert frame is not None and [(q.answer, q.line) for q in frame.questions] == [("1", 3), ("2", 5), ("3", 8)]
     assert report.skipped == {"summary": 2, "no_pipe": 1}
 
@@ -315,7 +317,7 @@ def test_real_lines_mutated_keep_them_too() -> None:
 def test_the_fuzz_run_finds_a_fault(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, label_of = fuzz_parser.read_file, ssgqa.label_of
+    read = ssgqa.read_question_file
 
     def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
         made = read(path, video, frame, report, strict)
@@ -330,11 +332,11 @@ def test_the_fuzz_run_finds_a_fault(
         return made
 
     if fault == "guesses":
-        monkeypatch.setattr(ssgqa, "label_of", lambda answer: label_of(answer.split(" ")[-1]))
+        monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
     elif fault == "index":
-        monkeypatch.setattr(fuzz_parser.VideoColumns, "frame", lambda self, row: None)
+        monkeypatch.setattr(VideoColumns, "frame", lambda self, row: None)
     else:
-        monkeypatch.setattr(fuzz_parser, "read_file", faulty)
+        monkeypatch.setattr(fuzz_parser, "read_question_file", faulty)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1
     first = capsys.readouterr().out.splitlines()[0]
     (number,) = {part.split(" ")[0] for part in first.split("--only ")[1:]}

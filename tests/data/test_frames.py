@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from surgvivqa.data.frames import IMAGENET_MEAN, IMAGENET_STD, FrameStore, load_image, missing_frames
+from surgvivqa.data.frames import IMAGENET_MEAN, IMAGENET_STD, FrameStore, find_missing_frames, load_image
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import FrameError, InputError
 
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_read_is_told_as_that(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, "iterdir", refused)
     with pytest.raises(InputError, match=r"VID04 cannot be read \(Permission denied\)"):
-        missing_frames(FrameStore(tmp_path), [FrameQuestions("VID04", 1, ())])
+        find_missing_frames(FrameStore(tmp_path), [FrameQuestions("VID04", 1, ())])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
@@ -209,8 +209,8 @@ def test_other_colour_modes_are_read_right(tmp_path: Path, mode: str) -> None:
     )
 
 
-def test_missing_frames_ignores_copies(tmp_path: Path) -> None:
+def test_find_missing_frames_ignores_copies(tmp_path: Path) -> None:
     picture(tmp_path / "VID04" / "000001.png")
     picture(tmp_path / "VID04" / "000002 (1).png")
     frames = [FrameQuestions("VID04", n, ()) for n in (1, 2)]
-    assert missing_frames(FrameStore(tmp_path), frames) == [tmp_path / "VID04" / "000002.png"]
+    assert find_missing_frames(FrameStore(tmp_path), frames) == [tmp_path / "VID04" / "000002.png"]

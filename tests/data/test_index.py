@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from surgvivqa.data import index
 from surgvivqa.data.index import (
-    Frames,
+    IndexedFrames,
     distinct_questions,
     draw_subsample,
     frame_names,
@@ -217,12 +217,12 @@ def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
     root = small(tmp_path / "ssg")
     frames, _ = open_questions(root, VIDEOS, index_dir=tmp_path / "index")
     plain, _ = read_split(root, VIDEOS)
-    joined = Frames.joined([frames[1:], Frames(), frames[:1], frames[::-2]])
+    joined = IndexedFrames.concatenate([frames[1:], IndexedFrames(), frames[:1], frames[::-2]])
     for lazy, listed in (
         (frames, plain),
         (frames[1::2], plain[1::2]),
         (frames[3:3], []),
-        (Frames(), []),
+        (IndexedFrames(), []),
         (joined, plain[1:] + plain[:1] + plain[::-2]),
     ):
         assert list(lazy) == listed and len(lazy) == len(listed)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data.ssgqa import ReadReport, read_file, read_split
+from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 
@@ -27,7 +27,7 @@ def test_the_three_kinds_of_line(tmp_path: Path) -> None:
         "There is a thing?; what is it?|omentum|single_and.json|query_component|NA",
     )
     report = ReadReport()
-    frame = read_file(path, "VID04", 7, report)
+    frame = read_question_file(path, "VID04", 7, report)
     assert frame is not None
     assert [(q.answer, q.reasoning, q.type, q.line) for q in frame.questions] == [
         ("grasper", None, None, 3),
@@ -40,12 +40,12 @@ def test_the_three_kinds_of_line(tmp_path: Path) -> None:
 def test_what_is_no_single_label_is_counted_and_never_guessed(tmp_path: Path) -> None:
     path = write(tmp_path, "a?|retract, grasp", "b?|big liver", "no pipe here", "c?|liver|x|y", "d?|yes", "", "e?|1")
     report = ReadReport()
-    frame = read_file(path, "VID04", 7, report)
+    frame = read_question_file(path, "VID04", 7, report)
     assert frame is not None
     assert [q.answer for q in frame.questions] == ["yes", "1"]
     assert report.skipped == {"summary": 2, "comma_answer": 1, "unknown_answer": 1, "no_pipe": 1, "malformed": 1}
     with pytest.raises(InputError, match=r"7\.txt:4 has the answer 'big liver'"):
-        read_file(path, "VID04", 7, ReadReport(), strict=True)
+        read_question_file(path, "VID04", 7, ReadReport(), strict=True)
 
 
 @settings(deadline=None, max_examples=200)
@@ -56,7 +56,7 @@ def test_no_bytes_break_it_and_every_line_is_accounted_for(
     path = tmp_path_factory.mktemp("raw") / "1.txt"
     path.write_bytes(raw)
     report = ReadReport()
-    read_file(path, "VID04", 1, report)
+    read_question_file(path, "VID04", 1, report)
     left_out = sum(n for reason, n in report.skipped.items() if reason not in ("not_text", "empty_file"))
     assert report.lines == report.questions + left_out
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from surgvivqa.data.labels import LABELS, label_of
+from surgvivqa.data.labels import LABELS, parse_label
 from surgvivqa.data.prompts import build_prompt
 from surgvivqa.data.splits import load_splits
 from surgvivqa.utils.errors import InputError
@@ -13,10 +13,10 @@ from surgvivqa.utils.errors import InputError
 
 def test_there_are_51_labels_and_no_guessing() -> None:
     assert len(LABELS) == len(set(LABELS)) == 51
-    assert [label_of(x) for x in LABELS] == list(range(51))
-    assert label_of("yes") == LABELS.index("True")
-    assert label_of("specimen_bag") != label_of("specimenbag")
-    assert label_of("the liver") is None
+    assert [parse_label(x) for x in LABELS] == list(range(51))
+    assert parse_label("yes") == LABELS.index("True")
+    assert parse_label("specimen_bag") != parse_label("specimenbag")
+    assert parse_label("the liver") is None
 
 
 def test_prompts_are_the_published_ones() -> None:

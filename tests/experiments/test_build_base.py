@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from experiments.build_base import build
 from experiments.build_base.build import build_base
 from experiments.build_base.config import BuildConfig
-from experiments.build_base.stages import PatchStage, QuestionStage
+from experiments.build_base.stages import PatchStage, QuestionStage, Stage
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.signals import StopSignals
 
 
 def config(out: Path, **more: Any) -> BuildConfig:
@@ -22,18 +23,18 @@ def config(out: Path, **more: Any) -> BuildConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole")
+def complete_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("build")
     assert build_base(config(out)) == 0
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "at"), [(PatchStage, 3), (QuestionStage, 0), (QuestionStage, 3)])
-def test_a_build_that_was_killed_goes_on_to_the_same_weights(
-    stage: type, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_build_resumes_to_the_same_weights(
+    stage: type[Stage], at: int, complete_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(whole / "source", tmp_path / "source")
+    shutil.copytree(complete_build / "source", tmp_path / "source")
     real = stage.loss
 
     def killed(self: Any, step: int) -> Any:
@@ -48,16 +49,18 @@ def test_a_build_that_was_killed_goes_on_to_the_same_weights(
     assert not (tmp_path / "base").exists()
     assert build_base(config(tmp_path)) == 0
     for name in ("patches.safetensors", "questions.safetensors", "base/model.safetensors"):
-        first, second = (load_file(out / name) for out in (whole, tmp_path))
+        first, second = (load_file(out / name) for out in (complete_build, tmp_path))
         assert first.keys() == second.keys()
         assert all(torch.equal(v, second[k]) for k, v in first.items()), name
 
 
 @pytest.mark.slow
-def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(whole / "source", tmp_path / "source")
+def test_a_signal_saves_the_state_and_returns_75(
+    complete_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(complete_build / "source", tmp_path / "source")
 
-    class Signalled(build.StopSignals):
+    class Signalled(StopSignals):
         def __enter__(self) -> Any:
             entered = super().__enter__()
             entered._caught = "SIGTERM"
@@ -72,11 +75,11 @@ def test_a_signal_saves_the_state_and_says_so(whole: Path, tmp_path: Path, monke
 
 
 @pytest.mark.slow
-def test_a_build_leaves_what_the_package_brings(whole: Path) -> None:
-    tensors = load_file(whole / "base" / "model.safetensors")
+def test_a_build_writes_the_package_files(complete_build: Path) -> None:
+    tensors = load_file(complete_build / "base" / "model.safetensors")
     assert {v.dtype for v in tensors.values()} == {torch.float16}
-    assert {"config.json", "surgvivqa.json", "tokenizer.json"} <= {p.name for p in (whole / "base").iterdir()}
-    lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert {"config.json", "surgvivqa.json", "tokenizer.json"} <= {p.name for p in (complete_build / "base").iterdir()}
+    lines = [json.loads(line) for line in (complete_build / "log.jsonl").read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in lines] == [
         ("patches", 2), ("patches", 4), ("questions", 2), ("questions", 4), ("questions", 5),
     ]  # fmt: skip
@@ -84,8 +87,8 @@ def test_a_build_leaves_what_the_package_brings(whole: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_setting_is_refused_in_a_folder_of_a_build(whole: Path) -> None:
+def test_other_settings_are_rejected_in_a_build_folder(complete_build: Path) -> None:
     with pytest.raises(InputError, match="other settings"):
-        build_base(config(whole, patch_steps=6))
+        build_base(config(complete_build, patch_steps=6))
     with pytest.raises(InputError, match="--question-steps must be at least 2"):
-        build_base(config(whole, question_steps=1))
+        build_base(config(complete_build, question_steps=1))

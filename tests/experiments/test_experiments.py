@@ -1,4 +1,4 @@
-"""The experiments' script: its rows name real flags, its table adds up."""
+"""The experiments: rows name real flags, the table adds up."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from surgvivqa.model.freezing import check_cache_flags
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: r.key)
-def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
+def test_a_row_is_a_valid_run(row: Row, tmp_path: Path) -> None:
     flags = Experiments(tmp_path).train_flags(row, 0, tmp_path / "run")
     config = parse("train", TrainConfig, flags)
     check_ranges(config)
@@ -27,7 +27,7 @@ def test_a_row_is_a_run_that_could_start(row: Row, tmp_path: Path) -> None:
 FRAME = {"video": "VID01", "frame": 0}
 
 
-def test_names_are_told_apart() -> None:
+def test_row_names_are_distinct() -> None:
     assert len({r.key for r in ROWS}) == len(ROWS)
 
 
@@ -52,7 +52,7 @@ def test_figures_by_kind_of_question(tmp_path: Path) -> None:
     assert figures["colour"] != figures["colour"]  # no such question
 
 
-def test_objects_that_a_square_crop_loses(tmp_path: Path) -> None:
+def test_objects_that_a_square_crop_removes(tmp_path: Path) -> None:
     objects = [
         {"component": "grasper", "center": [30.0, 100.0]},
         {"component": "cystic_plate", "center": [470.0, 100.0]},
@@ -78,7 +78,7 @@ def test_the_table_gives_mean_and_spread_over_seeds() -> None:
     assert len(lines) == 3
 
 
-def test_what_was_done_is_read_again_but_for_other_bases_and_half_lines(tmp_path: Path) -> None:
+def test_finished_runs_are_read_except_other_bases_and_incomplete_lines(tmp_path: Path) -> None:
     work = Experiments(tmp_path)
     records = [{"row": "mask/prefix", "seed": n, "of": of} for n, of in enumerate((work.of, "another base", work.of))]
     text = "".join(json.dumps(r) + "\n" for r in records)

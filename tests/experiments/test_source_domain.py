@@ -1,6 +1,7 @@
-"""The source domain: what its questions point at, its answers, its looks, and what the lesson reads off a frame."""
+"""The source domain: its questions, what they refer to, its appearances, and the classes of patches."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def asked_of(frame: SourceFrame, speaker: int, count: int = 60) -> list[SourceQu
     return source_questions(frame.scene_index, Wording(speaker), np.random.default_rng([speaker, frame.second]), count)
 
 
-def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[SourceFrame]) -> None:
+def test_answers_agree_with_the_objects_that_are_referred_to(frames: list[SourceFrame]) -> None:
     numbers = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     seen = set()
     for frame in frames:
@@ -48,15 +49,15 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
                     )
                     assert q.answer in truth, q
                     seen.add((q.kind, q.answer))
-                objects = frame.scene_index.objects
+                objects: list[Any] = list(frame.scene_index.objects)
                 if q.kind in ("component", "color", "type", "place"):
                     (only,) = meant[0]
-                    truth = {
+                    expected = {
                         "component": Wording(speaker).component(objects[only]["component"]),
                         "type": objects[only]["type"],
                         "color": objects[only]["color"], "place": objects[only]["location"],
                     }  # fmt: skip
-                    assert q.answer == truth[q.kind], q
+                    assert q.answer == expected[q.kind], q
                 if q.kind == "action":
                     (end,) = [m.objects for m in q.mentions if m.role in ("target", "end")]
                     names = {Wording(speaker).component(objects[i]["component"]) for i in end}
@@ -71,15 +72,15 @@ def test_counts_and_existence_are_those_of_what_is_pointed_at(frames: list[Sourc
     assert {a for k, a in seen if k == "exist"} == {"True", "False", "yes", "no"}
 
 
-def test_words_point_at_what_another_reader_finds(frames: list[SourceFrame]) -> None:
-    """Colours aside, which are the video's own: the words of the first speaker are those of the graph."""
+def test_words_refer_to_what_an_independent_reader_finds(frames: list[SourceFrame]) -> None:
+    """In the first wording; colours are compared with the video's palette."""
     colors = set(TARGET_APPEARANCE.colors.values())
     checked = 0
     for frame in frames:
         for q in asked_of(frame, 0):
             for mark in q.mentions:
                 word = q.text[mark.start : mark.end]
-                objects = frame.scene_index.objects
+                objects: list[Any] = list(frame.scene_index.objects)
                 if mark.role != "word":
                     continue
                 if word in colors:
@@ -96,7 +97,7 @@ def test_words_point_at_what_another_reader_finds(frames: list[SourceFrame]) -> 
     assert checked > 300
 
 
-def test_a_source_colour_is_seen_and_not_known_from_the_component() -> None:
+def test_a_source_colour_does_not_follow_from_the_component() -> None:
     shades: dict[str, set[str]] = {}
     for video in range(6):
         appearance = source_appearance(SEED, video, 0)
@@ -108,7 +109,7 @@ def test_a_source_colour_is_seen_and_not_known_from_the_component() -> None:
     assert source_appearance(SEED, 3, 0) == source_appearance(SEED, 3, 5) != source_appearance(SEED, 3, 6)
 
 
-def test_a_tool_that_works_moves_and_one_that_holds_does_not() -> None:
+def test_tools_move_during_some_actions_only() -> None:
     moved: dict[str, list[float]] = {"retract": [], "grasp": [], "dissect": [], "coagulate": []}
     for video in range(90):
         first, second = (generate_scene(SEED, video, t) for t in (0, 1))
@@ -121,7 +122,7 @@ def test_a_tool_that_works_moves_and_one_that_holds_does_not() -> None:
     assert all(len(m) > 4 for m in moved.values())
 
 
-def test_patches_belong_to_the_object_that_is_drawn_there(frames: list[SourceFrame]) -> None:
+def test_patches_belong_to_the_object_drawn_there(frames: list[SourceFrame]) -> None:
     hits = []
     for frame in frames:
         offsets = (patch_offsets(frame) + 1) * np.array([215, 120])
@@ -134,7 +135,7 @@ def test_patches_belong_to_the_object_that_is_drawn_there(frames: list[SourceFra
     assert all(hits) and len(hits) > 200
 
 
-def test_pointers_name_the_tokens_of_their_words(frames: list[SourceFrame]) -> None:
+def test_attention_targets_are_the_tokens_of_their_words(frames: list[SourceFrame]) -> None:
     data = SourceFrames(frames)
     texts = [q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)]
     tokenizer = train_tokenizer(texts)
@@ -153,17 +154,17 @@ def test_pointers_name_the_tokens_of_their_words(frames: list[SourceFrame]) -> N
             assert (attention_targets.patches[number].numpy() == expected).all(), word
             checked += 1
     assert checked > 3
-    assert {":"} <= set(spoken)  # the prompt's last token looks at what is asked for
+    assert {":"} <= set(spoken)  # the prompt's last token attends to the queried object
 
 
-def test_words_of_two_classes_teach_none(frames: list[SourceFrame]) -> None:
+def test_a_token_of_two_classes_is_left_out(frames: list[SourceFrame]) -> None:
     tokenizer = train_tokenizer([q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)])
     for group in word_groups(tokenizer):
         assert len(set(group.tokens.tolist())) == len(group.tokens)
         assert set(group.classes.tolist()) == set(range(1, int(group.classes.max()) + 1))
 
 
-def test_reading_forwards_a_phrase_is_not_drawn_to_what_follows(frames: list[SourceFrame]) -> None:
+def test_under_the_causal_mask_a_phrase_has_no_target_that_depends_on_later_words(frames: list[SourceFrame]) -> None:
     data = SourceFrames(frames)
     tokenizer = train_tokenizer([q.text for f in frames for s in range(WORDINGS) for q in asked_of(f, s)])
     marks = {}
@@ -175,7 +176,7 @@ def test_reading_forwards_a_phrase_is_not_drawn_to_what_follows(frames: list[Sou
     assert 0 < marks["prefix"] - marks["causal"] <= related
 
 
-def test_verbs_are_asked_of_clips_that_move_alone(frames: list[SourceFrame]) -> None:
+def test_verbs_are_queried_for_moving_clips_only(frames: list[SourceFrame]) -> None:
     verbs = {v for frame in frames for _, v, _ in frame.scene_index.triplets}
     for moving in (False, True):
         asked = [
@@ -187,7 +188,7 @@ def test_verbs_are_asked_of_clips_that_move_alone(frames: list[SourceFrame]) -> 
         assert bool(verbs & set(asked)) == moving and asked
 
 
-def test_relations_and_colours_of_a_scenery_come_from_its_look() -> None:
+def test_colours_of_a_scene_come_from_its_appearance() -> None:
     appearance = source_appearance(SEED, 2, 0)
     scene = generate_scene(SEED, 2, 0, 2, appearance.tool_scale)
     _, _, boxes = render(scene, appearance)
@@ -195,7 +196,7 @@ def test_relations_and_colours_of_a_scenery_come_from_its_look() -> None:
     assert [o["color"] for o in scene_index.objects] == [appearance.colors[o["component"]] for o in scene_index.objects]
 
 
-def test_a_source_set_holds_questions_with_their_answers(tmp_path: Path) -> None:
+def test_a_source_set_contains_questions_with_answers(tmp_path: Path) -> None:
     write_synthetic(SynthConfig(out=tmp_path, videos=3, frames_per_video=1, seed=SEED, workers=1), SourceDomain)
     lines = (tmp_path / "ssg-qa" / "VID02" / "0.txt").read_text().splitlines()
     assert len(lines) > 10 and all(line.count("|") == 1 for line in lines)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from surgvivqa.features import cache as cache_module
-from surgvivqa.features.cache import FeatureStore, tag_of, weights_hash
+from surgvivqa.features.cache import FeatureCache, compute_tag, hash_weights
 from surgvivqa.features.cache_file import DTYPES
 from surgvivqa.utils.errors import InputError, RunError
 
@@ -26,8 +26,8 @@ WIDTH = 8
 MADE_OF = {"weights_sha256": "00", "frame_fit": "squash"}
 
 
-def opened(root: Path, dtype: str = "fp16", made_of: dict[str, str] = MADE_OF, **options: Any) -> FeatureStore:
-    return FeatureStore(root, made_of, WIDTH, dtype, **options)
+def opened(root: Path, dtype: str = "fp16", made_of: dict[str, str] = MADE_OF, **options: Any) -> FeatureCache:
+    return FeatureCache(root, made_of, WIDTH, dtype, **options)
 
 
 def item(seed: int, rows: int = 3) -> Tensor:
@@ -102,16 +102,16 @@ def test_another_tag_misses_and_is_told_apart_from_a_frame_never_seen(tmp_path: 
 @given(st.lists(st.integers() | st.text() | st.lists(st.integers())), st.data())
 @settings(max_examples=50)
 def test_tags_are_int64_and_differ_where_values_do(values: list[Any], data: st.DataObject) -> None:
-    assert -(2**63) <= tag_of(*values) < 2**63
-    assert tag_of(*values) == tag_of(*values)
-    assert tag_of(*values) != tag_of(*values, data.draw(st.integers()))
+    assert -(2**63) <= compute_tag(*values) < 2**63
+    assert compute_tag(*values) == compute_tag(*values)
+    assert compute_tag(*values) != compute_tag(*values, data.draw(st.integers()))
 
 
 def test_the_hash_of_weights_sees_values_names_shapes_and_dtypes() -> None:
     weight = torch.arange(6.0).view(2, 3)
     others = [{"a": weight + 1}, {"b": weight}, {"a": weight.view(3, 2)}, {"a": weight.view(torch.int32)}]
-    assert weights_hash({"a": weight}) == weights_hash({"a": weight.clone()})
-    assert len({weights_hash(s) for s in [{"a": weight}, *others]}) == 5
+    assert hash_weights({"a": weight}) == hash_weights({"a": weight.clone()})
+    assert len({hash_weights(s) for s in [{"a": weight}, *others]}) == 5
 
 
 def test_memory_is_bounded_by_flushing(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_run(tmp_path: Path, monkeypatc
 
     lenient, strict = opened(tmp_path, flush_every=1), opened(tmp_path, flush_every=1, must_write=True)
     lenient.put("VID01", 0, 0, item(0))
-    monkeypatch.setattr(cache_module, "write_file", full)
+    monkeypatch.setattr(cache_module, "write_cache_file", full)
     assert torch.equal(lenient.put("VID01", 1, 0, item(1)), item(1).half())
     assert lenient.get("VID01", 1, 0) is None
     assert lenient.get("VID01", 0, 0) is not None
@@ -282,9 +282,9 @@ _FILL = f"""
 import os, signal, sys
 from pathlib import Path
 import torch
-from surgvivqa.features.cache import FeatureStore
+from surgvivqa.features.cache import FeatureCache
 root, first, last, kill = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-store = FeatureStore(root, {MADE_OF!r}, {WIDTH}, "fp16", flush_every=3)
+store = FeatureCache(root, {MADE_OF!r}, {WIDTH}, "fp16", flush_every=3)
 for frame in range(first, last):
     if frame == kill:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -15,8 +15,8 @@ from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.text_reader import TextInputs
-from surgvivqa.features.text_states import TextStates, text_states
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.text_states import TextStateSource, build_text_state_source
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
@@ -59,9 +59,9 @@ class Setting:
         self.bundle = build_for_training(config)
         set_modes(self.bundle.model)
         self.prompts = self.bundle.prompt_tokenizer()
-        video = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"), cache, dtype)
-        self.live = video_tokens(self.bundle, self.bundle.frame_store(root / "frames"))
-        self.text: TextStates = text_states(self.bundle, video, self.prompts, cache, dtype)
+        video = build_video_token_source(self.bundle, self.bundle.frame_store(root / "frames"), cache, dtype)
+        self.live = build_video_token_source(self.bundle, self.bundle.frame_store(root / "frames"))
+        self.text: TextStateSource = build_text_state_source(self.bundle, video, self.prompts, cache, dtype)
         self.frames = list(open_questions(root / "ssg-qa", ["VID04"])[0])
 
     def losses(self, picked: list[tuple[int, list[int]]], feed: Any) -> torch.Tensor:
@@ -117,8 +117,8 @@ def test_a_batch_of_hits_and_misses_has_each_frames_own_states(base: Path, synth
     its.losses([(1, [0]), (3, [0])], its.text)
     its.text.flush()
     picked = [(0, [2, 0]), (1, [5, 1]), (2, [3]), (3, [4, 0, 2])]
-    inputs = its.text.reader.read_rows([(its.frames[f], chosen) for f, chosen in picked])
-    assert [unmade is None for unmade in inputs.unmade] == [False, True, False, True]
+    inputs = its.text.reader.read_requests([(its.frames[f], chosen) for f, chosen in picked])
+    assert [uncached is None for uncached in inputs.uncached] == [False, True, False, True]
     torch.testing.assert_close(its.losses(picked, its.text), its.losses(picked, its.live), rtol=0, atol=1e-5)
     assert (its.text.hits, its.text.misses) == (2, 4)
 
@@ -165,7 +165,7 @@ def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
     made = []
     for mixed in (False, True):
         its = Setting(base, synthetic_set, tmp_path / str(mixed))
-        inputs = its.text.reader.read_rows([(its.frames[0], [0, 1])])
+        inputs = its.text.reader.read_requests([(its.frames[0], [0, 1])])
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             made.append(its.text(inputs))
     assert torch.equal(*made)
@@ -184,7 +184,7 @@ def test_other_text_weights_and_heads_are_another_folder(base: Path, synthetic_s
         its = Setting(base, synthetic_set, tmp_path)
         if change is not None:
             change(its.bundle.model)
-        return text_states(its.bundle, its.text.video, its.prompts, tmp_path, "fp32").cache.fingerprint
+        return build_text_state_source(its.bundle, its.text.video, its.prompts, tmp_path, "fp32").cache.fingerprint
 
     def other_bias(model: SurgViVQAModel) -> None:
         model.text_encoder.encoder.layer[0].crossattention.self.key.bias.data[0] += 1e-6

@@ -3,7 +3,7 @@
     python -m tests.fuzz.fuzz_frames --files 20000 --seed 0 [--frames DIR]
 
 Three in a hundred flipped bits of a PNG decode into another image without an error; the checksums of the file, which
-``open_picture`` verifies, reveal them. Damage: one bit, several bytes, truncation, a stretch of zeros (an interrupted
+``open_image`` verifies, reveal them. Damage: one bit, several bytes, truncation, a stretch of zeros (an interrupted
 copy), two exchanged stretches. Without ``--frames``, three synthetic frames are used. Prints counts; exits with 1 if
 another image was read.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from surgvivqa.data.frames import open_picture
+from surgvivqa.data.frames import open_image
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
 from surgvivqa.utils.errors import FrameError
 
@@ -53,14 +53,14 @@ def damage(raw: bytes, kind: str, rng: np.random.Generator) -> bytes:
 def run(frames: list[Path], files: int, seed: int, show: bool = False) -> Counter[str]:
     """Reads ``files`` damaged copies of the frames; counts errors, same images and other images."""
     rng, counts = np.random.default_rng(seed), Counter[str]()
-    whole = [(frame.read_bytes(), np.asarray(open_picture(frame))) for frame in frames]
+    whole = [(frame.read_bytes(), np.asarray(open_image(frame))) for frame in frames]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "000001.png"
         for number in track(range(files), "frames", disable=not show):
             raw, picture = whole[number % len(whole)]
             path.write_bytes(damage(raw, KINDS[int(rng.integers(len(KINDS)))], rng))
             try:
-                same = np.array_equal(np.asarray(open_picture(path)), picture)
+                same = np.array_equal(np.asarray(open_image(path)), picture)
                 counts["same image" if same else "other image"] += 1
             except FrameError as error:
                 counts["error"] += 1

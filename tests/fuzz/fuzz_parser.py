@@ -6,9 +6,9 @@ A file starts as well-formed lines (generated; with ``--lines`` also those of th
 mutated up to five times: bytes, characters, fields, answers, lines, line ends, encodings, sizes. ``--only N`` makes and
 checks file N of a seed again.
 
-For every file: ``read_file`` raises nothing; each non-blank line is a question or has exactly one reason; questions,
-labels, line numbers, reasons and examples equal the oracle's; the report survives JSON. For every fourth file
-``strict`` raises one sentence that names the file and the line where it must. A quarter of the files is also read
+For every file: ``read_question_file`` raises nothing; each non-blank line is a question or has exactly one reason;
+questions, labels, line numbers, reasons and examples equal the oracle's; the report survives JSON. For every fourth
+file ``strict`` raises one sentence that names the file and the line where it must. A quarter of the files is also read
 through Arrow columns, a twentieth through an index file, with the same result.
 
 Exits with 1 if a file fails, and leaves the first failing files in ``--keep``.
@@ -33,7 +33,7 @@ from rich.progress import track
 
 from surgvivqa.data.columns import VideoColumns, parse_video
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.ssgqa import FrameQuestions, ReadReport, read_file
+from surgvivqa.data.ssgqa import FrameQuestions, ReadReport, read_question_file
 from surgvivqa.utils.errors import InputError
 from tests.fuzz.parser_oracle import LINE_REASONS, SPELLED, STRICT_REASONS, read_expected
 from tests.fuzz.question_files import make_file, read_lines, well_formed_lines
@@ -64,15 +64,13 @@ def check_file(
     """
     expected = read_expected(raw, size)
     report = ReadReport()
-    frame = read_file(path, VIDEO, number, report)
+    frame = read_question_file(path, VIDEO, number, report)
     questions = frame.questions if frame else ()
     got = [(q.line, q.question, q.answer, q.label, q.reasoning, q.type) for q in questions]
     check(got == expected.questions, f"questions {got[:3]}..., not {expected.questions[:3]}...")
     check((frame is None) == (not got), "a frame without questions")
-    check(
-        frame is None or all((q.video, q.frame) == (VIDEO, number) for q in (frame, *questions)),
-        "the name of another frame",
-    )
+    names = {(q.video, q.frame) for q in questions} | ({(frame.video, frame.frame)} if frame else set())
+    check(names <= {(VIDEO, number)}, "the name of another frame")
     skipped = Counter(reason for reason, _, _ in expected.reasons)
     check(dict(report.skipped) == dict(skipped), f"skipped {dict(report.skipped)}, not {dict(skipped)}")
     left_out = sum(report.skipped[reason] for reason in LINE_REASONS)
@@ -103,7 +101,7 @@ def check_file(
         tally["files read strictly"] += 1
         first = next((f"{path}:{n}" if n else str(path) for r, n, _ in expected.reasons if r in STRICT_REASONS), None)
         try:
-            again = read_file(path, VIDEO, number, ReadReport(), strict=True)
+            again = read_question_file(path, VIDEO, number, ReadReport(), strict=True)
         except InputError as error:
             sentence = str(error)
             check(first is not None, f"strict rejects a valid file: {sentence}")
@@ -121,7 +119,7 @@ def check_columns(root: Path, numbers: Iterable[int], through_file: bool) -> Non
     """
     expected, frames = ReadReport(), []
     for number in sorted(numbers):
-        frame = read_file(root / VIDEO / f"{number}.txt", VIDEO, number, expected)
+        frame = read_question_file(root / VIDEO / f"{number}.txt", VIDEO, number, expected)
         frames += [frame] if frame else []
     if through_file:
         found, report = open_questions(root, [VIDEO], index_dir=root / "index")
@@ -206,7 +204,8 @@ def check_range(
 
 def fuzz(files: int, seed: int, pool: Sequence[str], processes: int = 1) -> tuple[Counter[str], list[Failure]]:
     """Checks that many files in several processes; shows progress on a terminal."""
-    tally, failures, step = Counter[str](), [], 20 * BATCH
+    tally, step = Counter[str](), 20 * BATCH
+    failures: list[Failure] = []
     parts = [(seed, start, min(start + step, files), pool) for start in range(0, files, step)]
     with ProcessPoolExecutor(processes) if processes > 1 else contextlib.nullcontext() as workers:
         jobs = [workers.submit(check_range, *part) for part in parts] if workers else []
@@ -235,10 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool += real
     started = time.monotonic()
     if options.only is not None:
-        tally, failures = Counter[str](), []
+        failures: list[Failure] = []
         for index in ("columns", "file"):
-            some, bad = check_range(options.seed, options.only, options.only + 1, pool, index)
-            tally, failures = some, failures + bad
+            tally, bad = check_range(options.seed, options.only, options.only + 1, pool, index)
+            failures += bad
     else:
         tally, failures = fuzz(options.files, options.seed, pool, options.processes)
     seconds = time.monotonic() - started

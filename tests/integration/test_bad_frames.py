@@ -15,7 +15,7 @@ from surgvivqa.config import TrainConfig
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.index import open_questions, question_counts
 from surgvivqa.features.batches import MicroBatch, micro_batches
-from surgvivqa.features.cache_file import CacheFile, Entry, write_file
+from surgvivqa.features.cache_file import CacheFile, IndexEntry, write_cache_file
 from surgvivqa.training import schedule
 from surgvivqa.training.run_log import MetricsLog
 from surgvivqa.utils.errors import RunError
@@ -252,8 +252,8 @@ def test_a_cache_with_wrong_numbers(
     else:  # with matching checksums, as another tool might write it
         arrays = [file.read(key) for key in file.entries]
         arrays[0].view("<u2")[0, 0] = 0x7E00
-        items = [(k, Entry(0, len(a), zlib.crc32(a.data))) for k, a in zip(file.entries, arrays, strict=True)]
-        write_file(path, file.fingerprint, file.dtype, file.width, items, arrays)
+        items = [(k, IndexEntry(0, len(a), zlib.crc32(a.data))) for k, a in zip(file.entries, arrays, strict=True)]
+        write_cache_file(path, file.fingerprint, file.dtype, file.width, items, arrays)
     capsys.readouterr()
     what = "checksum" if fault == "flipped byte" else "not all finite"
     assert main(["check", *TINY, *flags, cache, "--json"]) == 1

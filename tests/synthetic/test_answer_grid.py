@@ -15,7 +15,7 @@ def record(video: str, frame: int, kind: str | None, right: bool) -> dict[str, o
     }  # fmt: skip
 
 
-def test_kinds_take_turns_and_no_frame_comes_twice() -> None:
+def test_question_types_alternate_and_frames_are_distinct() -> None:
     kinds = ("count", "exist", None)
     records = [record("VID02", n // 3, kinds[n % 3], True) for n in range(60)]
     chosen = sample_records(records, 12, seed=3)
@@ -25,12 +25,12 @@ def test_kinds_take_turns_and_no_frame_comes_twice() -> None:
     assert len(sample_records(records[:4], 12, seed=0)) == 2  # two frames, so two pictures
 
 
-def test_the_sheet_shows_frames_and_marks_what_is_wrong(synthetic_set: Path, tmp_path: Path) -> None:
+def test_the_grid_shows_frames_and_marks_wrong_answers(synthetic_set: Path, tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     rows = [record("VID02", n, "count", right=n != 1) for n in range(3)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    with Image.open(draw_answers(path, synthetic_set / "frames", tmp_path / "a" / "sheet.png")) as sheet:
-        colors = {color for _, color in sheet.getcolors(sheet.width * sheet.height) or ()}
-        assert sheet.size == (1770, 382)
+    with Image.open(draw_answers(path, synthetic_set / "frames", tmp_path / "a" / "grid.png")) as grid:
+        colors = {color for _, color in grid.getcolors(grid.width * grid.height) or ()}
+        assert grid.size == (1770, 382)
         assert {(24, 120, 60), (176, 32, 32)} <= colors
     assert not list(tmp_path.rglob("*.tmp"))

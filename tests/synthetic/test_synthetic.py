@@ -1,4 +1,4 @@
-"""The synthetic set: answers recomputed from text and graph by another route, relations as in the real graphs."""
+"""The synthetic set: answers equal those of an independent reader; relations follow the real graphs' rules."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.conftest import SHARED
 from tests.helpers.templates import SIDE, answer, holds, named
 
 
-def test_every_answer_is_found_again_from_text_and_graph(synthetic_set: Path) -> None:
+def test_every_answer_follows_from_text_and_graph(synthetic_set: Path) -> None:
     kinds = set()
     for path in sorted((synthetic_set / "ssg-qa").rglob("*.txt")):
         graph = json.loads((synthetic_set / "scene_graph" / f"{path.parent.name}_{path.stem}.json").read_text())
@@ -36,9 +36,9 @@ def test_every_answer_is_found_again_from_text_and_graph(synthetic_set: Path) ->
     assert {k for _, k in kinds} == {"count", "exist", "query_color", "query_type", "query_component"}
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real data")
 @pytest.mark.parametrize("name", ["VID01_0", "VID01_1"])
-def test_direction_rules_are_those_of_the_real_graphs(name: str) -> None:
+def test_direction_rules_match_the_real_graphs(name: str) -> None:
     scene = json.loads((SHARED / "scene_graph" / f"{name}.json").read_text())["scenes"][0]
     for relation in SIDE:
         for i, other in enumerate(scene["objects"]):
@@ -46,7 +46,7 @@ def test_direction_rules_are_those_of_the_real_graphs(name: str) -> None:
             assert ours == scene["relationships"][relation][i], (relation, i)
 
 
-def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_files_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     for workers in (1, 2):
         write_synthetic(SynthConfig(out=tmp_path / str(workers), videos=3, frames_per_video=1, workers=workers))
     files = [p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*") if p.is_file()]
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_files_for_any_number_of_workers(tmp_path: 
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes(), file
 
 
-def test_things_move_from_second_to_second_and_views_change() -> None:
+def test_objects_move_within_a_shot_and_change_between_shots() -> None:
     first, second, later = (generate_scene(0, 4, t) for t in (0, 1, 4))
     assert [t.component for t in first.objects] == [t.component for t in second.objects]
     moves = [np.hypot(a.x - b.x, a.y - b.y) for a, b in zip(first.objects, second.objects, strict=True)]
@@ -63,7 +63,7 @@ def test_things_move_from_second_to_second_and_views_change() -> None:
     assert first.objects[0] != later.objects[0]
 
 
-def test_a_frame_is_lit_in_the_middle_and_dark_in_the_corners() -> None:
+def test_a_frame_is_bright_in_the_centre_and_dark_in_the_corners() -> None:
     frame, mask, _ = render(generate_scene(0, 4, 0))
     pixels = np.asarray(frame, dtype=float)
     assert pixels[:12, :12].mean() < 12 < 50 < pixels[100:140, 180:250].mean()

@@ -9,12 +9,13 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from surgvivqa.checkpoints.published import saved_tensors
+from surgvivqa.checkpoints.validation import validate_lora, validate_names
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import lora_of, names_of, read_json
+from surgvivqa.utils.safe_json import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OLD_ADAPTER_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT: a pickle, read for its tensors alone
@@ -120,9 +121,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     path = folder / ADAPTER_CONFIG
     try:
         saved = dict(read_json(path))
-        settings = lora_of({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
+        settings = validate_lora({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
         targets = saved["target_modules"]
-        targets = [targets] if isinstance(targets, str) else sorted(names_of(targets))
+        targets = [targets] if isinstance(targets, str) else sorted(validate_names(targets))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
     odd = _odd_settings(saved)

@@ -16,6 +16,7 @@ from transformers import (
     VideoMAEModel,
 )
 
+from surgvivqa.checkpoints.validation import check_model_folder, check_no_remote_code
 from surgvivqa.config import ModelConfig, clip_length
 from surgvivqa.model.attention import install_packed_attention
 from surgvivqa.model.bundle import ModelBundle
@@ -25,19 +26,19 @@ from surgvivqa.model.embeddings import ADDED_ROWS_SEED, fit_vocabulary
 from surgvivqa.model.modeling import SurgViVQAModel, projections
 from surgvivqa.model.positions import set_position_embeddings
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
     """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
-    configuration as ``position_frames``, for ``video_positions``."""
+    configuration as ``position_frames``, for ``video_positions``.
+    """
     with _clear_errors("--video-model", name):
-        _refuse_folder(name)
+        _check_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        _refuse_kind("--video-model", name, config, "videomae")
+        _check_type("--video-model", name, config, "videomae")
         trained, config.num_frames = config.num_frames, num_frames
         model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
-    _refuse_random("video encoder", "--video-model", name, info["missing_keys"])
+    _check_no_missing_tensors("video encoder", "--video-model", name, info["missing_keys"])
     model.config.position_frames = trained
     set_position_embeddings(model, trained)
     return model
@@ -51,9 +52,9 @@ def load_text_encoder(name: str) -> BlipTextModel:
     SurgViVQA checkpoints do: one is added, unused, from a fixed seed.
     """
     with _clear_errors("--text-model", name):
-        _refuse_folder(name)
+        _check_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        _refuse_kind("--text-model", name, config, "blip", "blip_text_model")
+        _check_type("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
             whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
             missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
@@ -62,7 +63,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
             source, info = BlipTextModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
             missing = list(info["missing_keys"])
     missing = [k for k in missing if "pooler." not in k and not k.endswith("position_ids")]
-    _refuse_random("text encoder", "--text-model", name, missing)
+    _check_no_missing_tensors("text encoder", "--text-model", name, missing)
     if not source.config.is_decoder:
         raise InputError(
             f"The text encoder {name} has no cross-attention (is_decoder is false); it cannot see a frame."
@@ -80,9 +81,9 @@ def load_text_encoder(name: str) -> BlipTextModel:
 def load_decoder(name: str) -> tuple[Any, Any]:
     """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
-        _refuse_folder(name)
+        _check_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        refuse_code({"attn_implementation": config._attn_implementation})
+        check_no_remote_code({"attn_implementation": config._attn_implementation})
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise InputError(
                 f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
@@ -93,7 +94,7 @@ def load_decoder(name: str) -> tuple[Any, Any]:
             name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
         )
     tied = set(model.all_tied_weights_keys)
-    _refuse_random("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
+    _check_no_missing_tensors("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"--decoder-model {name} has {model.config.vocab_size} rows of words, but its tokenizer knows "
@@ -155,23 +156,23 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_folder(name: str) -> None:
+def _check_folder(name: str) -> None:
     """Raises ValueError where a local folder leads out of itself, or asks for code."""
     folder = Path(name)
     if not folder.is_dir():
         return
     if (folder / "adapter_config.json").is_file():  # Transformers would load the model that the file names instead
         raise ValueError("it holds adapters, not a model; merge them into their model first")
-    refuse_folder(folder)
+    check_model_folder(folder)
 
 
-def _refuse_kind(flag: str, name: str, config: Any, *kinds: str) -> None:
-    refuse_code({"attn_implementation": config._attn_implementation})  # of the hub's folders, which are not looked at
+def _check_type(flag: str, name: str, config: Any, *kinds: str) -> None:
+    check_no_remote_code({"attn_implementation": config._attn_implementation})  # hub models are not checked on disk
     if config.model_type not in kinds:
         raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
 
 
-def _refuse_random(part: str, flag: str, name: str, missing: Any) -> None:
+def _check_no_missing_tensors(part: str, flag: str, name: str, missing: Any) -> None:
     missing = sorted(missing)
     if missing:
         raise InputError(

@@ -1,4 +1,18 @@
-"""A checkpoint folder's model: its weights, from one file or from shards, with the settings that lie beside them."""
+"""Reads checkpoint folders.
+
+A checkpoint folder holds::
+
+    config.json                 the architecture (SurgViVQAConfig)
+    surgvivqa.json              settings, the run's flags, and ``holds``: all, trained or adapters
+    model.safetensors           all tensors (or shards with an index), or the trained tensors only
+    adapter_config.json         instead of model.safetensors, for ``adapters``: PEFT's format
+    adapter_model.safetensors
+    other_trained.safetensors   trained tensors that are not adapters
+    processor_config.json       frame fit, clip and prompt, for SurgViVQAProcessor
+    tokenizer.json ...          the tokenizer
+
+``all`` needs nothing else. ``trained`` and ``adapters`` are loaded onto the published parts, or onto the packaged base.
+"""
 
 import json
 from pathlib import Path
@@ -9,70 +23,89 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.backbones import assemble
-from surgvivqa.checkpoints.published import all_of, load_safetensors, load_tensors, new_of, present_names
-from surgvivqa.checkpoints.settings import SETTINGS_FILE, damaged, find_parts, read_hugging_face, read_settings
+from surgvivqa.checkpoints.published import (
+    all_tensor_names,
+    load_safetensors,
+    load_tensors,
+    new_tensor_names,
+    normalize_names,
+)
+from surgvivqa.checkpoints.settings import (
+    SETTINGS_FILE,
+    damaged_checkpoint,
+    read_hugging_face,
+    read_settings,
+    use_local_parts,
+)
+from surgvivqa.checkpoints.validation import (
+    check_model_size,
+    check_no_remote_code,
+    is_plain_name,
+    validate_lora,
+    validate_names,
+)
 from surgvivqa.config import ModelConfig
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import is_plain_name, lora_of, names_of, read_json, refuse_code, refuse_size
+from surgvivqa.utils.safe_json import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None) -> ModelBundle:
-    """A checkpoint folder's model.
+    """Loads the model of a checkpoint folder.
 
     Args:
-        folder: drawn at the top of ``checkpoints``.
-        num_frames: gives it clips of another length.
-        parts: flags that name the published parts' folders, where those that it names are not here (``find_parts``).
+        folder: as drawn at the top of this file.
+        num_frames: frames per clip; None keeps the checkpoint's.
+        parts: flags that name the folders of published parts that are missing on this machine.
 
     Raises:
         InputError: something in it is damaged or missing.
     """
     saved = read_settings(folder) if (folder / SETTINGS_FILE).is_file() else read_hugging_face(folder)
     try:
-        refuse_code(read_json(folder / "config.json"))
+        check_no_remote_code(read_json(folder / "config.json"))
     except (OSError, ValueError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
     tokenizer = _read_tokenizer(folder)
     try:
         config = SurgViVQAConfig.from_pretrained(folder)
     except Exception as error:  # Transformers raises several kinds
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
     found = read_weights(folder)
-    _refuse_model(folder, config, found, saved.holds)
-    names = present_names(found)  # Hugging Face's save_pretrained writes older ones
+    _check_model(folder, config, found, saved.holds)
+    names = normalize_names(found)  # Hugging Face's save_pretrained writes older ones
     tensors = {names[name]: tensor for name, tensor in found.items()}
     if saved.holds == "all":
         config.video_config.num_frames = num_frames or config.video_config.num_frames
         try:
             model = SurgViVQAModel(config)
         except Exception as error:  # impossible numbers: Transformers raises whatever they lead to
-            raise damaged(folder, error) from error
+            raise damaged_checkpoint(folder, error) from error
     else:
-        find_parts(saved.settings, parts or saved.settings)
+        use_local_parts(saved.settings, parts or saved.settings)
         model = assemble(saved.settings, config.lora).model
-    required = all_of(model) if saved.holds == "all" else new_of(model) | set(saved.tensors)
+    required = all_tensor_names(model) if saved.holds == "all" else new_tensor_names(model) | set(saved.tensors)
     report = load_tensors(model, tensors, folder, required)
     return ModelBundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
 
 
-def _refuse_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:
+def _check_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:
     """Raises InputError where the configuration asks for more than the weights can be."""
     try:
         if config.lora:
-            refuse_rank(int(lora_of(config.lora)["r"]), tensors)
+            check_rank(int(validate_lora(config.lora)["r"]), tensors)
         if holds == "all":
-            refuse_size(config, tensors)
+            check_model_size(config, tensors)
     except (ValueError, TypeError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
 
 
-def refuse_rank(rank: int, tensors: dict[str, Tensor]) -> None:
+def check_rank(rank: int, tensors: dict[str, Tensor]) -> None:
     """Raises ValueError where a rank is not that of the adapters in a file: they are made before they are filled."""
     ranks = {len(t) if t.ndim else 0 for n, t in tensors.items() if ".lora_A." in n}
     if ranks - {rank}:
@@ -81,14 +114,14 @@ def refuse_rank(rank: int, tensors: dict[str, Tensor]) -> None:
         raise ValueError("its settings ask for adapters, and it holds none")
 
 
-def is_whole(folder: Path) -> bool:
+def holds_all_tensors(folder: Path) -> bool:
     """Whether a folder holds all of a model's tensors, so that Hugging Face's loader can read it."""
     if (folder / SETTINGS_FILE).is_file():
         return read_settings(folder).holds == "all"
     return (folder / "config.json").is_file() and not (folder / adapters.ADAPTER_CONFIG).is_file()
 
 
-def is_ours(folder: Path) -> bool:
+def is_surgvivqa_folder(folder: Path) -> bool:
     """Whether a folder's ``config.json`` is a SurgViVQA model's."""
     try:
         config = read_json(folder / "config.json")
@@ -97,7 +130,7 @@ def is_ours(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == SurgViVQAConfig.model_type
 
 
-def now_whole(folder: Path) -> None:
+def mark_complete(folder: Path) -> None:
     """Makes the files beside a whole model's weights say so, where they are an older checkpoint's."""
     if (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
         # Hugging Face leaves the weights of an earlier save there, where one of the two was in shards and the other was
@@ -123,9 +156,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return load_safetensors(folder / WEIGHTS)
     try:
         where = read_json(index)["weight_map"]
-        files = sorted(set(names_of(list(where.values()))))
+        files = sorted(set(validate_names(list(where.values()))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
     if any(not is_plain_name(name) for name in files):
         raise InputError(f"{index} names a file outside its folder ({files[0]}), which is not read.")
     if (folder / WEIGHTS).is_file():  # which Hugging Face, too, takes where both are there
@@ -144,4 +177,4 @@ def _read_tokenizer(folder: Path) -> Any:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # tokenizers raises its own kinds
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error

@@ -20,10 +20,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from surgvivqa.checkpoints.public_settings import SECRET, WITH_PATHS, hub_name, masked, public_settings
+from surgvivqa.checkpoints.public_settings import FILES_WITH_PATHS, hub_name, public_settings
 from surgvivqa.config import PART_FLAGS, ModelConfig, option
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
+from surgvivqa.utils.secrets import SECRET, mask_secrets
 
 log = logging.getLogger("surgvivqa")
 TIMEOUT = 5.0  # seconds for the hub's first answer; its library waits for ever by default
@@ -57,7 +58,9 @@ def fetch(name: str, flag: str) -> Path:
     found = _NAME.fullmatch(name)
     if not found:
         raise InputError(
-            masked(f"{flag} {name} is no name of the hub's; one looks like USER/MODEL or USER/MODEL@REVISION.")
+            mask_secrets(
+                f"{flag} {name} is not a model name on the hub; a name looks like USER/MODEL or USER/MODEL@REVISION."
+            )
         )
     api = HfApi()
     wanted: dict[str, Any] = {"repo_id": found["repo"], "revision": found["revision"]}
@@ -72,7 +75,7 @@ def fetch(name: str, flag: str) -> Path:
         cached = _cached(api, wanted) if _is_network(error) else None
         if cached is None:
             advice = f"; or fetch it where that works, and give its folder with {flag}"
-            raise InputError(masked(f"{flag} {name} cannot be fetched from the hub: {reason}{advice}.")) from None
+            raise InputError(mask_secrets(f"{flag} {name} cannot be fetched from the hub: {reason}{advice}.")) from None
         log.warning("The hub cannot be reached; %s is taken from its cache, which may be older.", name)
         folder = cached
     if not any(Path(folder).glob("*.safetensors")):
@@ -83,7 +86,7 @@ def fetch(name: str, flag: str) -> Path:
 def push(folder: Path, repo: str, private: bool) -> str:
     """Uploads a checkpoint folder to the hub as one commit, and makes the repository where there is none.
 
-    Paths in its settings stay behind (``privacy.public_settings``): the folder itself is not changed.
+    Paths in its settings stay behind (``public_settings``): the folder itself is not changed.
 
     Args:
         folder: a flat folder of JSON, safetensors, text and Markdown with weights among them.
@@ -99,7 +102,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
     """
     found = _NAME.fullmatch(repo)
     if not found or found["revision"]:
-        raise InputError(masked(f"{repo} is no name of a repository on the hub; one looks like USER/MODEL."))
+        raise InputError(mask_secrets(f"{repo} is not a repository name on the hub; a name looks like USER/MODEL."))
     files = _files(folder)
     api = HfApi()
     with tempfile.TemporaryDirectory() as made:
@@ -121,14 +124,14 @@ def push(folder: Path, repo: str, private: bool) -> str:
             reason = _reason(error)
             if reason is None:
                 raise
-            raise InputError(masked(f"{folder} cannot be pushed to {repo}: {reason}.")) from None
+            raise InputError(mask_secrets(f"{folder} cannot be pushed to {repo}: {reason}.")) from None
     return str(address)
 
 
 def _files(folder: Path) -> list[Path]:
     """The files to upload; refuses all that is no part of a checkpoint."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give a checkpoint folder such as a run's best/.")
+        raise InputError(f"{folder} is not a folder; give a checkpoint folder such as a run's best/.")
     files = sorted(folder.iterdir())
     foreign = [f.name for f in files if f.is_symlink() or not f.is_file() or f.suffix not in PUSHED or f.name[0] == "."]
     if foreign:
@@ -147,7 +150,7 @@ def _files(folder: Path) -> list[Path]:
 def _stage(files: list[Path], folder: Path) -> None:
     """The folder as it is uploaded: settings without paths, everything else by a link to the file itself."""
     for file in files:
-        if file.name in WITH_PATHS:
+        if file.name in FILES_WITH_PATHS:
             try:
                 content = dict(read_json(file))
             except (ValueError, TypeError):

@@ -1,16 +1,4 @@
-"""Checkpoint folders and files: read, whatever form they have, and written, whole or not at all.
-
-A checkpoint folder holds::
-
-    config.json             the architecture (SurgViVQAConfig)
-    surgvivqa.json          the settings it was trained with, the run's flags, and what the weights are (``holds``)
-    model.safetensors       ``all`` tensors (or shards with an index), or those that were ``trained``
-    adapter_model.safetensors, adapter_config.json     in the place of it: PEFT's format, ``adapters`` alone
-    processor_config.json   frame fit, clip and prompt, for SurgViVQAProcessor
-    tokenizer.json ...      the tokenizer
-
-``all`` needs nothing else; the others are put on the published parts, or on the packaged base.
-"""
+"""Loads checkpoints of every form and saves them. What a folder holds is drawn in ``checkpoints/folders.py``."""
 
 import dataclasses
 import json
@@ -26,7 +14,7 @@ from torch import Tensor
 
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.backbones import assemble
-from surgvivqa.checkpoints.folders import is_ours, is_whole, load_folder, refuse_rank
+from surgvivqa.checkpoints.folders import check_rank, holds_all_tensors, is_surgvivqa_folder, load_folder
 from surgvivqa.checkpoints.hub import fetch, is_name
 from surgvivqa.checkpoints.public_settings import part_name
 from surgvivqa.checkpoints.published import (
@@ -34,24 +22,24 @@ from surgvivqa.checkpoints.published import (
     WORDS,
     Names,
     adapter_rank,
-    all_of,
+    all_tensor_names,
     load_safetensors,
     load_tensors,
-    new_of,
-    present_names,
+    new_tensor_names,
+    normalize_names,
     published_name,
     read_tensors,
     saved_tensors,
-    trained_of,
+    trained_tensor_names,
 )
 from surgvivqa.checkpoints.settings import (
     SETTINGS_FILE,
     Saved,
-    damaged,
-    find_parts,
+    damaged_checkpoint,
+    parse_run,
+    parse_settings,
     read_settings,
-    run_of,
-    settings_of,
+    use_local_parts,
 )
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, read_yaml
 from surgvivqa.model.bundle import ModelBundle
@@ -74,14 +62,14 @@ def save_checkpoint(
     max_shard_size: str = "5GB",
     also: Callable[[Path], None] | None = None,
 ) -> None:
-    """Writes a checkpoint folder (drawn at the top of this file), whole or not at all.
+    """Writes a checkpoint folder (see ``checkpoints/folders.py``), atomically.
 
     Args:
         bundle: what to write.
         folder: replaced if it is there.
         everything: all tensors, so that the folder needs no published part; else those that ``saved_tensors`` names.
         max_shard_size: larger weights are written in several files with an index, as Hugging Face does.
-        also: adds files of its own to the folder before it is put in place.
+        also: adds files of its own to the folder before it is moved into place.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written; what was there stays.
@@ -196,7 +184,7 @@ def _is_of_its_folder(path: Path) -> bool:
     folder, name = path.parent, path.name
     if (folder / adapters.ADAPTER_CONFIG).is_file():
         known = name in (adapters.ADAPTER_WEIGHTS, adapters.OLD_ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS)
-    elif (folder / SETTINGS_FILE).is_file() or is_ours(folder):
+    elif (folder / SETTINGS_FILE).is_file() or is_surgvivqa_folder(folder):
         known = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None
     else:
         return False
@@ -212,7 +200,7 @@ def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundl
     for folder in map(surviving_folder, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
             return _load_adapters(folder, fallback)
-        if (folder / SETTINGS_FILE).is_file() or is_whole(folder):
+        if (folder / SETTINGS_FILE).is_file() or holds_all_tensors(folder):
             return load_folder(folder, parts=fallback)
     raise InputError(
         f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with config.json or "
@@ -230,25 +218,25 @@ def _load_adapters(folder: Path, fallback: ModelConfig) -> ModelBundle:
     settings.lora_r, settings.lora_alpha, settings.lora_dropout = lora["r"], lora["alpha"], lora["dropout"]
     found = read_tensors(adapters.weights_file(folder))
     try:
-        refuse_rank(lora["r"], found)
+        check_rank(lora["r"], found)
     except ValueError as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
     if settings.preset == "tiny":
         bundle = adapters.with_adapters(load_folder(PACKAGED_BASE, settings.num_frames), lora)
         bundle = dataclasses.replace(bundle, settings=settings, run=run)
     else:
-        find_parts(settings, fallback)
+        use_local_parts(settings, fallback)
         bundle = dataclasses.replace(assemble(settings, lora), run=run)
     if targets != sorted(lora_targets(bundle.model.decoder)):
         raise InputError(
             f"{folder} adapts {', '.join(targets)}, but this model's adapters are on "
             f"{', '.join(lora_targets(bundle.model.decoder))}; they are of another decoder or another LoRA setting."
         )
-    names = present_names([f"llm.{name}" for name in found])
+    names = normalize_names([f"llm.{name}" for name in found])
     tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
     if (folder / adapters.OTHER_WEIGHTS).is_file():
         tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
-    report = load_tensors(bundle.model, tensors, folder, new_of(bundle.model) | set(saved.tensors))
+    report = load_tensors(bundle.model, tensors, folder, new_tensor_names(bundle.model) | set(saved.tensors))
     if not known and base and Path(base).name != Path(settings.decoder_model).name:
         report.notes.append(f"they say that they belong to {base[:100]}, and were put on {settings.decoder_model}")
     return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
@@ -262,8 +250,8 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
     beside = path.parent / "config.yaml"
     try:
         run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
-        settings = settings_of({k: v for k, v in run.items() if k in MODEL_FLAGS} if run else vars(fallback))
-        run = run_of(run)
+        settings = parse_settings({k: v for k, v in run.items() if k in MODEL_FLAGS} if run else vars(fallback))
+        run = parse_run(run)
     except (InputError, ValueError) as error:
         if not beside.is_file() and isinstance(error, InputError):  # which is about a flag
             raise
@@ -272,7 +260,7 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
         raise InputError(
             f"{what}; it is read as the settings of {path.name}, so mend it or move {path.name} to a folder of its own."
         ) from error
-    find_parts(settings, fallback)
+    use_local_parts(settings, fallback)
     rank = adapter_rank(tensors)
     if not run:
         settings.lora_r = rank or 0
@@ -287,10 +275,10 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
         bundle = dataclasses.replace(bundle, settings=settings)
         if lora and not bundle.model.config.lora:
             bundle = adapters.with_adapters(bundle, lora)
-        required = all_of(bundle.model)
+        required = all_tensor_names(bundle.model)
     else:
         bundle = assemble(settings, lora)
-        required = _trained_by(run, bundle.model, tensors)
+        required = _required_tensors(run, bundle.model, tensors)
         rows = len(tensors.get(WORDS, bundle.model.state_dict()[WORDS]))
         if settings.text_embeddings == "aligned" and rows < bundle.model.config.text_config.vocab_size:
             raise InputError(
@@ -302,11 +290,11 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
         report.notes.append(
             f"adapters of rank {settings.lora_r}; their alpha is not in the file, taken as {settings.lora_alpha}"
         )
-    own = set(report.changed) | (new_of(bundle.model) & set(report.loaded))
+    own = set(report.changed) | (new_tensor_names(bundle.model) & set(report.loaded))
     return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
 
 
-def _trained_by(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:
+def _required_tensors(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:
     """What a file must hold: what its run trained, or of a run that is not known the decoder's trained part."""
     if run:
         config = TrainConfig(**run)
@@ -316,5 +304,5 @@ def _trained_by(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Ten
         except InputError:  # settings that somebody wrote, by which nothing would be trained
             trained = set()
         if trained and bool(lora_settings(config)) == bool(model.config.lora):
-            return new_of(model) | trained
-    return trained_of(model, given)
+            return new_tensor_names(model) | trained
+    return trained_tensor_names(model, given)

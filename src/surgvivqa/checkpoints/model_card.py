@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from surgvivqa.checkpoints.card_figures import cell, figures_section
 from surgvivqa.checkpoints.public_settings import hub_name, part_name
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
-from surgvivqa.data.splits import TEST_VIDEOS, load_splits, overlap
+from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.utils.atomic_files import atomic_path
@@ -236,7 +236,7 @@ def _data(card: Card) -> str:
 
 
 def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
-    seen = overlap(train, TEST_VIDEOS)
+    seen = shared_videos(train, TEST_VIDEOS)
     if seen:
         return f"Trained on {len(train)} videos, **{len(seen)} of them test videos of the standard split**."
     counts = [f"Trained on {len(train)} videos"]

@@ -8,14 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.checkpoints.folders import is_whole, now_whole
+from surgvivqa.checkpoints.folders import holds_all_tensors, mark_complete
 from surgvivqa.checkpoints.hub import fetch
 from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.validation import check_model_folder, check_no_remote_code
 from surgvivqa.config import ModelConfig
 from surgvivqa.model import modeling
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import refuse_code, refuse_folder
 
 # Arguments that Hugging Face's Auto classes pass on after they have handled them.
 _OF_AUTO_CLASSES = ("config", "_from_auto", "_commit_hash", "adapter_kwargs", "trust_remote_code", "revision")
@@ -45,14 +45,14 @@ class SurgViVQAModel(modeling.SurgViVQAModel):
         if not Path(name).exists() and not {"token", "cache_dir", "local_files_only"} & kwargs.keys():
             name = fetch(f"{name}@{revision}" if revision else str(name), "from_pretrained")
         folder = Path(name)
-        if folder.is_dir() and not is_whole(folder):
+        if folder.is_dir() and not holds_all_tensors(folder):
             return cls._load_trained_part(folder, args, kwargs)
         try:
             if folder.is_dir():
-                refuse_folder(folder)
+                check_model_folder(folder)
             else:  # Hugging Face fetches it itself, with a token or into another cache
                 where = {k: v for k, v in kwargs.items() if k in _OF_THE_HUB}
-                refuse_code(SurgViVQAConfig.get_config_dict(name, **where)[0])
+                check_no_remote_code(SurgViVQAConfig.get_config_dict(name, **where)[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{name} cannot be loaded ({first_line(error)}).") from error
         kwargs["use_safetensors"] = True  # never a pickle
@@ -86,4 +86,4 @@ class SurgViVQAModel(modeling.SurgViVQAModel):
         Files of an earlier checkpoint in the folder that would contradict them are updated or removed.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
-        now_whole(Path(save_directory))
+        mark_complete(Path(save_directory))

@@ -9,7 +9,7 @@ from surgvivqa.config import PART_FLAGS, TrainConfig, flag_names
 
 # Files of a checkpoint in which libraries note where they loaded from. A tokenizer's own files are none of them: a
 # token may look like a path.
-WITH_PATHS = (
+FILES_WITH_PATHS = (
     "surgvivqa.json",
     "config.json",
     "generation_config.json",
@@ -21,25 +21,6 @@ _PATH_FLAGS = frozenset(flag_names(TrainConfig, lambda flag: flag.is_path))
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CACHE = re.compile(r"models--([A-Za-z0-9][\w.-]*)[/\\]snapshots[/\\]")
 _FOLDER = re.compile(r"^([/~]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
-# A folder may be called hf_models: what is masked has a capital, as a token has, or is as long as one. After one slash
-# (Path makes one of two) a password shows that it is a login, or http: /data/a:/b@c is a path.
-_TOKEN = re.compile(
-    r"\b(hf|api_org)_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{6,}|[A-Za-z0-9]{30,})|(?<=Bearer )[\w.~+/=-]+"
-    r"|(?:(?<=://)|(?<=http:/)|(?<=https:/))[^/@\s]+(?=@)|(?<=:/)[^/@\s]*:[^/@\s]+(?=@)"
-)
-# A login with a password, or the token alone that takes its place on the web.
-_LOGIN = re.compile(r"[A-Za-z][\w+.-]*:/{1,2}[^/@\s]*:[^/@\s]+@|\bhttps?:/{1,2}[^/@\s]+@")
-SECRET = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")  # a whole token, as the hub gives them out
-
-
-def masked(text: str) -> str:
-    """A message with the hub's tokens (``hf_...``), bearer tokens and the logins of addresses taken out."""
-    return _TOKEN.sub(lambda found: f"{found[1]}_***" if found[1] else "***", text)
-
-
-def holds_secret(value: str) -> bool:
-    """Whether a flag's value is, or holds, a whole token of the hub's or an address with a password in it."""
-    return bool(SECRET.search(value.encode(errors="replace")) or _LOGIN.search(value))
 
 
 def hub_name(value: str) -> str | None:
@@ -70,8 +51,10 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of one of the ``WITH_PATHS`` with every folder reduced to its last name, ``run`` by ``public_run``,
-    and published parts by ``part_name``."""
+    """Returns the content of one of the ``FILES_WITH_PATHS`` without paths.
+
+    Folders become their last name, published parts ``part_name``, and ``run`` goes through ``public_run``.
+    """
     content = dict(content)
     if isinstance(content.get("run"), dict):
         content["run"] = public_run(content["run"])

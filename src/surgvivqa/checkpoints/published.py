@@ -24,7 +24,7 @@ from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.embeddings import resized_rows
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import refuse_odd_file
+from surgvivqa.utils.safe_json import check_regular_file
 
 Names = Literal["transformers4", "transformers5"]
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -45,9 +45,9 @@ _ADAPTER = re.compile(r"\.(lora_[AB])(?:\.\w+)?\.weight$")
 _BASE = "llm.base_model.model."
 # Anything smaller is quantized, and means nothing without the scales that belong to it.
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_LONGEST_NAME = 500
-_LARGEST_VIEW = 1_000_000  # bytes that an honest expanded buffer (positions) may have more than its storage
-_HEAVIEST = 10_000_000  # values in a pickle; a state dict has some twenty a tensor
+_MAX_NAME_LENGTH = 500
+_MAX_VIEW_BYTES = 1_000_000  # bytes that an honest expanded buffer (positions) may have more than its storage
+_MAX_PICKLE_VALUES = 10_000_000  # values in a pickle; a state dict has some twenty a tensor
 
 
 @dataclass
@@ -86,9 +86,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         InputError: the file is cut off, holds anything but tensors, or names one tensor twice.
     """
     found = load_safetensors(path) if path.suffix == ".safetensors" else _load_pth(path)
-    _refuse_odd_names(path, found)
+    _check_names(path, found)
     present: dict[str, Tensor] = {}
-    names = present_names(found)
+    names = normalize_names(found)
     for old, new in names.items():
         if new in present and not torch.equal(present[new], found[old]):
             raise InputError(f"{path} holds two different tensors for {new}; it is not clear which one is meant.")
@@ -96,9 +96,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return present
 
 
-def _refuse_odd_names(path: Path, names: Collection[str]) -> None:
+def _check_names(path: Path, names: Collection[str]) -> None:
     """Raises InputError where a name would forge a line of the log, or fill it."""
-    if any(len(name) > _LONGEST_NAME or not name.isprintable() for name in names):
+    if any(len(name) > _MAX_NAME_LENGTH or not name.isprintable() for name in names):
         raise InputError(f"{path} has tensors with names that are none (too long, or with control characters).")
 
 
@@ -109,20 +109,20 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
         InputError: it cannot be read.
     """
     try:
-        refuse_odd_file(path)
+        check_regular_file(path)
         tensors: dict[str, Tensor] = load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist, so the checkpoint is incomplete; copy it again.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is damaged or cut off ({first_line(error)}); copy it again.") from error
-    _refuse_odd_names(path, tensors)
+    _check_names(path, tensors)
     return tensors
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
-    _refuse_compressed(path)
+    _check_not_compressed(path)
     with contextlib.suppress(OSError, ValueError, LookupError, zipfile.BadZipFile):  # torch.load says what is wrong
-        _refuse_heavy(path)
+        _check_pickle_size(path)
     try:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,7 +141,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
         raise InputError(f"{path} is no state dict: it must map parameter names to tensors, bare or under state_dict.")
     # A view of one number may be as large as it says: it would be a hang or the end of the memory further on.
-    false = [k for k, v in held.items() if _is_odd(v)]
+    false = [k for k, v in held.items() if _is_unusable(v)]
     if false:
         raise InputError(
             f"{path} is no state dict: {str(false[0])[:80]} is no plain tensor, or declares more numbers than the file "
@@ -150,7 +150,7 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
     return {str(k): v for k, v in held.items()}
 
 
-def _refuse_compressed(path: Path) -> None:
+def _check_not_compressed(path: Path) -> None:
     """Raises InputError where a file would grow when it is read: ``torch.save`` never compresses."""
     try:
         with zipfile.ZipFile(path) as archive:  # its list of contents alone; nothing is ever unpacked
@@ -164,7 +164,7 @@ def _refuse_compressed(path: Path) -> None:
         )
 
 
-def _refuse_heavy(path: Path) -> None:
+def _check_pickle_size(path: Path) -> None:
     """Raises InputError where a few bytes of a pickle stand for far more: tuples of tuples of tuples, which a
     dictionary that has them for keys counts through one by one, or a ``bytearray`` of any length. Nothing is executed.
     """
@@ -172,14 +172,14 @@ def _refuse_heavy(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
-                    _weigh(path, archive.read(name))
+                    _check_pickle_weight(path, archive.read(name))
         return
     with path.open("rb") as file:  # PyTorch's older form: number, version, system, the state dict, its storages' keys
         for _ in range(5):
-            _weigh(path, file)
+            _check_pickle_weight(path, file)
 
 
-def _weigh(path: Path, pickled: Any) -> None:
+def _check_pickle_weight(path: Path, pickled: Any) -> None:
     stack: list[int] = []  # how many values each has when it is written out; -1 is a mark
     memo: dict[Any, int] = {}
     for operation, argument, _ in pickletools.genops(pickled):
@@ -202,21 +202,22 @@ def _weigh(path: Path, pickled: Any) -> None:
                     weight += top
                 taken = taken[: taken.index("mark")]
             weight += sum(stack.pop() for _ in taken)
-            if weight > _HEAVIEST or str(argument).endswith(" bytearray"):
+            if weight > _MAX_PICKLE_VALUES or str(argument).endswith(" bytearray"):
                 raise InputError(f"{path} is no state dict: a few bytes of it stand for far more; it is not read.")
             stack += [weight] * len(operation.stack_after)
 
 
-def _is_odd(tensor: Tensor) -> bool:
+def _is_unusable(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
         return True
     size = tensor.numel() * tensor.element_size()
-    return size > max(tensor.untyped_storage().nbytes(), _LARGEST_VIEW)
+    return size > max(tensor.untyped_storage().nbytes(), _MAX_VIEW_BYTES)
 
 
-def present_names(names: Any) -> dict[str, str]:
+def normalize_names(names: Any) -> dict[str, str]:
     """The names of a file to those of this model: wrappers' marks taken off, old names replaced, and the decoder's
-    names as PEFT has them where the file has adapters, plain where it has none."""
+    names as PEFT has them where the file has adapters, plain where it has none.
+    """
     result = {name: _WITHIN.sub("", _BEFORE.sub("", name)) for name in names}
     adapted = any(_ADAPTER.search(name) for name in result.values())
     targets = {_ADAPTER.sub("", n) for n in result.values() if _ADAPTER.search(n)}
@@ -260,7 +261,7 @@ def load_tensors(
         tensors: by this model's names; those of the text encoder's words may have fewer rows than the model's, and grow
             as the published resizing does it.
         where: their file, for messages.
-        required: names of tensors that must be there (``all_of``, ``trained_of``, ``new_of``).
+        required: names of tensors that must be there.
 
     Raises:
         InputError: a name, shape or kind of number does not fit, or what must be there is not.
@@ -317,14 +318,14 @@ def load_tensors(
     return report
 
 
-def all_of(model: SurgViVQAModel) -> set[str]:
+def all_tensor_names(model: SurgViVQAModel) -> set[str]:
     """The names of all tensors but the tied ones."""
     return set(model.state_dict()) - set(model.all_tied_weights_keys)
 
 
-def new_of(model: SurgViVQAModel) -> set[str]:
+def new_tensor_names(model: SurgViVQAModel) -> set[str]:
     """What no published part has, and so must come from a checkpoint: adapters and projections."""
-    return {n for n in all_of(model) if "lora_" in n or "_projection." in n}
+    return {n for n in all_tensor_names(model) if "lora_" in n or "_projection." in n}
 
 
 def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str, Tensor]:
@@ -343,15 +344,16 @@ def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str,
     }
 
 
-def trained_of(model: SurgViVQAModel, given: Collection[str]) -> set[str]:
+def trained_tensor_names(model: SurgViVQAModel, given: Collection[str]) -> set[str]:
     """The tensors without which a file of unknown making would not be the trained model: adapters and projections, and
-    all of the decoder where it has no adapters, or where the file holds some of it."""
+    all of the decoder where it has no adapters, or where the file holds some of it.
+    """
     words = model.decoder.get_input_embeddings().weight
     tied = model.all_tied_weights_keys
     unread = {n for n, p in model.named_parameters() if p is words and n not in tied.values()}
-    base = {n for n in all_of(model) if n.startswith("llm.") and "lora_" not in n} - unread
+    base = {n for n in all_tensor_names(model) if n.startswith("llm.") and "lora_" not in n} - unread
     adapted = bool(model.config.lora)
-    return new_of(model) | (base if not adapted or any(n in base for n in given) else set())
+    return new_tensor_names(model) | (base if not adapted or any(n in base for n in given) else set())
 
 
 def _part(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a checkpoint folder says about itself: the settings beside its weights, and where its parts lie by now."""
+"""Reads and validates the settings of a checkpoint folder into ``Saved``."""
 
 import logging
 from collections.abc import Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from surgvivqa.checkpoints.validation import validate_flags, validate_lora, validate_names
 from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, flag_names
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.untrusted import lora_of, names_of, read_json, typed_values
+from surgvivqa.utils.safe_json import read_json
 
 SETTINGS_FILE = "surgvivqa.json"
 _FRACTIONS = flag_names(ModelConfig, lambda flag: flag.accepts_fraction)
@@ -18,7 +19,7 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass
 class Saved:
-    """What ``surgvivqa.json`` says."""
+    """The validated content of ``surgvivqa.json``."""
 
     settings: ModelConfig
     run: dict[str, Any] = field(default_factory=dict)
@@ -27,20 +28,20 @@ class Saved:
 
 
 def read_settings(folder: Path) -> Saved:
-    """What a folder's ``surgvivqa.json`` says.
+    """Reads a folder's ``surgvivqa.json``.
 
     Raises:
-        InputError: it cannot be read, or says what no run of ours would.
+        InputError: the file cannot be read, or a value is invalid.
     """
     try:
         saved = read_json(folder / SETTINGS_FILE)
-        settings = settings_of(saved["settings"])
+        settings = parse_settings(saved["settings"])
         holds = saved.get("holds", "all" if settings.preset == "tiny" else "trained")
         if holds not in ("all", "trained", "adapters"):
-            raise ValueError("it does not say what it holds")
-        return Saved(settings, run_of(saved.get("run", {})), holds, names_of(saved.get("tensors", ())))
+            raise ValueError("its holds is not all, trained or adapters")
+        return Saved(settings, parse_run(saved.get("run", {})), holds, validate_names(saved.get("tensors", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
 
 
 def read_hugging_face(folder: Path) -> Saved:
@@ -52,31 +53,31 @@ def read_hugging_face(folder: Path) -> Saved:
         path = folder / "processor_config.json"
         processor = read_json(path) if path.is_file() else {}
         known = {name: value for name, value in (config | processor).items() if name in MODEL_FLAGS}
-        lora = lora_of(config["lora"]) if config.get("lora") else {"r": 0}
+        lora = validate_lora(config["lora"]) if config.get("lora") else {"r": 0}
         known |= {f"lora_{name}": value for name, value in lora.items()}
-        return Saved(settings_of(known))
+        return Saved(parse_settings(known))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_checkpoint(folder, error) from error
 
 
-def settings_of(values: Any) -> ModelConfig:
+def parse_settings(values: Any) -> ModelConfig:
     """Raises ValueError or InputError where a value is none of its flag's."""
     if unknown := set(values) - set(MODEL_FLAGS):
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
-    settings = ModelConfig(**typed_values(ModelConfig, values, _FRACTIONS))
+    settings = ModelConfig(**validate_flags(ModelConfig, values, _FRACTIONS))
     check_ranges(settings)
     clip_length(settings)  # refuses odd ones and long ones
     return settings
 
 
-def run_of(values: Any) -> dict[str, Any]:
+def parse_run(values: Any) -> dict[str, Any]:
     """Raises ValueError where a value is none of its flag's."""
-    typed_values(TrainConfig, values, _FRACTIONS)
-    names_of(values.get("train_videos") or ())
+    validate_flags(TrainConfig, values, _FRACTIONS)
+    validate_names(values.get("train_videos") or ())
     return dict(values)
 
 
-def find_parts(settings: ModelConfig, flags: ModelConfig) -> None:
+def use_local_parts(settings: ModelConfig, flags: ModelConfig) -> None:
     """Takes the places of the published parts from the flags that name a folder, where a checkpoint's own are not here:
     a run of another machine says where the parts lay there, or a name of the hub's.
 
@@ -91,6 +92,6 @@ def find_parts(settings: ModelConfig, flags: ModelConfig) -> None:
             setattr(settings, name, given)
 
 
-def damaged(folder: Path, error: Exception) -> InputError:
+def damaged_checkpoint(folder: Path, error: Exception) -> InputError:
     """The sentence about a folder that cannot be read."""
     return InputError(f"Checkpoint {folder} is damaged or incomplete ({first_line(error)}).")

@@ -27,16 +27,17 @@ from surgvivqa.config import (
     flag,
 )
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import BadFrame, refuse_missing
+from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.splits import SPLIT_NAMES, load_splits
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.cache import FeatureStore
+from surgvivqa.features.cache import FeatureCache
 from surgvivqa.features.cache_file import DTYPES
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
-from surgvivqa.features.text_reader import TextInputs, TextReader
-from surgvivqa.features.text_states import TextStates, text_states
-from surgvivqa.features.video_tokens import VideoTokens, tokens_of, video_tokens
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader
+from surgvivqa.features.source import FeatureReader, read_good_frames
+from surgvivqa.features.text_reader import TextInputs
+from surgvivqa.features.text_states import TextStateSource, build_text_state_source
+from surgvivqa.features.video_tokens import VideoTokenSource, build_encoder_token_source, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
@@ -82,12 +83,12 @@ class Part:
     ``items`` has the tag and the number of rows of each frame's item, by video and frame.
     """
 
-    maker: VideoTokens | TextStates
+    maker: VideoTokenSource | TextStateSource
     frames: Mapping[str, Sequence[FrameQuestions]]
     items: Mapping[str, Mapping[int, tuple[int, int]]]
 
     @property
-    def store(self) -> FeatureStore:
+    def store(self) -> FeatureCache:
         """Where they are kept."""
         assert self.maker.cache is not None
         return self.maker.cache
@@ -101,14 +102,14 @@ class Part:
 
 
 class _Missing(Dataset[Any]):
-    def __init__(self, frames: Sequence[FrameQuestions], reader: FrameReader | TextReader) -> None:
+    def __init__(self, frames: Sequence[FrameQuestions], reader: FeatureReader[Any]) -> None:
         self.frames, self.reader = frames, reader
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[FrameInputs | TextInputs | None, tuple[BadFrame, ...]]:
-        inputs, _, bad = read_usable(self.reader, [(self.frames[index], ())])
+        inputs, _, bad = read_good_frames(self.reader, [(self.frames[index], ())])
         return inputs, bad
 
 
@@ -158,7 +159,7 @@ def there(
     Raises:
         InputError: more are missing than ``--on-bad-frame`` allows.
     """
-    absent = refuse_missing(reader.store, *videos.values(), allowed=bad.limit)
+    absent = check_missing_frames(reader.store, *videos.values(), allowed=bad.limit)
     names = {(b.video, b.frame) for b in absent}
     for frame in (f for frames in videos.values() for f in frames if (f.video, f.frame) not in names):
         try:
@@ -214,7 +215,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: i
     return True
 
 
-def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
+def video_part(tokens: VideoTokenSource, pool: str, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
     """The video tokens of frames, whose images are there."""
     count = token_count(tokens.video_config, pool)
     items = {
@@ -224,7 +225,7 @@ def video_part(tokens: VideoTokens, pool: str, videos: Mapping[str, Sequence[Fra
     return Part(tokens, videos, items)
 
 
-def text_part(text: TextStates, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
+def text_part(text: TextStateSource, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
     """The text states of frames with their questions.
 
     Raises:
@@ -296,7 +297,7 @@ def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int
     return shard, shards
 
 
-def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
+def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
     """The video encoder that train or eval would build from the same flags, on the GPU where there is one, and how its
     tokens are pooled.
 
@@ -328,11 +329,13 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokens, str]:
     encoder.requires_grad_(False).eval()
     if torch.cuda.is_available():
         encoder.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    tokens = tokens_of(encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True)
+    tokens = build_encoder_token_source(
+        encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True
+    )
     return tokens, settings.video_pool
 
 
-def training_text(config: CacheConfig) -> tuple[TextStates, str]:
+def training_text(config: CacheConfig) -> tuple[TextStateSource, str]:
     """The text states of the model that train would build from the same flags, on the GPU where there is one, and how
     its video tokens are pooled.
 
@@ -348,12 +351,14 @@ def training_text(config: CacheConfig) -> tuple[TextStates, str]:
     if torch.cuda.is_available():
         bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     store, where = bundle.frame_store(config.image_root), (config.cache, config.cache_dtype)
-    tokens = video_tokens(bundle, store, *where, must_write=True)
-    return text_states(bundle, tokens, bundle.prompt_tokenizer(), *where, must_write=True), bundle.settings.video_pool
+    tokens = build_video_token_source(bundle, store, *where, must_write=True)
+    return build_text_state_source(
+        bundle, tokens, bundle.prompt_tokenizer(), *where, must_write=True
+    ), bundle.settings.video_pool
 
 
 def announce(
-    store: FeatureStore,
+    store: FeatureCache,
     items: Mapping[str, Mapping[int, tuple[int, int]]],
     missing: Mapping[str, Sequence[FrameQuestions]],
 ) -> int:
@@ -389,7 +394,7 @@ def refuse_small_disk(config: CacheConfig, need: int) -> None:
         )
 
 
-def verify(store: FeatureStore) -> None:
+def verify(store: FeatureCache) -> None:
     """Reads every item back.
 
     Raises:

@@ -4,21 +4,22 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, flag
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import FrameStore, missing_frames, unreadable_frames
-from surgvivqa.data.index import Frames, open_questions
-from surgvivqa.data.labels import LABELS, label_of
+from surgvivqa.data.frames import FrameStore, find_missing_frames, find_unreadable_frames
+from surgvivqa.data.index import IndexedFrames, open_questions
+from surgvivqa.data.labels import LABELS, parse_label
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
-from surgvivqa.data.ssgqa import ODD, FrameQuestions
+from surgvivqa.data.ssgqa import FORMAT_FAULTS, FrameQuestions
 from surgvivqa.features.batches import TrainingBatches, micro_batches
-from surgvivqa.features.text_states import text_states
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.frame_reader import FrameReader
+from surgvivqa.features.text_reader import TextReader
+from surgvivqa.features.text_states import build_text_state_source
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.freezing import format_trainable_table, set_modes, trainable_fraction
 from surgvivqa.model.label_trie import LabelTrie
@@ -82,14 +83,16 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
     if config.ssgvqa_root is None or config.image_root is None:
         yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
         return
-    found: dict[str, Frames] = {}
+    found: dict[str, IndexedFrames] = {}
     for result, asked in _questions(config, splits):
         yield result
         found[result.name] = asked
-    frames = Frames.joined(found.values())
+    frames = IndexedFrames.concatenate(found.values())
     if not frames:
         return
-    groups = [Frames.joined(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))]
+    groups = [
+        IndexedFrames.concatenate(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))
+    ]
     try:
         store = build_frame_store(config, config.image_root, clip_length(config))
         yield from _frames(store, [group for group in groups if group], config)
@@ -128,34 +131,34 @@ def _guarded(name: str, part: Callable[[], Result]) -> Result:
 
 
 def _labels() -> Result:
-    good = len(LABELS) == len(set(LABELS)) == 51 and all(label_of(x) == i for i, x in enumerate(LABELS))
+    good = len(LABELS) == len(set(LABELS)) == 51 and all(parse_label(x) == i for i, x in enumerate(LABELS))
     return Result("labels", "PASS" if good else "FAIL", f"{len(LABELS)} labels, each found again at its own index.")
 
 
-def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, Frames]]:
+def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, IndexedFrames]]:
     assert config.ssgvqa_root is not None
     for name in SPLIT_NAMES:
         if not splits.videos(name):
-            yield Result(name, "WARN", "no video in this split."), Frames()
+            yield Result(name, "WARN", "no video in this split."), IndexedFrames()
             continue
         try:
             frames, report = open_questions(config.ssgvqa_root, splits.videos(name), strict=config.strict)
         except SurgViVQAError as error:
-            yield Result(name, "FAIL", str(error)), Frames()
+            yield Result(name, "FAIL", str(error)), IndexedFrames()
             continue
         left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
         message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
-        odd = [reason for reason in ODD if report.skipped[reason]]
+        odd = [reason for reason in FORMAT_FAULTS if report.skipped[reason]]
         if odd:
             message += f" First: {'; '.join(f'{reason} {report.examples[reason][0]}' for reason in odd)}"
         status = "FAIL" if not frames else "WARN" if odd else "PASS"
         yield Result(name, status, message), frames
 
 
-def _frames(store: FrameStore, groups: Sequence[Frames], config: CheckConfig) -> Iterator[Result]:
+def _frames(store: FrameStore, groups: Sequence[IndexedFrames], config: CheckConfig) -> Iterator[Result]:
     """``groups`` are the frames of train, and those of eval: each command has a bound of its own."""
     limits = [_allowed(config, group) for group in groups]
-    absent = [missing_frames(store, group) for group in groups]
+    absent = [find_missing_frames(store, group) for group in groups]
     missing, total = [path for paths in absent for path in paths], sum(map(len, groups))
     if missing:
         first = ", ".join(str(p) for p in missing[:3])
@@ -169,7 +172,7 @@ def _frames(store: FrameStore, groups: Sequence[Frames], config: CheckConfig) ->
         left = [f for f in group if store.path(f.video, f.frame) not in gone]
         wanted = math.ceil(config.frames_to_open * len(group) / total)
         some = left[:: max(1, len(left) // wanted) if wanted else 1]
-        found = [why for _, why in unreadable_frames(store, some)]
+        found = [why for _, why in find_unreadable_frames(store, some)]
         # Of those that were not opened as large a part may be bad.
         fails |= bool(found) and len(paths) + len(found) * len(left) / len(some) > limit
         opened, there, bad = opened + len(some), there + len(left), bad + found
@@ -235,16 +238,16 @@ def _cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckC
     assert config.cache is not None and config.image_root is not None
     if not config.cache.is_dir():
         return Result("cache", "PASS", f"{config.cache} is not there yet; the run makes and fills it.")
-    video = video_tokens(bundle, bundle.frame_store(config.image_root), config.cache, config.cache_dtype)
-    feed: Any = video
+    video = build_video_token_source(bundle, bundle.frame_store(config.image_root), config.cache, config.cache_dtype)
+    readers: list[FrameReader | TextReader] = [video.reader]
     if config.cache_text:
-        feed = text_states(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
+        text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
+        readers.append(text.reader)
     step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
     found, bad, some = 0, [], frames[::step]
     for frame in some:
         try:
-            for item in {id(r): r for r in (video.reader, feed.reader)}.values():
-                found += item.cached(frame) is not None
+            found += sum(reader.cached(frame) is not None for reader in readers)
         except FrameError as error:
             bad.append(error.sentence)
     message = f"{found} items of {len(some)} frames read back"
@@ -260,15 +263,15 @@ def _loss_and_gradients(bundle: ModelBundle, train: Sequence[FrameQuestions], co
         store, prompts, model = bundle.frame_store(config.image_root), bundle.prompt_tokenizer(), bundle.model
         few = train[:4]
         plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
-        frame_tokens: Any = video_tokens(bundle, store)
-        rows = TrainingBatches(few, frame_tokens.reader, prompts, bundle.settings.mask, plan)
+        source = build_video_token_source(bundle, store)
+        rows = TrainingBatches(few, source.reader, prompts, bundle.settings.mask, plan)
         skip = config.on_bad_frame == "skip"
         batch = next((b for i in range(len(plan)) if (b := rows[i]).inputs is not None or not skip), rows[0])
         if batch.inputs is None:
             raise InputError(batch.bad[0].why)
         packed = batch.packed
         set_modes(model)
-        losses = model(packed, **frame_tokens.model_inputs(batch.inputs))
+        losses = model(packed, **source.model_inputs(batch.inputs))
     except InputError as error:
         yield Result("loss", "FAIL", str(error))
         return

@@ -20,7 +20,7 @@ from surgvivqa.config import OptionalModelConfig, flag
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
 
 log = logging.getLogger("surgvivqa")
 
@@ -137,7 +137,7 @@ def _refuse_flags(config: ConvertConfig) -> None:
             f"--licence {config.licence!r} is no identifier of the hub's; give one such as cc-by-nc-sa-4.0."
         )
     if config.push_to_hub is not None and (not is_name(config.push_to_hub) or "@" in config.push_to_hub):
-        raise InputError(f"--push-to-hub {config.push_to_hub} is no name of a repository; one looks like USER/MODEL.")
+        raise InputError(f"--push-to-hub {config.push_to_hub} is not a repository name; a name looks like USER/MODEL.")
     usual = {f.name: f.default for f in dataclasses.fields(config)}
     idle = ("licence", "metrics", "max_shard_size") if config.to == "published" else ("names",)
     for name in idle:

@@ -24,15 +24,15 @@ from surgvivqa.config import (
     option,
 )
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import BadFrame, refuse_missing
+from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions, question_counts, subsample
-from surgvivqa.data.splits import load_splits, overlap
+from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.features.video_tokens import VideoTokens, video_tokens
+from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_processes
@@ -91,7 +91,7 @@ class Evaluation:
     bundle: ModelBundle
     frames: Sequence[FrameQuestions]
     missing: list[BadFrame]
-    tokens: VideoTokens
+    tokens: VideoTokenSource
     output: Path
     skipped: dict[str, int]
     synthetic: bool | None
@@ -178,8 +178,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     bundle.prompt_tokenizer().check_fits(frames)
     store = bundle.frame_store(image_root)
-    missing = refuse_missing(store, frames, allowed=_bad_frames(config, frames).limit)
-    tokens = video_tokens(bundle, store, config.cache, config.cache_dtype)
+    missing = check_missing_frames(store, frames, allowed=_bad_frames(config, frames).limit)
+    tokens = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     if is_main:
         _make_output(output, is_default=config.output is None)
@@ -192,7 +192,7 @@ def _read_questions(
     """The questions of the split and the counts of skipped lines; refuses videos that the model was trained on."""
     splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
     videos = load_splits(splits_dir).videos(config.split)
-    seen = overlap(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    seen = shared_videos(videos, run.get("train_videos") or ()) if config.split != "train" else []
     if seen:
         raise InputError(
             f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on, so its "

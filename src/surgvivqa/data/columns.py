@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from surgvivqa.data import labels, ssgqa
 from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, ReadReport
-from surgvivqa.utils.untrusted import parse_json
+from surgvivqa.utils.safe_json import parse_json
 
 _FORMAT = 1
 _VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}
@@ -129,14 +129,14 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
     Raises:
         InputError: the folder or a file cannot be read.
     """
-    numbers = files.numbers if files else ssgqa.question_files(root / video)
+    numbers = files.numbers if files else ssgqa.list_question_files(root / video)
     report = ReadReport()
     codes: dict[str, int] = {}
     answers: dict[str, int] = {}
     kept: dict[int, int] = {}
     rows: list[tuple[int, ...]] = []
     for number in numbers:
-        frame = ssgqa.read_file(root / video / f"{number}.txt", video, number, report)
+        frame = ssgqa.read_question_file(root / video / f"{number}.txt", video, number, report)
         if frame is not None:
             rows += [
                 (

@@ -38,7 +38,8 @@ class BadFrame(NamedTuple):
 
 def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
     """An RGB image fitted to ``size x size``, bilinear: ``squash`` the whole frame, ``pad`` it keeping its shape, or
-    ``crop`` the centre after scaling the short edge (what VideoMAE's image processor does)."""
+    ``crop`` the centre after scaling the short edge (what VideoMAE's image processor does).
+    """
     width, height = image.size
     if fit == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
@@ -70,12 +71,12 @@ def load_image(
     """One frame as float32 ``[3, size, size]``, normalised by channel.
 
     Raises:
-        FrameError: as ``open_picture``.
+        FrameError: as ``open_image``.
     """
-    return image_tensor(open_picture(path), size, fit, mean, std)
+    return image_tensor(open_image(path), size, fit, mean, std)
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """A picture in RGB, decoded.
 
     Raises:
@@ -117,7 +118,8 @@ class _Refused(ValueError):
 
 def _rgb(image: Image.Image) -> Image.Image:
     """An image in RGB. Refuses what would only be guessed at: which of several pictures, how 16 bits become 8, what
-    CMYK inks look like."""
+    CMYK inks look like.
+    """
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1:
         raise _Refused(f"it holds {pictures} pictures, not one")
@@ -191,21 +193,21 @@ class FrameStore:
             return images[frame].expand(self.num_frames, -1, -1, -1)
         return torch.stack([images[number] for number in numbers])
 
-    def stamp(self, video: str, frame: int) -> list[list[int]]:
+    def file_states(self, video: str, frame: int) -> list[list[int]]:
         """``[frame, bytes, modification time in ns]`` of each image of a frame's clip: another one, another clip.
 
         Raises:
             FrameError: an image is missing.
         """
-        stamps = []
+        states = []
         for number in sorted(set(self.clip_frames(video, frame))):
             try:
                 status = self.path(video, number).stat()
             except OSError as error:
                 why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
                 raise FrameError(f"Frame {self.path(video, number)} {why}.") from None
-            stamps.append([number, status.st_size, status.st_mtime_ns])
-        return stamps
+            states.append([number, status.st_size, status.st_mtime_ns])
+        return states
 
 
 @functools.lru_cache(maxsize=64)
@@ -218,7 +220,7 @@ def _listing(folder: str) -> frozenset[str]:
         raise FrameError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
 
-def missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[Path]:
+def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[Path]:
     """Paths of the frames that do not exist; one directory listing a video.
 
     Raises:
@@ -237,7 +239,7 @@ def _missing(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple
     ]
 
 
-def refuse_missing(store: FrameStore, *frames: Sequence[FrameQuestions], allowed: int = 0) -> list[BadFrame]:
+def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], allowed: int = 0) -> list[BadFrame]:
     """The frames of questions that do not exist, at most ``allowed`` of them.
 
     Raises:
@@ -253,7 +255,7 @@ def refuse_missing(store: FrameStore, *frames: Sequence[FrameQuestions], allowed
     return [BadFrame(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
 
 
-def unreadable_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[Path, str]]:
+def find_unreadable_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[Path, str]]:
     """Frames of whose clips an image cannot be decoded, each with the reason; each image is opened once."""
     bad: list[tuple[Path, str]] = []
     opened: dict[tuple[str, int], str | None] = {}

@@ -38,7 +38,7 @@ _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT, 
 log = logging.getLogger("surgvivqa")
 
 
-class Frames(Sequence[FrameQuestions]):
+class IndexedFrames(Sequence[FrameQuestions]):
     """The frames of a split in order, each built when it is asked for.
 
     Slices and ``joined`` are lazy too. A pickle holds the index file's path and the selection; whoever loads it maps
@@ -53,7 +53,7 @@ class Frames(Sequence[FrameQuestions]):
         self._row = np.concatenate([np.zeros(0, np.int64), *map(np.arange, lengths)])
 
     @classmethod
-    def joined(cls, pieces: Iterable["Frames"]) -> "Frames":
+    def concatenate(cls, pieces: Iterable["IndexedFrames"]) -> "IndexedFrames":
         """The frames of all pieces, one after the other."""
         whole = cls()
         for piece in pieces:
@@ -68,11 +68,11 @@ class Frames(Sequence[FrameQuestions]):
     @overload
     def __getitem__(self, index: int) -> FrameQuestions: ...
     @overload
-    def __getitem__(self, index: slice) -> "Frames": ...
-    def __getitem__(self, index: int | slice) -> "FrameQuestions | Frames":
+    def __getitem__(self, index: slice) -> "IndexedFrames": ...
+    def __getitem__(self, index: int | slice) -> "FrameQuestions | IndexedFrames":
         if not isinstance(index, slice):
             return self._videos[self._video[index]].frame(self._row[index])
-        some = Frames()
+        some = IndexedFrames()
         some._videos, some._video, some._row = self._videos, self._video[index], self._row[index]
         return some
 
@@ -144,12 +144,12 @@ class Frames(Sequence[FrameQuestions]):
 
 def question_counts(frames: Sequence[FrameQuestions]) -> list[int]:
     """Questions of each frame."""
-    return frames.counts.tolist() if isinstance(frames, Frames) else [len(f.questions) for f in frames]
+    return frames.counts.tolist() if isinstance(frames, IndexedFrames) else [len(f.questions) for f in frames]
 
 
 def questions_checksum(frames: Sequence[FrameQuestions]) -> int:
     """CRC-32 of frames, their questions and their labels; of a list another value than of the index."""
-    if isinstance(frames, Frames):
+    if isinstance(frames, IndexedFrames):
         return frames.checksum()
     crc = 0
     for frame in frames:
@@ -160,14 +160,14 @@ def questions_checksum(frames: Sequence[FrameQuestions]) -> int:
 
 def distinct_questions(frames: Iterable[FrameQuestions]) -> list[str]:
     """Each distinct question once, in the order of first appearance."""
-    if isinstance(frames, Frames):
+    if isinstance(frames, IndexedFrames):
         return frames.unique_questions()
     return list(dict.fromkeys(q.question for f in frames for q in f.questions))
 
 
 def frame_names(frames: Iterable[FrameQuestions]) -> Iterator[tuple[str, int]]:
     """Video and number of each frame."""
-    return frames.names() if isinstance(frames, Frames) else ((f.video, f.frame) for f in frames)
+    return frames.names() if isinstance(frames, IndexedFrames) else ((f.video, f.frame) for f in frames)
 
 
 def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
@@ -197,7 +197,7 @@ def _first_questions(frames: Sequence[FrameQuestions], order: Iterable[int], mos
 
 def open_questions(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
-) -> tuple[Frames, ReadReport]:
+) -> tuple[IndexedFrames, ReadReport]:
     """What ``ssgqa.read_split`` gives, from the index; the videos that it lacks or that have changed are parsed first.
 
     A video is unchanged where the names, sizes, modification times and status-change times of its question files are.
@@ -207,7 +207,7 @@ def open_questions(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``.
         videos: names of the videos; nothing else under the root is read.
-        strict: lines and files of the reasons in ``ssgqa.REFUSED`` are an error.
+        strict: lines and files of the reasons in ``ssgqa.STRICT_FAULTS`` are an error.
         index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
             Where it cannot be written, the text is parsed into memory each time, and the log says so once.
 
@@ -215,7 +215,7 @@ def open_questions(
         InputError: as ``read_split`` does.
     """
     root = Path(root)
-    names = ssgqa.present_videos(root, videos)
+    names = ssgqa.find_videos(root, videos)
     path = _index_path(root, index_dir)
     files = {name: _scanned(root / name) for name in names}
     found = _mapped(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
@@ -229,11 +229,11 @@ def open_questions(
     report = ReadReport()
     for name in names:
         report.add(found[name].report())
-    ssgqa.refuse_no_file(root, videos, report)
-    if strict and any(report.skipped[reason] for reason in ssgqa.REFUSED):
+    ssgqa.check_any_file(root, videos, report)
+    if strict and any(report.skipped[reason] for reason in ssgqa.STRICT_FAULTS):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
-    return Frames(found[name] for name in names), report
+    return IndexedFrames(found[name] for name in names), report
 
 
 def _index_path(root: Path, index_dir: Path | None) -> Path | None:
@@ -254,7 +254,7 @@ def _scanned(folder: Path) -> QuestionFiles | None:
     try:
         with os.scandir(folder) as listing:
             for entry in listing:
-                number = ssgqa.frame_number(entry.name)
+                number = ssgqa.parse_frame_number(entry.name)
                 if number is not None:
                     stat = entry.stat()
                     newest = max(newest, stat.st_ctime_ns)

@@ -10,7 +10,7 @@ LABEL_INDEX: dict[str, int] = {label: i for i, label in enumerate(LABELS)}
 ALIASES: dict[str, str] = {"yes": "True", "no": "False"}
 
 
-def label_of(answer: str) -> int | None:
+def parse_label(answer: str) -> int | None:
     """Index of ``answer`` among the 51 labels, or None where it is none of them.
 
     The match is exact after stripping blanks; ``yes`` and ``no`` (any case) and ``true`` and ``false`` (any case) name

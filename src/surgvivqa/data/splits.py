@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
 
 TEST_VIDEOS: frozenset[str] = frozenset({"VID02", "VID22", "VID43", "VID60", "VID74"})
 SPLIT_NAMES = ("train", "val", "test")
@@ -43,7 +43,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
     folder = Path(splits_dir) if splits_dir is not None else Path(str(resources.files("surgvivqa") / "splits"))
     splits = Splits(**{name: _read_names(folder / f"{name}_videos.json") for name in SPLIT_NAMES})
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = overlap(splits.videos(first), splits.videos(second))
+        shared = shared_videos(splits.videos(first), splits.videos(second))
         if shared:
             raise InputError(
                 f"The {first} and {second} splits in {folder} share {', '.join(shared)}; "
@@ -51,7 +51,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
             )
     for name in ("train", "val"):
         # A copy under another name (VID02_clean) is the same video.
-        leaked = sorted(v for v in splits.videos(name) if stem(v) in TEST_VIDEOS)
+        leaked = sorted(v for v in splits.videos(name) if base_video(v) in TEST_VIDEOS)
         if leaked:
             raise InputError(
                 f"{folder / f'{name}_videos.json'} names {', '.join(leaked)}, a test video of SSG-VQA-Net's split, "
@@ -60,16 +60,16 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
     return splits
 
 
-def stem(video: str) -> str:
+def base_video(video: str) -> str:
     """The video that a folder shows: ``VID02`` for ``VID02_clean``."""
     found = re.match(r"VID\d+", video)
     return found.group() if found else video
 
 
-def overlap(first: Iterable[str], second: Iterable[str]) -> list[str]:
+def shared_videos(first: Iterable[str], second: Iterable[str]) -> list[str]:
     """The videos of ``first`` that are also in ``second``, copies under other names included."""
-    known = {stem(v) for v in second}
-    return sorted(v for v in first if stem(v) in known)
+    known = {base_video(v) for v in second}
+    return sorted(v for v in first if base_video(v) in known)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from surgvivqa.data.labels import label_of
+from surgvivqa.data.labels import parse_label
 from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")
 # Reasons that are no part of the format, the whole files' first. All are told of by ``surgvivqa check``; all but an
 # empty file (a frame that nothing can be asked about) are errors under --strict.
-ODD = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
-REFUSED = tuple(reason for reason in ODD if reason != "empty_file")
+FORMAT_FAULTS = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
+STRICT_FAULTS = tuple(reason for reason in FORMAT_FAULTS if reason != "empty_file")
 _MOST_BYTES = 8_000_000  # some 2000 times a real file
 _MOST_DIGITS = 18  # a frame's number is an int64 from here on
 _EXAMPLES = 5
@@ -88,14 +88,16 @@ class ReadReport:
         }
 
 
-def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> FrameQuestions | None:
+def read_question_file(
+    path: Path, video: str, frame: int, report: ReadReport, strict: bool = False
+) -> FrameQuestions | None:
     """Reads one question file into a frame, counting in ``report`` what is left out.
 
     Returns:
         The frame, or None where the file has no usable question.
 
     Raises:
-        InputError: the file cannot be opened; under ``strict`` also where one of ``REFUSED`` is met.
+        InputError: the file cannot be opened; under ``strict`` also where one of ``STRICT_FAULTS`` is met.
     """
     report.files += 1
     try:
@@ -136,7 +138,7 @@ def read_file(path: Path, video: str, frame: int, report: ReadReport, strict: bo
             report.skip("malformed", where)
         elif "," in fields[1]:
             report.skip("comma_answer", where)
-        elif (label := label_of(fields[1])) is None:
+        elif (label := parse_label(fields[1])) is None:
             if strict:
                 raise InputError(
                     f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is none of the 51; "
@@ -211,7 +213,7 @@ def read_split(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``; other folders and other files are ignored.
         videos: names of the videos.
-        strict: lines and files of the reasons in ``REFUSED`` are an error.
+        strict: lines and files of the reasons in ``STRICT_FAULTS`` are an error.
         missing: whether a video without a folder is an error.
 
     Raises:
@@ -220,16 +222,16 @@ def read_split(
     root = Path(root)
     report = ReadReport()
     frames = []
-    for video in present_videos(root, videos, missing):
-        for number in question_files(root / video):
-            frame = read_file(root / video / f"{number}.txt", video, number, report, strict)
+    for video in find_videos(root, videos, missing):
+        for number in list_question_files(root / video):
+            frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict)
             if frame is not None:
                 frames.append(frame)
-    refuse_no_file(root, videos, report)
+    check_any_file(root, videos, report)
     return frames, report
 
 
-def present_videos(root: Path, videos: Sequence[str], missing: Literal["error", "skip"] = "error") -> list[str]:
+def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "skip"] = "error") -> list[str]:
     """The videos that have a folder, in the order of ``videos``.
 
     Raises:
@@ -260,7 +262,7 @@ def is_synthetic(root: Path) -> bool:
     return (root.parent / "synthetic.json").is_file()
 
 
-def frame_number(name: str) -> int | None:
+def parse_frame_number(name: str) -> int | None:
     """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
     stem = name.removesuffix(".txt")
     if stem == name or len(stem) > _MOST_DIGITS or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
@@ -268,14 +270,14 @@ def frame_number(name: str) -> int | None:
     return int(stem)
 
 
-def question_files(folder: Path) -> list[int]:
+def list_question_files(folder: Path) -> list[int]:
     """The frame numbers of a folder's question files, in order.
 
     Raises:
         InputError: the folder cannot be read.
     """
     try:
-        return sorted(number for path in folder.iterdir() if (number := frame_number(path.name)) is not None)
+        return sorted(number for path in folder.iterdir() if (number := parse_frame_number(path.name)) is not None)
     except OSError as error:
         raise InputError(_locked(folder, error)) from None
 
@@ -287,7 +289,7 @@ def _locked(folder: Path, error: OSError) -> str:
     )
 
 
-def refuse_no_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:
+def check_any_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:
     """Raises InputError where videos were asked for and hold no question file at all."""
     if not report.files and videos:
         raise InputError(f"--ssgvqa-root {root} holds no question file <frame>.txt in {', '.join(videos[:3])}.")

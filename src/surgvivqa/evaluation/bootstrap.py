@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surgvivqa.data.splits import stem
+from surgvivqa.data.splits import base_video
 from surgvivqa.evaluation.metrics import METRICS, confusion_matrix, metrics_from_counts
 from surgvivqa.evaluation.predictions import Prediction
 
@@ -59,7 +59,7 @@ def confusion_by_video(predictions: Sequence[Prediction]) -> tuple[list[str], ND
     """
     by_video: dict[str, list[Prediction]] = {}
     for prediction in predictions:
-        by_video.setdefault(stem(prediction.video), []).append(prediction)
+        by_video.setdefault(base_video(prediction.video), []).append(prediction)
     names = sorted(by_video)
     matrices = [
         confusion_matrix([p.answer for p in g], [p.prediction for p in g]) for g in map(by_video.get, names) if g

@@ -19,8 +19,9 @@ from surgvivqa.data.index import question_counts
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
-from surgvivqa.features.video_tokens import VideoTokens
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader
+from surgvivqa.features.source import read_good_frames
+from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
@@ -46,7 +47,7 @@ class _FrameGroups(Dataset[Any]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> tuple[list[FrameQuestions], FrameInputs | None, tuple[BadFrame, ...]]:
-        inputs, good, bad = read_usable(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
+        inputs, good, bad = read_good_frames(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
         return [frame for frame, _ in good], inputs, bad
 
 
@@ -93,7 +94,7 @@ class InferenceOptions:
 def predict_frames(
     bundle: ModelBundle,
     frames: Sequence[FrameQuestions],
-    tokens: VideoTokens,
+    tokens: VideoTokenSource,
     options: InferenceOptions,
     *,
     bad: list[BadFrame] | None = None,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from surgvivqa.data.labels import LABEL_INDEX, LABELS, label_of
+from surgvivqa.data.labels import LABEL_INDEX, LABELS, parse_label
 from surgvivqa.data.ssgqa import Question
 
 
@@ -66,7 +66,7 @@ class Prediction:
         Raises:
             KeyError: a field is missing, or an answer is not a label.
         """
-        answer = label_of(line["answer"])
+        answer = parse_label(line["answer"])
         if answer is None:
             raise KeyError(line["answer"])
         top5 = line.get("top5")

@@ -1,35 +1,34 @@
-"""The order in which questions are seen, and the rows that a step is fed."""
+"""The order in which the questions of an epoch are seen, and the micro-batches that a step reads."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, read_usable
-from surgvivqa.features.text_reader import TextInputs, TextReader
+from surgvivqa.features.source import FeatureReader, InputsT, read_good_frames
 from surgvivqa.utils.loader_workers import ignore_signals
 
-Group = tuple[int, list[int]]  # a frame's index and some of its questions
+Group = tuple[int, list[int]]  # the index of a frame and the indices of some of its questions
 MicroBatch = list[Group]
 
 
 def micro_batches(
     counts: Sequence[int], batch_size: int, questions_per_frame: int, seed: int, epoch: int
 ) -> list[MicroBatch]:
-    """All questions of an epoch, once each, in micro-batches of exactly ``batch_size`` (the last may be smaller).
+    """Plans an epoch: every question once, in micro-batches of exactly ``batch_size`` (the last may be smaller).
 
     Args:
-        counts: questions of each frame.
-        batch_size: questions in a micro-batch.
-        questions_per_frame: most questions of one frame that stay together.
-        seed, epoch: the order is a function of these two alone.
+        counts: number of questions of each frame.
+        batch_size: questions per micro-batch.
+        questions_per_frame: the most questions of one frame that stay together.
+        seed: with ``epoch``, decides the order.
+        epoch: with ``seed``, decides the order.
     """
     rng = np.random.default_rng([seed, epoch])
     groups: list[Group] = []
@@ -52,70 +51,58 @@ def micro_batches(
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One micro-batch: its frames (clips, cached video tokens or cached text states) and its rows, one a frame.
+class Batch(Generic[InputsT]):
+    """One micro-batch: the inputs of its frames and its packed questions.
 
-    ``asked`` is how many questions were planned, ``bad`` the frames that could not be used: theirs are left out of
-    ``packed``. Where none of the frames could be, ``inputs`` is None and ``packed`` a stand-in that must not count.
+    Attributes:
+        inputs: what the feature reader gives for the frames; None if no frame can be used.
+        packed: the questions of the frames that can be used; a placeholder if ``inputs`` is None.
+        asked: number of questions planned.
+        bad: the frames that cannot be used.
     """
 
-    inputs: FrameInputs | TextInputs | None
+    inputs: InputsT | None
     packed: PackedStream
     asked: int
     bad: tuple[BadFrame, ...] = ()
 
     @property
     def lost(self) -> int:
-        """How many of the planned questions cannot be asked."""
+        """Number of planned questions whose frame cannot be used."""
         return self.asked - (self.packed.num_questions if self.inputs is not None else 0)
 
 
-class FeatureSource(Protocol):
-    """What a training step is fed from: clips, cached video tokens or cached text states.
+class TrainingBatches(Dataset[Batch[InputsT]]):
+    """The micro-batches of an epoch by index; frames are read and prompts packed on access, in a worker process.
 
-    As a context manager it writes what is not in the cache yet on exit.
+    Args:
+        frames: the frames with their questions.
+        reader: the reader of a feature source.
+        prompt_tokenizer: prompts and labels to token ids.
+        mask: the mask mode.
+        plan: the micro-batches.
     """
-
-    @property
-    def reader(self) -> FrameReader | TextReader:
-        """Reads the inputs of frames, in the processes that load batches."""
-
-    def model_inputs(self, inputs: Any) -> dict[str, Tensor]:
-        """The arguments of the model's ``forward`` for what ``reader`` read, on the model's device."""
-
-    def __enter__(self) -> Any: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
-class TrainingBatches(Dataset[Batch]):
-    """Micro-batches by index, frames decoded and prompts packed where they are asked for (a worker process)."""
 
     def __init__(
         self,
         frames: Sequence[FrameQuestions],
-        reader: FrameReader | TextReader,
+        reader: FeatureReader[InputsT],
         prompt_tokenizer: PromptTokenizer,
         mask: str,
         plan: Sequence[MicroBatch],
     ) -> None:
-        self.frames, self.reader, self.prompt_tokenizer, self.mask, self.plan = (
-            frames,
-            reader,
-            prompt_tokenizer,
-            mask,
-            plan,
-        )
+        self.frames, self.reader, self.plan = frames, reader, plan
+        self.prompt_tokenizer, self.mask = prompt_tokenizer, mask
 
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, index: int) -> Batch:
-        picked = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
-        asked = sum(len(chosen) for _, chosen in picked)
-        inputs, good, bad = read_usable(self.reader, picked)
+    def __getitem__(self, index: int) -> Batch[InputsT]:
+        requests = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
+        asked = sum(len(chosen) for _, chosen in requests)
+        inputs, good, bad = read_good_frames(self.reader, requests)
         if inputs is None:
-            good = [(picked[0][0], picked[0][1][:1])]
+            good = [(requests[0][0], requests[0][1][:1])]
         prompts, answers = [], []
         for frame, chosen in good:
             questions = [frame.questions[q] for q in chosen]
@@ -124,17 +111,24 @@ class TrainingBatches(Dataset[Batch]):
         return Batch(inputs, pack_training(prompts, answers, self.mask), asked, bad)
 
     def describe(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
-        """Names question ``question`` of micro-batch ``index``, those of bad frames left out, for an error."""
-        out = {(b.video, b.frame) for b in bad}
+        """Names a question for an error message.
+
+        Args:
+            index: the micro-batch.
+            question: the question's index in ``Batch.packed``.
+            bad: ``Batch.bad``, whose questions are not in ``packed``.
+        """
+        left_out = {(b.video, b.frame) for b in bad}
         frames = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
-        asked = [f.questions[q] for f, chosen in frames if (f.video, f.frame) not in out for q in chosen][question]
-        return f"{asked.video}/{asked.frame}.txt:{asked.line}: {asked.question!r}"
+        packed = [f.questions[q] for f, chosen in frames if (f.video, f.frame) not in left_out for q in chosen]
+        found = packed[question]
+        return f"{found.video}/{found.frame}.txt:{found.line}: {found.question!r}"
 
 
-def training_loader(rows: TrainingBatches, order: Sequence[int], workers: int) -> DataLoader[Any]:
-    """The micro-batches of ``order``, made by ``workers`` processes (0: this one), the same for any number of them."""
+def training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
+    """Loads the micro-batches of ``order`` in ``workers`` processes (0: in this one); the batches do not depend on it."""
     return DataLoader(
-        rows,
+        batches,
         batch_size=None,
         sampler=list(order),
         num_workers=workers,

@@ -31,12 +31,12 @@ from surgvivqa.features.cache_file import (
     DTYPES,
     FORMAT,
     CacheFile,
-    Entry,
+    IndexEntry,
     Key,
     identity_of,
     to_array,
     to_tensor,
-    write_file,
+    write_cache_file,
 )
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError, RunError
@@ -47,7 +47,7 @@ _MOST_MAPS = 128  # a map holds a file descriptor
 _ABANDONED_AFTER = 3600.0  # seconds without a write
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
+def hash_weights(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of a state dict: names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
@@ -57,16 +57,16 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def tag_of(*values: Any) -> int:
+def compute_tag(*values: Any) -> int:
     """A signed 64-bit hash of plain values (numbers, texts, lists of them): what an item was made from."""
     text = json.dumps(values, separators=(",", ":")).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
-class FeatureStore:
+class FeatureCache:
     """Features by (video, frame, tag), each a 2-D tensor ``[n, width]`` with an ``n`` of its own.
 
-    The tag is a 64-bit hash (``tag_of``) of what the item was made from beside the fingerprint: for video tokens the
+    The tag is a 64-bit hash (``compute_tag``) of what the item was made from beside the fingerprint: for video tokens the
     state of the image files, for text outputs also the token ids. Another tag is a miss.
 
     Args:
@@ -192,9 +192,11 @@ class FeatureStore:
         if not self._pending:
             return
         path = self.folder / "parts" / f"{os.getpid()}-{self._writer}-{self._written:05d}.safetensors"
-        items = [(k, Entry(0, len(a), zlib.crc32(a.data))) for k, a in sorted(self._pending.items())]
+        items = [(k, IndexEntry(0, len(a), zlib.crc32(a.data))) for k, a in sorted(self._pending.items())]
         try:
-            write_file(path, self.fingerprint, self.dtype, self.width, items, (self._pending[k] for k, _ in items))
+            write_cache_file(
+                path, self.fingerprint, self.dtype, self.width, items, (self._pending[k] for k, _ in items)
+            )
         except OSError as error:
             if self.must_write:
                 raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
@@ -276,7 +278,7 @@ class FeatureStore:
             items = [(k, self._index[k].entries[k]) for k in kept]
             arrays = (self._read(self._index[k], k) for k in kept)
             try:
-                write_file(path, self.fingerprint, self.dtype, self.width, items, arrays)
+                write_cache_file(path, self.fingerprint, self.dtype, self.width, items, arrays)
             except FileNotFoundError:  # another process merged the same video meanwhile
                 if attempt == 2:
                     raise InputError(f"--cache {self.folder.parent} is being changed by other processes.") from None

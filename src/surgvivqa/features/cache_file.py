@@ -22,7 +22,7 @@ from torch import Tensor
 
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import FrameError, InputError
-from surgvivqa.utils.untrusted import parse_json
+from surgvivqa.utils.safe_json import parse_json
 
 FORMAT = 1
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -35,7 +35,7 @@ Key = tuple[str, int, int]  # video, frame, tag
 
 
 @dataclass
-class Entry:
+class IndexEntry:
     """Where an item lies: its first row, its number of rows, their CRC-32, and whether that was found right here."""
 
     start: int
@@ -63,8 +63,13 @@ def all_finite(rows: np.ndarray, dtype: str) -> bool:
     return not bool((np.bitwise_and(rows.view(kind), exponent) == exponent).any())
 
 
-def write_file(
-    path: Path, fingerprint: str, dtype: str, width: int, items: Sequence[tuple[Key, Entry]], data: Iterable[np.ndarray]
+def write_cache_file(
+    path: Path,
+    fingerprint: str,
+    dtype: str,
+    width: int,
+    items: Sequence[tuple[Key, IndexEntry]],
+    data: Iterable[np.ndarray],
 ) -> None:
     """Writes items under a temporary name beside ``path`` and renames it: the file is there whole or not at all.
 
@@ -102,7 +107,7 @@ def write_file(
 
 
 class CacheFile:
-    """A file that ``write_file`` wrote: its header at once, its rows by memory map when they are first asked for.
+    """A file that ``write_cache_file`` wrote: its header at once, its rows by memory map when they are first asked for.
 
     Raises:
         InputError: the file is damaged (no header, cut off, or a header whose checksum is wrong).
@@ -126,14 +131,14 @@ class CacheFile:
             index = parse_json(metadata["index"])
             self.fingerprint, self.dtype = str(index["fingerprint"]), str(index["dtype"])
             self.width, self.format = int(index["width"]), int(index["format"])
-            self.entries: dict[Key, Entry] = {}
+            self.entries: dict[Key, IndexEntry] = {}
             start = 0
             for video, frame, tag, rows, crc in index["items"]:
                 if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
                     raise ValueError("its header lists what is no item")
                 if rows < 0:
                     raise ValueError("its header lists an item of no rows")
-                self.entries[video, frame, tag] = Entry(start, rows, crc)
+                self.entries[video, frame, tag] = IndexEntry(start, rows, crc)
                 start += rows
             self.shape, self.data_start = (start, self.width), 8 + length
             tensor = _tensor(self.dtype, start, self.width)

@@ -1,4 +1,4 @@
-"""What a step is given of some questions: the text encoder's outputs where a cache has them, else what makes them."""
+"""Reads the inputs of questions: their cached text states, or what is needed to compute them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from torch import Tensor
 from surgvivqa.data.packing import PromptTree, answer_chain
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.cache import FeatureStore, tag_of
+from surgvivqa.features.cache import FeatureCache, compute_tag
 from surgvivqa.features.cache_file import Key
-from surgvivqa.features.frame_reader import FrameInputs, FrameReader, attach_frame
+from surgvivqa.features.frame_reader import FrameInputs, FrameReader
+from surgvivqa.features.source import FrameRequest, name_frame_in_errors
 
-Span = tuple[int, int]  # the first row of a question in its frame's item, and the one after its last
+TokenRange = tuple[int, int]  # the first token of a question in its frame's item, and the one after its last
 
 
 @dataclass(frozen=True)
-class UnmadeText:
+class UncachedText:
     """A frame without cached text states: the prompt trees of all its questions, and its clip or video tokens."""
 
     trees: list[PromptTree]
@@ -26,37 +27,40 @@ class UnmadeText:
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Some questions of F frames, in the order of the stream that ``pack_training`` makes of them.
+    """Some questions of F frames, in the order of the stream that ``pack_training`` makes of them, on the CPU.
 
-    ``keys`` are the F cache keys and ``spans`` says which rows of each frame's item are the questions'. ``states``
-    ``[C, hidden]`` in the cache's dtype has these rows of the frames that are cached, one after another (None for
-    none); ``unmade`` has the others, None where a frame is cached.
+    Attributes:
+        keys: the cache keys of the F frames.
+        token_ranges: for each frame, the tokens of its item that belong to each question.
+        uncached: for each frame, what its text states are computed from; None if it is cached.
+        states: ``[C, hidden]`` in the cache's dtype, the questions' tokens of the cached frames, one after another.
+            None if no frame is cached.
     """
 
     keys: tuple[Key, ...]
-    spans: tuple[tuple[Span, ...], ...]
-    unmade: tuple[UnmadeText | None, ...]
+    token_ranges: tuple[tuple[TokenRange, ...], ...]
+    uncached: tuple[UncachedText | None, ...]
     states: Tensor | None
 
 
-def rows_of(item: Tensor, spans: Sequence[Span]) -> Tensor:
-    """The rows ``[n, hidden]`` of some questions, from an item ``[rows, hidden]`` of all their frame's."""
-    return torch.cat([item[start:end] for start, end in spans]) if spans else item[:0]
+def select_tokens(item: Tensor, token_ranges: Sequence[TokenRange]) -> Tensor:
+    """The tokens ``[n, hidden]`` of some questions, from the item ``[tokens, hidden]`` of all questions of a frame."""
+    return torch.cat([item[start:end] for start, end in token_ranges]) if token_ranges else item[:0]
 
 
 @dataclass(frozen=True)
 class TextReader:
-    """Reads text states in a worker process: a frame's image and video tokens only where the cache has none.
+    """Reads text states in a worker process; a frame's image or video tokens only if its text states are not cached.
 
-    An item holds the text encoder's outputs of all questions of a frame in their order: of each the prompt's tokens,
-    then the answer tokens that training feeds. One item a frame, because that is what one pass makes in a shape of its
-    own, whichever questions a micro-batch asks for.
+    An item holds the text encoder's outputs for all questions of a frame in file order: of each question the prompt's
+    tokens, then the answer tokens that training feeds. One pass over all questions of a frame has a shape that does not
+    depend on the questions that a micro-batch asks for, so an item is the same in every run.
     """
 
     frames: FrameReader
     prompt_tokenizer: PromptTokenizer
     mask: str
-    cache: FeatureStore
+    cache: FeatureCache
 
     def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
         """The prompt trees of all questions of a frame, as training packs them."""
@@ -68,44 +72,40 @@ class TextReader:
         ]
 
     def key(self, frame: FrameQuestions, trees: Sequence[PromptTree]) -> Key:
-        """The cache key of a frame with these questions: images' state and token ids are in the tag.
+        """Returns the cache key of a frame with these questions.
 
-        Where a prompt ends is in it too: under ``prefix`` a prompt's first token sees its last, but no answer token.
+        The tag depends on the clip's image files, the token ids, and where each prompt ends: under ``prefix`` a
+        prompt's first token sees its last, but no answer token.
 
         Raises:
-            FrameError: an image of its clip is missing.
+            FrameError: an image of the clip is missing.
         """
-        stamp = self.frames.store.stamp(frame.video, frame.frame)
+        files = self.frames.store.file_states(frame.video, frame.frame)
         ids = [[list(tree.prompt), list(tree.tokens)] for tree in trees]
-        return frame.video, frame.frame, tag_of(stamp, ids)
+        return frame.video, frame.frame, compute_tag(files, ids)
 
     def cached(self, frame: FrameQuestions) -> Tensor | None:
-        """What the cache has of a frame with its questions.
+        """Returns the cached item ``[tokens, hidden]`` of a frame with its questions, or None.
 
         Raises:
-            FrameError: as ``read_rows``.
+            FrameError: an image is missing, or the cache file is damaged there; it names the frame.
         """
-        with attach_frame(frame):
+        with name_frame_in_errors(frame):
             return self.cache.get(*self.key(frame, self.prompt_trees(frame)))
 
-    def read_rows(self, picked: Sequence[tuple[FrameQuestions, Sequence[int]]]) -> TextInputs:
-        """Frames, each with the indices of the questions that are asked.
-
-        Raises:
-            FrameError: an image, or what a cache file holds of a frame, cannot be used; it names the frame.
-            InputError: a whole cache file is damaged.
-        """
-        keys, spans, unmade, states = [], [], [], []
-        for frame, chosen in picked:
+    def read_requests(self, requests: Sequence[FrameRequest]) -> TextInputs:
+        """Returns the inputs of the questions that are asked; see ``FeatureReader``."""
+        keys, token_ranges, uncached, states = [], [], [], []
+        for frame, chosen in requests:
             trees = self.prompt_trees(frame)
             ends = [0]
             for tree in trees:
                 ends.append(ends[-1] + len(tree.prompt) + len(tree.tokens))
-            spans.append(tuple((ends[q], ends[q + 1]) for q in chosen))
-            with attach_frame(frame):
+            token_ranges.append(tuple((ends[q], ends[q + 1]) for q in chosen))
+            with name_frame_in_errors(frame):
                 keys.append(self.key(frame, trees))
                 item = self.cache.get(*keys[-1])
             if item is not None:
-                states.append(rows_of(item, spans[-1]))
-            unmade.append(UnmadeText(trees, self.frames.read([frame])) if item is None else None)
-        return TextInputs(tuple(keys), tuple(spans), tuple(unmade), torch.cat(states) if states else None)
+                states.append(select_tokens(item, token_ranges[-1]))
+            uncached.append(UncachedText(trees, self.frames.read([frame])) if item is None else None)
+        return TextInputs(tuple(keys), tuple(token_ranges), tuple(uncached), torch.cat(states) if states else None)

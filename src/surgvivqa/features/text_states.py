@@ -9,10 +9,10 @@ from torch import Tensor
 
 from surgvivqa.data.packing import pack_stream
 from surgvivqa.data.prompt_tokens import PromptTokenizer
-from surgvivqa.features.cache import FeatureStore, weights_hash
+from surgvivqa.features.cache import FeatureCache, hash_weights
 from surgvivqa.features.cache_file import Key
-from surgvivqa.features.text_reader import TextInputs, TextReader, UnmadeText, rows_of
-from surgvivqa.features.video_tokens import VideoTokens
+from surgvivqa.features.text_reader import TextInputs, TextReader, UncachedText, select_tokens
+from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache, build_layouts
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -22,7 +22,7 @@ log = logging.getLogger("surgvivqa")
 _ARCHITECTURE = ("num_attention_heads", "layer_norm_eps", "hidden_act")
 
 
-class TextStates:
+class TextStateSource:
     """The text encoder's outputs on questions in training, from a cache that fills as frames are met.
 
     A frame's item is a function of the frozen weights, the frame and its questions alone, whichever of them a
@@ -35,7 +35,7 @@ class TextStates:
         reader: the questions' token ids, and the cache of text states.
     """
 
-    def __init__(self, model: SurgViVQAModel, video: VideoTokens, reader: TextReader) -> None:
+    def __init__(self, model: SurgViVQAModel, video: VideoTokenSource, reader: TextReader) -> None:
         self.model, self.video, self.reader, self.cache = model, video, reader, reader.cache
         self.hits = self.misses = 0
 
@@ -52,18 +52,18 @@ class TextStates:
             InputError: a cache file is damaged.
         """
         lengths = [
-            sum(end - start for start, end in spans)
-            for spans, unmade in zip(inputs.spans, inputs.unmade, strict=True)
-            if unmade is None
+            sum(end - start for start, end in token_ranges)
+            for token_ranges, uncached in zip(inputs.token_ranges, inputs.uncached, strict=True)
+            if uncached is None
         ]
         found = iter(() if inputs.states is None else inputs.states.to(self.video.device).float().split(lengths))
         pieces = []
-        for key, spans, unmade in zip(inputs.keys, inputs.spans, inputs.unmade, strict=True):
-            self.hits += unmade is None
-            pieces.append(next(found) if unmade is None else rows_of(self._made(key, unmade), spans))
+        for key, token_ranges, uncached in zip(inputs.keys, inputs.token_ranges, inputs.uncached, strict=True):
+            self.hits += uncached is None
+            pieces.append(next(found) if uncached is None else select_tokens(self._made(key, uncached), token_ranges))
         return torch.cat(pieces)
 
-    def _made(self, key: Key, unmade: UnmadeText) -> Tensor:
+    def _made(self, key: Key, uncached: UncachedText) -> Tensor:
         """The item ``[rows, hidden]`` of a frame, float32."""
         # Since the worker looked, this process may have met the frame in an earlier batch.
         item = self.cache.get(*key)
@@ -71,8 +71,8 @@ class TextStates:
             self.hits += 1
             return item.to(self.video.device).float()
         self.misses += 1
-        video = CrossAttentionCache(self.video(unmade.video))
-        packed = pack_stream([unmade.trees], self.reader.mask, len(unmade.trees)).to(self.video.device)
+        video = CrossAttentionCache(self.video(uncached.video))
+        packed = pack_stream([uncached.trees], self.reader.mask, len(uncached.trees)).to(self.video.device)
         with torch.autocast(self.video.device.type, enabled=False):
             states = self.model.text_states(packed, video, build_layouts(packed, video.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
@@ -82,7 +82,7 @@ class TextStates:
         self.video.flush()
         self.cache.flush()
 
-    def __enter__(self) -> "TextStates":
+    def __enter__(self) -> "TextStateSource":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -91,15 +91,15 @@ class TextStates:
         log.info("Cache %s: text of %d frames' rows read, of %d computed", self.cache.folder, self.hits, self.misses)
 
 
-def text_states(
+def build_text_state_source(
     bundle: ModelBundle,
-    video: VideoTokens,
+    video: VideoTokenSource,
     prompts: PromptTokenizer,
     cache: Path,
     dtype: str,
     *,
     must_write: bool = False,
-) -> TextStates:
+) -> TextStateSource:
     """The text states of a model's questions, its video and text encoders taken as frozen.
 
     Args:
@@ -119,7 +119,7 @@ def text_states(
     made_of: dict[str, Any] = {
         "features": "text states",
         "video_tokens": video.cache.fingerprint,  # their manifest has it in words; the rounding of theirs is in it
-        "weights_sha256": weights_hash(weights),
+        "weights_sha256": hash_weights(weights),
         "architecture": {name: getattr(bundle.model.config.text_config, name) for name in _ARCHITECTURE},
         "computed_in": "float32, fused attention",
         "mask": mask,
@@ -127,5 +127,5 @@ def text_states(
         "prompt_mode": bundle.settings.prompt_mode,
     }
     width = bundle.model.config.text_config.hidden_size
-    store = FeatureStore(cache, made_of, width, dtype, must_write=must_write)
-    return TextStates(bundle.model, video, TextReader(video.reader, prompts, mask, store))
+    store = FeatureCache(cache, made_of, width, dtype, must_write=must_write)
+    return TextStateSource(bundle.model, video, TextReader(video.reader, prompts, mask, store))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
-from surgvivqa.features.cache import FeatureStore, weights_hash
+from surgvivqa.features.cache import FeatureCache, hash_weights
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.model.bundle import ModelBundle
 
@@ -22,7 +22,7 @@ _ARCHITECTURE = (
 )
 
 
-class VideoTokens:
+class VideoTokenSource:
     """The video tokens of frames, with or without a cache.
 
     With a cache a frame's tokens are a function of the frozen weights and the frame alone, whoever makes them: encoded
@@ -88,7 +88,7 @@ class VideoTokens:
         return torch.stack(rows)
 
     @torch.no_grad()
-    def _made(self, cache: FeatureStore, key: tuple[str, int, int], clip: Tensor) -> Tensor:
+    def _made(self, cache: FeatureCache, key: tuple[str, int, int], clip: Tensor) -> Tensor:
         tokens = cache.get(*key)
         if tokens is not None:
             self.hits += 1
@@ -110,7 +110,7 @@ class VideoTokens:
         if self.cache is not None:
             self.cache.flush()
 
-    def __enter__(self) -> "VideoTokens":
+    def __enter__(self) -> "VideoTokenSource":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,7 +127,7 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
     return {
         **positions,
         "features": "video tokens",
-        "weights_sha256": weights_hash(encoder.state_dict()),
+        "weights_sha256": hash_weights(encoder.state_dict()),
         "architecture": {name: getattr(video_config, name) for name in _ARCHITECTURE},
         "computed_in": "float32, fused attention",
         "frame_fit": frames.fit,
@@ -141,21 +141,23 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
     }
 
 
-def video_tokens(
+def build_video_token_source(
     bundle: ModelBundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
-) -> VideoTokens:
+) -> VideoTokenSource:
     """The video tokens of a model's frames, its video encoder taken as frozen where there is a cache; the arguments are
-    those of ``tokens_of``.
+    those of ``build_encoder_token_source``.
 
     Raises:
         InputError: the cache folder cannot be used.
     """
     model, settings = bundle.model, bundle.settings
     encoder, config = model.visual_encoder, model.config.video_config
-    return tokens_of(model.encode_video, encoder, config, settings, frames, cache, dtype, must_write=must_write)
+    return build_encoder_token_source(
+        model.encode_video, encoder, config, settings, frames, cache, dtype, must_write=must_write
+    )
 
 
-def tokens_of(
+def build_encoder_token_source(
     encode: Callable[[Tensor], Tensor],
     encoder: Any,
     video_config: Any,
@@ -165,7 +167,7 @@ def tokens_of(
     dtype: str,
     *,
     must_write: bool = False,
-) -> VideoTokens:
+) -> VideoTokenSource:
     """The video tokens of an encoder that is not in a whole model.
 
     Args:
@@ -184,5 +186,5 @@ def tokens_of(
     store = None
     if cache is not None:
         parts = made_of(encoder, video_config, settings, frames)
-        store = FeatureStore(cache, parts, video_config.hidden_size, dtype, must_write=must_write)
-    return VideoTokens(encode, encoder, video_config, FrameReader(frames, store))
+        store = FeatureCache(cache, parts, video_config.hidden_size, dtype, must_write=must_write)
+    return VideoTokenSource(encode, encoder, video_config, FrameReader(frames, store))

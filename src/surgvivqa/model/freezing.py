@@ -76,6 +76,17 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
         InputError: nothing would train, or ``--unfreeze-blip-last-n`` exceeds the text encoder's layers.
     """
     model.requires_grad_(False)
+    _unfreeze_video_encoder(model, config)
+    _unfreeze_text_encoder(model, config)
+    _unfreeze_decoder(model, config)
+    for projection in (model.video_projection, model.text_projection):
+        if projection is not None:
+            projection.requires_grad_(True)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("Nothing would be trained: --lora-r is 0 and no flag unfreezes a part.")
+
+
+def _unfreeze_video_encoder(model: SurgViVQAModel, config: TrainConfig) -> None:
     if config.train_video == "full":
         model.visual_encoder.requires_grad_(True)
     elif config.train_video == "patch-embed":
@@ -83,6 +94,9 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
         # A VideoMAE configured for mean pooling (Transformers' default) has no LayerNorm after its last layer.
         last = model.visual_encoder.layernorm or model.visual_encoder.encoder.layer[-1].layernorm_after
         last.requires_grad_(True)
+
+
+def _unfreeze_text_encoder(model: SurgViVQAModel, config: TrainConfig) -> None:
     layers = model.text_encoder.encoder.layer
     if config.unfreeze_blip_last_n > len(layers) or config.unfreeze_blip_last_n < 0:
         raise InputError(
@@ -96,20 +110,18 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
             layer.requires_grad_(True)
     if model.text_encoder.pooler is not None:
         model.text_encoder.pooler.requires_grad_(False)
+
+
+def _unfreeze_decoder(model: SurgViVQAModel, config: TrainConfig) -> None:
     if config.full_finetune or config.train_gpt2_full:
         model.llm.requires_grad_(True)
         # The decoder's input is the text encoder's output, so the decoder's word embedding trains only where it is tied
         # to the output layer, as in GPT-2.
         words = model.decoder.get_input_embeddings().weight
         words.requires_grad_(words is output_layer(model.decoder).weight)
-    for projection in (model.video_projection, model.text_projection):
-        if projection is not None:
-            projection.requires_grad_(True)
     for name, parameter in model.llm.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("Nothing would be trained: --lora-r is 0 and no flag unfreezes a part.")
 
 
 @contextlib.contextmanager
@@ -140,10 +152,10 @@ def set_modes(model: SurgViVQAModel) -> None:
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
-        block: Any
-        for block in decoder_layers(model.decoder):
+        layer: Any
+        for layer in decoder_layers(model.decoder):
             # Only the layer itself, not its modules: it recomputes its activations only in training mode.
-            block.training = block.gradient_checkpointing
+            layer.training = layer.gradient_checkpointing
 
 
 def checkpoint_activations(model: SurgViVQAModel) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from surgvivqa.data.frames import FrameStore, open_picture
+from surgvivqa.data.frames import FrameStore, open_image
 from surgvivqa.utils.atomic_files import write_file
 
 COLUMNS = 4
@@ -37,7 +37,7 @@ def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12
     store = FrameStore(image_root)
     for number, record in enumerate(chosen):
         left, top = 10 + _CELL[0] * (number % COLUMNS), 10 + _CELL[1] * (number // COLUMNS)
-        frame = open_picture(store.path(record["video"], record["frame"]))
+        frame = open_image(store.path(record["video"], record["frame"]))
         grid.paste(frame.resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
         _write(ImageDraw.Draw(grid), record, left, top + _FRAME[1] + 6)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
 """Domains: how the videos of a synthetic set look and what is asked about them."""
 
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from surgvivqa.synthetic.appearance import TARGET_APPEARANCE, Appearance
 from surgvivqa.synthetic.questions import AnswerBalance, SceneIndex, candidates, question_lines
 from surgvivqa.synthetic.render import render
-from surgvivqa.synthetic.scene import generate_scene, scene_graph
+from surgvivqa.synthetic.scene import SceneGraph, generate_scene, scene_graph
 
 _BALANCE_SCENES = 150
 _BALANCE_VIDEO = 10_000  # a number that no video has
@@ -26,7 +26,7 @@ class Domain(Protocol):
         ...
 
     def question_lines(
-        self, graph: dict[str, Any], appearance: Appearance, video: int, rng: np.random.Generator
+        self, graph: SceneGraph, appearance: Appearance, video: int, rng: np.random.Generator
     ) -> list[str]:
         """The lines of one frame's question file."""
         ...
@@ -46,7 +46,7 @@ class TargetDomain:
         return TARGET_APPEARANCE
 
     def question_lines(
-        self, graph: dict[str, Any], appearance: Appearance, video: int, rng: np.random.Generator
+        self, graph: SceneGraph, appearance: Appearance, video: int, rng: np.random.Generator
     ) -> list[str]:
         """The lines of one frame's question file."""
         return question_lines(graph, self.balance, rng)

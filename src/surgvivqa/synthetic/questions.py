@@ -11,11 +11,10 @@ the candidates of the same template, so that a question's wording alone says lit
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS
+from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS, GraphObject, SceneGraph
 
 PHRASES = {
     "left": ("to the left of", "on the left side of", "left of"),
@@ -25,6 +24,12 @@ PHRASES = {
     "within": ("within",),
 }
 KINDS = ("anatomy", "instrument", "thing", "object")
+
+
+class ColoredObject(GraphObject):
+    """An object of a scene graph with its colour."""
+
+    color: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class Phrase:
     def __str__(self) -> str:
         return " ".join(w for w in (self.color, self.place, self.component, self.kind) if w)
 
-    def matches(self, item: dict[str, Any]) -> bool:
+    def matches(self, item: ColoredObject) -> bool:
         """Whether it describes an object of the graph."""
         return (
             self.color in ("", item["color"])
@@ -68,9 +73,9 @@ class Phrase:
 class SceneIndex:
     """A scene graph with the look-ups that questions need; ``colors`` maps a component to its colour."""
 
-    def __init__(self, graph: dict[str, Any], colors: dict[str, str] = COLORS) -> None:
-        self.objects: list[dict[str, Any]] = [
-            o | {"color": colors[o["component"]]} for o in graph["scenes"][0]["objects"]
+    def __init__(self, graph: SceneGraph, colors: dict[str, str] = COLORS) -> None:
+        self.objects: list[ColoredObject] = [
+            {**o, "color": colors[o["component"]]} for o in graph["scenes"][0]["objects"]
         ]
         self.relations: dict[str, list[list[int]]] = graph["scenes"][0]["relationships"]
         self.triplets: list[list[str]] = [t.split(",") for t in graph["info"]["triplet"]]
@@ -185,7 +190,7 @@ def _exist(phrase: Phrase, count: int, where: str, reasoning: str, form: str) ->
 
 
 def _queries(
-    item: dict[str, Any], phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
+    item: ColoredObject, phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
 ) -> Iterator[Candidate]:
     """Asks for colour, type and component of the one object described, where the phrase does not contain the answer."""
     relation, said = _relation(where, reasoning), f"{phrase.color} {phrase.place} {phrase.kind}"
@@ -245,7 +250,7 @@ MIX = {
 }
 
 
-def question_lines(graph: dict[str, Any], balance: AnswerBalance, rng: np.random.Generator) -> list[str]:
+def question_lines(graph: SceneGraph, balance: AnswerBalance, rng: np.random.Generator) -> list[str]:
     """The lines of one frame's file: two summaries, actions, locations, template questions."""
     s = SceneIndex(graph)
     anatomy = [o["component"] for o in s.objects if o["type"] == "anatomy"]

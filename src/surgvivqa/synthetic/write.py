@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from surgvivqa.config import check_ranges, flag
 from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic.domain import Domain, TargetDomain
 from surgvivqa.synthetic.render import render
@@ -28,18 +29,19 @@ _FOLDERS = ("ssg-qa", "frames", "scene_graph", "masks")
 class SynthConfig:
     """Write a synthetic data set: drawn frames, scene graphs, questions in SSG-QA's format, and masks."""
 
-    out: Path
-    """Folder to write to: ssg-qa/, frames/, scene_graph/ and masks/."""
-    videos: int = 45
-    """Number of videos, of 45; fewer keep the proportions of the three splits, at least one video each."""
-    frames_per_video: int = 24
-    """Frames of each video, one per second; the scene changes every four seconds."""
-    seed: int = 0
-    """Random seed of the set."""
-    workers: int = 0
-    """Processes; 0 means one per core."""
-    masks: bool = True
-    """Also write masks/: the component at each pixel, at half size."""
+    out: Path = flag("Folder to write to: ssg-qa/, frames/, scene_graph/ and masks/.")
+    videos: int = flag(
+        "Number of videos, of 45; fewer keep the proportions of the three splits, at least one video each.",
+        45,
+        least=3,
+        most=45,
+    )
+    frames_per_video: int = flag(
+        "Frames of each video, one per second; the scene changes every four seconds.", 24, least=1
+    )
+    seed: int = flag("Random seed of the set.", 0, least=0)
+    workers: int = flag("Processes; 0 means one per core.", 0, least=0)
+    masks: bool = flag("Also write masks/: the component at each pixel, at half size.", True)
 
 
 def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) -> dict[str, Any]:
@@ -55,8 +57,7 @@ def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) ->
     Raises:
         InputError: a number is out of range, the folder holds other files, or it cannot be written.
     """
-    if not 3 <= config.videos <= 45 or config.frames_per_video < 1:
-        raise InputError("--videos must be between 3 and 45, and --frames-per-video must be at least 1.")
+    check_ranges(config)
     out = config.out
     settings = {"seed": config.seed, "domain": domain.name}
     settings |= {k: getattr(config, k) for k in ("videos", "frames_per_video", "masks")}

@@ -24,14 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from surgvivqa.checkpoints.folders import read_weights
-from surgvivqa.checkpoints.published import load_safetensors, load_tensors, new_of
+from surgvivqa.checkpoints.published import load_safetensors, load_tensors, new_tensor_names
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts, questions_checksum
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.atomic_files import REPLACED
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.untrusted import read_json
+from surgvivqa.utils.safe_json import read_json
 
 log = logging.getLogger("surgvivqa")
 STATE, MOMENTS = "training.json", "training.safetensors"
@@ -163,7 +163,7 @@ def load_weights(folder: Path, model: SurgViVQAModel) -> None:
     Raises:
         InputError: they do not fit the model.
     """
-    load_tensors(model, read_weights(folder), folder, new_of(model))
+    load_tensors(model, read_weights(folder), folder, new_tensor_names(model))
 
 
 def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

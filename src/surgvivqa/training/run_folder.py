@@ -36,7 +36,7 @@ from surgvivqa.training.run_log import LogFile
 from surgvivqa.utils.atomic_files import remove_folder, surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks
 from surgvivqa.utils.errors import InputError, RunError, first_line
-from surgvivqa.utils.untrusted import refuse_odd_file
+from surgvivqa.utils.safe_json import check_regular_file
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
@@ -167,7 +167,7 @@ class RunFolder:
         """Raises InputError, with the differences, where the folder's run has other flags."""
         path = self.path / "config.yaml"
         try:
-            refuse_odd_file(path)
+            check_regular_file(path)
             saved = plain_yaml(path)
             changed = changed_flags(TrainConfig, saved, config)
         except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):

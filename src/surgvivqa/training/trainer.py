@@ -19,16 +19,17 @@ from torch import Tensor
 
 from surgvivqa.config import TrainConfig, check_ranges, data_roots
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import BadFrame, refuse_missing
+from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import ODD, FrameQuestions, is_synthetic
+from surgvivqa.data.ssgqa import FORMAT_FAULTS, FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
-from surgvivqa.features.batches import Batch, FeatureSource, TrainingBatches, training_loader
-from surgvivqa.features.text_states import text_states
-from surgvivqa.features.video_tokens import video_tokens
+from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
+from surgvivqa.features.source import FeatureSource
+from surgvivqa.features.text_states import build_text_state_source
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
@@ -122,8 +123,8 @@ class StepBatches:
 
     epoch: int
     weights: Sequence[float]
-    loader: Iterator[tuple[int, Batch]]
-    dataset: TrainingBatches
+    loader: Iterator[tuple[int, Batch[Any]]]
+    dataset: TrainingBatches[Any]
 
 
 @dataclass
@@ -469,14 +470,17 @@ class Trainer:
         store = self.bundle.frame_store(config.image_root)
         total = len(self.train_frames) + len(self.val_frames)
         bad_frames = BadFrames(config.on_bad_frame, config.max_bad_frames, total, progress.bad)
-        missing = refuse_missing(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
+        missing = check_missing_frames(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
         if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
             raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
-        self.tokens = video_tokens(self.bundle, store, config.cache, config.cache_dtype)
-        self.features: FeatureSource = self.tokens
+        self.tokens = build_video_token_source(self.bundle, store, config.cache, config.cache_dtype)
+        # Which source it is depends on the flags; each takes the inputs that its own reader gives.
+        self.features: FeatureSource[Any] = self.tokens
         if config.cache_text:
             assert config.cache is not None
-            self.features = text_states(self.bundle, self.tokens, self.prompts, config.cache, config.cache_dtype)
+            self.features = build_text_state_source(
+                self.bundle, self.tokens, self.prompts, config.cache, config.cache_dtype
+            )
         return bad_frames, missing
 
     def _prepare_steps(self) -> None:
@@ -529,7 +533,7 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
     val: Sequence[FrameQuestions] = []
     if splits.val:
         val, report = open_questions(questions_root, splits.val, strict=config.strict)
-        odd = {reason: report.skipped[reason] for reason in ODD if report.skipped[reason]}
+        odd = {reason: report.skipped[reason] for reason in FORMAT_FAULTS if report.skipped[reason]}
         if odd:
             log.info("Validation lines left out: %s", json.dumps(odd))
     if config.max_train_samples is not None:

@@ -1,54 +1,21 @@
-"""What a stranger's file says, taken only as what it should be: sound JSON, flags of their kinds, a model of its size.
+"""Checks of what a checkpoint's files say: flags of their types, possible LoRA numbers, sizes, no code from the hub.
 
-A checkpoint comes from somebody else. Its text may be made to exhaust a parser, its values to be of another kind than
-the code expects, its numbers to ask for more memory than there is. Each becomes a ``ValueError`` with a reason, from
-which the reader of the file makes the sentence that names it.
+Each problem is a ``ValueError`` whose text says what is wrong; the reader of the file names it. The table of guards and
+threats is in ``docs/decisions.md``.
 """
 
-import json
 import math
-import stat
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_LARGEST_JSON = 64_000_000  # bytes; an index of a large model's shards has a few hundred thousand
-_MOST_TOKENS = 100_000  # of a clip; 16 frames of 1,024 pixels in patches of 16 have 65,536
+from surgvivqa.utils.safe_json import read_json
+
+_MAX_CLIP_PATCHES = 100_000  # of a clip; 16 frames of 1,024 pixels in patches of 16 have 65,536
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no JSON, no regular file, or too large or too deep to be a file of ours.
-    """
-    refuse_odd_file(path)
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"it is larger than {_LARGEST_JSON:,} bytes")
-    return parse_json(path.read_text(encoding="utf-8"))
-
-
-def refuse_odd_file(path: Path) -> None:
-    """Raises ValueError where a file is a pipe or a device, to be read without end; OSError where there is none."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
-
-
-def parse_json(text: str | bytes) -> Any:
-    """A JSON text's content.
-
-    Raises:
-        ValueError: it is no JSON, or nested so deep that the parser gives up.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-
-
-def typed_values(cls: type, values: Any, fractions: Collection[str] = ()) -> dict[str, Any]:
+def validate_flags(cls: type, values: Any, fractions: Collection[str] = ()) -> dict[str, Any]:
     """Those of ``values`` that are flags of a dataclass, if each is of its flag's kind. Paths are text, as in JSON.
 
     Raises:
@@ -84,7 +51,7 @@ def _finite(value: Any) -> bool:
     return _fits(value, float) and math.isfinite(value)
 
 
-def names_of(value: Any) -> list[str]:
+def validate_names(value: Any) -> list[str]:
     """A list of names.
 
     Raises:
@@ -100,7 +67,7 @@ def is_plain_name(value: str) -> bool:
     return bool(value) and value not in (".", "..") and not any(c in "/\\:\0" for c in value)
 
 
-def refuse_code(config: Any) -> None:
+def check_no_remote_code(config: Any) -> None:
     """Refuses what makes Transformers fetch and run code: an attention that is a repository on the hub (``user/name``),
     or that it takes from there.
 
@@ -122,7 +89,7 @@ def refuse_code(config: Any) -> None:
             stack += value
 
 
-def refuse_folder(folder: Path) -> None:
+def check_model_folder(folder: Path) -> None:
     """Refuses a model's folder that leads out of itself, or asks for code.
 
     Raises:
@@ -131,11 +98,11 @@ def refuse_folder(folder: Path) -> None:
     """
     for index in folder.glob("*.index.json"):
         named = read_json(index)["weight_map"].values()
-        outside = [name for name in names_of(list(named)) if not is_plain_name(name)]
+        outside = [name for name in validate_names(list(named)) if not is_plain_name(name)]
         if outside:
             raise ValueError(f"{index.name} names a file outside the folder ({outside[0][:60]}), which is not read")
     if (folder / "config.json").is_file():
-        refuse_code(read_json(folder / "config.json"))
+        check_no_remote_code(read_json(folder / "config.json"))
 
 
 def _texts(value: Any) -> list[str]:
@@ -152,7 +119,7 @@ def _texts(value: Any) -> list[str]:
     return found
 
 
-def lora_of(value: Any) -> dict[str, Any]:
+def validate_lora(value: Any) -> dict[str, Any]:
     """``{"r", "alpha", "dropout"}`` of adapters.
 
     Raises:
@@ -170,7 +137,7 @@ def lora_of(value: Any) -> dict[str, Any]:
     return {"r": rank, "alpha": alpha, "dropout": float(dropout)}
 
 
-def refuse_size(config: Any, tensors: Mapping[str, Any]) -> None:
+def check_model_size(config: Any, tensors: Mapping[str, Any]) -> None:
     """Holds what a model's configuration asks for against the tensors that are there, before memory is asked for.
 
     A configuration of a few bytes can ask for any number of layers of any width; the file that belongs to it then has
@@ -203,7 +170,7 @@ def refuse_size(config: Any, tensors: Mapping[str, Any]) -> None:
         raise ValueError("its config.json asks for larger patches than its weights can be")
     side = _count(video, "image_size") // max(1, _count(video, "patch_size"))
     frames = max(_count(video, "num_frames"), int(config.position_frames))
-    if side * side * frames > _MOST_TOKENS or _count(video, "image_size") > _MOST_TOKENS:
+    if side * side * frames > _MAX_CLIP_PATCHES or _count(video, "image_size") > _MAX_CLIP_PATCHES:
         raise ValueError(f"its config.json asks for clips of {side * side * frames:,} patches")
 
 

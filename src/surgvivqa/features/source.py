@@ -1,0 +1,93 @@
+"""What feeds a training step: clips, cached video tokens or cached text states, behind one pair of protocols.
+
+A *reader* runs in the worker processes that load batches: it turns frames and the questions asked about them into
+inputs, plain tensors on the CPU. A *source* runs in the training process: it turns these inputs into the arguments of
+the model's ``forward``, on the model's device.
+
+===================================  =========================  ==============================================
+source                               the reader gives           ``model_inputs`` gives
+===================================  =========================  ==============================================
+``VideoTokenSource`` without cache   ``FrameInputs`` (clips)    ``pixel_values`` ``[F, T, 3, H, W]`` float32
+``VideoTokenSource`` with cache      ``FrameInputs``            ``video_tokens`` ``[F, V, hidden]`` float32
+``TextStateSource``                  ``TextInputs``             ``text_states`` ``[N, hidden]`` float32
+===================================  =========================  ==============================================
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias, TypeVar
+
+from torch import Tensor
+
+from surgvivqa.data.frames import BadFrame
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.utils.errors import FrameError
+
+FrameRequest: TypeAlias = tuple[FrameQuestions, Sequence[int]]
+"""A frame, and the indices of those of its questions that are asked."""
+
+InputsT = TypeVar("InputsT")
+InputsT_co = TypeVar("InputsT_co", covariant=True)
+
+
+class FeatureReader(Protocol[InputsT_co]):
+    """Reads the inputs of frames; pickled to the worker processes."""
+
+    def read_requests(self, requests: Sequence[FrameRequest]) -> InputsT_co:
+        """Returns the inputs of some frames and questions, on the CPU, in the order of ``requests``.
+
+        Raises:
+            FrameError: a frame cannot be used; the error names it.
+            InputError: a cache file is damaged as a whole.
+        """
+
+
+class FeatureSource(Protocol[InputsT]):
+    """Makes a model's inputs of what its reader read. As a context manager it writes pending cache items on exit."""
+
+    @property
+    def reader(self) -> FeatureReader[InputsT]:
+        """The reader for the worker processes."""
+
+    def model_inputs(self, inputs: InputsT) -> dict[str, Tensor]:
+        """Returns the keyword arguments of the model's ``forward``, on the model's device (see the table above)."""
+
+    def flush(self) -> None:
+        """Writes the computed features that are not on disk yet."""
+
+    def __enter__(self) -> "FeatureSource[InputsT]": ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+@contextlib.contextmanager
+def name_frame_in_errors(frame: FrameQuestions) -> Iterator[None]:
+    """Sets in a ``FrameError`` the frame whose questions cannot be asked; the bad image may be another one's of its clip."""
+    try:
+        yield
+    except FrameError as error:
+        error.frame = (frame.video, frame.frame)
+        raise
+
+
+def read_good_frames(
+    reader: FeatureReader[InputsT], requests: Sequence[FrameRequest]
+) -> tuple[InputsT | None, list[FrameRequest], tuple[BadFrame, ...]]:
+    """Reads the inputs of those frames that can be used.
+
+    Returns:
+        The inputs (None if no frame can be used), the requests that they answer, and the other frames.
+
+    Raises:
+        InputError: something other than a frame cannot be used.
+    """
+    left, bad = list(requests), list[BadFrame]()
+    while left:
+        try:
+            return reader.read_requests(left), left, tuple(bad)
+        except FrameError as error:
+            if error.frame is None:
+                raise
+            bad.append(BadFrame(*error.frame, error.sentence))
+            left = [(frame, chosen) for frame, chosen in left if (frame.video, frame.frame) != error.frame]
+    return None, [], tuple(bad)
