@@ -1,6 +1,7 @@
 """The published parts: loaded from folders of random weights in small, whole or not at all."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: 
         ({"train_video": "full"}, {"visual_encoder", "llm LoRA"}),
     ],
 )
-def test_each_flag_trains_its_part(parts: Path, flags: dict[str, object], trained: set[str]) -> None:
+def test_each_flag_trains_its_part(parts: Path, flags: dict[str, Any], trained: set[str]) -> None:
     model = build_for_training(config(parts, **flags)).model
     assert {name for name, count, _ in trainable_table(model) if count} == trained
 
@@ -132,7 +133,7 @@ def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tm
     ],
 )
 def test_a_second_run_saves_what_the_first_one_learned(
-    parts: Path, tmp_path: Path, first: dict[str, object], second: dict[str, object]
+    parts: Path, tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     start = build_for_training(config(parts, **first))
     randomize_trainable(start.model)
@@ -162,12 +163,10 @@ def test_merging_the_adapters_changes_no_output(parts: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("flags", [{"lora_r": 4}, {"lora_alpha": 8}, {"video_model": "elsewhere"}])
-def test_a_flag_that_contradicts_the_checkpoint_is_refused(
-    parts: Path, tmp_path: Path, flags: dict[str, object]
-) -> None:
+def test_a_flag_that_contradicts_the_checkpoint_is_refused(parts: Path, tmp_path: Path, flags: dict[str, Any]) -> None:
     save_checkpoint(build_for_training(config(parts)), tmp_path / "first")
     with pytest.raises(InputError, match="contradicts --pretrained-ckpt"):
-        build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags))  # type: ignore[arg-type]
+        build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags))
 
 
 def test_the_checkpoint_says_what_its_model_is_made_of(parts: Path, tmp_path: Path) -> None:

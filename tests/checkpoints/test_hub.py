@@ -26,7 +26,7 @@ HOME = "/home/jane.doe"
 
 def http_error(kind: type[Any], code: int, told: str = "no") -> Exception:
     response = SimpleNamespace(status_code=code, headers={}, request=None)
-    return kind(told, response=response)  # type: ignore[no-any-return]
+    return kind(told, response=response)
 
 
 class FakeHub:

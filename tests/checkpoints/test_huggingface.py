@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def test_convert_to_each_form_and_on(
     best: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = of(load_checkpoint(best, settings(parts)))
-    steps = (
+    steps: tuple[Any, ...] = (
         (best, "huggingface", "hf", []),
         ("hf", "published", "whole.pth", ["--tensors=all"]),
         ("whole.pth", "peft", "adapters", []),
@@ -383,9 +384,11 @@ def test_save_pretrained_over_adapters_is_what_is_read_again(parts: Path, tmp_pa
     save_adapters(trained(parts, "llama"), tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
     assert type(model) is SurgViVQAModel and not model.training
+    assert isinstance(model.text_projection, torch.nn.Linear)
     torch.nn.init.normal_(model.text_projection.weight)
     model.save_pretrained(tmp_path / "m")
     again = SurgViVQAModel.from_pretrained(tmp_path / "m")
+    assert isinstance(again.text_projection, torch.nn.Linear)
     assert torch.equal(again.text_projection.weight, model.text_projection.weight)
 
 

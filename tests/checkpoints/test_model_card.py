@@ -59,7 +59,7 @@ def front(text: str) -> dict[str, Any]:
 
 def test_the_hubs_library_reads_metadata_and_figures_back(tmp_path: Path) -> None:
     text = card(tmp_path, repo="lab/surgvivqa-lora")
-    data = ModelCard(text).data
+    data: Any = ModelCard(text).data
     assert data.license == "cc-by-nc-sa-4.0"
     assert (data.library_name, data.pipeline_tag) == ("surgvivqa", "visual-question-answering")
     assert data.base_model == ["MCG-NJU/videomae-base", "Salesforce/blip-vqa-base", "gpt2"]

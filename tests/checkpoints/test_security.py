@@ -25,7 +25,8 @@ from PIL import Image
 import surgvivqa
 from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.adapters import with_adapters
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
 from surgvivqa.cli import main, mask_record
 from surgvivqa.commands.convert import ConvertConfig, convert
@@ -344,15 +345,19 @@ def test_a_split_names_videos_alone(name: str, tmp_path: Path) -> None:
         load_splits(tmp_path)
 
 
+def writing(text: str, folder: Path) -> None:
+    (folder / "a").write_text(text)
+
+
 def test_nothing_is_written_through_a_link(tmp_path: Path, folders: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "a").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".best.writing").symlink_to(tmp_path / "precious")
-    atomic.write_folder(tmp_path / "run" / "best", lambda aside: (aside / "a").write_text("mine") and None)
+    atomic.write_folder(tmp_path / "run" / "best", lambda aside: writing("mine", aside))
     assert (tmp_path / "run" / "best" / "a").read_text() == "mine"
     (tmp_path / "run" / ".best.replaced").symlink_to(tmp_path / "precious")
-    atomic.write_folder(tmp_path / "run" / "best", lambda aside: (aside / "a").write_text("again") and None)
+    atomic.write_folder(tmp_path / "run" / "best", lambda aside: writing("again", aside))
     (tmp_path / "run" / "linked").symlink_to(tmp_path / "precious")
     with pytest.raises(RunError, match="is a link"):
         atomic.write_folder(tmp_path / "run" / "linked", lambda aside: None)

@@ -6,19 +6,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
-from surgvivqa.commands import cache as caching
 from surgvivqa.commands.cache import CacheConfig, share
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.video_tokens import build_video_token_source
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError, RunError
 from tests.conftest import Said
@@ -93,7 +94,7 @@ def test_workers_give_hits_and_misses_mixed_and_the_same_losses(
     assert train(base, data_flags, tmp_path / "again", f"--cache={tmp_path / 'cache'}", "--workers=2") == alone
 
 
-def _bundle(base: Path, data_flags: list[str]) -> tuple[object, FrameStore]:
+def _bundle(base: Path, data_flags: list[str]) -> tuple[ModelBundle, FrameStore]:
     bundle = load_checkpoint(base, ModelConfig())
     return bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2]))
 
@@ -105,7 +106,7 @@ def test_a_mixed_batch_has_each_frames_own_tokens(base: Path, data_flags: list[s
     cached(cached.reader.read([frames[1], frames[3]]))
     inputs: FrameInputs = cached.reader.read(frames)
     assert inputs.cached == (False, True, False, True)
-    assert inputs.clips.shape[:2] == (2, 1)
+    assert inputs.clips is not None and inputs.clips.shape[:2] == (2, 1)
     with torch.no_grad():
         one_by_one = torch.cat([live(live.reader.read([f])) for f in frames])
     assert torch.equal(cached(inputs), one_by_one)
@@ -221,12 +222,12 @@ def test_shards_share_the_videos(base: Path, data_flags: list[str], tmp_path: Pa
         ({}, {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "RANK": "1", "WORLD_SIZE": "4"}, (5, 8)),
     ],
 )
-def test_a_task_knows_its_share(flags: dict[str, int], environment: dict[str, str], shard: tuple[int, int]) -> None:
+def test_a_task_knows_its_share(flags: dict[str, Any], environment: dict[str, str], shard: tuple[int, int]) -> None:
     assert share(CacheConfig(cache=Path("c"), **flags), environment) == shard
 
 
 @pytest.mark.parametrize("flags", [{"shard": 0}, {"shard": 3, "num_shards": 3}, {"shard": -1, "num_shards": 3}])
-def test_a_share_that_does_not_exist_is_refused(flags: dict[str, int]) -> None:
+def test_a_share_that_does_not_exist_is_refused(flags: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"shard|Shard"):
         share(CacheConfig(cache=Path("c"), **flags), {})
 
@@ -321,7 +322,7 @@ def test_a_disk_too_small_is_refused_before_the_first_frame(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage._replace(free=200_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
     assert fill(base, data_flags, tmp_path) == 2
     assert "0.0 GB free and" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -386,17 +387,22 @@ def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(
         for name, value in changed.items():
             setattr(bundle.settings, name, value)
         tokens = build_video_token_source(bundle, bundle.frame_store(Path(data_flags[1].partition("=")[2])), tmp_path)
+        assert tokens.cache is not None
         return tokens.cache.fingerprint
 
     def other_weights() -> str:
         bundle, store = _bundle(base, data_flags)
         bundle.model.visual_encoder.encoder.layer[0].layernorm_before.bias.data[0] += 1e-6
-        return build_video_token_source(bundle, store, tmp_path).cache.fingerprint
+        tokens = build_video_token_source(bundle, store, tmp_path)
+        assert tokens.cache is not None
+        return tokens.cache.fingerprint
 
     def other_heads() -> str:
         bundle, store = _bundle(base, data_flags)
         bundle.model.config.video_config.num_attention_heads = 2  # no tensor's shape shows it
-        return build_video_token_source(bundle, store, tmp_path).cache.fingerprint
+        tokens = build_video_token_source(bundle, store, tmp_path)
+        assert tokens.cache is not None
+        return tokens.cache.fingerprint
 
     plain = fingerprint()
     assert plain == fingerprint(clip_stride=3)  # of no effect where one frame is repeated

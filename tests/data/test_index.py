@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data import index
+from surgvivqa.data import columns, index
 from surgvivqa.data.index import (
     IndexedFrames,
     distinct_questions,
@@ -174,10 +174,10 @@ def test_a_damaged_file_is_rebuilt(tmp_path: Path) -> None:
     rng = random.Random(0)
     damaged = [b"", b"ARROW1", whole[:-1], whole[: len(whole) // 2], rng.randbytes(len(whole))]
     for _ in range(300):
-        raw = bytearray(whole)
-        for at in rng.choices(range(len(raw)), k=rng.choice([1, 1, 4, 64])):
-            raw[at] = rng.randrange(256)
-        damaged.append(bytes(raw))
+        changed = bytearray(whole)
+        for at in rng.choices(range(len(changed)), k=rng.choice([1, 1, 4, 64])):
+            changed[at] = rng.randrange(256)
+        damaged.append(bytes(changed))
     for raw in damaged:
         path.unlink()  # earlier Frames still map it
         path.write_bytes(raw)
@@ -192,7 +192,7 @@ def test_another_parser_s_file_is_rebuilt(
 ) -> None:
     root = small(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "index")
-    other = index.schema().with_metadata({b"surgvivqa": b"another"})
+    other = columns.schema().with_metadata({b"surgvivqa": b"another"})
     monkeypatch.setattr(index, "schema", lambda: other)
     no_parser()
     with pytest.raises(AssertionError, match="parsed"):

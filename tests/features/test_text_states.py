@@ -209,7 +209,12 @@ def test_on_a_full_hit_no_encoder_runs_and_no_image_is_opened(
 
     def spy(owner: Any, name: str) -> None:
         own = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: (called.append(name), own(*a, **k))[1])
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            called.append(name)
+            return own(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
 
     for name in ("encode_video", "text_states", "decoder_states"):
         spy(SurgViVQAModel, name)

@@ -18,7 +18,8 @@ from transformers import (
     T5Model,
 )
 
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, load_folder, save_checkpoint
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, save_checkpoint
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer

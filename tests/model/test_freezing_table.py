@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def is_named(name: str, patterns: list[str]) -> bool:
     return any(re.match(p, name) for p in patterns)
 
 
-def ids_of(row: tuple[dict[str, object], list[str]]) -> str:
+def ids_of(row: Any) -> str:
     return " ".join(f"{k}={v}" for k, v in row[0].items()) or "default"
 
 

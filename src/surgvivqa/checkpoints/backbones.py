@@ -29,8 +29,10 @@ from surgvivqa.utils.errors import InputError, first_line
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
-    """VideoMAE from a hub name or folder, for clips of ``num_frames``; what its weights were trained with stays in the
-    configuration as ``position_frames``, for ``video_positions``.
+    """Loads VideoMAE from a hub name or a folder, for clips of ``num_frames``.
+
+    The clip length of its pretraining is kept in the configuration as ``position_frames``
+    (``positions.set_position_embeddings``).
     """
     with _clear_errors("--video-model", name):
         _check_folder(name)

@@ -26,8 +26,13 @@ _LEAST_QUESTIONS = 50_000
 
 
 def figures_section(settings: ModelConfig, metrics: Mapping[str, Any]) -> str:
-    """The card's figures: overall with intervals, by type and reasoning, and SSG-VQA-Net's where both answer the same
-    questions. ``metrics`` is what ``eval`` wrote; empty for a model that was not evaluated.
+    """The card's metrics: overall with intervals, by type and by reasoning.
+
+    SSG-VQA-Net's stand beside them where both answer the same questions.
+
+    Args:
+        settings: the model's settings.
+        metrics: the content of ``metrics.json``; empty for a model that was not evaluated.
     """
     lines = ["## Figures", ""]
     if not any(key in metrics for key in METRICS):

@@ -143,8 +143,10 @@ def export_pth(bundle: ModelBundle, path: Path, *, everything: bool = False, nam
 
 
 def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> ModelBundle:
-    """A model in eval mode from a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the
-    published form, a name on the hub (``user/model``), or ``tiny``, the packaged base.
+    """Loads a model in eval mode from a checkpoint of any form.
+
+    A checkpoint is a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the published
+    form, a hub name (``user/model``), or ``tiny``, the packaged base.
 
     Args:
         path: the checkpoint.

@@ -165,8 +165,9 @@ def _check_not_compressed(path: Path) -> None:
 
 
 def _check_pickle_size(path: Path) -> None:
-    """Raises InputError where a few bytes of a pickle stand for far more: tuples of tuples of tuples, which a
-    dictionary that has them for keys counts through one by one, or a ``bytearray`` of any length. Nothing is executed.
+    """Raises InputError if a few bytes of a pickle expand to far more. Nothing is executed.
+
+    Nested tuples as dictionary keys are hashed element by element, and a ``bytearray`` may have any length.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -215,8 +216,10 @@ def _is_unusable(tensor: Tensor) -> bool:
 
 
 def normalize_names(names: Any) -> dict[str, str]:
-    """The names of a file to those of this model: wrappers' marks taken off, old names replaced, and the decoder's
-    names as PEFT has them where the file has adapters, plain where it has none.
+    """Maps the tensor names of a file to the names of this model.
+
+    Prefixes of wrappers are removed and old names replaced. The decoder's names are PEFT's if the file has adapters,
+    and plain ones if not.
     """
     result = {name: _WITHIN.sub("", _BEFORE.sub("", name)) for name in names}
     adapted = any(_ADAPTER.search(name) for name in result.values())
@@ -345,8 +348,9 @@ def saved_tensors(bundle: ModelBundle, *, everything: bool = False) -> dict[str,
 
 
 def trained_tensor_names(model: SurgViVQAModel, given: Collection[str]) -> set[str]:
-    """The tensors without which a file of unknown making would not be the trained model: adapters and projections, and
-    all of the decoder where it has no adapters, or where the file holds some of it.
+    """The tensors that a file of unknown origin must hold to be the trained model.
+
+    These are the adapters and projections, and the whole decoder if it has no adapters or if the file holds part of it.
     """
     words = model.decoder.get_input_embeddings().weight
     tied = model.all_tied_weights_keys

@@ -78,12 +78,13 @@ def parse_run(values: Any) -> dict[str, Any]:
 
 
 def use_local_parts(settings: ModelConfig, flags: ModelConfig) -> None:
-    """Takes the places of the published parts from the flags that name a folder, where a checkpoint's own are not here:
-    a run of another machine says where the parts lay there, or a name of the hub's.
+    """Replaces model parts that are not on this machine with the folders that the flags name.
+
+    The settings of a checkpoint name the folders of the machine that wrote it, or hub names.
 
     Args:
-        settings: a checkpoint's; changed in place.
-        flags: of the command that reads it.
+        settings: the settings of a checkpoint, changed in place.
+        flags: the flags of the command that reads it.
     """
     for name in PART_FLAGS:
         said, given = getattr(settings, name), getattr(flags, name)

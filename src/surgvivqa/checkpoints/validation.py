@@ -68,13 +68,13 @@ def is_plain_name(value: str) -> bool:
 
 
 def check_no_remote_code(config: Any) -> None:
-    """Refuses what makes Transformers fetch and run code: an attention that is a repository on the hub (``user/name``),
-    or that it takes from there.
+    """Checks that a configuration does not make Transformers fetch and run code.
 
-    ``auto_map``, which names Python files, may be there: it is never followed (``trust_remote_code=False``).
+    An attention implementation may name a repository on the hub (``user/name``). ``auto_map``, which names Python
+    files, is harmless, since it is never followed (``trust_remote_code=False``).
 
     Raises:
-        ValueError: there is one, anywhere in a model's configuration.
+        ValueError: the configuration names such an implementation, at any depth.
     """
     stack = [config]
     while stack:

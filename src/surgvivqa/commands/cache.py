@@ -298,8 +298,10 @@ def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int
 
 
 def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
-    """The video encoder that train or eval would build from the same flags, on the GPU where there is one, and how its
-    tokens are pooled.
+    """The video encoder that train or eval would build from the same flags, on the GPU if there is one.
+
+    Returns:
+        Its token source, and how the tokens are pooled.
 
     Raises:
         InputError: the weights cannot be had, or the video encoder would not be a frozen one.
@@ -336,8 +338,10 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
 
 
 def training_text(config: CacheConfig) -> tuple[TextStateSource, str]:
-    """The text states of the model that train would build from the same flags, on the GPU where there is one, and how
-    its video tokens are pooled.
+    """The text states of the model that train would build from the same flags, on the GPU if there is one.
+
+    Returns:
+        Their source, and how the video tokens are pooled.
 
     Raises:
         InputError: as ``build_for_training``; or ``--checkpoint`` is given.

@@ -33,8 +33,8 @@ class ConvertConfig:
     """
 
     checkpoint: Path = flag(
-        "What to read: a run folder, its best/, a folder in Hugging Face's or PEFT's format, a .pth or .safetensors file "
-        "in the published form, a hub name, or tiny."
+        "What to read: a run folder, its best/, a folder in Hugging Face's or PEFT's format, a .pth or .safetensors "
+        "file in the published form, a hub name, or tiny."
     )
     output: Path = flag("What to write: a folder, or for --to published a file.")
     to: Literal["huggingface", "peft", "published"] = flag(
@@ -43,8 +43,8 @@ class ConvertConfig:
         "huggingface",
     )
     tensors: Literal["all", "trained"] | None = flag(
-        "all: a checkpoint that needs nothing else. trained: without what the published parts provide. Default: all for "
-        "huggingface, trained for published.",
+        "all: a checkpoint that needs nothing else. trained: without what the published parts provide. Default: all "
+        "for huggingface, trained for published.",
         None,
     )
     merge: bool = flag(

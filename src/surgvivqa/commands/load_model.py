@@ -12,8 +12,8 @@ from surgvivqa.utils.errors import InputError
 log = logging.getLogger("surgvivqa")
 OVERRIDABLE = ("prompt_mode", "mask", "max_length")
 _LEAK = (
-    "The mask of this model is bidirectional: each label is scored by states that have seen it. Use it only to reproduce "
-    "published figures."
+    "The mask of this model is bidirectional: each label is scored by states that have seen it. Use it only to "
+    "reproduce published figures."
 )
 
 

@@ -37,8 +37,10 @@ class BadFrame(NamedTuple):
 
 
 def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
-    """An RGB image fitted to ``size x size``, bilinear: ``squash`` the whole frame, ``pad`` it keeping its shape, or
-    ``crop`` the centre after scaling the short edge (what VideoMAE's image processor does).
+    """Fits an RGB image to ``size x size`` pixels, bilinear.
+
+    ``squash`` resizes the whole frame, ``pad`` keeps its aspect ratio, and ``crop`` cuts out the centre after scaling
+    the short edge, as VideoMAE's image processor does.
     """
     width, height = image.size
     if fit == "squash":
@@ -117,8 +119,9 @@ class _Refused(ValueError):
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """An image in RGB. Refuses what would only be guessed at: which of several pictures, how 16 bits become 8, what
-    CMYK inks look like.
+    """Converts an image to RGB.
+
+    Images whose conversion would be a guess are refused: several pictures, 16 bits, CMYK.
     """
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1:

@@ -126,7 +126,7 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
 
 
 def training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
-    """Loads the micro-batches of ``order`` in ``workers`` processes (0: in this one); the batches do not depend on it."""
+    """Loads the micro-batches of ``order`` in ``workers`` processes (0: this one), on which they do not depend."""
     return DataLoader(
         batches,
         batch_size=None,

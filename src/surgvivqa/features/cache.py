@@ -66,8 +66,8 @@ def compute_tag(*values: Any) -> int:
 class FeatureCache:
     """Features by (video, frame, tag), each a 2-D tensor ``[n, width]`` with an ``n`` of its own.
 
-    The tag is a 64-bit hash (``compute_tag``) of what the item was made from beside the fingerprint: for video tokens the
-    state of the image files, for text outputs also the token ids. Another tag is a miss.
+    The tag is a 64-bit hash (``compute_tag``) of what the item was made from beside the fingerprint: for video tokens
+    the state of the image files, for text outputs also the token ids. Another tag is a miss.
 
     Args:
         root: the cache folder; nothing is written outside it.

@@ -62,7 +62,7 @@ class FeatureSource(Protocol[InputsT]):
 
 @contextlib.contextmanager
 def name_frame_in_errors(frame: FrameQuestions) -> Iterator[None]:
-    """Sets in a ``FrameError`` the frame whose questions cannot be asked; the bad image may be another one's of its clip."""
+    """Sets the frame of a ``FrameError``, whose bad image may be another one of the frame's clip."""
     try:
         yield
     except FrameError as error:

@@ -144,8 +144,9 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
 def build_video_token_source(
     bundle: ModelBundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
 ) -> VideoTokenSource:
-    """The video tokens of a model's frames, its video encoder taken as frozen where there is a cache; the arguments are
-    those of ``build_encoder_token_source``.
+    """The source of a model's video tokens; with a cache its video encoder must be frozen.
+
+    The arguments are those of ``build_encoder_token_source``.
 
     Raises:
         InputError: the cache folder cannot be used.
