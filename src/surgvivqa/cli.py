@@ -1,4 +1,7 @@
-"""The door: ``surgvivqa COMMAND --flags``. Exit codes: 0 done, 1 failed, 2 wrong input, 75 stopped by a signal."""
+"""The command line: ``surgvivqa COMMAND [flags]``.
+
+Exit codes: 0 done, 1 a check or a run failed, 2 wrong usage or input, 75 stopped by a signal after saving.
+"""
 
 import contextlib
 import importlib
@@ -91,30 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with exit_on_signal() if command.resumable else contextlib.nullcontext():
             result = _import(command.run)(config)
         code = result if isinstance(result, int) else 0
-        leave(code)
+        _leave(code)
         return code
     except SurgViVQAError as error:
         if not error.reported_elsewhere:
             print(f"surgvivqa: {one_line(mask_secrets(error.sentence))}", file=sys.stderr)
-        leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
+        _leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
         return error.exit_code
     except KeyboardInterrupt:
-        print("surgvivqa: stopped by hand.", file=sys.stderr)
-        leave(130)
+        print("surgvivqa: interrupted.", file=sys.stderr)
+        _leave(130)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception:
-        leave(1, traceback.format_exc())
+        _leave(1, traceback.format_exc())
         raise
 
 
-def leave(exit_code: int, last_words: str = "") -> None:
-    """``processes.leave_if_several``, where a command has loaded it."""
-    processes = sys.modules.get("surgvivqa.utils.distributed")
-    if processes is not None:
-        processes.leave_if_several(exit_code, last_words)
+def _leave(exit_code: int, last_words: str = "") -> None:
+    """Calls ``utils.distributed.leave_if_several`` if a command has imported that module, which imports torch."""
+    distributed = sys.modules.get("surgvivqa.utils.distributed")
+    if distributed is not None:
+        distributed.leave_if_several(exit_code, last_words)
 
 
 def _import(place: str) -> Any:
@@ -165,8 +168,9 @@ def _spelled_out(cls: type, argument: str) -> list[str]:
 
 
 def check_no_secrets(arguments: Sequence[str]) -> None:
-    """Raises InputError where a flag holds a token, or an address with a login: flags are kept in ``config.yaml``,
-    checkpoints and figures, and told in the log.
+    """Raises InputError if a flag holds a token or a URL with a login.
+
+    Flags are saved in ``config.yaml``, checkpoints and ``metrics.json``, and written to the log.
     """
     flag = "The command"
     for argument in arguments:
@@ -174,8 +178,8 @@ def check_no_secrets(arguments: Sequence[str]) -> None:
             flag = argument.partition("=")[0]
         if holds_secret(argument):
             raise InputError(
-                f"{flag} holds what looks like a token or an address with a login, which would be kept in the run's "
-                f"files; log in with `hf auth login` or HF_TOKEN, and fetch data to a folder first."
+                f"{flag} holds what looks like a token or an address with a login, which would be saved in the run's "
+                f"files; log in with `hf auth login` or HF_TOKEN, and download the data to a folder first."
             )
 
 
@@ -189,7 +193,7 @@ def usage() -> str:
 
 
 def quiet_libraries() -> None:
-    """Our own log on standard error; of the libraries' warnings, only what the user can act on."""
+    """Sets up the log on standard error and silences library warnings that a user cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -204,11 +208,11 @@ def quiet_libraries() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     if mask_record not in logger.filters:
-        logger.addFilter(mask_record)  # of the logger, so before every handler: train.log's too
+        logger.addFilter(mask_record)  # on the logger, so it applies to train.log too
 
 
 def mask_record(record: logging.LogRecord) -> bool:
-    """Takes tokens out of a record of the log."""
+    """Masks tokens in a log record."""
     record.msg, record.args = mask_secrets(record.getMessage()), ()
     return True
 
