@@ -30,7 +30,7 @@ from PIL import Image
 from experiments.accuracy import accuracy_by_kind
 from experiments.build_base.package_files import weights_sha256
 from experiments.rows import ROWS, STEPS, Row
-from surgvivqa.checkpoints.loading import PACKAGED_BASE
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.data.index import subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits

@@ -3,12 +3,14 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from transformers import BlipTextConfig, GPT2Config, MistralConfig
 
+from surgvivqa.checkpoints.card_figures import PUBLISHED
+from surgvivqa.checkpoints.model_card import METRIC_NAMES
 from surgvivqa.checkpoints.public_settings import public_run
 from surgvivqa.cli import COMMANDS, main, parse
 from surgvivqa.commands.check import CheckConfig
@@ -17,6 +19,7 @@ from surgvivqa.commands.eval import EvalConfig
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.predict import PredictConfig
 from surgvivqa.config import (
+    BestMetric,
     OptionalModelConfig,
     TrainConfig,
     changed_flags,
@@ -30,6 +33,7 @@ from surgvivqa.config import (
     save_yaml,
     yaml_arguments,
 )
+from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.configuration import max_tokens
 from surgvivqa.training.precision import resolve_precision
 from surgvivqa.utils.errors import InputError
@@ -97,6 +101,11 @@ def test_the_card_and_published_files_follow_from_the_field() -> None:
     assert flags_of(WiderConfig)["notes"].is_path and not flags_of(WiderConfig)["warp"].is_path
     published = public_run(plain_values(TrainConfig(ssgvqa_root=Path("/home/me/q"), checkpoint_dir=Path("/home/me/r"))))
     assert not {"ssgvqa_root", "checkpoint_dir", "log_file", "cache"} & published.keys() and published["lr"] == 5e-4
+
+
+def test_every_metric_can_select_the_best_and_has_its_names_in_the_card() -> None:
+    assert get_args(BestMetric) == (*METRICS, "loss")
+    assert set(METRIC_NAMES) == set(METRICS) == set(PUBLISHED)
 
 
 def test_every_flag_has_help() -> None:

@@ -27,7 +27,7 @@ from transformers import (
 
 from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.folders import load_folder
-from surgvivqa.checkpoints.loading import PACKAGED_BASE
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.checkpoints.published import WORDS, published_name
 from surgvivqa.config import ModelConfig
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.build_base.config import BuildConfig
 from experiments.build_base.source_domain import SOURCE_SEED
-from surgvivqa.checkpoints.loading import save_checkpoint
+from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.commands.eval import EvalConfig, evaluate
 from surgvivqa.config import ModelConfig
 from surgvivqa.model.bundle import ModelBundle

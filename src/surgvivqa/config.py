@@ -312,14 +312,14 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         on_resume="free",
     )
     pretrained_ckpt: Path | None = flag(
-        "Start from these weights: a run folder, its best/, or a .pth state dict.", None
+        "Start from this checkpoint, of any form that --checkpoint of eval takes.", None
     )
 
     max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1, in_card=True)
     epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1, in_card=True)
     batch_size: int = flag("Questions in a forward pass.", 8, least=1, in_card=True)
     questions_per_frame: int = flag(
-        "How many of them share a frame: more is faster, fewer gives less correlated gradients.",
+        "Questions of one frame in a batch: more is faster, fewer gives less correlated gradients.",
         8,
         least=1,
         in_card=True,
@@ -328,8 +328,8 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Forward passes per optimiser step.",
         1,
         least=1,
-        on_resume="free",
-        in_card=True,  # compared as micro-batches per step: training.resume.compute_fingerprint
+        on_resume="free",  # compared as micro-batches per step: training.resume.compute_fingerprint
+        in_card=True,
     )
     lr: float = flag("Highest learning rate, reached after the warm-up.", 5e-4, least=0, in_card=True)
     weight_decay: float = flag("AdamW's weight decay, on matrices only.", 0.01, least=0, in_card=True)
@@ -347,9 +347,9 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Recompute activations in the backward pass: less memory, about a third slower.", False
     )
 
-    full_finetune: bool = flag("Train GPT-2 itself, without LoRA adapters.", False)
+    full_finetune: bool = flag("Train the decoder itself, without LoRA adapters.", False)
     train_gpt2_full: bool = flag(
-        "Train GPT-2's own weights (beside the adapters, unless --full-finetune is given).", False
+        "Train the decoder's own weights (beside the adapters, unless --full-finetune is given).", False
     )
     train_blip: bool = flag("Train the whole BLIP text encoder.", False)
     unfreeze_blip_last_n: int = flag("Train the last N layers of the BLIP text encoder.", 0)
@@ -360,7 +360,7 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
 
     cache_text: bool = flag(
         "Also cache in --cache what the frozen text encoder gives for every training question, so that an epoch runs "
-        "GPT-2 only. For training; scoring runs the text encoder in any case.",
+        "the decoder only. For training; scoring runs the text encoder in any case.",
         False,
     )
 
@@ -368,7 +368,10 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Validate after this many steps, and at the end; 0 validates at the end only.", 2000, least=0
     )
     save_every_steps: int = flag(
-        "Save checkpoints/step-N after this many steps; 0 saves the best weights only.", 5000, least=0, on_resume="free"
+        "Save checkpoints/step-N after this many steps; 0 saves one only when the run is stopped.",
+        5000,
+        least=0,
+        on_resume="free",
     )
     keep_checkpoints: int = flag("How many of checkpoints/ to keep.", 2, least=1, on_resume="free")
     val_max_samples: int | None = flag(

@@ -13,7 +13,8 @@ from transformers import (
 )
 
 from surgvivqa.checkpoints.backbones import load_text_encoder
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.index import open_questions

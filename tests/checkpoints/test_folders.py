@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from surgvivqa.auto import SurgViVQAModel
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError

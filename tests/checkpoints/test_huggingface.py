@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.labels import LABELS

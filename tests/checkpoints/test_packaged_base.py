@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from experiments.build_base.package_files import evaluate_zero_shot, folder_size, weights_sha256
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.freezing import trainable_table

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
 
 from surgvivqa.checkpoints.backbones import load_text_encoder
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.published import WORDS
+from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.model.embeddings import resized_rows
 from surgvivqa.model.label_trie import LabelTrie

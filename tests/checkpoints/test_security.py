@@ -26,8 +26,10 @@ import surgvivqa
 from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.adapters import with_adapters
 from surgvivqa.checkpoints.folders import load_folder
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, save_adapters, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
+from surgvivqa.checkpoints.saving import save_adapters, save_checkpoint
 from surgvivqa.cli import main, mask_record
 from surgvivqa.commands.convert import ConvertConfig, convert
 from surgvivqa.data import index

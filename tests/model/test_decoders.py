@@ -19,7 +19,9 @@ from transformers import (
 )
 
 from surgvivqa.checkpoints.folders import load_folder
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
+from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer

@@ -15,7 +15,8 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from experiments.alignment import Asked, held_out_loss, make_stand_ins, questions, run_config, word_pieces
 from surgvivqa.checkpoints.backbones import load_text_encoder
-from surgvivqa.checkpoints.loading import export_pth, load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.embeddings import align_word_embeddings, aligned_rows, resize_word_embeddings

@@ -7,7 +7,8 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
-from surgvivqa.checkpoints.loading import load_checkpoint, save_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.model.positions import interpolate_positions
 from surgvivqa.training.initial_model import build_for_training
 from tests.helpers.parts import config, make_parts, settings

@@ -37,7 +37,7 @@ surgvivqa predict --checkpoint {repo} --image frame.png --question "What is the 
 surgvivqa eval --checkpoint {repo} --ssgvqa-root SSG-QA --image-root FRAMES
 """
 
-_METRIC_NAMES = {
+METRIC_NAMES = {
     "acc": ("accuracy", "Accuracy"),
     "mAP": ("precision", "Mean precision over the classes present (mAP)"),
     "mAR": ("recall", "Mean recall over the classes present (mAR)"),
@@ -177,8 +177,8 @@ def _eval_results(card: Card) -> list[EvalResult]:
             dataset_type="surgvivqa-synthetic" if drawn else "ssg-qa",
             dataset_name="surgvivqa's synthetic set" if drawn else "SSG-QA",
             dataset_split=split,
-            metric_type=_METRIC_NAMES[key][0],
-            metric_name=_METRIC_NAMES[key][1],
+            metric_type=METRIC_NAMES[key][0],
+            metric_name=METRIC_NAMES[key][1],
             metric_value=round(float(card.metrics[key]), 4),
         )
         for key in METRICS

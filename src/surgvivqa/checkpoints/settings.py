@@ -45,7 +45,7 @@ def read_settings(folder: Path) -> Saved:
 
 
 def read_hugging_face(folder: Path) -> Saved:
-    """The settings of a folder that ``save_pretrained`` of model and processor made: what these two say."""
+    """Reads the settings of a ``save_pretrained`` folder from config.json and processor_config.json."""
     try:
         config = read_json(folder / "config.json")
         if config.get("model_type") != SurgViVQAConfig.model_type:
@@ -61,7 +61,12 @@ def read_hugging_face(folder: Path) -> Saved:
 
 
 def parse_settings(values: Any) -> ModelConfig:
-    """Raises ValueError or InputError where a value is none of its flag's."""
+    """Validates the model settings of a checkpoint.
+
+    Raises:
+        ValueError: a setting is unknown, or its value has the wrong type.
+        InputError: a number is out of its range.
+    """
     if unknown := set(values) - set(MODEL_FLAGS):
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
     settings = ModelConfig(**validate_flags(ModelConfig, values, _FRACTIONS))
@@ -71,7 +76,11 @@ def parse_settings(values: Any) -> ModelConfig:
 
 
 def parse_run(values: Any) -> dict[str, Any]:
-    """Raises ValueError where a value is none of its flag's."""
+    """Validates the flags of the run that wrote a checkpoint; entries that are not flags are kept.
+
+    Raises:
+        ValueError: a flag's value has the wrong type.
+    """
     validate_flags(TrainConfig, values, _FRACTIONS)
     validate_names(values.get("train_videos") or ())
     return dict(values)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.checkpoints.backbones import load_video_encoder
-from surgvivqa.checkpoints.loading import PACKAGED, load_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.packaged import PACKAGED
 from surgvivqa.config import (
     CacheDtype,
     DataConfig,

@@ -11,9 +11,9 @@ import tyro
 
 from surgvivqa.checkpoints.adapters import ADAPTER_CONFIG, merged
 from surgvivqa.checkpoints.hub import is_name, push
-from surgvivqa.checkpoints.loading import export_pth, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.model_card import is_licence, trained_parts, write_model_card
 from surgvivqa.checkpoints.published import Names
+from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import OptionalModelConfig, flag

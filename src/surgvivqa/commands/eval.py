@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from surgvivqa.checkpoints.loading import PACKAGED
+from surgvivqa.checkpoints.packaged import PACKAGED
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import (
     DataConfig,

@@ -12,8 +12,8 @@ from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")
-# Reasons that are no part of the format, the whole files' first. All are told of by ``surgvivqa check``; all but an
-# empty file (a frame that nothing can be asked about) are errors under --strict.
+# Reasons for which a file or a line breaks the format, those of files first. ``surgvivqa check`` reports all of them;
+# all but an empty file (a frame without questions) are errors under --strict.
 FORMAT_FAULTS = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
 STRICT_FAULTS = tuple(reason for reason in FORMAT_FAULTS if reason != "empty_file")
 _MOST_BYTES = 8_000_000  # some 2000 times a real file

@@ -73,8 +73,8 @@ class InferenceOptions:
     Attributes:
         score_norm: ``sum`` or ``mean`` of a label's token log-probabilities; ranks the labels and gives the
             probabilities.
-        batch_size: most questions in one pass. Frames share a pass until it is full; a frame with more questions is
-            encoded once for its several passes.
+        batch_size: maximum number of questions in one pass. Frames share a pass until it is full; a frame with more
+            questions is encoded once for its several passes.
         workers: processes that decode frames.
         keep_scores: keep the scores of all labels in the predictions.
         answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.

@@ -29,7 +29,8 @@ class Metrics:
     Attributes:
         n: number of questions.
         acc: accuracy.
-        mAP: mean precision over the classes present; a class that is never predicted has precision 0.
+        mAP: mean precision over the classes present (SSG-VQA-Net's name; not the mean average precision of detection);
+            a class that is never predicted has precision 0.
         mAR: mean recall over the classes present.
         mAF1: mean F1 over the classes present.
         wF1: F1 weighted by the classes' support.

@@ -7,8 +7,8 @@ cost grows with the number of questions and not with its square, attends, and un
     [1, N, hidden] --pad--> [S, L, hidden] --attention--> [S, L, hidden] --unpad--> [1, N, hidden]
 
 The layout travels to the attention modules in the place of the attention mask (BLIP) or as an argument of Transformers'
-attention interface (decoder). Without an ``AttentionLayout`` both hooks do what Transformers does; the tests' reference
-implementation relies on that.
+attention interface (decoder). Without an ``AttentionLayout`` both attention functions fall back to Transformers' own;
+the tests' reference implementation relies on that.
 """
 
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class CrossAttentionCache:
         self._projected: Tensor | None = None
 
     def for_stream(self, frames: PaddedLayout, projection: nn.Module | None = None) -> "CrossAttentionCache":
-        """This cache, set up for one stream.
+        """Sets this cache up for one stream, in place, and returns it.
 
         Args:
             frames: which tokens of the stream read which frame.

@@ -19,7 +19,7 @@ SEQUENCES_PER_PASS = 1024  # under the bidirectional mask; bounds the memory of 
 
 
 class PackedModel(Protocol):
-    """What scoring calls of ``SurgViVQAModel``."""
+    """The methods of ``SurgViVQAModel`` that scoring uses."""
 
     def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor:
         """The text encoder's last hidden states ``[N, hidden]``."""

@@ -5,7 +5,8 @@ import torch
 from surgvivqa.checkpoints.adapters import merged, with_adapters
 from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.folders import load_folder
-from surgvivqa.checkpoints.loading import PACKAGED_BASE, load_checkpoint
+from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flags_of, option
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import (

@@ -27,7 +27,7 @@ import torch
 import yaml
 from filelock import Timeout, UnixFileLock
 
-from surgvivqa.checkpoints.loading import export_pth, save_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.config import TrainConfig, changed_flags, option, plain_yaml, save_yaml
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.model.bundle import ModelBundle

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from surgvivqa.config import TrainConfig, check_ranges, data_roots
+from surgvivqa.config import TrainConfig, check_ranges, data_roots, plain_values
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
@@ -116,13 +116,13 @@ class StepBatches:
 
     Attributes:
         epoch: the step's epoch, from 0.
-        weights: of each micro-batch, the factor on its summed loss (``schedule.step_plans``).
-        loader: yields each micro-batch with its index in the epoch; reads it when it is asked for.
+        loss_weights: factor on the summed loss of each micro-batch (``schedule.step_plans``).
+        loader: the epoch's micro-batches with their indices; a step takes the next ``len(loss_weights)``.
         dataset: describes questions for error messages.
     """
 
     epoch: int
-    weights: Sequence[float]
+    loss_weights: Sequence[float]
     loader: Iterator[tuple[int, Batch[Any]]]
     dataset: TrainingBatches[Any]
 
@@ -132,7 +132,7 @@ class StepTotals:
     """Sums over the micro-batches of one step, in one process or, after ``Trainer.reduce``, in all.
 
     Attributes:
-        loss: mean loss per question, nats.
+        loss: this process's part of the mean loss per question, in nats; the mean after ``Trainer.reduce``.
         stopping: whether a signal or the time limit asks for a stop.
         signalled: whether a signal does.
         asked: number of questions planned.
@@ -231,15 +231,17 @@ class Trainer:
         return 0
 
     def train_step(self, batches: StepBatches) -> StepResult:
-        """Makes one step: forward and backward of each micro-batch, one exchange among processes, the update.
+        """Makes one step: forward and backward of each micro-batch, one all-reduce of the totals, the update.
+
+        Gradients are reduced in the last micro-batch's backward pass.
 
         Raises:
             InputError: more frames cannot be used than ``--on-bad-frame`` allows; a checkpoint is written.
             RunError: the loss or the gradients are not finite; no update is made.
         """
         totals = StepTotals()
-        for micro, weight in enumerate(batches.weights):
-            self.forward_backward(batches, weight, totals, is_last=micro == len(batches.weights) - 1)
+        for micro, weight in enumerate(batches.loss_weights):
+            self.forward_backward(batches, weight, totals, is_last=micro == len(batches.loss_weights) - 1)
         totals = self.reduce(totals)
         if totals.new_bad:
             self.record_unusable(totals.bad)
@@ -455,7 +457,7 @@ class Trainer:
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
         assert config.ssgvqa_root is not None
-        self.bundle.run = run_values(config) | {
+        self.bundle.run = plain_values(config) | {
             "train_videos": list(load_splits(config.splits_dir).train),
             "synthetic": is_synthetic(config.ssgvqa_root),
         }
@@ -539,11 +541,6 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
     if config.max_train_samples is not None:
         frames = draw_subsample(frames, config.max_train_samples, config.seed)
     return frames, subsample(val, config.val_max_samples)
-
-
-def run_values(config: TrainConfig) -> dict[str, Any]:
-    """The flags of a run as plain values, as its checkpoints keep them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(config).items()}
 
 
 def _debug_limits(config: TrainConfig) -> TrainConfig:
