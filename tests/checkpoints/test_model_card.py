@@ -12,11 +12,10 @@ from huggingface_hub import ModelCard
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.model_card import trained_parts, write_model_card
 from surgvivqa.checkpoints.public_settings import hub_name, public_run, public_settings
-from surgvivqa.config import ModelConfig, TrainConfig
+from surgvivqa.config import ModelConfig, TrainConfig, plain_values
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.training.initial_model import build_for_training
-from surgvivqa.training.trainer import run_values
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.secrets import mask_secrets
 
@@ -33,7 +32,7 @@ def a_run(**flags: Any) -> dict[str, Any]:
     """A run all of whose path flags lie in a home folder."""
     paths = {"ssgvqa_root": f"{HOME}/ssg-qa", "image_root": f"{HOME}/frames", "checkpoint_dir": f"{HOME}/runs/x"}
     paths |= {"cache": f"{HOME}/cache", "log_file": f"{HOME}/x.log", "pretrained_ckpt": f"{HOME}/first/best"}
-    run = run_values(TrainConfig(max_steps=30_000)) | {k: str(v) for k, v in paths.items()}
+    run = plain_values(TrainConfig(max_steps=30_000)) | {k: str(v) for k, v in paths.items()}
     return run | {"train_videos": list(load_splits().train), "synthetic": False} | flags
 
 
@@ -223,7 +222,7 @@ def test_tokens_are_masked() -> None:
 def test_trained_parts_come_from_the_runs_flags_and_leave_the_model_alone() -> None:
     config = TrainConfig(preset="tiny", unfreeze_blip_last_n=1)
     trained = build_for_training(config)
-    trained.run = run_values(config)
+    trained.run = plain_values(config)
     expected = [(p, q) for p, q in trained.model.named_parameters()]
     before = {name: p.requires_grad for name, p in expected}
     rows = {part: count for part, count, _ in trained_parts(trained)}
