@@ -8,7 +8,7 @@ import torch
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import score_labels
-from tests.model.test_packing import small_model
+from tests.helpers.small_models import small_model
 
 # 51 labels over 60 tokens: 40 of one token, 11 of two with a shared beginning.
 LABEL_IDS = [[i] for i in range(5, 45)] + [[45, i] for i in range(46, 57)]

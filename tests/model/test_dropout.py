@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from surgvivqa.model.dropout import LaneDropout
-from tests.model.test_packing import small_model
+from tests.helpers.small_models import small_model
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

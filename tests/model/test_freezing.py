@@ -6,7 +6,7 @@ from torch import nn
 
 from surgvivqa.data.packing import pack_training
 from surgvivqa.model.freezing import checkpoint_activations, set_modes
-from tests.model.test_packing import LABEL_IDS, PROMPTS, clips, small_model
+from tests.helpers.small_models import LABEL_IDS, PROMPTS, clips, small_model
 
 
 def gradients(checkpointing: bool, lora: bool) -> tuple[dict[str, torch.Tensor], int]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -14,11 +14,10 @@ from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length,
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.freezing import frozen_as, trainable_table
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from surgvivqa.model.bundle import ModelBundle
 
 Row = tuple[str, int, int]
 
@@ -122,20 +121,18 @@ def is_licence(value: str) -> bool:
     return bool(re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value))
 
 
-def trained_parts(bundle: "ModelBundle") -> list[Row]:
-    """Rows (part, trained parameters, all parameters) of the run that made a checkpoint; none where it is not recorded.
+def trained_parts(bundle: ModelBundle) -> list[Row]:
+    """Rows (part, trained parameters, all parameters) of the run that wrote a checkpoint; empty if it is not recorded.
 
-    A loaded model's ``requires_grad`` says nothing about the run; its flags do. The model is left as it was.
+    They follow from the run's flags, since a loaded model has nothing that requires gradients. The model is not changed.
     """
-    from surgvivqa.model.freezing import frozen_as, trainable_table
-
     if not bundle.run:
         return []
     names = set(TrainConfig.__dataclass_fields__) & set(bundle.run)
     try:
         with frozen_as(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names})):
             return trainable_table(bundle.model)
-    except InputError:  # its adapters have been merged, and nothing shows any more what was trained
+    except InputError:  # merged adapters no longer show what was trained
         return []
 
 
