@@ -30,7 +30,7 @@ def names_cropped_object(record: dict[str, Any], graphs: Path) -> bool:
 
 
 def accuracy_by_kind(predictions: Path, graphs: Path | None) -> dict[str, float]:
-    """Accuracy in per cent: overall, by type, on verbs, and on objects at the sides; NaN where there is no question."""
+    """Accuracy in per cent: overall, by type, on verbs, and on objects at the sides; NaN without questions."""
     records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "all": lambda r: True,

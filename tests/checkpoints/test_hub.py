@@ -24,9 +24,9 @@ TOKEN = "hf_" + "Ab1" * 11
 HOME = "/home/jane.doe"
 
 
-def http_error(kind: type[Any], code: int, told: str = "no") -> Exception:
+def http_error(kind: type[Any], code: int, message: str = "no") -> Exception:
     response = SimpleNamespace(status_code=code, headers={}, request=None)
-    return kind(told, response=response)
+    return kind(message, response=response)
 
 
 class FakeHub:
@@ -119,10 +119,10 @@ def test_a_push_uploads_the_folder_without_its_paths(
 @pytest.mark.parametrize(
     "name", ["best_model.pth", "pytorch_model.bin", "modeling.py", ".env", "train.log", "sub/x.json"]
 )
-def test_what_is_no_part_of_a_checkpoint_is_refused(fake: FakeHub, folder: Path, name: str) -> None:
+def test_files_that_are_not_part_of_a_checkpoint_are_refused(fake: FakeHub, folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("x")
-    with pytest.raises(InputError, match=f"holds {name.split('/')[0]}, which is no part"):
+    with pytest.raises(InputError, match=f"holds {name.split('/')[0]}, which is not part"):
         hub.push(folder, "lab/model", private=False)
     assert not fake.created
 
@@ -136,9 +136,9 @@ def test_a_link_is_refused(fake: FakeHub, folder: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_weights_or_with_a_token_is_refused(fake: FakeHub, folder: Path) -> None:
     (folder / "README.md").write_text(f"login with {TOKEN}")
-    with pytest.raises(InputError, match="token") as told:
+    with pytest.raises(InputError, match="token") as message:
         hub.push(folder, "lab/model", private=False)
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(message.value)
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no safetensors"):
         hub.push(folder, "lab/model", private=False)
@@ -147,7 +147,7 @@ def test_a_folder_without_weights_or_with_a_token_is_refused(fake: FakeHub, fold
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "/abs/path", "lab/model@main", "lab/mo del", ""])
-def test_a_name_that_is_none_is_refused(fake: FakeHub, folder: Path, repo: str) -> None:
+def test_an_invalid_repository_name_is_refused(fake: FakeHub, folder: Path, repo: str) -> None:
     with pytest.raises(InputError, match="USER/MODEL"):
         hub.push(folder, repo, private=False)
 
@@ -177,11 +177,11 @@ def test_a_refusal_is_one_sentence_without_the_token(
     fake: FakeHub, folder: Path, failure: Exception, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.failure = failure
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as message:
         hub.push(folder, "lab/model", private=False)
-    sentence = str(told.value)
+    sentence = str(message.value)
     assert said in sentence and "cannot be pushed to lab/model" in sentence and "\n" not in sentence
-    assert TOKEN not in sentence + caplog.text and told.value.__suppress_context__
+    assert TOKEN not in sentence + caplog.text and message.value.__suppress_context__
 
 
 def test_a_fault_of_our_own_is_not_blamed_on_the_hub(fake: FakeHub, folder: Path) -> None:
@@ -205,18 +205,18 @@ def test_a_fault_of_our_own_is_not_blamed_on_the_hub(fake: FakeHub, folder: Path
 )
 def test_every_failure_to_fetch_names_its_cause_and_the_flag(fake: FakeHub, failure: Exception, said: str) -> None:
     fake.info = failure
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as message:
         hub.fetch("lab/model@v1", "--checkpoint")
-    sentence = str(told.value)
+    sentence = str(message.value)
     assert sentence.startswith("--checkpoint lab/model@v1 cannot be fetched") and said in sentence
     assert "give its folder with --checkpoint" in sentence and "\n" not in sentence
 
 
 @pytest.mark.parametrize("name", ["runs/a/best", "model", "lab/model@", "../model", "lab/model:v1", TOKEN])
-def test_a_name_that_is_none_of_the_hubs_is_refused_unasked(fake: FakeHub, name: str) -> None:
-    with pytest.raises(InputError, match="not a model name on the hub") as told:
+def test_an_invalid_model_name_is_refused_without_a_request(fake: FakeHub, name: str) -> None:
+    with pytest.raises(InputError, match="not a model name on the hub") as message:
         hub.fetch(name, "--checkpoint")
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(message.value)
 
 
 def test_without_a_network_both_fail_at_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_from_pretrained_puts_what_was_trained_on_its_parts(parts: Path, tmp_pat
     assert torch.equal(scores(SurgViVQAModel.from_pretrained(tmp_path / "best"), bundle.processor()), of(bundle))
 
 
-def test_a_tensor_missing_from_a_whole_folder_is_no_random_one(parts: Path, tmp_path: Path) -> None:
+def test_a_tensor_missing_from_a_complete_folder_is_an_error(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts), tmp_path / "whole", everything=True)
     file = tmp_path / "whole" / "model.safetensors"
     tensors = load_file(file)
@@ -159,7 +159,7 @@ def test_adapters_on_the_packaged_base_come_back(tmp_path: Path) -> None:
         ({"use_dora": True}, "not supported here \\(use_dora\\)"),
         ({"peft_type": "IA3"}, "not supported here"),
         ({"target_modules": ["c_attn"]}, "adapts c_attn, but"),
-        ({"r": None}, "no LoRA configuration"),
+        ({"r": None}, "not a LoRA configuration"),
         ({"r": 3}, "another shape"),
         ({"target_modules": "all-linear"}, "adapts all-linear, but"),
     ],
@@ -429,10 +429,10 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
         (["--to=published", "--push-to-hub=a/b"], "must end in .pth|uploads a folder"),
         (["--private"], "--push-to-hub"),
         (["--to=published"], "must end in .pth"),
-        (["--metrics=nowhere.json"], "is no metrics.json"),
+        (["--metrics=nowhere.json"], "is not a metrics.json"),
         (["--max-shard-size=lots"], "--max-shard-size"),
         (["--max-shard-size=0KB"], "no room"),
-        (["--licence=CC BY"], "no identifier"),
+        (["--licence=CC BY"], "not a licence identifier"),
         (["--push-to-hub=bad name"], "not a repository name"),
         (["--names=transformers5"], "has nothing to do with --to huggingface"),
     ],
@@ -482,7 +482,7 @@ def test_a_checkpoint_of_the_hubs_is_fetched_by_name(
     )
     assert asked == [("someone/model", "--checkpoint")]
     (tmp_path / "runs").mkdir()
-    with pytest.raises(InputError, match="holds no checkpoint"):  # a mistyped folder is no name of the hub's
+    with pytest.raises(InputError, match="holds no checkpoint"):  # a mistyped folder is not a name on the hub
         load_checkpoint(Path("runs/lora"), settings(parts))
     assert len(asked) == 1
 

@@ -171,11 +171,11 @@ def test_what_an_older_run_learned_from_is_looked_up_or_left_open(tmp_path: Path
 def test_the_licence_is_the_users_choice(tmp_path: Path) -> None:
     data = front(card(tmp_path, licence="other"))
     assert (data["license"], data["license_name"]) == ("other", "see-model-card")
-    with pytest.raises(InputError, match="no identifier"):
+    with pytest.raises(InputError, match="not a licence identifier"):
         card(tmp_path, licence="my own: terms")
 
 
-def test_a_folder_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         card(tmp_path / "absent")
 
@@ -215,8 +215,8 @@ def test_hub_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tokens_are_masked() -> None:
-    told = mask_secrets("401 for hf_AbC123 (Authorization: Bearer xyz.abc) at https://jane:pw@hub/x")
-    assert told == "401 for hf_*** (Authorization: Bearer ***) at https://***@hub/x"
+    message = mask_secrets("401 for hf_AbC123 (Authorization: Bearer xyz.abc) at https://jane:pw@hub/x")
+    assert message == "401 for hf_*** (Authorization: Bearer ***) at https://***@hub/x"
 
 
 def test_trained_parts_come_from_the_runs_flags_and_leave_the_model_alone() -> None:

@@ -54,10 +54,10 @@ def test_it_answers_at_once(synthetic_set: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_its_figure_as_it_is_is_the_cards(tmp_path: Path) -> None:
     figures = evaluate_zero_shot(PACKAGED_BASE, tmp_path)
-    told = re.search(r"(\d+) questions\):\s+accuracy (\d+\.\d)", CARD)
-    assert told is not None
-    assert figures["n"] == int(told[1])
-    assert abs(100 * figures["acc"] - float(told[2])) < 0.3  # another processor may turn a few close answers
+    found = re.search(r"(\d+) questions\):\s+accuracy (\d+\.\d)", CARD)
+    assert found is not None
+    assert figures["n"] == int(found[1])
+    assert abs(100 * figures["acc"] - float(found[2])) < 0.3  # another processor may turn a few close answers
 
 
 @pytest.mark.slow

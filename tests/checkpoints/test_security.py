@@ -71,7 +71,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ``whole`` checkpoint and one in ``peft``'s format, as a stranger would send them."""
+    """A ``whole`` checkpoint and one in ``peft``'s format, as received from an untrusted source."""
     root = tmp_path_factory.mktemp("folders")
     save_checkpoint(load_folder(PACKAGED_BASE), root / "whole", everything=True)
     bundle = with_adapters(load_folder(PACKAGED_BASE), {"r": 4, "alpha": 8, "dropout": 0.0})
@@ -98,9 +98,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one sentence of a command that must end with exit code 2."""
     capsys.readouterr()
     assert main([str(a) for a in arguments]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len([line for line in told if line.startswith("surgvivqa: ")]) == 1
-    return told[-1]
+    message = capsys.readouterr().err.splitlines()
+    assert len([line for line in message if line.startswith("surgvivqa: ")]) == 1
+    return message[-1]
 
 
 def ask(checkpoint: Path, picture: Path, *more: str) -> list[str]:
@@ -514,7 +514,7 @@ def test_a_clip_without_end(
     assert "from 2 to 512" in refused(capsys, *ask(folder, picture))
 
 
-def test_a_run_folder_is_a_strangers_too(
+def test_a_run_folder_is_untrusted_too(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -624,18 +624,18 @@ def huge(*shape: int) -> torch.Tensor:
         ({"llm.a": huge(10**12), "module.llm.a": huge(10**12)}, "more numbers than the file holds"),
         ({"text_encoder.embeddings.word_embeddings.weight": huge(2, 10**12)}, "more numbers than the file holds"),
         ({"llm.h.0.c_attn.lora_A.default.weight": huge(10**9, 8)}, "more numbers than the file holds"),
-        ({"llm.a": torch.zeros(2, device="meta")}, "no plain tensor"),
-        ({"llm.a": torch.eye(2).to_sparse()}, "no plain tensor"),
-        ({"llm.a": torch.zeros(2, dtype=torch.complex64)}, "no plain tensor"),
+        ({"llm.a": torch.zeros(2, device="meta")}, "not a plain tensor"),
+        ({"llm.a": torch.eye(2).to_sparse()}, "not a plain tensor"),
+        ({"llm.a": torch.zeros(2, dtype=torch.complex64)}, "not a plain tensor"),
         ({"\x1b[2Jx\nsurgvivqa: all is well": torch.zeros(1)}, "control characters"),
         ({"llm." * 10_000 + "x": torch.zeros(1)}, "too long"),
     ],
 )
-def test_a_state_dict_that_is_none(tensors: dict[str, Any], message: str, parts: Path, tmp_path: Path) -> None:
+def test_an_invalid_state_dict_is_refused(tensors: dict[str, Any], message: str, parts: Path, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "wild.pth")
-    with pytest.raises(InputError, match=message) as told:
+    with pytest.raises(InputError, match=message) as raised:
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
-    assert str(told.value).isprintable() and len(str(told.value)) < 500
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 500
 
 
 def test_a_compressed_file_is_not_blown_up(parts: Path, tmp_path: Path) -> None:
@@ -734,8 +734,8 @@ def test_a_token_of_the_environment_is_in_no_file(
     assert main(["convert", f"--checkpoint={run}", f"--output={tmp_path}/hf"]) == 0
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) > 10 and not [p for p in files if TOKEN.encode() in p.read_bytes()]
-    told = capsys.readouterr()
-    assert TOKEN not in told.out + told.err
+    message = capsys.readouterr()
+    assert TOKEN not in message.out + message.err
     monkeypatch.setenv("SSGVQA_ROOT", f"https://jane:{TOKEN}@hub.example/x")
     said = refused(capsys, "train", "--preset=tiny", f"--checkpoint-dir={tmp_path}/two")
     assert "--ssgvqa-root holds" in said and TOKEN not in said
@@ -763,11 +763,11 @@ def test_what_check_shows_of_a_question_file_commands_no_terminal(
         path.write_text(path.read_text() + "\nno pipe \x1b[2J here\nq?|\x1b]0;x\x07unknown\n\u202eq?|a|b|c\n")
     flags = [f"--ssgvqa-root={questions}", f"--image-root={synthetic_set}/frames"]
     main(["check", "--preset=tiny", *flags, f"--splits-dir={synthetic_set}/splits"])
-    told = capsys.readouterr().out
-    assert "no pipe" in told and not {"\x1b", "\x07", "\u202e"} & set(told)
+    message = capsys.readouterr().out
+    assert "no pipe" in message and not {"\x1b", "\x07", "\u202e"} & set(message)
 
 
-def test_a_model_card_renders_nothing_of_a_strangers(tmp_path: Path) -> None:
+def test_a_model_card_renders_no_foreign_markup(tmp_path: Path) -> None:
     evil = "x`<img src=a onerror=alert(1)>|[a](javascript:b)\n# Title"
     made_of = settings(tmp_path, video_model=evil, decoder_model=f"/somewhere/{evil}")
     intervals = {"method": evil, "videos": 5, "resamples": 10}

@@ -1,4 +1,4 @@
-"""The cache through the real commands: a hit is a miss bit for bit, in losses and scores; filling stops and goes on."""
+"""The cache through the real commands: a hit equals a miss bit for bit, and filling stops and continues."""
 
 import json
 import shutil

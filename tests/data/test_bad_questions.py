@@ -45,27 +45,31 @@ def sparse(path: Path, size: int = 100_000_000) -> None:
 BAD = {
     "UTF-16": Bad(lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, no UTF-8 text; save it as UTF-8"),
     "UTF-16 without a mark": Bad(
-        lambda p: p.write_text(TEXT, "utf-16-be"), "not_text", " is no UTF-8 text (line 1 has a NUL byte); "
+        lambda p: p.write_text(TEXT, "utf-16-be"), "not_text", " is not UTF-8 text (line 1 has a NUL byte); "
     ),
     "Latin-1": Bad(
-        lambda p: p.write_text(f"{TEXT}\ré?|1", "latin-1"), "not_text", " is no UTF-8 text (line 5 has the byte 0xE9); "
+        lambda p: p.write_text(f"{TEXT}\ré?|1", "latin-1"),
+        "not_text",
+        " is not UTF-8 text (line 5 has the byte 0xE9); ",
     ),
     "Latin-1 after a mark": Bad(
         lambda p: p.write_bytes(b"\xef\xbb\xbf" + f"{HEAD}é?|1".encode("latin-1")),
         "not_text",
-        " is no UTF-8 text (line 3 has the byte 0xE9)",
+        " is not UTF-8 text (line 3 has the byte 0xE9)",
     ),
     "a NUL": Bad(
         lambda p: p.write_text(f"{TEXT}\r\nHow many\0?|1"),
         "not_text",
-        " is no UTF-8 text (line 5 has a NUL byte); save it",
+        " is not UTF-8 text (line 5 has a NUL byte); save it",
     ),
-    "100 MB": Bad(sparse, "too_large", " has 100.0 MB, which is no frame's questions (at most 8 MB); replace it"),
+    "100 MB": Bad(
+        sparse, "too_large", " has 100.0 MB, too large for the questions of a frame (at most 8 MB); replace it"
+    ),
     "10,000 fields": Bad(
-        lambda p: p.write_text(f"{HEAD}a?|1{'|x' * 9998}"), "malformed", ":3 has 10000 fields, not 2, 3 or 5; mend or"
+        lambda p: p.write_text(f"{HEAD}a?|1{'|x' * 9998}"), "malformed", ":3 has 10000 fields, not 2, 3 or 5; fix or"
     ),
-    "no question": Bad(lambda p: p.write_text(f"{HEAD} |liver"), "malformed", ":3 has an empty question; mend or"),
-    "no pipe": Bad(lambda p: p.write_text(f"{HEAD}\nHow many?"), "no_pipe", ":4 has no '|'; mend or remove the line"),
+    "no question": Bad(lambda p: p.write_text(f"{HEAD} |liver"), "malformed", ":3 has an empty question; fix or"),
+    "no pipe": Bad(lambda p: p.write_text(f"{HEAD}\nHow many?"), "no_pipe", ":4 has no '|'; fix or remove the line"),
     "another answer": Bad(
         lambda p: p.write_text(f"{HEAD}What?|big liver"),
         "unknown_answer",
@@ -225,7 +229,7 @@ def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
     path = root / "VID04" / "12.txt"
     if what == "a link to nothing":
         path.symlink_to("/nowhere/12.txt")
-        return f"Question file {path} cannot be read: it is a link to /nowhere/12.txt, which is not there; mend or"
+        return f"Question file {path} cannot be read: it is a link to /nowhere/12.txt, which is not there; fix or"
     if what == "a link to itself":
         path.symlink_to(path)
         return (
@@ -268,13 +272,13 @@ def test_what_cannot_be_read_is_an_error_under_both_policies(
     """Another start might read it, and would then train on other questions: it is never left out in silence."""
     said = unreadable(root, what, monkeypatch)
     for read in (read_split, open_questions):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as message:
             read(root, ["VID04"], strict=strict)
-        assert str(told.value).startswith(said)
+        assert str(message.value).startswith(said)
     assert main(["train", *flags, *(["--strict"] if strict else [])]) == 2
-    assert sentence(capsys) == f"surgvivqa: {told.value}"
+    assert sentence(capsys) == f"surgvivqa: {message.value}"
     result = train_result(synthetic_set, root)
-    assert (result.status, result.message) == ("FAIL", str(told.value))
+    assert (result.status, result.message) == ("FAIL", str(message.value))
 
 
 def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:

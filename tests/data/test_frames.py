@@ -121,8 +121,8 @@ KINDS = {
     "text": "whatever its name says",
     "zeros": "whatever its name says",
     "missing": "does not exist",
-    "folder": "no regular file",
-    "pipe": "no regular file",
+    "folder": "not a regular file",
+    "pipe": "not a regular file",
     "CMYK": "its colours are CMYK; convert it to RGB",
     "LAB": "its colours are LAB; convert it to RGB",
     "16-bit grey": "more than 8 bits a channel",
@@ -139,7 +139,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_frame_is_one_sentence_with_its_path(tmp_path: Path, kind: str) -> None:
+def test_an_invalid_frame_is_one_sentence_with_its_path(tmp_path: Path, kind: str) -> None:
     path = picture(tmp_path / "000001.png")
     spoil(path, kind)
     with pytest.raises(FrameError, match=r"000001\.png") as raised:

@@ -37,7 +37,7 @@ def test_the_three_kinds_of_line(tmp_path: Path) -> None:
     assert report.skipped == {"summary": 2}
 
 
-def test_what_is_no_single_label_is_counted_and_never_guessed(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_one_label_is_counted_and_never_guessed(tmp_path: Path) -> None:
     path = write(tmp_path, "a?|retract, grasp", "b?|big liver", "no pipe here", "c?|liver|x|y", "d?|yes", "", "e?|1")
     report = ReadReport()
     frame = read_question_file(path, "VID04", 7, report)

@@ -64,7 +64,7 @@ def test_an_interval_holds_the_figure_and_is_the_same_every_time() -> None:
     assert intervals == bootstrap_intervals(records[::-1])
 
 
-def test_a_copy_under_another_name_is_no_second_video() -> None:
+def test_a_copy_under_another_name_does_not_count_as_a_second_video() -> None:
     records = [prediction(2, 1, 1), prediction(2, 1, 2, "_clean")]
     assert bootstrap_intervals(records) is None
 

@@ -266,7 +266,7 @@ def test_a_folder_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_video_name_leads_out_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no name of a video"):
+    with pytest.raises(InputError, match="not a valid name of a video"):
         opened(tmp_path).merge("../VID01")
 
 

@@ -94,7 +94,7 @@ def test_full_fine_tuning_and_the_slurm_script_run(synthetic_set: Path, tmp_path
     recipe += ["--prompt-mode", "simple", "--checkpoint-dir", str(tmp_path / "full")]
     done = run(sys.executable, "fine-tune/train_ssgvqa.py", *recipe, *more, **roots)
     assert done.returncode == 0, done.stderr
-    # As SLURM does: a copy of the script, started elsewhere, told where it was submitted.
+    # As SLURM does: a copy of the script, started elsewhere, and given the folder where it was submitted.
     copy = tmp_path / "slurm_script"
     shutil.copy(ROOT / SCRIPTS[0], copy)
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "PYTHON": sys.executable, "PRECISION": "fp32", "MAX_STEPS": "2"}
@@ -137,7 +137,7 @@ def test_a_job_that_is_cancelled_is_not_queued_again(number: signal.Signals, que
     said, there = tmp_path / "scontrol.txt", tmp_path / "there"
     programs = {
         "scontrol": f'echo "$@" >> {said}',
-        # A run that saves when it is told to.
+        # A run that saves when it is asked to.
         "python": f"trap 'exit 75' USR1\ntouch {there}\nwhile true; do sleep 0.05; done",
     }
     for name, text in programs.items():

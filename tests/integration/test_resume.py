@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.cli import main
+from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import find_state
 from surgvivqa.training.schedule import seed_micro_batch
 from surgvivqa.utils.errors import InputError
@@ -153,17 +156,13 @@ def test_damaged_checkpoints_are_skipped(
 def test_a_missing_shard_makes_a_checkpoint_incomplete(
     uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surgvivqa.checkpoints import loading as checkpoints
-
-    real = checkpoints.save_checkpoint
-
-    def small(bundle: object, folder: Path, **more: object) -> None:
+    def save_in_shards(bundle: ModelBundle, folder: Path, **options: Any) -> None:
         size = "2MB" if folder.name.startswith("step-") else "5GB"
-        real(bundle, folder, **{**more, "max_shard_size": size})  # type: ignore[arg-type]
+        save_checkpoint(bundle, folder, **options | {"max_shard_size": size})
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("surgvivqa.training.run_folder.save_checkpoint", small)
+        patch.setattr("surgvivqa.training.run_folder.save_checkpoint", save_in_shards)
         stop_after(9, patch)
         assert train(run, data_flags, "--save-every-steps=4") == 75
     shards = sorted((run / "checkpoints" / "step-0000009").glob("model-*.safetensors"))

@@ -288,10 +288,10 @@ def test_a_window_shorter_than_a_sequence_is_an_error(parts: Path, tmp_path: Pat
     assert build_for_training(config(parts, decoder_model=str(folder))).settings.max_length == 64
 
 
-def test_what_is_no_causal_language_model_is_an_error(parts: Path, tmp_path: Path) -> None:
+def test_a_decoder_that_is_not_a_causal_language_model_is_an_error(parts: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(parts / "split", tmp_path / "t5")
     T5Model(T5Config(vocab_size=405, d_model=16, d_ff=16, num_layers=1, num_heads=1, d_kv=16)).save_pretrained(folder)
-    with pytest.raises(InputError, match="no causal language model"):
+    with pytest.raises(InputError, match="not a causal language model"):
         build_for_training(config(parts, decoder_model=str(folder)))
 
 

@@ -116,7 +116,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """``{"r", "alpha", "dropout"}``, ``targets`` and ``base`` (what they say they belong to) of a PEFT folder.
 
     Raises:
-        InputError: it is no LoRA configuration, or one of a kind that this model cannot take.
+        InputError: it is not a LoRA configuration, or one of a kind that this model cannot take.
     """
     path = folder / ADAPTER_CONFIG
     try:
@@ -125,7 +125,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         targets = saved["target_modules"]
         targets = [targets] if isinstance(targets, str) else sorted(validate_names(targets))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no LoRA configuration that can be read ({error!r}).") from error
+        raise InputError(f"{path} is not a LoRA configuration that can be read ({error!r}).") from error
     odd = _odd_settings(saved)
     if saved.get("peft_type") != "LORA" or odd:
         what = ", ".join(odd) or f"type {str(saved.get('peft_type'))[:40]}"

@@ -88,8 +88,8 @@ def load_decoder(name: str) -> tuple[Any, Any]:
         check_no_remote_code({"attn_implementation": config._attn_implementation})
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise InputError(
-                f"--decoder-model {name} is a {config.model_type} model, which is no causal language model; take one "
-                f"such as gpt2, Llama or Qwen3."
+                f"--decoder-model {name} is a {config.model_type} model, not a causal language model; give one such as "
+                f"gpt2, Llama or Qwen3."
             )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -121,7 +121,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
     frames = video.config.position_frames
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
-    known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against the plain way
+    known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against a one-by-one reference
     plain = None if known else reference_logits(decoder, settings.decoder_model)
     install_packed_attention(text, decoder)
     if plain is not None:
@@ -143,7 +143,7 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a folder of a stranger's makes Transformers and PyTorch raise errors of every kind
+    except Exception as error:  # a folder from elsewhere makes Transformers and PyTorch raise errors of every kind
         if type(error).__name__ == "UnpicklingError":
             raise InputError(
                 f"{flag} {name} holds a pickle with Python objects in it; such objects are never executed here, so "
@@ -152,9 +152,9 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
         if Path(name).is_dir():
             raise InputError(f"{flag} {name} is a folder that cannot be loaded ({first_line(error, 200)}).") from error
         raise InputError(
-            f"{flag} {name} is no local folder, and the model hub cannot be reached or does not have it; download the "
-            f"model where there is a network and give its folder with {flag} (in eval and predict "
-            f"--model.{flag[2:]}), or use --preset tiny, which needs none."
+            f"{flag} {name} is not a local folder, and the model hub cannot be reached or does not have it; download "
+            f"the model on a machine with a network and give its folder with {flag}, or use --preset tiny, which "
+            f"needs none."
         ) from error
 
 

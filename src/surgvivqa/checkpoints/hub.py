@@ -129,14 +129,14 @@ def push(folder: Path, repo: str, private: bool) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files to upload; refuses all that is no part of a checkpoint."""
+    """The files to upload; refuses all that is not part of a checkpoint."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give a checkpoint folder such as a run's best/.")
     files = sorted(folder.iterdir())
     foreign = [f.name for f in files if f.is_symlink() or not f.is_file() or f.suffix not in PUSHED or f.name[0] == "."]
     if foreign:
         raise InputError(
-            f"{folder} holds {', '.join(foreign[:5])}, which is no part of a checkpoint (files of the kinds "
+            f"{folder} holds {', '.join(foreign[:5])}, which is not part of a checkpoint (files of the kinds "
             f"{' '.join(PUSHED)}, and no links); push a folder without it."
         )
     if not any(f.suffix == ".safetensors" for f in files):
@@ -154,7 +154,7 @@ def _stage(files: list[Path], folder: Path) -> None:
             try:
                 content = dict(read_json(file))
             except (ValueError, TypeError):
-                raise InputError(f"{file} is no JSON mapping; the checkpoint is damaged.") from None
+                raise InputError(f"{file} is not a JSON mapping; the checkpoint is damaged.") from None
             if file.name == "surgvivqa.json":
                 _warn_of_folders(content.get("settings") or {})
             (folder / file.name).write_text(json.dumps(public_settings(content), indent=2), encoding="utf-8")
@@ -215,7 +215,7 @@ def _reason(error: BaseException) -> str | None:
             return f"this login may not do that ({told}); take a token with that right, and {_LOGIN}"
         if code == 429 or code >= 500:
             return f"the hub answers {code}, so it is busy or down; try again later"
-        return f"the hub refuses ({told}); mend that and try again"
+        return f"the hub refuses ({told}); fix that and try again"
     if _is_network(error):
         return f"the hub cannot be reached ({told}); check the network"
     if isinstance(error, OSError):

@@ -163,7 +163,7 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
         known = isinstance(error, InputError)  # which names the file
         what = str(error).rstrip(".") if known else f"Config file {beside} does not fit ({first_line(error)})"
         raise InputError(
-            f"{what}; it is read as the settings of {path.name}, so mend it or move {path.name} to a folder of its own."
+            f"{what}; it is read as the settings of {path.name}, so fix it or move {path.name} to a folder of its own."
         ) from error
     use_local_parts(settings, fallback)
     rank = adapter_rank(tensors)

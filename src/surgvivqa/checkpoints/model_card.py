@@ -98,13 +98,13 @@ def write_model_card(
         The card's path.
 
     Raises:
-        InputError: ``folder`` is no folder or cannot be written, or ``licence`` is no identifier.
+        InputError: ``folder`` is not a folder or cannot be written, or ``licence`` is not an identifier.
     """
     synthetic = _learned_from_synthetic(run)
     licence = licence or ("apache-2.0" if synthetic and not run.get("pretrained_ckpt") else DATA_LICENCE)
     if not is_licence(licence):
         raise InputError(
-            f"Licence {licence!r} is no identifier of the hub's; give one such as {DATA_LICENCE}, or other."
+            f"Licence {licence!r} is not a licence identifier of the hub; give one such as {DATA_LICENCE}, or other."
         )
     card = Card(settings, run, metrics or {}, trained or (), repo, licence, synthetic)
     path = folder / "README.md"
@@ -124,7 +124,7 @@ def is_licence(value: str) -> bool:
 def trained_parts(bundle: ModelBundle) -> list[Row]:
     """Rows (part, trained parameters, all parameters) of the run that wrote a checkpoint; empty if it is not recorded.
 
-    They follow from the run's flags, since a loaded model has nothing that requires gradients. The model is not changed.
+    They follow from the run's flags, since no tensor of a loaded model requires gradients. The model is not changed.
     """
     if not bundle.run:
         return []

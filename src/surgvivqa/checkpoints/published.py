@@ -127,8 +127,8 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
         held: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds Python objects beside tensors, or is no state dict at all; such objects are never executed "
-            f"here, so save it again as a state dict of tensors alone."
+            f"{path} holds Python objects beside tensors, or is not a state dict at all; such objects are never "
+            f"executed here, so save it again as a state dict of tensors alone."
         ) from error
     except Exception as error:  # a zip that is cut off, a file of another kind: torch raises several sorts
         raise InputError(
@@ -139,13 +139,15 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
             held = held[key]
             break
     if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
-        raise InputError(f"{path} is no state dict: it must map parameter names to tensors, bare or under state_dict.")
+        raise InputError(
+            f"{path} is not a state dict: it must map parameter names to tensors, at the top or under state_dict."
+        )
     # A view of one number may be as large as it says: it would be a hang or the end of the memory further on.
     false = [k for k, v in held.items() if _is_unusable(v)]
     if false:
         raise InputError(
-            f"{path} is no state dict: {str(false[0])[:80]} is no plain tensor, or declares more numbers than the file "
-            f"holds; save it again as plain tensors."
+            f"{path} is not a state dict: {str(false[0])[:80]} is not a plain tensor, or declares more numbers than "
+            f"the file holds; save it again as plain tensors."
         )
     return {str(k): v for k, v in held.items()}
 
@@ -204,7 +206,7 @@ def _check_pickle_weight(path: Path, pickled: Any) -> None:
                 taken = taken[: taken.index("mark")]
             weight += sum(stack.pop() for _ in taken)
             if weight > _MAX_PICKLE_VALUES or str(argument).endswith(" bytearray"):
-                raise InputError(f"{path} is no state dict: a few bytes of it stand for far more; it is not read.")
+                raise InputError(f"{path} is not a state dict: a few bytes of it stand for far more; it is not read.")
             stack += [weight] * len(operation.stack_after)
 
 

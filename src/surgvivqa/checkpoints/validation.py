@@ -19,7 +19,7 @@ def validate_flags(cls: type, values: Any, fractions: Collection[str] = ()) -> d
     """Those of ``values`` that are flags of a dataclass, if each is of its flag's kind. Paths are text, as in JSON.
 
     Raises:
-        ValueError: ``values`` is no mapping, or one is of another kind.
+        ValueError: ``values`` is not a mapping, or one is of another kind.
     """
     if not isinstance(values, Mapping):
         raise ValueError("its settings are no mapping")
@@ -58,7 +58,7 @@ def validate_names(value: Any) -> list[str]:
         ValueError: it is none.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-        raise ValueError(f"{_short(value)} is no list of names")
+        raise ValueError(f"{_short(value)} is not a list of names")
     return list(value)
 
 

@@ -114,7 +114,7 @@ class _Missing(Dataset[Any]):
         return inputs, bad
 
 
-@explain_lost_workers("run the same again, which goes on")
+@explain_lost_workers("run the same command again; it continues where it stopped")
 def cache(config: CacheConfig) -> int:
     """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
 
@@ -197,7 +197,7 @@ def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: i
                 bad.add(faults)
                 if bad.too_many:
                     part.maker.flush()
-                    bad.check("run the same again, which goes on")
+                    bad.check("run the same command again; it continues where it stopped")
                 if inputs is not None:
                     part.maker(inputs)
                 advance(1)

@@ -134,7 +134,7 @@ def _refuse_flags(config: ConvertConfig) -> None:
         raise InputError(f"--max-shard-size {config.max_shard_size} leaves no room for a tensor; give more.")
     if config.licence is not None and not is_licence(config.licence):
         raise InputError(
-            f"--licence {config.licence!r} is no identifier of the hub's; give one such as cc-by-nc-sa-4.0."
+            f"--licence {config.licence!r} is not a licence identifier of the hub; give one such as cc-by-nc-sa-4.0."
         )
     if config.push_to_hub is not None and (not is_name(config.push_to_hub) or "@" in config.push_to_hub):
         raise InputError(f"--push-to-hub {config.push_to_hub} is not a repository name; a name looks like USER/MODEL.")
@@ -187,7 +187,7 @@ def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
             raise ValueError("it lacks eval's figures")
         _refuse_odd_figures(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--metrics {path} is no metrics.json of eval ({str(error)[:120]}).") from None
+        raise InputError(f"--metrics {path} is not a metrics.json of eval ({str(error)[:120]}).") from None
     if config.metrics is None and not Path(str(found.get("checkpoint"))).resolve().is_relative_to(run.resolve()):
         log.info("%s is of another checkpoint, so the model card goes without figures; give --metrics to use it.", path)
         return None

@@ -82,12 +82,12 @@ def open_image(path: Path) -> Image.Image:
     """A picture in RGB, decoded.
 
     Raises:
-        FrameError: the file is missing, is no image, is damaged or cut off, is absurdly large, or is no still picture
+        FrameError: the file is missing, damaged, cut off, absurdly large, not an image, or not a still picture
             of 8 bits a channel in grey or RGB.
     """
     try:
         if not stat.S_ISREG((status := path.stat()).st_mode):  # to open a pipe would wait for ever
-            raise _Refused("it is no regular file")
+            raise _Refused("it is not a regular file")
         if not 0 < status.st_size <= _MOST_BYTES:
             raise _Refused(f"it has {status.st_size:,} bytes")
         raw = path.read_bytes()

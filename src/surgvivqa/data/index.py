@@ -42,7 +42,7 @@ class IndexedFrames(Sequence[FrameQuestions]):
     """The frames of a split in order, each built when it is asked for.
 
     Slices and ``joined`` are lazy too. A pickle holds the index file's path and the selection; whoever loads it maps
-    the file again. Where there is no file (no folder could be written) it holds the columns themselves.
+    the file again. Where no folder can be written it holds the columns themselves.
     """
 
     def __init__(self, videos: Iterable[VideoColumns] = ()) -> None:

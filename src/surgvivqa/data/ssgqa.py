@@ -129,12 +129,12 @@ def read_question_file(
             report.skip("summary", where)
         elif len(fields) < 2:
             if strict:
-                raise InputError(f"{path}:{number} has no '|'; mend or remove the line, or leave out --strict.")
+                raise InputError(f"{path}:{number} has no '|'; fix or remove the line, or leave out --strict.")
             report.skip("no_pipe", where)
         elif len(fields) not in (2, 3, 5) or not fields[0].strip():
             if strict:
                 wrong = "an empty question" if len(fields) in (2, 3, 5) else f"{len(fields)} fields, not 2, 3 or 5"
-                raise InputError(f"{path}:{number} has {wrong}; mend or remove the line, or leave out --strict.")
+                raise InputError(f"{path}:{number} has {wrong}; fix or remove the line, or leave out --strict.")
             report.skip("malformed", where)
         elif "," in fields[1]:
             report.skip("comma_answer", where)
@@ -142,7 +142,7 @@ def read_question_file(
             if strict:
                 raise InputError(
                     f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is none of the 51; "
-                    f"mend or remove the line, or leave out --strict."
+                    f"fix or remove the line, or leave out --strict."
                 )
             report.skip("unknown_answer", where)
         else:
@@ -174,7 +174,8 @@ def _no_question_file(path: Path, mode: int, size: int) -> _Odd | None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "no regular file"
         return "not_a_file", f"{path} is {kind}", "move it away"
     if size > _MOST_BYTES:
-        large = f"{path} has {size / 1e6:.1f} MB, which is no frame's questions (at most {_MOST_BYTES / 1e6:.0f} MB)"
+        limit = f"{_MOST_BYTES / 1e6:.0f} MB"
+        large = f"{path} has {size / 1e6:.1f} MB, too large for the questions of a frame (at most {limit})"
         return "too_large", large, "replace it"
     return None
 
@@ -193,7 +194,7 @@ def _decoded(path: Path, raw: bytes) -> tuple[str, _Odd | None]:
         wrong = f"{path} is UTF-16, no UTF-8 text"
     else:
         before = raw[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        wrong = f"{path} is no UTF-8 text (line {before.count(10) + 1} has {what})"
+        wrong = f"{path} is not UTF-8 text (line {before.count(10) + 1} has {what})"
     return "", ("not_text", wrong, "save it as UTF-8 or replace it")
 
 
@@ -201,7 +202,7 @@ def _unreadable(path: Path, error: OSError) -> str:
     """The sentence for a file that is there and cannot be looked at: no count, as another start might read it."""
     if isinstance(error, FileNotFoundError) and path.is_symlink():
         target = path.readlink()
-        return f"Question file {path} cannot be read: it is a link to {target}, which is not there; mend or remove it."
+        return f"Question file {path} cannot be read: it is a link to {target}, which is not there; fix or remove it."
     return f"Question file {path} cannot be read ({error.strerror or error}); make it readable, or remove it."
 
 
@@ -243,7 +244,7 @@ def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "sk
     except OSError as error:
         raise InputError(_locked(root, error)) from None
     if not there:
-        raise InputError(f"--ssgvqa-root {root} is no folder; it must hold <VIDxx>/<frame>.txt.")
+        raise InputError(f"--ssgvqa-root {root} is not a folder; it must hold <VIDxx>/<frame>.txt.")
     if videos and len(absent) == len(videos):
         raise InputError(
             f"--ssgvqa-root {root} has none of the {len(videos)} videos of the split ({', '.join(videos[:3])}, ...); "

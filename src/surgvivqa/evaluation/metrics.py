@@ -116,7 +116,7 @@ def metrics_from_counts(
 
 
 def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
-    """The metrics of predicted labels; zeros where there is no question.
+    """The metrics of predicted labels; zeros without questions.
 
     Args:
         truth: true label of each question.
@@ -156,7 +156,7 @@ def accuracy_error(predictions: Iterable[Prediction]) -> float:
 
 
 def mean_label_loss(predictions: Sequence[Prediction]) -> float:
-    """Mean negative log-likelihood of the true labels, in nats per question; 0 where there is no question.
+    """Mean negative log-likelihood of the true labels, in nats per question; 0 without questions.
 
     Raises:
         ValueError: a prediction has no loss, since not all labels were scored.

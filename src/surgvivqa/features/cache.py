@@ -177,7 +177,7 @@ class FeatureCache:
             raise RunError(f"The features of {video} frame {frame} are not finite ({cause}); they are not cached.")
         if self.writable:
             array = to_array(rounded)
-            # On the CPU the array would be the very tensor that the caller goes on with.
+            # On the CPU the array would be the very tensor that the caller continues with.
             self._pending[video, frame, tag] = array.copy() if rounded.device.type == "cpu" else array
             if len(self._pending) >= self.flush_every:
                 self.flush()
@@ -262,7 +262,7 @@ class FeatureCache:
             InputError: an item's checksum is wrong, or the folder cannot be written.
         """
         if not _VIDEO_NAME.fullmatch(video):
-            raise InputError(f"{video!r} is no name of a video.")
+            raise InputError(f"{video!r} is not a valid name of a video.")
         wanted = wanted or {}
         path = self.folder / f"{video}.safetensors"
         self.flush()

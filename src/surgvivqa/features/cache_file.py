@@ -135,7 +135,7 @@ class CacheFile:
             start = 0
             for video, frame, tag, rows, crc in index["items"]:
                 if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
-                    raise ValueError("its header lists what is no item")
+                    raise ValueError("its header lists something that is not an item")
                 if rows < 0:
                     raise ValueError("its header lists an item of no rows")
                 self.entries[video, frame, tag] = IndexEntry(start, rows, crc)

@@ -16,7 +16,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no JSON, no regular file, or too large or too deep to be a file of ours.
+        ValueError: it is not JSON, not a regular file, too large, or nested too deep.
     """
     check_regular_file(path)
     if path.stat().st_size > _MAX_JSON_BYTES:
@@ -27,14 +27,14 @@ def read_json(path: Path) -> Any:
 def check_regular_file(path: Path) -> None:
     """Raises ValueError where a file is a pipe or a device, to be read without end; OSError where there is none."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
 
 
 def parse_json(text: str | bytes) -> Any:
     """A JSON text's content.
 
     Raises:
-        ValueError: it is no JSON, or nested so deep that the parser gives up.
+        ValueError: it is not JSON, or nested so deep that the parser gives up.
     """
     try:
         return json.loads(text)
