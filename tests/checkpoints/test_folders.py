@@ -39,7 +39,7 @@ def same(one: ModelBundle, other: ModelBundle) -> None:
 def test_a_file_beside_a_folders_weights_is_not_taken_for_them(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts, lora_r=4), tmp_path / "best")
     export_pth(trained(parts, lora_r=2), tmp_path / "best" / "other.pth")
-    with pytest.raises(InputError, match="none of its files; give the folder"):
+    with pytest.raises(InputError, match="not one of its files; give the folder"):
         load_checkpoint(tmp_path / "best" / "other.pth", settings(parts))
     with pytest.raises(InputError, match="does not exist"):
         load_checkpoint(tmp_path / "best" / "missing.pth", settings(parts))
@@ -63,7 +63,7 @@ def test_what_was_trained_beside_the_adapters_must_be_there(parts: Path, tmp_pat
     save_adapters(bundle, tmp_path / "adapters")
     same(bundle, load_checkpoint(tmp_path / "adapters", settings(parts)))
     (tmp_path / "adapters" / "other_trained.safetensors").unlink()
-    with pytest.raises(InputError, match=r"lacks 26 tensors that must be there \(first: text_encoder"):
+    with pytest.raises(InputError, match=r"lacks 26 required tensors \(first: text_encoder"):
         load_checkpoint(tmp_path / "adapters", settings(parts))
 
 
@@ -94,7 +94,7 @@ def test_settings_that_change_nothing_are_no_hindrance(parts: Path, tmp_path: Pa
     path.write_text(json.dumps(json.loads(path.read_text()) | said | {"base_model_name_or_path": "else/where"}))
     again = load_checkpoint(tmp_path / "a", settings(parts))
     same(bundle, again)
-    assert "they say that they belong to else/where" in again.report
+    assert "made for else/where" in again.report
 
 
 def test_adapters_of_an_older_peft_are_read_without_executing_them(parts: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpo
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.labels import LABELS
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.parts import add_decoder, config, make_parts, randomize_trainable, settings
@@ -108,7 +108,7 @@ def test_a_tensor_missing_from_a_complete_folder_is_an_error(parts: Path, tmp_pa
     del tensors["text_encoder.encoder.layer.0.output.dense.weight"]
     save_file(tensors, file, {"format": "pt"})
     for load in (SurgViVQAModel.from_pretrained, lambda p: load_checkpoint(p, settings(parts))):
-        with pytest.raises(InputError, match="lacks 1 tensors"):
+        with pytest.raises(InputError, match="lacks 1 (required )?tensors"):
             load(tmp_path / "whole")
 
 
@@ -160,7 +160,7 @@ def test_adapters_on_the_packaged_base_come_back(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "not supported here"),
         ({"target_modules": ["c_attn"]}, "adapts c_attn, but"),
         ({"r": None}, "not a LoRA configuration"),
-        ({"r": 3}, "another shape"),
+        ({"r": 3}, "have rank 8"),
         ({"target_modules": "all-linear"}, "adapts all-linear, but"),
     ],
 )
@@ -259,7 +259,8 @@ def flags_of(parts: Path) -> list[str]:
 @pytest.fixture
 def best(parts: Path, tmp_path: Path) -> Path:
     bundle = trained(parts, lora_r=4)
-    bundle.run = {"max_steps": 5, "train_videos": ["VID01"], "lora_r": 4, "ssgvqa_root": "/home/somebody/data"}
+    flags = {"max_steps": 5, "lora_r": 4, "ssgvqa_root": "/home/somebody/data"}
+    bundle.run = RunRecord(flags, ("VID01",))
     save_checkpoint(bundle, tmp_path / "run" / "best")
     return tmp_path / "run"
 
@@ -343,7 +344,7 @@ def test_a_folder_that_misses_a_tensor_it_was_written_with_is_refused(best: Path
     file = best / "best" / "model.safetensors"
     tensors = load_file(file)
     save_file({k: v for k, v in tensors.items() if "h.1." not in k}, file, {"format": "pt"})
-    with pytest.raises(InputError, match="lacks 6 tensors"):
+    with pytest.raises(InputError, match="lacks 6 required tensors"):
         load_checkpoint(best, settings(parts))
 
 
@@ -358,7 +359,7 @@ def test_weights_are_read_with_the_settings_that_lie_beside_them(parts: Path, tm
 def test_adapters_without_their_projection_are_refused(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, "llama")
     bundle.model.llm.save_pretrained(tmp_path / "theirs")
-    with pytest.raises(InputError, match=r"lacks 2 tensors .*text_projection"):
+    with pytest.raises(InputError, match=r"lacks 2 required tensors .*text_projection"):
         load_checkpoint(tmp_path / "theirs", settings(parts, "llama"))
 
 

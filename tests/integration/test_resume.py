@@ -202,7 +202,7 @@ def test_a_kill_between_the_renames_leaves_a_readable_checkpoint(stopped: Path) 
     from surgvivqa.config import ModelConfig
 
     (stopped / "best").rename(stopped / ".best.replaced")
-    assert load_checkpoint(stopped, ModelConfig()).own
+    assert load_checkpoint(stopped, ModelConfig()).checkpoint_tensors
 
 
 @pytest.mark.slow

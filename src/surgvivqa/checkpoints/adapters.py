@@ -1,7 +1,8 @@
-"""LoRA adapters put on a bundle's decoder, merged into it, and kept in PEFT's own folder format."""
+"""Adds LoRA adapters to a model's decoder, merges them, and reads and writes them in PEFT's format."""
 
 import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +19,73 @@ from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-OLD_ADAPTER_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT: a pickle, read for its tensors alone
-OTHER_WEIGHTS = "other_trained.safetensors"  # what was trained beside the adapters, which PEFT knows nothing of
+OLD_ADAPTER_WEIGHTS = "adapter_model.bin"  # of older versions of PEFT: a pickle, of which only tensors are read
+OTHER_WEIGHTS = "other_trained.safetensors"  # trained tensors outside the adapters; PEFT does not read it
 _PARTS = ("visual_encoder", "text_encoder", "video_projection", "text_projection")
-# What a configuration may say without changing what its tensors mean; all else must be as PEFT has it by default.
-_PLAIN = (
+# Settings that do not change what the tensors mean; all others must have PEFT's default.
+_HARMLESS = (
     *("r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "peft_type", "task_type", "auto_mapping"),
     *("peft_version", "base_model_name_or_path", "revision", "inference_mode", "eva_config", "runtime_config"),
 )
-_PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the decoder's own weights
+_HARMLESS_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # others change the decoder's own weights
 
 
-def with_adapters(bundle: ModelBundle, lora: dict[str, float]) -> ModelBundle:
-    """The same weights with fresh adapters on the decoder. The bundle given is used up: parts are shared."""
-    return _rebuilt(bundle, bundle.model.llm, lora)
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The validated content of ``adapter_config.json``.
+
+    Attributes:
+        rank: the adapters' rank.
+        alpha: their scale is ``alpha / rank``.
+        dropout: the dropout in front of them.
+        targets: names of the adapted layers, sorted.
+        base: the model that the adapters were made for; empty if not recorded.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: list[str]
+    base: str
+
+    @property
+    def lora(self) -> dict[str, float]:
+        """The adapters as ``SurgViVQAConfig.lora`` has them."""
+        return {"r": self.rank, "alpha": self.alpha, "dropout": self.dropout}
 
 
-def merged(bundle: ModelBundle) -> ModelBundle:
-    """The same function without adapters: they are added into the decoder's own weights. The bundle given is used up.
+def add_adapters(bundle: ModelBundle, lora: dict[str, float]) -> ModelBundle:
+    """The same weights with new adapters on the decoder. Do not use ``bundle`` afterwards: they share modules."""
+    return _rebuild(bundle, bundle.model.llm, lora)
 
-    What the adapters changed now belongs to the checkpoint (``own``) under the decoder's own names.
+
+def merge_adapters(bundle: ModelBundle) -> ModelBundle:
+    """The same model with the adapters merged into the decoder's weights. Do not use ``bundle`` afterwards.
+
+    The decoder's weights that change become ``checkpoint_tensors``.
     """
     if not bundle.model.config.lora:
         return bundle
-    return _rebuilt(bundle, bundle.model.llm.merge_and_unload(), None)
+    return _rebuild(bundle, bundle.model.llm.merge_and_unload(), None)
 
 
-def _rebuilt(bundle: ModelBundle, llm: Any, lora: dict[str, float] | None) -> ModelBundle:
+def _rebuild(bundle: ModelBundle, llm: Any, lora: dict[str, float] | None) -> ModelBundle:
     model = bundle.model
     parts = {name: part for name in _PARTS if (part := model._modules.get(name)) is not None}
     config = SurgViVQAConfig.from_dict({**model.config.to_dict(), "lora": lora})
-    for name in ("video_config", "text_config", "decoder_config"):  # those that the parts themselves hold
+    for name in ("video_config", "text_config", "decoder_config"):  # the parts hold references to these
         setattr(config, name, getattr(model.config, name))
     new = SurgViVQAModel(config, {**parts, "llm": llm})
-    own = {_renamed(name, new) for name in bundle.own}
-    return dataclasses.replace(bundle, model=new, own=own & set(new.state_dict()))
+    names = {_rename(name, new) for name in bundle.checkpoint_tensors} & set(new.state_dict())
+    return dataclasses.replace(bundle, model=new, checkpoint_tensors=names)
 
 
-def _renamed(name: str, model: SurgViVQAModel) -> str:
-    """A tensor's name after PEFT has wrapped the decoder, or has unwrapped it."""
+def _rename(name: str, model: SurgViVQAModel) -> str:
+    """A tensor's name after PEFT has wrapped or unwrapped the decoder."""
     if not name.startswith("llm."):
         return name
     plain = name.replace("llm.base_model.model.", "llm.", 1).replace(".base_layer.", ".")
-    plain = re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", plain)  # what an adapter changed when it was merged
+    plain = re.sub(r"\.lora_[AB]\.\w+\.weight$", ".weight", plain)  # the weight that a merged adapter changed
     if not model.config.lora:
         return plain
     module, _, kind = plain.removeprefix("llm.").rpartition(".")
@@ -75,72 +100,72 @@ def save_adapters(
     """Writes the adapters as PEFT does: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
-        bundle: with adapters.
-        folder: there already.
-        base_name: what the configuration says the adapters belong to.
-        unchanged: tensors of the base that the folder need not hold, as the loader has them already; others that were
-            trained beside the adapters go to ``other_trained.safetensors``.
+        bundle: a model with adapters.
+        folder: an existing folder.
+        base_name: the base model's name in the configuration.
+        unchanged: tensors that the loader has already. Trained tensors outside the adapters that differ from these go
+            to ``other_trained.safetensors``.
 
     Returns:
-        The names of those others.
+        The names of the tensors in ``other_trained.safetensors``.
 
     Raises:
-        InputError: there are no adapters.
+        InputError: the model has no adapters.
     """
     model = bundle.model
     if not model.config.lora:
         raise InputError("This checkpoint has no LoRA adapters, so there is nothing to write in PEFT's format.")
     model.llm.peft_config["default"].base_model_name_or_path = base_name
-    # "auto" would look the base up on the hub, to see whether its vocabulary was resized; ours never is.
+    # The default would look up the base on the hub, to see whether its vocabulary was resized; ours never is.
     model.llm.save_pretrained(folder, save_embedding_layers=False)
-    (folder / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
+    (folder / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner only
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card
-    known = unchanged or {}
-    rest = {
+    unchanged = unchanged or {}
+    others = {
         name: tensor.cpu()
         for name, tensor in saved_tensors(bundle).items()
-        if "lora_" not in name and not (name in known and known[name].equal(tensor.cpu()))
+        if "lora_" not in name and not (name in unchanged and unchanged[name].equal(tensor.cpu()))
     }
-    if rest:
-        save_file(rest, folder / OTHER_WEIGHTS, {"format": "pt"})
-    return sorted(rest)
+    if others:
+        save_file(others, folder / OTHER_WEIGHTS, {"format": "pt"})
+    return sorted(others)
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of a PEFT folder's adapters."""
+    """The weights file of a PEFT folder."""
     old = folder / OLD_ADAPTER_WEIGHTS
     return old if old.is_file() and not (folder / ADAPTER_WEIGHTS).is_file() else folder / ADAPTER_WEIGHTS
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """``{"r", "alpha", "dropout"}``, ``targets`` and ``base`` (what they say they belong to) of a PEFT folder.
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """Reads and validates the ``adapter_config.json`` of a PEFT folder.
 
     Raises:
-        InputError: it is not a LoRA configuration, or one of a kind that this model cannot take.
+        InputError: it is not a LoRA configuration, or one that this model does not support.
     """
     path = folder / ADAPTER_CONFIG
     try:
         saved = dict(read_json(path))
-        settings = validate_lora({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
+        lora = validate_lora({"r": saved["r"], "alpha": saved["lora_alpha"], "dropout": saved["lora_dropout"]})
         targets = saved["target_modules"]
         targets = [targets] if isinstance(targets, str) else sorted(validate_names(targets))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a LoRA configuration that can be read ({error!r}).") from error
-    odd = _odd_settings(saved)
-    if saved.get("peft_type") != "LORA" or odd:
-        what = ", ".join(odd) or f"type {str(saved.get('peft_type'))[:40]}"
+    unsupported = _unsupported_settings(saved)
+    if saved.get("peft_type") != "LORA" or unsupported:
+        what = ", ".join(unsupported) or f"type {str(saved.get('peft_type'))[:40]}"
         raise InputError(f"{path} asks for adapters of a kind that is not supported here ({what}); use plain LoRA.")
     base = saved.get("base_model_name_or_path")
-    return {**settings, "targets": targets, "base": base if isinstance(base, str) else ""}
+    return AdapterConfig(lora["r"], lora["alpha"], lora["dropout"], targets, base if isinstance(base, str) else "")
 
 
-def _odd_settings(saved: dict[str, Any]) -> list[str]:
-    """The settings by which adapters would be something else than ``alpha / r * B A`` on the decoder's own weights."""
-    usual = LoraConfig().to_dict()
-    odd = [name for name in usual if name not in _PLAIN and saved.get(name) and saved[name] != usual[name]]
-    # Of a newer PEFT: a number may be some setting's default, a switch or a mapping is none.
-    odd += [name for name in saved if name not in usual and isinstance(saved[name], bool | dict | list) and saved[name]]
-    start = saved.get("init_lora_weights", True)
-    if any(start is plain or (isinstance(start, str) and start == plain) for plain in _PLAIN_STARTS):
-        odd = [name for name in odd if name != "init_lora_weights"]
-    return [str(name)[:40] for name in odd if str(name).isprintable()]
+def _unsupported_settings(saved: dict[str, Any]) -> list[str]:
+    """The settings under which adapters are more than ``alpha / r * B A`` added to the decoder's own weights."""
+    defaults = LoraConfig().to_dict()
+    names = [n for n in defaults if n not in _HARMLESS and saved.get(n) and saved[n] != defaults[n]]
+    # Settings of a newer PEFT: a number may be a default, but a switch, list or mapping is not.
+    names += [n for n in saved if n not in defaults and isinstance(saved[n], bool | dict | list) and saved[n]]
+    init = saved.get("init_lora_weights", True)
+    if any(init is harmless or (isinstance(init, str) and init == harmless) for harmless in _HARMLESS_INITS):
+        names = [n for n in names if n != "init_lora_weights"]
+    return [str(n)[:40] for n in names if str(n).isprintable()]

@@ -33,13 +33,12 @@ from surgvivqa.checkpoints.published import (
 from surgvivqa.checkpoints.settings import (
     SETTINGS_FILE,
     damaged_checkpoint,
-    read_hugging_face,
+    read_config,
     read_settings,
     use_local_parts,
 )
 from surgvivqa.checkpoints.validation import (
     check_model_size,
-    check_no_remote_code,
     is_plain_name,
     validate_lora,
     validate_names,
@@ -59,43 +58,35 @@ def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig 
     """Loads the model of a checkpoint folder.
 
     Args:
-        folder: as drawn at the top of this file.
+        folder: a folder with the files listed at the top of this module.
         num_frames: frames per clip; None keeps the checkpoint's.
-        parts: flags that name the folders of published parts that are missing on this machine.
+        parts: flags that name folders for published parts that are missing on this machine.
 
     Raises:
-        InputError: something in it is damaged or missing.
+        InputError: a file is damaged or missing.
     """
-    saved = read_settings(folder) if (folder / SETTINGS_FILE).is_file() else read_hugging_face(folder)
-    try:
-        check_no_remote_code(read_json(folder / "config.json"))
-    except (OSError, ValueError) as error:
-        raise damaged_checkpoint(folder, error) from error
+    config, saved = read_config(folder)
     tokenizer = _read_tokenizer(folder)
-    try:
-        config = SurgViVQAConfig.from_pretrained(folder)
-    except Exception as error:  # Transformers raises several kinds
-        raise damaged_checkpoint(folder, error) from error
-    found = read_weights(folder)
-    _check_model(folder, config, found, saved.holds)
-    names = normalize_names(found)  # Hugging Face's save_pretrained writes older ones
-    tensors = {names[name]: tensor for name, tensor in found.items()}
+    weights = read_weights(folder)
+    _check_model(folder, config, weights, saved.holds)
+    names = normalize_names(weights)  # Hugging Face's save_pretrained writes older ones
+    tensors = {names[name]: tensor for name, tensor in weights.items()}
     if saved.holds == "all":
         config.video_config.num_frames = num_frames or config.video_config.num_frames
         try:
             model = SurgViVQAModel(config)
-        except Exception as error:  # impossible numbers: Transformers raises whatever they lead to
+        except Exception as error:  # impossible numbers raise errors of many kinds
             raise damaged_checkpoint(folder, error) from error
     else:
-        use_local_parts(saved.settings, parts or saved.settings)
-        model = assemble(saved.settings, config.lora).model
+        use_local_parts(saved.model, parts or saved.model)
+        model = assemble(saved.model, config.lora).model
     required = all_tensor_names(model) if saved.holds == "all" else new_tensor_names(model) | set(saved.tensors)
     report = load_tensors(model, tensors, folder, required)
-    return ModelBundle(model, tokenizer, saved.settings, saved.run, set(report.loaded))
+    return ModelBundle(model, tokenizer, saved.model, saved.run, set(report.loaded))
 
 
 def _check_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tensor], holds: str) -> None:
-    """Raises InputError where the configuration asks for more than the weights can be."""
+    """Raises InputError if the configuration asks for more than the weights can be."""
     try:
         if config.lora:
             check_rank(int(validate_lora(config.lora)["r"]), tensors)
@@ -106,12 +97,12 @@ def _check_model(folder: Path, config: SurgViVQAConfig, tensors: dict[str, Tenso
 
 
 def check_rank(rank: int, tensors: dict[str, Tensor]) -> None:
-    """Raises ValueError where a rank is not that of the adapters in a file: they are made before they are filled."""
+    """Raises ValueError if the adapters among ``tensors`` do not have this rank, before adapters are allocated."""
     ranks = {len(t) if t.ndim else 0 for n, t in tensors.items() if ".lora_A." in n}
     if ranks - {rank}:
-        raise ValueError(f"its adapters have another shape: rank {min(ranks - {rank})}, where its settings say {rank}")
+        raise ValueError(f"its adapters have rank {min(ranks - {rank})}, but its settings say {rank}")
     if not ranks:
-        raise ValueError("its settings ask for adapters, and it holds none")
+        raise ValueError("its settings ask for adapters, but it holds none")
 
 
 def holds_all_tensors(folder: Path) -> bool:
@@ -131,10 +122,10 @@ def is_surgvivqa_folder(folder: Path) -> bool:
 
 
 def mark_complete(folder: Path) -> None:
-    """Makes the files beside a whole model's weights say so, where they are an older checkpoint's."""
+    """Updates or removes the files of an earlier checkpoint in a folder that now holds all tensors."""
     if (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-        # Hugging Face leaves the weights of an earlier save there, where one of the two was in shards and the other was
-        # not; but the shards themselves it clears.
+        # When one save is in shards and the other is not, Hugging Face clears old shards but not the old single file
+        # or index.
         shards = set(read_json(folder / INDEX)["weight_map"].values())
         (folder / (WEIGHTS if all((folder / name).is_file() for name in shards) else INDEX)).unlink()
     for name in (adapters.ADAPTER_CONFIG, adapters.ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS):
@@ -155,19 +146,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if not index.is_file():
         return load_safetensors(folder / WEIGHTS)
     try:
-        where = read_json(index)["weight_map"]
-        files = sorted(set(validate_names(list(where.values()))))
+        files = sorted(set(validate_names(list(read_json(index)["weight_map"].values()))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_checkpoint(folder, error) from error
     if any(not is_plain_name(name) for name in files):
         raise InputError(f"{index} names a file outside its folder ({files[0]}), which is not read.")
-    if (folder / WEIGHTS).is_file():  # which Hugging Face, too, takes where both are there
+    if (folder / WEIGHTS).is_file():  # Hugging Face prefers it too
         return load_safetensors(folder / WEIGHTS)
     tensors: dict[str, Tensor] = {}
     for name in files:
         if not (folder / name).is_file():
             raise InputError(
-                f"Checkpoint {folder} lacks {name}, one of its {len(files)} files of weights; copy it there again."
+                f"Checkpoint {folder} lacks {name}, one of its {len(files)} files of weights; copy it again."
             )
         tensors |= load_safetensors(folder / name)
     return tensors
@@ -176,5 +166,5 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_tokenizer(folder: Path) -> Any:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises its own kinds
+    except Exception as error:  # tokenizers has its own exceptions
         raise damaged_checkpoint(folder, error) from error

@@ -27,7 +27,7 @@ from surgvivqa.checkpoints.published import (
 )
 from surgvivqa.checkpoints.settings import (
     SETTINGS_FILE,
-    Saved,
+    CheckpointSettings,
     damaged_checkpoint,
     parse_run,
     parse_settings,
@@ -35,7 +35,7 @@ from surgvivqa.checkpoints.settings import (
     use_local_parts,
 )
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, read_yaml
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.model.decoders import lora_targets
 from surgvivqa.model.freezing import frozen_as, lora_settings
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -53,9 +53,9 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
 
     Args:
         path: the checkpoint.
-        fallback: the settings of a checkpoint that does not bring its own; a file with a ``config.yaml`` beside it
-            takes those.
-        flag: what named it, for messages.
+        fallback: the settings of a checkpoint without settings of its own. A file takes those of the ``config.yaml`` in
+            its folder, if there is one.
+        flag: the flag that named the checkpoint, for messages.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
@@ -65,14 +65,12 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
         if any((folder / SETTINGS_FILE).is_file() for folder in (path, path / "best")):
             raise InputError(f"{PACKAGED!r} is the packaged base, but also a run folder here; give its full path.")
         bundle = load_folder(PACKAGED_BASE, fallback.num_frames)
-    elif path.suffix in SUFFIXES and _is_of_its_folder(path):  # which says what they are
-        bundle = _load_any_folder(path.parent, fallback, flag)
     elif path.suffix in SUFFIXES:
-        bundle = _load_file(path, fallback, flag)
+        in_folder = _belongs_to_its_folder(path)
+        bundle = _load_any_folder(path.parent, fallback, flag) if in_folder else _load_file(path, fallback, flag)
     else:
-        # A name of the hub's looks like a path; it is one where nothing on disk could be meant.
-        first = path.parts[0] if path.parts else ""
-        on_hub = is_name(str(path)) and not path.exists() and not Path(first).exists()
+        # A hub name looks like a path; it is one only if nothing on disk has that name.
+        on_hub = is_name(str(path)) and not path.exists() and not Path(path.parts[0]).exists()
         bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
     bundle.model.eval().requires_grad_(False)  # a training run decides what is trainable
     if bundle.report:
@@ -80,25 +78,25 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
     return bundle
 
 
-def _is_of_its_folder(path: Path) -> bool:
-    """Whether a file is a checkpoint folder's weights, or a part of them.
+def _belongs_to_its_folder(path: Path) -> bool:
+    """Whether a file holds the weights of the checkpoint folder it is in, or a part of them.
 
     Raises:
-        InputError: it lies in such a folder and is none of its files, so it is not clear which settings are its own.
+        InputError: it is in a checkpoint folder, but is none of that checkpoint's files.
     """
     folder, name = path.parent, path.name
     if (folder / adapters.ADAPTER_CONFIG).is_file():
-        known = name in (adapters.ADAPTER_WEIGHTS, adapters.OLD_ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS)
+        belongs = name in (adapters.ADAPTER_WEIGHTS, adapters.OLD_ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS)
     elif (folder / SETTINGS_FILE).is_file() or is_surgvivqa_folder(folder):
-        known = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None
+        belongs = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None
     else:
         return False
-    if path.exists() and not known:
+    if path.exists() and not belongs:
         raise InputError(
-            f"{path} lies in a checkpoint folder and is none of its files; give the folder {folder}, or move the file "
-            f"to a folder of its own."
+            f"{path} is in a checkpoint folder, but is not one of its files; give the folder {folder}, or move the "
+            f"file to another folder."
         )
-    return known
+    return belongs
 
 
 def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
@@ -114,72 +112,62 @@ def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundl
 
 
 def _load_adapters(folder: Path, fallback: ModelConfig) -> ModelBundle:
-    """Adapters in PEFT's format, on the parts that ``surgvivqa.json`` beside them names, or else the flags do."""
-    lora = adapters.read_adapter_config(folder)
-    targets, base = lora.pop("targets"), lora.pop("base")
-    known = (folder / SETTINGS_FILE).is_file()
-    saved = read_settings(folder) if known else Saved(dataclasses.replace(fallback))
-    settings, run = saved.settings, saved.run
-    settings.lora_r, settings.lora_alpha, settings.lora_dropout = lora["r"], lora["alpha"], lora["dropout"]
-    found = read_tensors(adapters.weights_file(folder))
+    """Loads a PEFT folder's adapters onto the parts that its ``surgvivqa.json`` names, or else the flags."""
+    config = adapters.read_adapter_config(folder)
+    has_settings = (folder / SETTINGS_FILE).is_file()
+    saved = read_settings(folder) if has_settings else CheckpointSettings(dataclasses.replace(fallback))
+    lora: dict[str, Any] = {f"lora_{name}": value for name, value in config.lora.items()}
+    settings = dataclasses.replace(saved.model, **lora)
+    weights = read_tensors(adapters.weights_file(folder))
     try:
-        check_rank(lora["r"], found)
+        check_rank(config.rank, weights)
     except ValueError as error:
         raise damaged_checkpoint(folder, error) from error
     if settings.preset == "tiny":
-        bundle = adapters.with_adapters(load_folder(PACKAGED_BASE, settings.num_frames), lora)
-        bundle = dataclasses.replace(bundle, settings=settings, run=run)
+        bundle = adapters.add_adapters(load_folder(PACKAGED_BASE, settings.num_frames), config.lora)
     else:
         use_local_parts(settings, fallback)
-        bundle = dataclasses.replace(assemble(settings, lora), run=run)
-    if targets != sorted(lora_targets(bundle.model.decoder)):
+        bundle = assemble(settings, config.lora)
+    bundle = dataclasses.replace(bundle, settings=settings, run=saved.run)
+    targets = sorted(lora_targets(bundle.model.decoder))
+    if config.targets != targets:
         raise InputError(
-            f"{folder} adapts {', '.join(targets)}, but this model's adapters are on "
-            f"{', '.join(lora_targets(bundle.model.decoder))}; they are of another decoder or another LoRA setting."
+            f"{folder} adapts {', '.join(config.targets)}, but this model's adapters are on {', '.join(targets)}; they "
+            f"are of another decoder or another LoRA setting."
         )
-    names = normalize_names([f"llm.{name}" for name in found])
-    tensors = {names[f"llm.{name}"]: tensor for name, tensor in found.items()}
+    names = normalize_names([f"llm.{name}" for name in weights])
+    tensors = {names[f"llm.{name}"]: tensor for name, tensor in weights.items()}
     if (folder / adapters.OTHER_WEIGHTS).is_file():
         tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
     report = load_tensors(bundle.model, tensors, folder, new_tensor_names(bundle.model) | set(saved.tensors))
-    if not known and base and Path(base).name != Path(settings.decoder_model).name:
-        report.notes.append(f"they say that they belong to {base[:100]}, and were put on {settings.decoder_model}")
-    return dataclasses.replace(bundle, own=bundle.own | set(report.loaded), report=str(report))
+    if not has_settings and config.base and Path(config.base).name != Path(settings.decoder_model).name:
+        report.notes.append(f"made for {config.base[:100]}, loaded onto {settings.decoder_model}")
+    from_checkpoint = bundle.checkpoint_tensors | set(report.loaded)
+    return dataclasses.replace(bundle, checkpoint_tensors=from_checkpoint, report=str(report))
 
 
 def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
-    """A file in the published form."""
+    """Loads a file in the published form."""
     if not path.is_file():
         raise InputError(f"{flag} {path} does not exist.")
     tensors = read_tensors(path)
-    beside = path.parent / "config.yaml"
-    try:
-        run = read_yaml(beside, TrainConfig) if beside.is_file() else {}
-        settings = parse_settings({k: v for k, v in run.items() if k in MODEL_FLAGS} if run else vars(fallback))
-        run = parse_run(run)
-    except (InputError, ValueError) as error:
-        if not beside.is_file() and isinstance(error, InputError):  # which is about a flag
-            raise
-        known = isinstance(error, InputError)  # which names the file
-        what = str(error).rstrip(".") if known else f"Config file {beside} does not fit ({first_line(error)})"
-        raise InputError(
-            f"{what}; it is read as the settings of {path.name}, so fix it or move {path.name} to a folder of its own."
-        ) from error
+    settings, run = _settings_of_file(path, fallback)
     use_local_parts(settings, fallback)
     rank = adapter_rank(tensors)
-    if not run:
+    if not run.flags:
         settings.lora_r = rank or 0
     elif rank and rank != settings.lora_r:
         raise InputError(
-            f"{path} has adapters of rank {rank}, but the settings beside it say {settings.lora_r}; one is wrong."
+            f"{path} has adapters of rank {rank}, but the config.yaml in its folder says {settings.lora_r}; one is "
+            f"wrong."
         )
     lora = {"r": settings.lora_r, "alpha": settings.lora_alpha, "dropout": settings.lora_dropout} if rank else None
     if settings.preset == "tiny":
-        beside = path.parent / "best"
-        bundle = load_folder(beside if (beside / SETTINGS_FILE).is_file() else PACKAGED_BASE, settings.num_frames)
+        best = path.parent / "best"
+        bundle = load_folder(best if (best / SETTINGS_FILE).is_file() else PACKAGED_BASE, settings.num_frames)
         bundle = dataclasses.replace(bundle, settings=settings)
         if lora and not bundle.model.config.lora:
-            bundle = adapters.with_adapters(bundle, lora)
+            bundle = adapters.add_adapters(bundle, lora)
         required = all_tensor_names(bundle.model)
     else:
         bundle = assemble(settings, lora)
@@ -187,27 +175,44 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
         rows = len(tensors.get(WORDS, bundle.model.state_dict()[WORDS]))
         if settings.text_embeddings == "aligned" and rows < bundle.model.config.text_config.vocab_size:
             raise InputError(
-                f"{path} has {rows} rows of words, BLIP's own, which --text-embeddings aligned would have replaced; "
-                f"give published, under which they grow."
+                f"{path} has BLIP's own word embedding of {rows} rows, which does not fit --text-embeddings aligned; "
+                f"give --text-embeddings published."
             )
     report = load_tensors(bundle.model, tensors, path, required)
-    if bundle.model.config.lora and not run:
-        report.notes.append(
-            f"adapters of rank {settings.lora_r}; their alpha is not in the file, taken as {settings.lora_alpha}"
-        )
-    own = set(report.changed) | (new_tensor_names(bundle.model) & set(report.loaded))
-    return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, own, str(report))
+    if bundle.model.config.lora and not run.flags:
+        report.notes.append(f"adapters of rank {settings.lora_r}; the file does not say their alpha, taken as "
+                            f"{settings.lora_alpha}")  # fmt: skip
+    from_checkpoint = set(report.changed) | (new_tensor_names(bundle.model) & set(report.loaded))
+    return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, from_checkpoint, str(report))
 
 
-def _required_tensors(run: dict[str, Any], model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:
-    """What a file must hold: what its run trained, or of a run that is not known the decoder's trained part."""
-    if run:
-        config = TrainConfig(**run)
+def _settings_of_file(path: Path, fallback: ModelConfig) -> tuple[ModelConfig, RunRecord]:
+    """The settings and the run of a lone file: from the ``config.yaml`` in its folder, or else from the flags."""
+    run_file = path.parent / "config.yaml"
+    if not run_file.is_file():
         try:
-            with frozen_as(model, config):
+            return parse_settings(vars(fallback)), RunRecord()
+        except ValueError as error:
+            raise InputError(f"The model flags are not valid ({first_line(error)}).") from error
+    try:
+        flags = read_yaml(run_file, TrainConfig)
+        return parse_settings({k: v for k, v in flags.items() if k in MODEL_FLAGS}), parse_run(flags)
+    except (InputError, ValueError) as error:
+        names_file = isinstance(error, InputError)
+        problem = str(error).rstrip(".") if names_file else f"Config file {run_file} is invalid ({first_line(error)})"
+        raise InputError(
+            f"{problem}; it is read as the settings of {path.name}, so fix it or move {path.name} to another folder."
+        ) from error
+
+
+def _required_tensors(run: RunRecord, model: SurgViVQAModel, given: dict[str, Tensor]) -> set[str]:
+    """What a file must hold: what its run trained, or the decoder's trained part if the run is not recorded."""
+    if run.flags:
+        try:
+            with frozen_as(model, run.config):
                 trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        except InputError:  # settings that somebody wrote, by which nothing would be trained
+        except InputError:  # an edited config.yaml, by which nothing would be trained
             trained = set()
-        if trained and bool(lora_settings(config)) == bool(model.config.lora):
+        if trained and bool(lora_settings(run.config)) == bool(model.config.lora):
             return new_tensor_names(model) | trained
     return trained_tensor_names(model, given)

@@ -14,7 +14,7 @@ from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length,
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.metrics import METRICS
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.model.freezing import frozen_as, trainable_table
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
@@ -62,7 +62,7 @@ class Card:
     """
 
     settings: ModelConfig
-    run: Mapping[str, Any]
+    run: RunRecord
     metrics: Mapping[str, Any]
     trained: Sequence[Row]
     repo: str
@@ -73,7 +73,7 @@ class Card:
 def write_model_card(
     folder: Path,
     settings: ModelConfig,
-    run: Mapping[str, Any],
+    run: RunRecord,
     metrics: Mapping[str, Any] | None,
     trained: Sequence[Row] | None,
     *,
@@ -87,7 +87,7 @@ def write_model_card(
     Args:
         folder: the checkpoint folder.
         settings: what the model is made of (``ModelBundle.settings``).
-        run: the flags of the training run and its ``train_videos`` (``ModelBundle.run``); empty where not recorded.
+        run: the record of the training run (``ModelBundle.run``).
         metrics: what ``eval`` wrote to ``metrics.json``, or None: the card then says "not evaluated".
         trained: rows (part, trained parameters, all parameters) as ``trained_parts`` gives them, or None.
         repo: the name on the hub that the snippet loads.
@@ -101,7 +101,7 @@ def write_model_card(
         InputError: ``folder`` is not a folder or cannot be written, or ``licence`` is not an identifier.
     """
     synthetic = _learned_from_synthetic(run)
-    licence = licence or ("apache-2.0" if synthetic and not run.get("pretrained_ckpt") else DATA_LICENCE)
+    licence = licence or ("apache-2.0" if synthetic and not run.flags.get("pretrained_ckpt") else DATA_LICENCE)
     if not is_licence(licence):
         raise InputError(
             f"Licence {licence!r} is not a licence identifier of the hub; give one such as {DATA_LICENCE}, or other."
@@ -126,11 +126,10 @@ def trained_parts(bundle: ModelBundle) -> list[Row]:
 
     They follow from the run's flags, since no tensor of a loaded model requires gradients. The model is not changed.
     """
-    if not bundle.run:
+    if not bundle.run.flags:
         return []
-    names = set(TrainConfig.__dataclass_fields__) & set(bundle.run)
     try:
-        with frozen_as(bundle.model, TrainConfig(**{name: bundle.run[name] for name in names})):
+        with frozen_as(bundle.model, bundle.run.config):
             return trainable_table(bundle.model)
     except InputError:  # merged adapters no longer show what was trained
         return []
@@ -158,7 +157,7 @@ def front_matter(card: Card) -> ModelCardData:
         pipeline_tag="visual-question-answering",
         base_model=[part for part in parts if part] or None,
         datasets=["ssg-qa"] if card.synthetic is False else None,
-        tags=[*tags, "lora"] if card.settings.lora_r and not card.run.get("full_finetune") else tags,
+        tags=[*tags, "lora"] if card.settings.lora_r and not card.run.flags.get("full_finetune") else tags,
         model_name=name,
         eval_results=_eval_results(card) or None,
     )
@@ -211,12 +210,11 @@ It needs the Python package `surgvivqa`.
 
 
 def _data(card: Card) -> str:
-    train = card.run.get("train_videos") or []
-    if not train:
+    if not card.run.train_videos:
         videos = "The training videos are not recorded, so it is not known whether a test video was among them."
     else:
-        videos = _split_sentence(card.run, train)
-    if card.run.get("pretrained_ckpt"):
+        videos = _split_sentence(card.run)
+    if card.run.flags.get("pretrained_ckpt"):
         videos += " The run started from an earlier checkpoint; the videos behind that one are not counted here."
     if card.synthetic:
         source = (
@@ -232,14 +230,15 @@ def _data(card: Card) -> str:
     return f"## Data and split\n\n{source} {videos}"
 
 
-def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
+def _split_sentence(run: RunRecord) -> str:
+    train = run.train_videos
     seen = shared_videos(train, TEST_VIDEOS)
     if seen:
         return f"Trained on {len(train)} videos, **{len(seen)} of them test videos of the standard split**."
     counts = [f"Trained on {len(train)} videos"]
     splits = None
     try:
-        splits = load_splits(run.get("splits_dir"))
+        splits = load_splits(run.config.splits_dir)
     except InputError:
         counts.append("how many the validation and test splits had is not recorded")
     if splits is not None and set(splits.train) == set(train):
@@ -251,19 +250,18 @@ def _split_sentence(run: Mapping[str, Any], train: Sequence[str]) -> str:
 
 def _training(card: Card) -> str:
     lines = ["## How it was trained", ""]
-    if card.run:
-        flags = {
-            k: card.run[k] for k in _RUN_FLAGS if k in card.run and card.run[k] is not None and card.run[k] is not False
-        }
+    run = card.run.flags
+    if run:
+        flags = {k: run[k] for k in _RUN_FLAGS if run.get(k) is not None and run[k] is not False}
         if "max_steps" in flags:
             flags.pop("epochs", None)
-        if card.run.get("cache"):
-            flags["cache_dtype"] = card.run.get("cache_dtype")
+        if run.get("cache"):
+            flags["cache_dtype"] = run.get("cache_dtype")
     else:
         flags = {}
         lines += ["The flags of the training run are not recorded; these are the model's settings.", ""]
     flags |= {k: getattr(card.settings, k) for k in _SETTINGS} | {"num_frames": clip_length(card.settings)}
-    if card.run.get("full_finetune"):  # then there are no adapters
+    if run.get("full_finetune"):  # then there are no adapters
         flags = {k: v for k, v in flags.items() if not k.startswith("lora_")}
     lines += ["| flag | value |", "| --- | --- |"]
     lines += [f"| `--{name.replace('_', '-')}` | {cell(value)} |" for name, value in flags.items()]
@@ -306,7 +304,7 @@ graphs and carry their errors."""
 
 
 def _licence(card: Card) -> str:
-    if card.synthetic and not card.run.get("pretrained_ckpt"):
+    if card.synthetic and not card.run.flags.get("pretrained_ckpt"):
         data = "It learned from drawn scenes alone; nothing of SSG-QA or CholecT45 was used."
     else:
         data = "" if card.synthetic is False else "Whether it learned from SSG-QA is not recorded; if so: "
@@ -325,9 +323,9 @@ def _parts(settings: ModelConfig) -> tuple[str, str, str]:
     return settings.video_model, settings.text_model, settings.decoder_model
 
 
-def _learned_from_synthetic(run: Mapping[str, Any]) -> bool | None:
-    """What the run says; of one that says nothing, what lies at its data's place, where that is still there."""
-    if isinstance(run.get("synthetic"), bool):
-        return bool(run["synthetic"])
-    root = Path(str(run.get("ssgvqa_root") or ""))
-    return is_synthetic(root) if run.get("ssgvqa_root") and root.is_dir() else None
+def _learned_from_synthetic(run: RunRecord) -> bool | None:
+    """What the run records; if it records nothing, what its data folder says, if that still exists."""
+    root = run.config.ssgvqa_root
+    if run.synthetic is not None or root is None or not root.is_dir():
+        return run.synthetic
+    return is_synthetic(root)

@@ -1,63 +1,89 @@
-"""Reads and validates the settings of a checkpoint folder into ``Saved``."""
+"""Reads and validates the JSON files of a checkpoint folder into ``CheckpointSettings``."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from surgvivqa.checkpoints.validation import validate_flags, validate_lora, validate_names
-from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, flag_names
+from surgvivqa.checkpoints.validation import check_no_remote_code, validate_flags, validate_lora, validate_names
+from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, option
+from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.safe_json import read_json
 
 SETTINGS_FILE = "surgvivqa.json"
-_FRACTIONS = flag_names(ModelConfig, lambda flag: flag.accepts_fraction)
+CONFIG_FILE = "config.json"
+Holds = Literal["all", "trained", "adapters"]
 log = logging.getLogger("surgvivqa")
 
 
 @dataclass
-class Saved:
-    """The validated content of ``surgvivqa.json``."""
+class CheckpointSettings:
+    """The validated settings of a checkpoint folder.
 
-    settings: ModelConfig
-    run: dict[str, Any] = field(default_factory=dict)
-    holds: str = "all"
-    tensors: Sequence[str] = ()
+    Attributes:
+        model: the model's settings.
+        run: the run that wrote the checkpoint, as far as it is recorded.
+        holds: which tensors the folder holds.
+        tensors: names of the tensors that it must hold besides adapters and projections; empty for ``all``.
+    """
+
+    model: ModelConfig
+    run: RunRecord = RunRecord()
+    holds: Holds = "all"
+    tensors: tuple[str, ...] = ()
 
 
-def read_settings(folder: Path) -> Saved:
+def read_settings(folder: Path) -> CheckpointSettings:
     """Reads a folder's ``surgvivqa.json``.
 
     Raises:
         InputError: the file cannot be read, or a value is invalid.
     """
     try:
-        saved = read_json(folder / SETTINGS_FILE)
-        settings = parse_settings(saved["settings"])
-        holds = saved.get("holds", "all" if settings.preset == "tiny" else "trained")
-        if holds not in ("all", "trained", "adapters"):
-            raise ValueError("its holds is not all, trained or adapters")
-        return Saved(settings, parse_run(saved.get("run", {})), holds, validate_names(saved.get("tensors", ())))
+        content = read_json(folder / SETTINGS_FILE)
+        settings = parse_settings(content["settings"])
+        holds = content.get("holds", "all" if settings.preset == "tiny" else "trained")
+        if holds not in get_args(Holds):
+            raise ValueError(f"its holds is not one of {', '.join(get_args(Holds))}")
+        tensors = tuple(validate_names(content.get("tensors", ())))
+        return CheckpointSettings(settings, parse_run(content.get("run", {})), holds, tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_checkpoint(folder, error) from error
 
 
-def read_hugging_face(folder: Path) -> Saved:
-    """Reads the settings of a ``save_pretrained`` folder from config.json and processor_config.json."""
+def read_config(folder: Path) -> tuple[SurgViVQAConfig, CheckpointSettings]:
+    """Reads a folder's ``config.json`` and its settings.
+
+    A folder that Hugging Face's ``save_pretrained`` wrote has no ``surgvivqa.json``; its settings are in
+    ``config.json`` and ``processor_config.json``.
+
+    Raises:
+        InputError: a file cannot be read, a value is invalid, or the configuration asks for code from the hub.
+    """
     try:
-        config = read_json(folder / "config.json")
-        if config.get("model_type") != SurgViVQAConfig.model_type:
-            raise InputError(f"{folder} holds a {config.get('model_type')} model, not a SurgViVQA model.")
-        path = folder / "processor_config.json"
-        processor = read_json(path) if path.is_file() else {}
-        known = {name: value for name, value in (config | processor).items() if name in MODEL_FLAGS}
-        lora = validate_lora(config["lora"]) if config.get("lora") else {"r": 0}
-        known |= {f"lora_{name}": value for name, value in lora.items()}
-        return Saved(parse_settings(known))
+        content = read_json(folder / CONFIG_FILE)
+        check_no_remote_code(content)
+        if (folder / SETTINGS_FILE).is_file():
+            settings = read_settings(folder)
+        elif content.get("model_type") == SurgViVQAConfig.model_type:
+            settings = _settings_of(content, folder / "processor_config.json")
+        else:
+            raise InputError(f"{folder} holds a {content.get('model_type')} model, not a SurgViVQA model.")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise damaged_checkpoint(folder, error) from error
+    try:
+        return SurgViVQAConfig.from_dict(content), settings
+    except Exception as error:  # Transformers raises several kinds
+        raise damaged_checkpoint(folder, error) from error
+
+
+def _settings_of(config: dict[str, Any], processor_file: Path) -> CheckpointSettings:
+    processor = read_json(processor_file) if processor_file.is_file() else {}
+    values = {name: value for name, value in (config | processor).items() if name in MODEL_FLAGS}
+    lora = validate_lora(config["lora"]) if config.get("lora") else {"r": 0}
+    return CheckpointSettings(parse_settings(values | {f"lora_{name}": value for name, value in lora.items()}))
 
 
 def parse_settings(values: Any) -> ModelConfig:
@@ -69,21 +95,22 @@ def parse_settings(values: Any) -> ModelConfig:
     """
     if unknown := set(values) - set(MODEL_FLAGS):
         raise ValueError(f"it has the unknown setting {min(map(str, unknown))[:60]}")
-    settings = ModelConfig(**validate_flags(ModelConfig, values, _FRACTIONS))
+    settings = ModelConfig(**validate_flags(ModelConfig, values))
     check_ranges(settings)
-    clip_length(settings)  # refuses odd ones and long ones
+    clip_length(settings)  # validates num_frames
     return settings
 
 
-def parse_run(values: Any) -> dict[str, Any]:
-    """Validates the flags of the run that wrote a checkpoint; entries that are not flags are kept.
+def parse_run(values: Any) -> RunRecord:
+    """Validates what a checkpoint records about the run that wrote it. Entries of other versions are left out.
 
     Raises:
-        ValueError: a flag's value has the wrong type.
+        ValueError: a value has the wrong type.
     """
-    validate_flags(TrainConfig, values, _FRACTIONS)
-    validate_names(values.get("train_videos") or ())
-    return dict(values)
+    flags = validate_flags(TrainConfig, values)
+    synthetic = values.get("synthetic")
+    videos = tuple(validate_names(values.get("train_videos") or ()))
+    return RunRecord(flags, videos, synthetic if isinstance(synthetic, bool) else None)
 
 
 def use_local_parts(settings: ModelConfig, flags: ModelConfig) -> None:
@@ -96,12 +123,12 @@ def use_local_parts(settings: ModelConfig, flags: ModelConfig) -> None:
         flags: the flags of the command that reads it.
     """
     for name in PART_FLAGS:
-        said, given = getattr(settings, name), getattr(flags, name)
-        if given != said and not Path(said).is_dir() and Path(given).is_dir():
-            log.info("--%s: %s, where the checkpoint says %s", name.replace("_", "-"), given, said)
+        recorded, given = getattr(settings, name), getattr(flags, name)
+        if given != recorded and not Path(recorded).is_dir() and Path(given).is_dir():
+            log.info("%s: %s is used instead of the checkpoint's %s", option(name), given, recorded)
             setattr(settings, name, given)
 
 
 def damaged_checkpoint(folder: Path, error: Exception) -> InputError:
-    """The sentence about a folder that cannot be read."""
+    """The error about a folder that cannot be read."""
     return InputError(f"Checkpoint {folder} is damaged or incomplete ({first_line(error)}).")

@@ -1,34 +1,33 @@
-"""Checks of what a checkpoint's files say: flags of their types, possible LoRA numbers, sizes, no code from the hub.
+"""Checks of the content of a checkpoint's files: types of flags, LoRA numbers, model sizes, no code from the hub.
 
-Each problem is a ``ValueError`` whose text says what is wrong; the reader of the file names it. The table of guards and
-threats is in ``docs/decisions.md``.
+Each check raises ``ValueError`` with a text that says what is wrong; the caller adds the name of the file.
+``docs/decisions.md`` lists the guards and their threats.
 """
 
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from surgvivqa.config import flags_of
 from surgvivqa.utils.safe_json import read_json
 
-_MAX_CLIP_PATCHES = 100_000  # of a clip; 16 frames of 1,024 pixels in patches of 16 have 65,536
 
-
-def validate_flags(cls: type, values: Any, fractions: Collection[str] = ()) -> dict[str, Any]:
-    """Those of ``values`` that are flags of a dataclass, if each is of its flag's kind. Paths are text, as in JSON.
+def validate_flags(cls: type, values: Any) -> dict[str, Any]:
+    """Those of ``values`` that are flags of a config class, after checking their types. Paths are text, as in JSON.
 
     Raises:
-        ValueError: ``values`` is not a mapping, or one is of another kind.
+        ValueError: ``values`` is not a mapping, or a value has the wrong type.
     """
     if not isinstance(values, Mapping):
-        raise ValueError("its settings are no mapping")
-    hints = get_type_hints(cls)
-    for name in hints.keys() & values.keys():
+        raise ValueError("its settings are not a mapping")
+    hints, flags = get_type_hints(cls), flags_of(cls)
+    for name in flags.keys() & values.keys():
         value = values[name]
-        if not _fits(value, hints[name]) and not (name in fractions and _finite(value)):
-            raise ValueError(f"its {name} is {_short(value)}, which is none of its values")
-    return {name: values[name] for name in values if name in hints}
+        if not _fits(value, hints[name]) and not (flags[name].accepts_fraction and _is_finite(value)):
+            raise ValueError(f"its {name} is {_short(value)}, which is not a valid value")
+    return {name: values[name] for name in values if name in flags}
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -47,7 +46,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) if isinstance(kind, type) else False
 
 
-def _finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     return _fits(value, float) and math.isfinite(value)
 
 
@@ -55,7 +54,7 @@ def validate_names(value: Any) -> list[str]:
     """A list of names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: ``value`` is not a list of strings.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
         raise ValueError(f"{_short(value)} is not a list of names")
@@ -63,7 +62,7 @@ def validate_names(value: Any) -> list[str]:
 
 
 def is_plain_name(value: str) -> bool:
-    """Whether a value names a file of the folder itself: no path of any system, nothing hidden in it."""
+    """Whether a value names a file in the same folder, on any operating system."""
     return bool(value) and value not in (".", "..") and not any(c in "/\\:\0" for c in value)
 
 
@@ -90,15 +89,15 @@ def check_no_remote_code(config: Any) -> None:
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuses a model's folder that leads out of itself, or asks for code.
+    """Checks that a model's folder names no file outside itself and no code on the hub.
 
     Raises:
         OSError: a file cannot be read.
         ValueError: an index names weights outside the folder, or ``config.json`` names code on the hub.
     """
     for index in folder.glob("*.index.json"):
-        named = read_json(index)["weight_map"].values()
-        outside = [name for name in validate_names(list(named)) if not is_plain_name(name)]
+        files = read_json(index)["weight_map"].values()
+        outside = [name for name in validate_names(list(files)) if not is_plain_name(name)]
         if outside:
             raise ValueError(f"{index.name} names a file outside the folder ({outside[0][:60]}), which is not read")
     if (folder / "config.json").is_file():
@@ -126,11 +125,11 @@ def validate_lora(value: Any) -> dict[str, Any]:
         ValueError: a number is missing, or outside its range.
     """
     if not isinstance(value, Mapping):
-        raise ValueError("its LoRA settings are no mapping")
+        raise ValueError("its LoRA settings are not a mapping")
     rank: Any = value.get("r")
     alpha: Any = value.get("alpha")
     dropout: Any = value.get("dropout")
-    good = _fits(rank, int) and _finite(alpha) and _finite(dropout)
+    good = _fits(rank, int) and _is_finite(alpha) and _is_finite(dropout)
     if not good or rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"its LoRA settings are impossible (r {_short(rank)}, alpha {_short(alpha)}, "
                          f"dropout {_short(dropout)})")  # fmt: skip
@@ -138,10 +137,9 @@ def validate_lora(value: Any) -> dict[str, Any]:
 
 
 def check_model_size(config: Any, tensors: Mapping[str, Any]) -> None:
-    """Holds what a model's configuration asks for against the tensors that are there, before memory is asked for.
+    """Checks that a configuration asks for no more weights than a checkpoint holds, before memory is allocated.
 
-    A configuration of a few bytes can ask for any number of layers of any width; the file that belongs to it then has
-    to hold them.
+    A ``config.json`` that belongs to a larger model would otherwise end the process for lack of memory.
 
     Args:
         config: ``SurgViVQAConfig``.
@@ -152,26 +150,14 @@ def check_model_size(config: Any, tensors: Mapping[str, Any]) -> None:
     """
     held = sum(t.numel() for t in tensors.values())
     for part in (config.video_config, config.text_config, config.decoder_config):
-        width = _count(part, "hidden_size")
-        layers, vocabulary = _count(part, "num_hidden_layers"), _count(part, "vocab_size")
-        inner = max(_count(part, "intermediate_size"), _count(part, "n_inner"), _count(part, "encoder_hidden_size"))
-        # A layer has at least one matrix of each of these forms.
-        if layers > len(tensors) or max(layers * width * max(width, inner), vocabulary * width) > held:
+        layers, width, words = (_count(part, n) for n in ("num_hidden_layers", "hidden_size", "vocab_size"))
+        positions = max(_count(part, "max_position_embeddings"), _count(part, "n_positions"))
+        # A layer has at least one square matrix.
+        if layers > len(tensors) or max(layers * width, words, positions) * width > held:
             raise ValueError(
                 f"its config.json asks for {layers:,} layers of width {width:,} in {part.model_type}, more than its "
                 f"{held:,} weights can be"
             )
-    for part, name in ((config.text_config, "max_position_embeddings"), (config.decoder_config, "n_positions")):
-        if _count(part, name) * _count(part, "hidden_size") > held:
-            raise ValueError(f"its config.json asks for {_count(part, name):,} positions, more than its weights can be")
-    video = config.video_config
-    patch = _count(video, "patch_size") ** 2 * _count(video, "tubelet_size") * _count(video, "num_channels")
-    if patch * _count(video, "hidden_size") > held:
-        raise ValueError("its config.json asks for larger patches than its weights can be")
-    side = _count(video, "image_size") // max(1, _count(video, "patch_size"))
-    frames = max(_count(video, "num_frames"), int(config.position_frames))
-    if side * side * frames > _MAX_CLIP_PATCHES or _count(video, "image_size") > _MAX_CLIP_PATCHES:
-        raise ValueError(f"its config.json asks for clips of {side * side * frames:,} patches")
 
 
 def _count(part: Any, name: str) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from surgvivqa.checkpoints.adapters import ADAPTER_CONFIG, merged
+from surgvivqa.checkpoints.adapters import ADAPTER_CONFIG, merge_adapters
 from surgvivqa.checkpoints.hub import is_name, push
 from surgvivqa.checkpoints.model_card import is_licence, trained_parts, write_model_card
 from surgvivqa.checkpoints.published import Names
@@ -77,7 +77,7 @@ def convert(config: ConvertConfig) -> int:
     if config.merge:
         if not bundle.model.config.lora:
             raise InputError(f"--merge: {config.checkpoint} has no adapters that could be merged; leave the flag out.")
-        bundle = merged(bundle)
+        bundle = merge_adapters(bundle)
         bundle.settings.lora_r = 0
     try:
         config.output.parent.mkdir(parents=True, exist_ok=True)

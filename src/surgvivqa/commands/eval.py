@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, shard_and_gather, start_processes
 from surgvivqa.utils.errors import InputError
@@ -170,8 +170,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     bundle = load_model(config.checkpoint, config.model)
     if bundle.settings.mask == "bidirectional" and config.answer_only:
         raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
-    questions_root = _root(config.ssgvqa_root, bundle.run, "ssgvqa_root")
-    image_root = _root(config.image_root, bundle.run, "image_root")
+    questions_root = _root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
+    image_root = _root(config.image_root, bundle.run.config.image_root, "image_root")
     asked, skipped = _read_questions(config, bundle.run, questions_root)
     frames = subsample(asked, config.max_samples)
     if not len(frames):
@@ -186,13 +186,10 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     return Evaluation(bundle, frames, missing, tokens, output, skipped, is_synthetic(questions_root))
 
 
-def _read_questions(
-    config: EvalConfig, run: Mapping[str, Any], root: Path
-) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
+def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
     """The questions of the split and the counts of skipped lines; refuses videos that the model was trained on."""
-    splits_dir = config.splits_dir or (Path(run["splits_dir"]) if run.get("splits_dir") else None)
-    videos = load_splits(splits_dir).videos(config.split)
-    seen = shared_videos(videos, run.get("train_videos") or ()) if config.split != "train" else []
+    videos = load_splits(config.splits_dir or run.config.splits_dir).videos(config.split)
+    seen = shared_videos(videos, run.train_videos) if config.split != "train" else []
     if seen:
         raise InputError(
             f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on, so its "
@@ -242,14 +239,13 @@ def _bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFram
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
 
 
-def _root(given: Path | None, run: Mapping[str, Any], name: str) -> Path:
-    if given is not None:
-        return given
-    if run.get(name):
-        return Path(run[name])
-    raise InputError(
-        f"{option(name)} is missing; give it, or set {name.upper()} (the checkpoint does not name a folder)."
-    )
+def _root(given: Path | None, recorded: Path | None, name: str) -> Path:
+    root = given or recorded
+    if root is None:
+        raise InputError(
+            f"{option(name)} is missing; give it, or set {name.upper()} (the checkpoint does not name a folder)."
+        )
+    return root
 
 
 def _default_output(config: EvalConfig) -> Path:

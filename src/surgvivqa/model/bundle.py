@@ -1,10 +1,11 @@
-"""A model with its tokenizer and its settings, and what they say about frames, prompts and the processor."""
+"""A model with its tokenizer, its settings and the record of the run that trained it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.config import ModelConfig
+from surgvivqa.config import ModelConfig, TrainConfig, flag_names
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -30,24 +31,55 @@ def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, 
     )
 
 
+_PATH_FLAGS = flag_names(TrainConfig, lambda flag: flag.is_path)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a checkpoint records about the run that trained it.
+
+    Attributes:
+        flags: the run's flags as plain values; empty if the run is not recorded. A flag may be missing, if the
+            checkpoint is older than the flag or was published without paths.
+        train_videos: the videos that the run trained on.
+        synthetic: whether its questions were the synthetic set's; None if that is not recorded.
+    """
+
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    train_videos: tuple[str, ...] = ()
+    synthetic: bool | None = None
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration, with defaults for flags that are not recorded."""
+        paths = {name: Path(self.flags[name]) for name in _PATH_FLAGS if self.flags.get(name)}
+        return TrainConfig(**{**self.flags, **paths})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry ``run`` of ``surgvivqa.json``; empty if the run is not recorded."""
+        if self == RunRecord():
+            return {}
+        return {**self.flags, "train_videos": list(self.train_videos), "synthetic": self.synthetic}
+
+
 @dataclass
 class ModelBundle:
-    """A model with its tokenizer, its settings, and the flags of the run that trained it.
+    """A model with its tokenizer, its settings, and the record of the run that trained it.
 
     Attributes:
         model: the model.
         tokenizer: the decoder's Hugging Face tokenizer.
         settings: the part of a run's flags that a checkpoint needs.
-        run: all flags of the run; empty where no run is known.
-        own: names of the tensors that come from a checkpoint and not from the published parts.
+        run: the run that trained the model, as far as it is recorded.
+        checkpoint_tensors: names of the tensors that come from a checkpoint and not from the published parts.
         report: what loading a file in the published form found, as a sentence for the log.
     """
 
     model: SurgViVQAModel
     tokenizer: Any
     settings: ModelConfig
-    run: dict[str, Any] = field(default_factory=dict)
-    own: set[str] = field(default_factory=set)
+    run: RunRecord = RunRecord()
+    checkpoint_tensors: set[str] = field(default_factory=set)
     report: str = ""
 
     def __post_init__(self) -> None:

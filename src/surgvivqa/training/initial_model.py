@@ -1,14 +1,16 @@
 """Builds the model that a training run starts from, from the run's flags."""
 
+import dataclasses
+
 import torch
 
-from surgvivqa.checkpoints.adapters import merged, with_adapters
+from surgvivqa.checkpoints.adapters import add_adapters, merge_adapters
 from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flags_of, option
-from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.model.freezing import (
     apply_freezing,
     check_cache_flags,
@@ -71,7 +73,7 @@ def _adopt_checkpoint(
             raise InputError(f"{option(name)} {asked} contradicts {source}, which has {has}; leave the flag out.")
         setattr(settings, name, has)
     if has_adapters and lora is None:
-        start = merged(start)
+        start = merge_adapters(start)
     elif lora is not None and not has_adapters:
-        start = with_adapters(start, lora)
-    return ModelBundle(start.model, start.tokenizer, settings, own=start.own, report=start.report)
+        start = add_adapters(start, lora)
+    return dataclasses.replace(start, settings=settings, run=RunRecord())

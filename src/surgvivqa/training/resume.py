@@ -34,7 +34,7 @@ from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 log = logging.getLogger("surgvivqa")
-STATE, MOMENTS = "training.json", "training.safetensors"
+STATE, OPTIMIZER_STATE = "training.json", "training.safetensors"
 _KEYS_ON_DISK = {"fingerprint": "of"}  # fields whose key in training.json differs from their name
 
 
@@ -92,7 +92,7 @@ def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: to
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    save_file(tensors, folder / MOMENTS, {"format": "pt"})
+    save_file(tensors, folder / OPTIMIZER_STATE, {"format": "pt"})
     values = progress.to_dict()
     sums = {path.name: _file_sum(path) for path in _summed_files(folder)} | {STATE: _json_sum(values)}
     (folder / STATE).write_text(json.dumps({**values, "sha256": sums}, indent=2), encoding="utf-8")
@@ -166,13 +166,14 @@ def load_weights(folder: Path, model: SurgViVQAModel) -> None:
     load_tensors(model, read_weights(folder), folder, new_tensor_names(model))
 
 
-def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Restores the optimizer's state that ``save_state`` wrote.
 
     Raises:
         InputError: it belongs to other parameters.
     """
-    tensors = load_safetensors(folder / MOMENTS)
+    path = folder / OPTIMIZER_STATE
+    tensors = load_safetensors(path)
     state: dict[Any, dict[str, Tensor]] = {}
     names = {p: n for n, p in model.named_parameters()}
     for group in optimizer.param_groups:
@@ -181,13 +182,14 @@ def load_moments(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
             mine = {key.removesuffix(suffix): t for key, t in tensors.items() if key.endswith(suffix)}
             mine = {key: t for key, t in mine.items() if "." not in key}
             if any(t.ndim and t.shape != parameter.shape for t in mine.values()):
-                raise InputError(f"{folder / MOMENTS} belongs to another model ({names[parameter]} has another shape).")
+                raise InputError(
+                    f"{folder / OPTIMIZER_STATE} belongs to another model ({names[parameter]} has another shape)."
+                )
             # The step counter stays on the CPU, as AdamW keeps it.
             state[parameter] = {k: t.to(parameter.device) if t.ndim else t for k, t in mine.items()}
     if sum(map(len, state.values())) != len(tensors):
         raise InputError(
-            f"{folder / MOMENTS} belongs to other parameters than this run trains; use the flags that the run began "
-            f"with."
+            f"{path} belongs to other parameters than this run trains; use the flags that the run began with."
         )
     optimizer.state.update({p: s for p, s in state.items() if s})
 

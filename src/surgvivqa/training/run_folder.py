@@ -290,7 +290,7 @@ class RunFolder:
                 save_checkpoint(
                     bundle,
                     self.checkpoints / f"step-{progress.step:07d}",
-                    also=lambda folder: save_state(folder, progress, bundle.model, optimizer),
+                    write_extra=lambda folder: save_state(folder, progress, bundle.model, optimizer),
                 )
                 for old in step_folders(self.checkpoints)[max(1, keep) :]:
                     shutil.rmtree(old, ignore_errors=True)

@@ -30,11 +30,12 @@ from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
+from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.precision import resolve_precision
-from surgvivqa.training.resume import Progress, compute_fingerprint, load_moments, load_weights
+from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
 from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
 from surgvivqa.training.schedule import (
@@ -457,10 +458,11 @@ class Trainer:
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
         assert config.ssgvqa_root is not None
-        self.bundle.run = plain_values(config) | {
-            "train_videos": list(load_splits(config.splits_dir).train),
-            "synthetic": is_synthetic(config.ssgvqa_root),
-        }
+        self.bundle.run = RunRecord(
+            flags=plain_values(config),
+            train_videos=tuple(load_splits(config.splits_dir).train),
+            synthetic=is_synthetic(config.ssgvqa_root),
+        )
         self.prompts = self.bundle.prompt_tokenizer()
         LabelTrie(self.prompts.label_ids)  # raises if the labels could not be scored
         self.prompts.check_fits(self.train_frames, self.val_frames)
@@ -510,7 +512,7 @@ class Trainer:
                 self.folder.clear(self.config)
             else:
                 self.folder.rewind(start, self.fingerprint)
-                load_moments(start.checkpoint, self.model, self.optimizer.optimizer)
+                load_optimizer_state(start.checkpoint, self.model, self.optimizer.optimizer)
         if start.checkpoint is not None:
             if self.accelerator.scaler is not None and progress.scaler is not None:
                 self.accelerator.scaler.load_state_dict(progress.scaler)
