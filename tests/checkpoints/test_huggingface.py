@@ -108,7 +108,7 @@ def test_a_tensor_missing_from_a_complete_folder_is_an_error(parts: Path, tmp_pa
     del tensors["text_encoder.encoder.layer.0.output.dense.weight"]
     save_file(tensors, file, {"format": "pt"})
     for load in (SurgViVQAModel.from_pretrained, lambda p: load_checkpoint(p, settings(parts))):
-        with pytest.raises(InputError, match="lacks 1 (required )?tensors"):
+        with pytest.raises(InputError, match=r"lacks 1 (required )?tensors"):
             load(tmp_path / "whole")
 
 
