@@ -22,6 +22,7 @@ from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpo
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.labels import LABELS
+from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
@@ -331,13 +332,20 @@ def test_a_backup_beside_the_output_is_left_alone(best: Path, tmp_path: Path) ->
     assert (tmp_path / "hf.old" / "mine").exists() and (tmp_path / "hf.tmp" / "mine").exists()
 
 
-def test_figures_of_another_model_are_not_put_on_the_card(best: Path, parts: Path, tmp_path: Path) -> None:
-    figures = {"n": 9, "acc": 0.987, "by_type": {}, "checkpoint": "/elsewhere/run"}
+def test_a_card_shows_only_the_metrics_of_its_own_run(best: Path, parts: Path, tmp_path: Path) -> None:
+    row = {"n": 9, **dict.fromkeys(METRICS, 0.987)}
+    report = row | {"by_type": {}, "by_reasoning": {}, "by_video": {}, "split": "test", "max_samples": None}
+    report |= {"mask": "prefix", "prompt_mode": "simple", "score_norm": "sum"}
     (best / "eval-test").mkdir()
-    (best / "eval-test" / "metrics.json").write_text(json.dumps(figures))
     (best / "config.yaml").write_text("{}")
-    assert main(["convert", f"--checkpoint={best}", f"--output={tmp_path / 'hf'}"]) == 0
-    assert "98.7" not in (tmp_path / "hf" / "README.md").read_text()
+    for checkpoint, shown in (("/elsewhere/run", False), (str(best / "best"), True), ([1], False)):
+        content = report | {"checkpoint": checkpoint}
+        (best / "eval-test" / "metrics.json").write_text(json.dumps(content))
+        assert main(["convert", f"--checkpoint={best}", f"--output={tmp_path / 'hf'}", "--overwrite"]) == 0
+        assert ("98.7" in (tmp_path / "hf" / "README.md").read_text()) == shown
+    (best / "eval-test" / "metrics.json").write_text("{}")  # damaged: the card goes without, and nothing is lost
+    assert main(["convert", f"--checkpoint={best}", f"--output={tmp_path / 'hf'}", "--overwrite"]) == 0
+    assert "Not evaluated" in (tmp_path / "hf" / "README.md").read_text()
 
 
 def test_a_folder_that_misses_a_tensor_it_was_written_with_is_refused(best: Path, parts: Path) -> None:

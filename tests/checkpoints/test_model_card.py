@@ -15,6 +15,7 @@ from surgvivqa.checkpoints.public_settings import hub_name, public_run, public_s
 from surgvivqa.config import ModelConfig, TrainConfig, plain_values
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
 from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.model.bundle import RunRecord
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
@@ -50,6 +51,8 @@ def figures(n: int = 170_000, **more: Any) -> dict[str, Any]:
 
 def card(folder: Path, settings: ModelConfig | None = None, **given: Any) -> str:
     inputs = {"run": a_run(), "metrics": figures(), "trained": TABLE} | given
+    metrics = inputs.pop("metrics")
+    inputs["report"] = None if metrics is None else EvaluationReport.from_json(metrics)
     run = inputs["run"]
     flags = {name: run[name] for name in run if name in TrainConfig.__dataclass_fields__}
     inputs["run"] = RunRecord(flags, tuple(run.get("train_videos", ())), run.get("synthetic"))
@@ -106,8 +109,8 @@ def test_every_table_has_as_many_cells_in_every_row(tmp_path: Path) -> None:
         figures(skipped_frames=[{"video": "VID02", "frame": 1, "why": "it cannot be read"}]),
         figures(synthetic=True),
         figures(split="val"),
-        figures(by_video={"VID02": {}}),
-        {k: v for k, v in figures().items() if k not in ("synthetic", "max_samples")},
+        figures(by_video={"VID02": {"n": 1, **dict.fromkeys(METRICS, 0.5)}}),
+        {k: v for k, v in figures().items() if k != "synthetic"},
     ],
 )
 def test_published_figures_stand_only_beside_the_whole_standard_test_split(
@@ -117,18 +120,16 @@ def test_published_figures_stand_only_beside_the_whole_standard_test_split(
     assert "60.8" not in text and "49.4" not in text and "No published figure is set beside these" in text
 
 
-@pytest.mark.parametrize("metrics", [None, {}])
-def test_a_model_without_figures_says_so(metrics: Any, tmp_path: Path) -> None:
-    text = card(tmp_path, metrics=metrics, trained=None, run={})
+def test_a_model_that_was_not_evaluated_has_no_metrics(tmp_path: Path) -> None:
+    text = card(tmp_path, metrics=None, trained=None, run={})
     assert "## Figures\n\nNot evaluated." in text
     assert "model-index" not in text
     assert "not recorded" in text and "not known whether a test video was among them" in text
 
 
-def test_one_missing_figure_is_not_evaluated_and_the_others_stand(tmp_path: Path) -> None:
-    text = card(tmp_path, metrics={k: v for k, v in figures().items() if k not in ("mAP", "intervals")})
-    assert "| mAP | not evaluated | none |" in text and "| acc | 61.2 | none |" in text
-    assert "There are no intervals" in text
+def test_metrics_without_intervals_say_so(tmp_path: Path) -> None:
+    text = card(tmp_path, metrics=figures(intervals=None))
+    assert "| acc | 61.2 | none |" in text and "There are no intervals" in text
 
 
 def test_figures_on_training_videos_are_no_result(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_the_leaky_mask_is_warned_of(tmp_path: Path) -> None:
     assert "the answer leaks in training" in text and "Scored with `--mask bidirectional`" in text
 
 
-def test_a_test_video_among_the_training_videos_is_told(tmp_path: Path) -> None:
+def test_a_test_video_among_the_training_videos_is_reported(tmp_path: Path) -> None:
     text = card(tmp_path, run=a_run(train_videos=["VID04", "VID22_clean"]))
     assert "**1 of them test videos of the standard split**" in text and "None of the standard" not in text
 
@@ -184,7 +185,7 @@ def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
         card(tmp_path / "absent")
 
 
-def test_nothing_private_is_told(tmp_path: Path) -> None:
+def test_a_card_holds_nothing_private(tmp_path: Path) -> None:
     settings = ModelConfig(
         video_model=f"{HOME}/models/videomae-ours",
         text_model=f"{HOME}/.cache/huggingface/hub/models--Salesforce--blip-vqa-base/snapshots/0a1b2c",

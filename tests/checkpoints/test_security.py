@@ -33,6 +33,8 @@ from surgvivqa.commands.convert import ConvertConfig, convert
 from surgvivqa.data import index
 from surgvivqa.data.columns import schema
 from surgvivqa.data.splits import load_splits
+from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.features.cache_file import CacheFile
 from surgvivqa.model.bundle import RunRecord
 from surgvivqa.training.resume import find_state, step_folders
@@ -417,7 +419,7 @@ def test_other_json_of_any_depth(tmp_path: Path, folders: Path, capsys: pytest.C
     flags = [f"--checkpoint={folders / 'whole'}", f"--output={tmp_path}/o", f"--metrics={tmp_path}/metrics.json"]
     assert "too deep" in refused(capsys, "convert", *flags)
     (tmp_path / "metrics.json").write_text(json.dumps({"n": "<b>", "acc": [1], "by_type": {}}))
-    assert "in the place of a figure" in refused(capsys, "convert", *flags)
+    assert "it has no mAP" in refused(capsys, "convert", *flags)
     step = tmp_path / "checkpoints" / "step-0000001"
     step.mkdir(parents=True)
     for text in (DEEP, '{"sha256": {}, "step": "9"}', '{"sha256": [], "losses": 5}', '{"sha256": {}, "of": []}'):
@@ -730,10 +732,12 @@ def test_what_check_shows_of_a_question_file_commands_no_terminal(
 def test_a_model_card_renders_no_foreign_markup(tmp_path: Path) -> None:
     evil = "x`<img src=a onerror=alert(1)>|[a](javascript:b)\n# Title"
     made_of = settings(tmp_path, video_model=evil, decoder_model=f"/somewhere/{evil}")
-    intervals = {"method": evil, "videos": 5, "resamples": 10}
-    metrics = {"n": 1, "acc": 0.5, "by_type": {evil: {"n": 1}}, "split": evil, "intervals": intervals, "mask": evil}
+    row = {"n": 1, **dict.fromkeys(METRICS, 0.5)}
+    groups = {"by_type": {evil: row}, "by_reasoning": {evil: row}, "by_video": {evil: row}}
+    scored = {"split": evil, "max_samples": None, "mask": evil, "prompt_mode": evil, "score_norm": evil}
+    report = EvaluationReport.from_json(row | groups | scored)
     run = RunRecord({"lr": evil, "seed": [evil], "schedule": {evil: evil}}, (evil,))
-    text = write_model_card(tmp_path, made_of, run, metrics, [(evil, 1, 2)]).read_text()
+    text = write_model_card(tmp_path, made_of, run, report, [(evil, 1, 2)]).read_text()
     body = text.partition("\n---\n")[2]
     for forbidden in ("<img", "](javascript", "\n# Title", "`<"):
         assert forbidden not in body, forbidden

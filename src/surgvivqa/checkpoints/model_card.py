@@ -1,10 +1,9 @@
 """A checkpoint's model card: what it is, how it was trained, what it can do, and what it must not be used for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -14,6 +13,7 @@ from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length,
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.model.freezing import frozen_as, trainable_table
 from surgvivqa.utils.atomic_files import atomic_path
@@ -56,14 +56,21 @@ _RUN_FLAGS = tuple(name for name in _CARD_FLAGS if name not in MODEL_FLAGS)
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the sections of a card are written from; ``metrics`` and ``trained`` are empty where they are not known.
+    """The content of a card.
 
-    ``synthetic`` says whether it learned from drawn scenes (True), from SSG-QA (False), or that nobody wrote it down.
+    Attributes:
+        settings: the model's settings.
+        run: the record of the training run.
+        report: the evaluation, or None.
+        trained: rows (part, trained parameters, all parameters); empty if not known.
+        repo: the model's name on the hub.
+        licence: the hub's identifier of the licence.
+        synthetic: whether the model was trained on the synthetic set; None if not known.
     """
 
     settings: ModelConfig
     run: RunRecord
-    metrics: Mapping[str, Any]
+    report: EvaluationReport | None
     trained: Sequence[Row]
     repo: str
     licence: str
@@ -74,7 +81,7 @@ def write_model_card(
     folder: Path,
     settings: ModelConfig,
     run: RunRecord,
-    metrics: Mapping[str, Any] | None,
+    report: EvaluationReport | None,
     trained: Sequence[Row] | None,
     *,
     repo: str = "USER/MODEL",
@@ -88,7 +95,7 @@ def write_model_card(
         folder: the checkpoint folder.
         settings: what the model is made of (``ModelBundle.settings``).
         run: the record of the training run (``ModelBundle.run``).
-        metrics: what ``eval`` wrote to ``metrics.json``, or None: the card then says "not evaluated".
+        report: the evaluation, or None: the card then says "not evaluated".
         trained: rows (part, trained parameters, all parameters) as ``trained_parts`` gives them, or None.
         repo: the name on the hub that the snippet loads.
         licence: of the weights, by the hub's identifier; ``other`` where it has none. Default: the training data's,
@@ -106,7 +113,7 @@ def write_model_card(
         raise InputError(
             f"Licence {licence!r} is not a licence identifier of the hub; give one such as {DATA_LICENCE}, or other."
         )
-    card = Card(settings, run, metrics or {}, trained or (), repo, licence, synthetic)
+    card = Card(settings, run, report, trained or (), repo, licence, synthetic)
     path = folder / "README.md"
     try:
         with atomic_path(path, durable=False) as temporary:
@@ -164,9 +171,12 @@ def front_matter(card: Card) -> ModelCardData:
 
 
 def _eval_results(card: Card) -> list[EvalResult]:
-    """The figures in the hub's form, in fractions; none on training videos, and none on questions of unknown origin."""
-    split = {"test": "test", "val": "validation"}.get(str(card.metrics.get("split")))
-    drawn = card.metrics.get("synthetic")
+    """The metrics in the hub's form, as fractions; none on training videos or on questions of unknown origin."""
+    report = card.report
+    split = {"test": "test", "val": "validation"}.get(report.split) if report else None
+    if report is None or split is None or report.synthetic is None:
+        return []
+    drawn = report.synthetic
     return [
         EvalResult(
             task_type="visual-question-answering",
@@ -175,10 +185,9 @@ def _eval_results(card: Card) -> list[EvalResult]:
             dataset_split=split,
             metric_type=METRIC_NAMES[key][0],
             metric_name=METRIC_NAMES[key][1],
-            metric_value=round(float(card.metrics[key]), 4),
+            metric_value=round(getattr(report.metrics.overall, key), 4),
         )
         for key in METRICS
-        if split and drawn is not None and key in card.metrics
     ]
 
 
@@ -277,11 +286,11 @@ def _training(card: Card) -> str:
 
 
 def _figures(card: Card) -> str:
-    return figures_section(card.settings, card.metrics)
+    return figures_section(card.settings, card.report)
 
 
 def _mask(card: Card) -> str:
-    if "bidirectional" in (card.settings.mask, card.metrics.get("mask")):
+    if "bidirectional" in (card.settings.mask, card.report.mask if card.report else ""):
         return (
             "## Mask\n\n**Warning:** `bidirectional` is the published behaviour, under which the answer's tokens shape "
             "the states that predict it: the answer leaks in training and in scoring. Use it to reproduce published "

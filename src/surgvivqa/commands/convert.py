@@ -5,7 +5,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,10 +17,9 @@ from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpo
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import OptionalModelConfig, flag
-from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.report import EvaluationReport, read_report
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.safe_json import read_json
 
 log = logging.getLogger("surgvivqa")
 
@@ -71,7 +70,7 @@ def convert(config: ConvertConfig) -> int:
     """
     _refuse_flags(config)
     _refuse_output(config)
-    metrics = _metrics(config) if config.to != "published" else None
+    metrics = _read_metrics(config) if config.to != "published" else None
     bundle = load_model(config.checkpoint, config.model, overridable=())
     trained = trained_parts(bundle)
     if config.merge:
@@ -173,36 +172,24 @@ def _refuse_output(config: ConvertConfig) -> None:
         raise InputError(f"--output {output} is a run folder, which is never replaced; give another place.")
 
 
-def _metrics(config: ConvertConfig) -> dict[str, Any] | None:
-    path = config.metrics
-    if path is None:
-        given = config.checkpoint
-        run = given.parent if given.name in ("best", "best_model.pth") else given
-        path = run / "eval-test" / "metrics.json"
-        if not ((run / "config.yaml").is_file() and path.is_file()):
-            return None
-    try:
-        found: dict[str, Any] = read_json(path)
-        if not {"n", "acc", "by_type"} <= found.keys():
-            raise ValueError("it lacks eval's figures")
-        _refuse_odd_figures(found)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--metrics {path} is not a metrics.json of eval ({str(error)[:120]}).") from None
-    if config.metrics is None and not Path(str(found.get("checkpoint"))).resolve().is_relative_to(run.resolve()):
-        log.info("%s is of another checkpoint, so the model card goes without figures; give --metrics to use it.", path)
+def _read_metrics(config: ConvertConfig) -> EvaluationReport | None:
+    """The evaluation for the model card: ``--metrics``, or the run's own evaluation on the test split."""
+    if config.metrics is not None:
+        return read_report(config.metrics)
+    given = config.checkpoint
+    run = given.parent if given.name in ("best", "best_model.pth") else given
+    path = run / "eval-test" / "metrics.json"
+    if not ((run / "config.yaml").is_file() and path.is_file()):
         return None
-    return found
-
-
-def _refuse_odd_figures(found: dict[str, Any]) -> None:
-    """Raises ValueError (or what a value of another kind leads to) where something else stands for a figure."""
-    groups = [*(found["by_type"] or {}).values(), *(found.get("by_reasoning") or {}).values()]
-    numbers = [row.get(key) for row in (found, *groups) for key in ("n", *METRICS)]
-    intervals = found.get("intervals") or {}
-    numbers += [end for key in METRICS for end in intervals.get(key) or ()]
-    numbers += [intervals[key] for key in ("videos", "resamples") if intervals]
-    if not all(value is None or isinstance(value, int | float) for value in numbers) or found["n"] is None:
-        raise ValueError("something else stands in the place of a figure")
+    try:
+        report = read_report(path)
+    except InputError as error:
+        log.warning("%s The model card shows no metrics.", error)
+        return None
+    if not Path(report.checkpoint).resolve().is_relative_to(run.resolve()):
+        log.info("%s is of another checkpoint, so the model card shows no metrics; give --metrics to use it.", path)
+        return None
+    return report
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -32,6 +32,7 @@ from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_interval
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.utils.atomic_files import write_text
@@ -99,13 +100,10 @@ class Evaluation:
 
 @explain_lost_processes("run the same command again")
 @explain_lost_workers("run the same command again")
-def evaluate(config: EvalConfig) -> dict[str, Any]:
+def evaluate(config: EvalConfig) -> EvaluationReport:
     """Evaluates a checkpoint on a split; writes ``predictions.jsonl`` and ``metrics.json``.
 
     Processes started by torchrun share the frames; the main one writes and prints.
-
-    Returns:
-        The content of ``metrics.json``.
 
     Raises:
         InputError: a checkpoint, root, split, output folder or frame cannot be used.
@@ -132,28 +130,28 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         bad.check()
         if not predictions:
             raise InputError(f"None of the {len(evaluation.frames)} frames can be used.")
-    metrics, intervals = compute_grouped_metrics(predictions), bootstrap_intervals(predictions)
-    content = metrics.to_json() | {
-        "intervals": None if intervals is None else intervals.to_json(),
-        "loss": None if config.answer_only else mean_label_loss(predictions),
-        "skipped": evaluation.skipped,
-        "skipped_frames": [frame._asdict() for frame in bad.to_list()],
-        "checkpoint": str(config.checkpoint),
-        "split": config.split,
-        "max_samples": config.max_samples,
-        "synthetic": evaluation.synthetic,
-        "mask": evaluation.bundle.settings.mask,
-        "prompt_mode": evaluation.bundle.settings.prompt_mode,
-        "score_norm": config.score_norm,
-    }
+    report = EvaluationReport(
+        metrics=compute_grouped_metrics(predictions),
+        intervals=bootstrap_intervals(predictions),
+        loss=None if config.answer_only else mean_label_loss(predictions),
+        skipped=evaluation.skipped,
+        skipped_frames=bad.to_list(),
+        checkpoint=str(config.checkpoint),
+        split=config.split,
+        max_samples=config.max_samples,
+        synthetic=evaluation.synthetic,
+        mask=evaluation.bundle.settings.mask,
+        prompt_mode=evaluation.bundle.settings.prompt_mode,
+        score_norm=config.score_norm,
+    )
     if state.is_main_process:
-        _write_results(evaluation.output, predictions, content)
-        print(format_metrics(metrics, intervals))
+        _write_results(evaluation.output, predictions, report)
+        print(format_metrics(report.metrics, report.intervals))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
         print(f"written: {evaluation.output / 'metrics.json'}, {evaluation.output / 'predictions.jsonl'}")
-    return content
+    return report
 
 
 def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
@@ -212,10 +210,10 @@ def _make_output(output: Path, *, is_default: bool) -> None:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
 
 
-def _write_results(output: Path, predictions: Sequence[Prediction], content: dict[str, Any]) -> None:
+def _write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
     (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older metrics beside these predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
-    write_text(output / "metrics.json", json.dumps(content, indent=2) + "\n")
+    write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")
 
 
 def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:

@@ -1,0 +1,121 @@
+"""The results of an evaluation: the content of ``metrics.json``, written by ``eval`` and read by what shows results."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from surgvivqa.data.frames import BadFrame
+from surgvivqa.evaluation.bootstrap import Intervals
+from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_json import read_json
+
+_GROUPS = ("by_reasoning", "by_type", "by_video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """The content of ``metrics.json``.
+
+    Attributes:
+        metrics: the metrics of all questions and of their groups.
+        intervals: 95% intervals of the overall metrics; None with fewer than two videos.
+        loss: mean negative log-likelihood of the true labels, in nats per question; None with ``--answer-only``.
+        skipped: lines of the question files that were left out, counted by reason.
+        skipped_frames: frames that could not be used.
+        checkpoint: the checkpoint, as it was given.
+        split: the split.
+        max_samples: the limit on the number of questions, if there was one.
+        synthetic: whether the questions are the synthetic set's; None if that is not recorded.
+        mask: the attention mask that the labels were scored under.
+        prompt_mode: the prompts' form.
+        score_norm: how the scores of a label's tokens were combined.
+    """
+
+    metrics: GroupedMetrics
+    intervals: Intervals | None
+    loss: float | None
+    skipped: Mapping[str, int]
+    skipped_frames: Sequence[BadFrame]
+    checkpoint: str
+    split: str
+    max_samples: int | None
+    synthetic: bool | None
+    mask: str
+    prompt_mode: str
+    score_norm: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``metrics.json`` as plain values."""
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del content["metrics"]
+        content["intervals"] = None if self.intervals is None else self.intervals.to_json()
+        content["skipped_frames"] = [frame._asdict() for frame in self.skipped_frames]
+        return self.metrics.to_json() | content
+
+    @classmethod
+    def from_json(cls, content: Any) -> "EvaluationReport":
+        """The inverse of ``to_json``, for the content of an untrusted file.
+
+        Raises:
+            ValueError: a value is missing or has the wrong type.
+        """
+        if not isinstance(content, Mapping):
+            raise ValueError("it is not a mapping")
+        required = ("n", *METRICS, *_GROUPS, "split", "max_samples", "mask", "prompt_mode", "score_norm")
+        if missing := [name for name in required if name not in content]:
+            raise ValueError(f"it has no {missing[0]}")
+        groups = {name: _parse_group(content[name], name) for name in _GROUPS}
+        frames = content.get("skipped_frames") or []
+        return cls(
+            metrics=GroupedMetrics(_parse_metrics(content), _number(content, "acc_se", 0.0), **groups),
+            intervals=_parse_intervals(content.get("intervals")),
+            loss=None if content.get("loss") is None else _number(content, "loss"),
+            skipped={str(reason): int(_number(content["skipped"], reason)) for reason in content.get("skipped") or {}},
+            skipped_frames=[BadFrame(str(f["video"]), int(f["frame"]), str(f["why"])) for f in frames],
+            checkpoint=str(content.get("checkpoint", "")),
+            max_samples=None if content["max_samples"] is None else int(_number(content, "max_samples")),
+            synthetic=content.get("synthetic") if isinstance(content.get("synthetic"), bool) else None,
+            **{name: str(content[name]) for name in ("split", "mask", "prompt_mode", "score_norm")},
+        )
+
+
+def read_report(path: Path) -> EvaluationReport:
+    """Reads a ``metrics.json``.
+
+    Raises:
+        InputError: it cannot be read, or is not what ``eval`` writes.
+    """
+    try:
+        return EvaluationReport.from_json(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a metrics.json of eval ({str(error)[:120]}).") from None
+
+
+def _parse_group(group: Any, name: str) -> dict[str, Metrics]:
+    if not isinstance(group, Mapping):
+        raise ValueError(f"its {name} is not a mapping")
+    return {str(key): _parse_metrics(row) for key, row in group.items()}
+
+
+def _parse_metrics(row: Any) -> Metrics:
+    return Metrics(int(_number(row, "n")), **{name: _number(row, name) for name in METRICS})
+
+
+def _parse_intervals(content: Any) -> Intervals | None:
+    if content is None:
+        return None
+    ends = {}
+    for name in METRICS:
+        low, high = content[name]
+        ends[name] = (_number({name: low}, name), _number({name: high}, name))
+    return Intervals(ends, *(int(_number(content, name)) for name in ("videos", "resamples", "seed")))
+
+
+def _number(row: Any, name: str, default: float | None = None) -> float:
+    value = row.get(name, default) if isinstance(row, Mapping) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"its {name} is not a number")
+    return value
