@@ -334,7 +334,13 @@ def test_a_backup_beside_the_output_is_left_alone(best: Path, tmp_path: Path) ->
 
 def test_a_card_shows_only_the_metrics_of_its_own_run(best: Path, parts: Path, tmp_path: Path) -> None:
     row = {"n": 9, **dict.fromkeys(METRICS, 0.987)}
-    report = row | {"by_type": {}, "by_reasoning": {}, "by_video": {}, "split": "test", "max_samples": None}
+    report: dict[str, Any] = row | {
+        "by_type": {},
+        "by_reasoning": {},
+        "by_video": {},
+        "split": "test",
+        "max_samples": None,
+    }
     report |= {"mask": "prefix", "prompt_mode": "simple", "score_norm": "sum"}
     (best / "eval-test").mkdir()
     (best / "config.yaml").write_text("{}")
