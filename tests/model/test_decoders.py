@@ -300,5 +300,5 @@ def test_a_tokenizer_larger_than_its_model_is_an_error(parts: Path, tmp_path: Pa
     tokenizer = splitting_tokenizer()
     tokenizer.add_tokens([f"<extra{n}>" for n in range(200)])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(InputError, match="its tokenizer knows"):
+    with pytest.raises(InputError, match="its tokenizer has"):
         build_for_training(config(parts, decoder_model=str(folder)))

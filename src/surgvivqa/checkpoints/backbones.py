@@ -1,4 +1,4 @@
-"""The three published parts, each loaded whole or not at all."""
+"""Loads the published parts of the model: VideoMAE, BLIP's text encoder, and a causal language model."""
 
 import contextlib
 from collections.abc import Iterator
@@ -47,11 +47,11 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
 
 
 def load_text_encoder(name: str) -> BlipTextModel:
-    """BLIP's text encoder with cross-attention, from a question-answering checkpoint or a bare text model.
+    """Loads BLIP's text encoder with cross-attention, from a question-answering checkpoint or a text model.
 
-    ``Salesforce/blip-vqa-base`` is a question-answering model that keeps its text encoder under ``text_encoder.``;
-    ``BlipTextModel.from_pretrained`` on it loads none of its tensors and only warns. It has no pooler, and published
-    SurgViVQA checkpoints do: one is added, unused, from a fixed seed.
+    ``Salesforce/blip-vqa-base`` is a question-answering model with its text encoder under ``text_encoder.``;
+    ``BlipTextModel.from_pretrained`` on it loads none of its tensors and only warns. It has no pooler, but published
+    SurgViVQA checkpoints have one, so an unused one is added from a fixed seed.
     """
     with _clear_errors("--text-model", name):
         _check_folder(name)
@@ -81,7 +81,7 @@ def load_text_encoder(name: str) -> BlipTextModel:
 
 
 def load_decoder(name: str) -> tuple[Any, Any]:
-    """A causal language model of any kind that Transformers knows, in float32, and its tokenizer."""
+    """Loads a causal language model of Transformers in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
         _check_folder(name)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -99,20 +99,24 @@ def load_decoder(name: str) -> tuple[Any, Any]:
     _check_no_missing_tensors("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"--decoder-model {name} has {model.config.vocab_size} rows of words, but its tokenizer knows "
-            f"{len(tokenizer)}; give a folder whose tokenizer belongs to its weights."
+            f"--decoder-model {name} has {model.config.vocab_size} word embeddings, but its tokenizer has "
+            f"{len(tokenizer)} tokens; give a folder whose tokenizer belongs to its weights."
         )
     return model, tokenizer
 
 
 def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundle:
-    """The published parts that ``settings`` names in one model, with adapters if asked for.
+    """Builds a model from the published parts that ``settings`` names.
 
-    Where two parts differ in width a projection lies between them; it starts from a fixed seed, so that its scale suits
-    what comes after it, and has to be trained.
+    Parts of different widths are joined by a linear projection. It is initialised from a fixed seed, at the scale that
+    the next part expects, and has to be trained.
+
+    Args:
+        settings: the model's settings.
+        lora: the adapters to add to the decoder (``SurgViVQAConfig.lora``), or None.
 
     Raises:
-        InputError: a part cannot be had, or the decoder cannot run packed rows.
+        InputError: a part cannot be loaded, or the decoder does not support packed streams.
     """
     video = load_video_encoder(settings.video_model, clip_length(settings))
     text = load_text_encoder(settings.text_model)
@@ -121,18 +125,18 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
     frames = video.config.position_frames
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
-    known = decoder.config.model_type == "gpt2"  # whose packed rows the tests hold against a one-by-one reference
-    plain = None if known else reference_logits(decoder, settings.decoder_model)
+    is_tested = decoder.config.model_type == "gpt2"  # the tests compare its packed streams with a reference
+    reference = None if is_tested else reference_logits(decoder, settings.decoder_model)
     install_packed_attention(text, decoder)
-    if plain is not None:
-        check_packing(decoder, settings.decoder_model, settings.max_length or config.max_tokens, plain)
+    if reference is not None:
+        check_packing(decoder, settings.decoder_model, settings.max_length or config.max_tokens, reference)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ADDED_ROWS_SEED)
         for name, from_width, to_width in projections(config):
             parts[name] = layer = nn.Linear(from_width, to_width)
-            # BLIP's states have a deviation near 1 in each number; the decoder's layers expect its word embedding's.
-            aim = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
-            nn.init.normal_(layer.weight, std=float(aim.detach()) * from_width**-0.5)
+            # BLIP's states have a standard deviation near 1; the decoder expects that of its word embedding.
+            target_std = decoder.get_input_embeddings().weight.std() if name == "text_projection" else torch.tensor(1.0)
+            nn.init.normal_(layer.weight, std=float(target_std.detach()) * from_width**-0.5)
             nn.init.zeros_(layer.bias)
     return ModelBundle(SurgViVQAModel(config, parts), tokenizer, settings)
 
@@ -143,11 +147,11 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a folder from elsewhere makes Transformers and PyTorch raise errors of every kind
+    except Exception as error:  # an invalid folder makes Transformers and PyTorch raise errors of many kinds
         if type(error).__name__ == "UnpicklingError":
             raise InputError(
-                f"{flag} {name} holds a pickle with Python objects in it; such objects are never executed here, so "
-                f"give a folder with safetensors."
+                f"{flag} {name} holds a pickle with Python objects; such objects are never executed, so give "
+                f"a folder with safetensors."
             ) from error
         if Path(name).is_dir():
             raise InputError(f"{flag} {name} is a folder that cannot be loaded ({first_line(error, 200)}).") from error
@@ -159,7 +163,7 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
 
 
 def _check_folder(name: str) -> None:
-    """Raises ValueError where a local folder leads out of itself, or asks for code."""
+    """Raises ValueError if a local folder names files outside itself or code on the hub, or holds adapters."""
     folder = Path(name)
     if not folder.is_dir():
         return

@@ -27,12 +27,12 @@ from surgvivqa.utils.safe_json import read_json
 from surgvivqa.utils.secrets import SECRET, mask_secrets
 
 log = logging.getLogger("surgvivqa")
-TIMEOUT = 5.0  # seconds for the hub's first answer; its library waits for ever by default
+TIMEOUT = 5.0  # seconds for the hub's first answer; by default its library waits without a limit
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
-PUSHED = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")  # the last: a tokenizer's chat template
+PUSHED = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")  # .jinja: a tokenizer's chat template
 _NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-# The library's HTTP client is its own affair (requests, httpx, ...), and so are the classes of network errors.
+# The library may use any HTTP client, each with its own exceptions.
 _NETWORK = ("httpx", "httpcore", "requests", "urllib3")
 
 
@@ -42,18 +42,21 @@ def is_name(value: str) -> bool:
 
 
 def fetch(name: str, flag: str) -> Path:
-    """The local folder of a model of the hub's, fetched where the hub's cache does not have it yet.
+    """Downloads a model of the hub into the hub's cache, unless it is there already.
 
-    Files of the repository's top folder are fetched, and of those JSON, safetensors and text alone: never a pickle,
-    never code. Where the hub cannot be reached, a whole copy in the cache is taken, with a warning.
+    Only JSON, safetensors and text files of the repository's top folder are downloaded, no pickle and no code. If the
+    hub cannot be reached, a complete copy in the cache is used, with a warning.
 
     Args:
         name: ``user/model``, or ``user/model@revision`` with a branch, tag or commit.
-        flag: the flag that named it, for the error's sentence.
+        flag: the flag that named it, for messages.
+
+    Returns:
+        The model's folder in the cache.
 
     Raises:
-        InputError: the name is none of the hub's; the hub cannot be reached or does not answer within ``TIMEOUT``
-            seconds, has no such model or revision, or wants a login; or the model has no safetensors.
+        InputError: the name is not a hub name; the hub cannot be reached or does not answer within ``TIMEOUT``
+            seconds, has no such model or revision, or requires a login; or the model has no safetensors.
     """
     found = _NAME.fullmatch(name)
     if not found:
@@ -68,56 +71,56 @@ def fetch(name: str, flag: str) -> Path:
     try:
         api.model_info(found["repo"], revision=found["revision"], timeout=TIMEOUT)
         folder = api.snapshot_download(**wanted, etag_timeout=TIMEOUT)
-    except Exception as error:  # what can be named becomes a sentence, anything else stays what it is
+    except Exception as error:  # the library raises many kinds; unknown ones are raised again
         reason = _reason(error)
         if reason is None:
             raise
         cached = _cached(api, wanted) if _is_network(error) else None
         if cached is None:
-            advice = f"; or fetch it where that works, and give its folder with {flag}"
+            advice = f"; or download it on another machine, and give its folder with {flag}"
             raise InputError(mask_secrets(f"{flag} {name} cannot be fetched from the hub: {reason}{advice}.")) from None
         log.warning("The hub cannot be reached; %s is taken from its cache, which may be older.", name)
         folder = cached
     if not any(Path(folder).glob("*.safetensors")):
-        raise InputError(f"{flag} {name} has no safetensors; convert its weights, since pickles are not fetched.")
+        raise InputError(f"{flag} {name} has no safetensors; convert its weights, since pickles are not downloaded.")
     return Path(folder)
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
-    """Uploads a checkpoint folder to the hub as one commit, and makes the repository where there is none.
+    """Uploads a checkpoint folder to the hub as one commit, and creates the repository if it does not exist.
 
-    Paths in its settings stay behind (``public_settings``): the folder itself is not changed.
+    Paths are removed from the uploaded settings (``public_settings``); the folder is not changed.
 
     Args:
-        folder: a flat folder of JSON, safetensors, text and Markdown with weights among them.
+        folder: a flat folder of JSON, safetensors, text and Markdown files with weights among them.
         repo: ``user/model``.
-        private: makes the repository visible to its owner alone.
+        private: creates the repository as a private one.
 
     Returns:
         The repository's address.
 
     Raises:
-        InputError: the folder holds something else, a link, or a token; ``private`` is asked for and the repository is
-            public already; the hub cannot be reached, or refuses.
+        InputError: the folder holds other files, a link, or a token; ``private`` is set and the repository is public;
+            the hub cannot be reached, or refuses.
     """
     found = _NAME.fullmatch(repo)
     if not found or found["revision"]:
         raise InputError(mask_secrets(f"{repo} is not a repository name on the hub; a name looks like USER/MODEL."))
     files = _files(folder)
     api = HfApi()
-    with tempfile.TemporaryDirectory() as made:
-        _stage(files, Path(made))
+    with tempfile.TemporaryDirectory() as staged:
+        _stage(files, Path(staged))
         try:
             try:
-                there = api.model_info(repo, timeout=TIMEOUT)
+                existing = api.model_info(repo, timeout=TIMEOUT)
             except RepositoryNotFoundError as error:
                 if isinstance(error, GatedRepoError):
                     raise
             else:
-                if private and not there.private:
+                if private and not existing.private:
                     raise InputError(f"{repo} is public already; give another name, or make it private on its page.")
             address = api.create_repo(repo, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=made, commit_message="Upload from surgvivqa")
+            api.upload_folder(repo_id=repo, folder_path=staged, commit_message="Upload from surgvivqa")
         except InputError:
             raise
         except Exception as error:  # as in fetch
@@ -129,7 +132,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files to upload; refuses all that is not part of a checkpoint."""
+    """The files to upload. Raises InputError if the folder holds anything but a checkpoint."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give a checkpoint folder such as a run's best/.")
     files = sorted(folder.iterdir())
@@ -143,12 +146,12 @@ def _files(folder: Path) -> list[Path]:
         raise InputError(f"{folder} holds no safetensors; give a checkpoint folder such as a run's best/.")
     for file in files:
         if file.suffix != ".safetensors" and SECRET.search(file.read_bytes()):
-            raise InputError(f"{file} holds what looks like a token of the hub's; take it out before it is published.")
+            raise InputError(f"{file} holds what looks like a hub token; remove it before publishing.")
     return files
 
 
 def _stage(files: list[Path], folder: Path) -> None:
-    """The folder as it is uploaded: settings without paths, everything else by a link to the file itself."""
+    """Fills the folder to upload: settings without paths, and links to all other files."""
     for file in files:
         if file.name in FILES_WITH_PATHS:
             try:
@@ -161,15 +164,15 @@ def _stage(files: list[Path], folder: Path) -> None:
             continue
         try:
             (folder / file.name).symlink_to(file.resolve())
-        except OSError:  # a system or file system without links
+        except OSError:  # a file system without links
             shutil.copyfile(file, folder / file.name)
 
 
 def _warn_of_folders(settings: dict[str, Any]) -> None:
-    usual = ModelConfig()
+    defaults = ModelConfig()
     for name in PART_FLAGS:
-        value = str(settings.get(name, getattr(usual, name)))
-        if settings.get("preset", usual.preset) == "base" and hub_name(value) is None:
+        value = str(settings.get(name, getattr(defaults, name)))
+        if settings.get("preset", defaults.preset) == "base" and hub_name(value) is None:
             log.warning(
                 "%s was a folder of this machine, so nobody else can load the model; write the hub's name of that part "
                 "into surgvivqa.json (settings: %s) and push again.",
@@ -186,7 +189,7 @@ def _cached(api: HfApi, wanted: dict[str, Any]) -> str | None:
 
 
 def _is_network(error: BaseException) -> bool:
-    """Whether the hub was not reached: no network, no answer in time, offline by order, or a fault of its own."""
+    """Whether the hub could not be reached: no network, a timeout, offline mode, or a server error."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500
     if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | TimeoutError | ConnectionError):
@@ -195,29 +198,29 @@ def _is_network(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str | None:
-    """What went wrong and what to do, or None for an error that is not the hub's."""
-    told = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What went wrong and what to do; None for an error that has nothing to do with the hub."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     for kind, sentence in (
-        (GatedRepoError, f"its owner wants conditions accepted; accept them on the model's page, and {_LOGIN}"),
+        (GatedRepoError, f"the model is gated; accept its conditions on the model's page, and {_LOGIN}"),
         (RepositoryNotFoundError, f"the hub has no such model, or it is private; check the name, or {_LOGIN}"),
-        (RevisionNotFoundError, "the model has no such revision; check what stands after the @"),
+        (RevisionNotFoundError, "the model has no such revision; check the part after the @"),
         (LocalTokenNotFoundError, f"that needs a login; {_LOGIN}"),
         (OfflineModeIsEnabled, "HF_HUB_OFFLINE keeps this process off the network; unset it"),
-        (HFValidationError, f"the hub has no such names ({told}); give another"),
+        (HFValidationError, f"the name is not valid on the hub ({text}); give another"),
     ):
         if isinstance(error, kind):
             return sentence
     if isinstance(error, HfHubHTTPError):
         code = error.response.status_code
         if code == 401:
-            return f"the hub wants a login, or does not know this one; {_LOGIN}"
+            return f"the hub requires a valid login; {_LOGIN}"
         if code == 403:
-            return f"this login may not do that ({told}); take a token with that right, and {_LOGIN}"
+            return f"this login lacks the permission ({text}); use a token that has it, and {_LOGIN}"
         if code == 429 or code >= 500:
             return f"the hub answers {code}, so it is busy or down; try again later"
-        return f"the hub refuses ({told}); fix that and try again"
+        return f"the hub refuses ({text}); fix that and try again"
     if _is_network(error):
-        return f"the hub cannot be reached ({told}); check the network"
+        return f"the hub cannot be reached ({text}); check the network"
     if isinstance(error, OSError):
-        return f"a file cannot be read or written ({error.strerror or told}); HF_HOME names the cache's folder"
+        return f"a file cannot be read or written ({error.strerror or text}); HF_HOME sets the folder of the cache"
     return None
