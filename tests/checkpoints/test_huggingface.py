@@ -440,7 +440,7 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
     [
         (["--to=peft", "--merge"], "cannot go with --merge"),
         (["--to=peft", "--tensors=all"], "cannot go with --tensors all"),
-        (["--merge", "--tensors=trained"], "would lose them"),
+        (["--merge", "--tensors=trained"], "would not save"),
         (["--to=published", "--push-to-hub=a/b"], "must end in .pth|uploads a folder"),
         (["--private"], "--push-to-hub"),
         (["--to=published"], "must end in .pth"),
@@ -449,7 +449,7 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
         (["--max-shard-size=0KB"], "no room"),
         (["--licence=CC BY"], "not a licence identifier"),
         (["--push-to-hub=bad name"], "not a repository name"),
-        (["--names=transformers5"], "has nothing to do with --to huggingface"),
+        (["--names=transformers5"], "has no effect with --to huggingface"),
     ],
 )
 def test_convert_refuses(

@@ -1,13 +1,15 @@
-"""Pre-flight: everything that can go wrong in a run, looked at before it starts."""
+"""``surgvivqa check``: tests data, flags and model before a run, so that a run does not fail hours later."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from surgvivqa.config import TrainConfig, check_ranges, clip_length, flag
+from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import FrameStore, find_missing_frames, find_unreadable_frames
 from surgvivqa.data.index import IndexedFrames, open_questions
@@ -23,13 +25,20 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.freezing import format_trainable_table, set_modes, trainable_fraction
 from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import FrameError, InputError, SurgViVQAError, one_line
 
 
 @dataclass(frozen=True)
 class Result:
-    """One check: its name, PASS, WARN or FAIL, and a sentence."""
+    """The result of one check.
+
+    Attributes:
+        name: the check.
+        status: PASS, WARN or FAIL.
+        message: what was found, in a sentence.
+    """
 
     name: str
     status: str
@@ -38,10 +47,18 @@ class Result:
 
 @dataclass(kw_only=True)
 class CheckConfig(TrainConfig):
-    """Checks everything that can go wrong before a run. Takes train's flags."""
+    """Checks data, flags and model before a run. Takes train's flags."""
 
     json: bool = flag("Print the results as JSON.", False)
     frames_to_open: int = flag("How many frames to decode, spread over the videos; 0 for all.", 200, least=0)
+
+
+class _CheckFailedError(Exception):
+    """A check that all later ones depend on has failed."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.message)
+        self.result = result
 
 
 def check(config: CheckConfig) -> int:
@@ -54,8 +71,9 @@ def check(config: CheckConfig) -> int:
     for result in run_checks(config):
         results.append(result)
         if not config.json:
-            told = "\n".join(map(one_line, result.message.split("\n")))  # question files are shown as they are
-            print(f"{result.status:<5} {result.name:<12} {told}", flush=True)
+            # Messages quote question files, which may hold control characters.
+            message = "\n".join(map(one_line, result.message.split("\n")))
+            print(f"{result.status:<5} {result.name:<12} {message}", flush=True)
     failed = sum(r.status == "FAIL" for r in results)
     if config.json:
         print(json.dumps([vars(r) for r in results], indent=2))
@@ -65,234 +83,243 @@ def check(config: CheckConfig) -> int:
 
 
 def run_checks(config: CheckConfig) -> Iterator[Result]:
-    """The checks in order. One that needs what an earlier one could not get says so and fails."""
-    yield _labels()
+    """Yields the results of the checks in order; ends early if one fails that all later ones depend on."""
     try:
+        yield from _run_checks(config)
+    except _CheckFailedError as error:
+        yield error.result
+
+
+def _run_checks(config: CheckConfig) -> Iterator[Result]:
+    yield _check_labels()
+    with _stop_if_failed("flags"):
         check_ranges(config)
-    except InputError as error:
-        yield Result("flags", "FAIL", str(error))
-        return
     yield Result("flags", "PASS", "every number is within its range.")
-    try:
+    with _stop_if_failed("splits"):
         splits = load_splits(config.splits_dir)
-    except SurgViVQAError as error:
-        yield Result("splits", "FAIL", str(error))
-        return
     sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
     yield Result("splits", "PASS", f"{sizes} videos; no overlap, no test video in train or val.")
-    if config.ssgvqa_root is None or config.image_root is None:
-        yield Result("data", "FAIL", "--ssgvqa-root and --image-root are needed (or SSGVQA_ROOT and IMAGE_ROOT).")
-        return
-    found: dict[str, IndexedFrames] = {}
-    for result, asked in _questions(config, splits):
+
+    with _stop_if_failed("data"):
+        data_roots(config)
+    frames: dict[str, IndexedFrames] = {}
+    for name in SPLIT_NAMES:
+        result, frames[name] = _check_questions(config, splits, name)
         yield result
-        found[result.name] = asked
-    frames = IndexedFrames.concatenate(found.values())
-    if not frames:
+    all_frames = IndexedFrames.concatenate(frames.values())
+    if not all_frames:
         return
-    groups = [
-        IndexedFrames.concatenate(found[n] for n in names if n in found) for names in (("train", "val"), ("test",))
-    ]
-    try:
-        store = build_frame_store(config, config.image_root, clip_length(config))
-        yield from _frames(store, [group for group in groups if group], config)
-    except InputError as error:
-        yield Result("frames", "FAIL", str(error))
-    train = found["train"]
+    yield from _check_frames(config, frames)
+
+    train = frames["train"]
     if not train:
-        yield Result("model", "FAIL", "without training questions the model, prompt, leak and loss checks cannot run.")
+        yield Result("model", "FAIL", "there are no training questions, so the model was not checked.")
         return
-    try:
+    with _stop_if_failed("model", advice=" (prompts, leak, loss and gradients were not checked)"):
         bundle = build_for_training(config)
-    except SurgViVQAError as error:
-        yield Result("model", "FAIL", f"{error} (prompt, leak, loss and gradient checks were not run)")
-        return
-    yield Result(
-        "model",
-        "PASS",
-        f"built; {100 * trainable_fraction(bundle.model):.4f}% trainable:\n{format_trainable_table(bundle.model)}",
-    )
-    for name, part in (
-        ("tokens", lambda: _tokens(bundle)),
-        ("prompts", lambda: _prompts(bundle, frames)),
-        ("leak", lambda: _leak(bundle, train, config)),
-        ("cache", lambda: _cache(bundle, frames, config)),
-    ):
-        if name != "cache" or config.cache is not None:
-            yield _guarded(name, part)
-    yield from _loss_and_gradients(bundle, train, config)
+    share = 100 * trainable_fraction(bundle.model)
+    yield Result("model", "PASS", f"built; {share:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
+    yield _fail_on_error("tokens", lambda: _check_label_tokens(bundle))
+    yield _fail_on_error("prompts", lambda: _check_prompts(bundle, all_frames))
+    yield _check_leak(bundle, train)
+    if config.cache is not None:
+        yield _fail_on_error("cache", lambda: _check_cache(bundle, all_frames, config))
+    with _stop_if_failed("loss"):
+        losses, result = _check_loss(bundle, train, config)
+    yield result
+    if result.status == "PASS":
+        yield _check_gradients(bundle.model, losses)
 
 
-def _guarded(name: str, part: Callable[[], Result]) -> Result:
+@contextlib.contextmanager
+def _stop_if_failed(name: str, advice: str = "") -> Iterator[None]:
     try:
-        return part()
+        yield
+    except SurgViVQAError as error:
+        raise _CheckFailedError(Result(name, "FAIL", f"{error}{advice}")) from error
+
+
+def _fail_on_error(name: str, run: Callable[[], Result]) -> Result:
+    try:
+        return run()
     except SurgViVQAError as error:
         return Result(name, "FAIL", str(error))
 
 
-def _labels() -> Result:
-    good = len(LABELS) == len(set(LABELS)) == 51 and all(parse_label(x) == i for i, x in enumerate(LABELS))
-    return Result("labels", "PASS" if good else "FAIL", f"{len(LABELS)} labels, each found again at its own index.")
+def _check_labels() -> Result:
+    are_valid = len(LABELS) == len(set(LABELS)) == 51 and all(parse_label(x) == i for i, x in enumerate(LABELS))
+    return Result("labels", "PASS" if are_valid else "FAIL", f"{len(LABELS)} labels; each parses to its own index.")
 
 
-def _questions(config: CheckConfig, splits: Splits) -> Iterator[tuple[Result, IndexedFrames]]:
+def _check_questions(config: CheckConfig, splits: Splits, split: str) -> tuple[Result, IndexedFrames]:
     assert config.ssgvqa_root is not None
-    for name in SPLIT_NAMES:
-        if not splits.videos(name):
-            yield Result(name, "WARN", "no video in this split."), IndexedFrames()
-            continue
-        try:
-            frames, report = open_questions(config.ssgvqa_root, splits.videos(name), strict=config.strict)
-        except SurgViVQAError as error:
-            yield Result(name, "FAIL", str(error)), IndexedFrames()
-            continue
-        left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
-        message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
-        odd = [reason for reason in FORMAT_FAULTS if report.skipped[reason]]
-        if odd:
-            message += f" First: {'; '.join(f'{reason} {report.examples[reason][0]}' for reason in odd)}"
-        status = "FAIL" if not frames else "WARN" if odd else "PASS"
-        yield Result(name, status, message), frames
+    if not splits.videos(split):
+        return Result(split, "WARN", "no video in this split."), IndexedFrames()
+    try:
+        frames, report = open_questions(config.ssgvqa_root, splits.videos(split), strict=config.strict)
+    except SurgViVQAError as error:
+        return Result(split, "FAIL", str(error)), IndexedFrames()
+    left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
+    message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
+    faults = [reason for reason in FORMAT_FAULTS if report.skipped[reason]]
+    if faults:
+        message += f" First: {'; '.join(f'{reason} {report.examples[reason][0]}' for reason in faults)}"
+    return Result(split, "FAIL" if not frames else "WARN" if faults else "PASS", message), frames
 
 
-def _frames(store: FrameStore, groups: Sequence[IndexedFrames], config: CheckConfig) -> Iterator[Result]:
-    """``groups`` are the frames of train, and those of eval: each command has a bound of its own."""
-    limits = [_allowed(config, group) for group in groups]
-    absent = [find_missing_frames(store, group) for group in groups]
-    missing, total = [path for paths in absent for path in paths], sum(map(len, groups))
-    if missing:
-        first = ", ".join(str(p) for p in missing[:3])
-        fails = any(len(paths) > limit for paths, limit in zip(absent, limits, strict=True))
-        status, may = ("FAIL", "") if fails else ("WARN", f"; up to {' and '.join(map(str, limits))} are skipped")
-        yield Result("frames", status, f"{len(missing)} of {total} frames are missing (first: {first}){may}.")
-    else:
-        yield Result("frames", "PASS", f"all {total} frames are there.")
-    gone, opened, there, bad, fails = set(missing), 0, 0, list[str](), False
-    for group, limit, paths in zip(groups, limits, absent, strict=True):
-        left = [f for f in group if store.path(f.video, f.frame) not in gone]
+def _check_frames(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
+    """Looks for missing frames, and opens some of the others."""
+    try:
+        assert config.image_root is not None
+        store = build_frame_store(config, config.image_root, clip_length(config))
+        # train and eval each have their own limit of bad frames.
+        groups = [IndexedFrames.concatenate([frames["train"], frames["val"]]), frames["test"]]
+        groups = [group for group in groups if group]
+        missing = [find_missing_frames(store, group) for group in groups]
+        yield _report_missing(config, groups, missing)
+        yield _open_frames(config, store, groups, missing)
+    except InputError as error:
+        yield Result("frames", "FAIL", str(error))
+
+
+def _report_missing(
+    config: CheckConfig, groups: Sequence[IndexedFrames], missing: Sequence[Sequence[object]]
+) -> Result:
+    total, paths = sum(map(len, groups)), [path for group in missing for path in group]
+    if not paths:
+        return Result("frames", "PASS", f"all {total} frames exist.")
+    limits = [_bad_frame_limit(config, group) for group in groups]
+    exceeded = any(len(group) > limit for group, limit in zip(missing, limits, strict=True))
+    first = ", ".join(str(path) for path in paths[:3])
+    skipped = "" if exceeded else f"; up to {' and '.join(map(str, limits))} are skipped"
+    status = "FAIL" if exceeded else "WARN"
+    return Result("frames", status, f"{len(paths)} of {total} frames are missing (first: {first}){skipped}.")
+
+
+def _open_frames(
+    config: CheckConfig, store: FrameStore, groups: Sequence[IndexedFrames], missing: Sequence[Sequence[object]]
+) -> Result:
+    opened, existing, exceeded, reasons = 0, 0, False, list[str]()
+    total = sum(map(len, groups))
+    for group, missing_paths in zip(groups, missing, strict=True):
+        absent = set(missing_paths)
+        present = [f for f in group if store.path(f.video, f.frame) not in absent]
         wanted = math.ceil(config.frames_to_open * len(group) / total)
-        some = left[:: max(1, len(left) // wanted) if wanted else 1]
-        found = [why for _, why in find_unreadable_frames(store, some)]
-        # Of those that were not opened as large a part may be bad.
-        fails |= bool(found) and len(paths) + len(found) * len(left) / len(some) > limit
-        opened, there, bad = opened + len(some), there + len(left), bad + found
-    message = f"{opened} of {there} frames opened"
-    if not bad:
-        yield Result("images", "PASS", f"{message}.")
-        return
-    status = "FAIL" if fails else "WARN"
-    yield Result("images", status, f"{message}, {len(bad)} cannot be used: {' '.join(bad[:3])}")
+        sample = present[:: max(1, len(present) // wanted) if wanted else 1]
+        bad = [why for _, why in find_unreadable_frames(store, sample)]
+        if bad:  # the same share of the frames that were not opened may be bad
+            expected = len(absent) + len(bad) * len(present) / len(sample)
+            exceeded |= expected > _bad_frame_limit(config, group)
+        opened, existing, reasons = opened + len(sample), existing + len(present), reasons + bad
+    message = f"{opened} of {existing} frames opened"
+    if not reasons:
+        return Result("images", "PASS", f"{message}.")
+    status = "FAIL" if exceeded else "WARN"
+    return Result("images", status, f"{message}, {len(reasons)} cannot be used: {' '.join(reasons[:3])}")
 
 
-def _allowed(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
+def _bad_frame_limit(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
-def _tokens(bundle: ModelBundle) -> Result:
-    prompts = bundle.prompt_tokenizer()
-    trie = LabelTrie(prompts.label_ids)
-    ended = (
-        f"{len(prompts.terminated)} that would begin another are ended" if prompts.terminated else "none begins another"
+def _check_label_tokens(bundle: ModelBundle) -> Result:
+    tokenizer = bundle.prompt_tokenizer()
+    trie = LabelTrie(tokenizer.label_ids)
+    prefixes = len(tokenizer.terminated)
+    ending = (
+        f"{prefixes} are prefixes of others and end with end-of-text" if prefixes else "none is a prefix of another"
     )
     longest = int(trie.lengths.max())
-    return Result("tokens", "PASS", f"labels are 1 to {longest} tokens, {ended}; {len(trie.tokens)} inner nodes.")
+    return Result("tokens", "PASS", f"labels have 1 to {longest} tokens, {ending}; {len(trie.tokens)} inner nodes.")
 
 
-def _prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
-    prompts = bundle.prompt_tokenizer()
-    prompts.check_fits(frames)
-    return Result(
-        "prompts",
-        "PASS",
-        f"longest prompt with answer: {prompts.longest_prompt(frames)[0]} of {prompts.max_length} tokens.",
-    )
+def _check_prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
+    tokenizer = bundle.prompt_tokenizer()
+    tokenizer.check_fits(frames)
+    longest = tokenizer.longest_prompt(frames)[0]
+    return Result("prompts", "PASS", f"longest prompt with answer: {longest} of {tokenizer.max_length} tokens.")
 
 
-def _leak(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Result:
-    """Two answers of equal length after one prompt: the prompt's logits must be the same, bit for bit."""
-    question, prompts = train[0].questions[0], bundle.prompt_tokenizer()
-    ids, model = prompts.prompt_ids(question.question), bundle.model.eval()
-    video = model.config.video_config
+def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
+    """Gives one prompt two answers of equal length; the prompt's logits must be bit-identical."""
+    tokenizer, model, mask = bundle.prompt_tokenizer(), bundle.model.eval(), bundle.settings.mask
+    ids, video = tokenizer.prompt_ids(train[0].questions[0].question), model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
-    # Three tokens each, so that also a mode that feeds all but the last has something to leak.
-    answers = [(prompts.label_ids[i] * 3)[:3] for i in (0, 11)]
+    # Three tokens each, so that a model that is fed all but the last token has something to leak.
+    answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, 11)]
     with torch.inference_mode():
         tokens = model.encode_video(clip)
-        logits = [
-            model.stream_logits(pack_training([[ids]], [[a]], bundle.settings.mask), tokens)[: len(ids)]
-            for a in answers
-        ]
-    moved = float((logits[0] - logits[1]).abs().max())
-    if moved == 0:
-        return Result("leak", "PASS", f"changing the answer moves no prompt logit ({bundle.settings.mask} mask).")
+        logits = [model.stream_logits(pack_training([[ids]], [[a]], mask), tokens)[: len(ids)] for a in answers]
+    difference = float((logits[0] - logits[1]).abs().max())
+    if difference == 0:
+        return Result("leak", "PASS", f"another answer does not change the prompt's logits ({mask} mask).")
     return Result(
         "leak",
         "FAIL",
-        f"changing the answer moves the prompt's logits by {moved:.3g}: it leaks into its own prediction. "
-        f"--mask {bundle.settings.mask} is for reproducing published checkpoints; train with --mask prefix.",
+        f"another answer changes the prompt's logits by {difference:.3g}, so it leaks into its own prediction. "
+        f"--mask {mask} is for reproducing published checkpoints; train with --mask prefix.",
     )
 
 
-def _cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
-    """What the cache holds of some frames, read back: checksums, and no NaN."""
+def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
+    """Reads cached features of some frames, which verifies their checksums."""
     assert config.cache is not None and config.image_root is not None
     if not config.cache.is_dir():
-        return Result("cache", "PASS", f"{config.cache} is not there yet; the run makes and fills it.")
+        return Result("cache", "PASS", f"{config.cache} does not exist yet; the run creates it.")
     video = build_video_token_source(bundle, bundle.frame_store(config.image_root), config.cache, config.cache_dtype)
     readers: list[FrameReader | TextReader] = [video.reader]
     if config.cache_text:
         text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
         readers.append(text.reader)
     step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
-    found, bad, some = 0, [], frames[::step]
-    for frame in some:
+    items, bad, sample = 0, [], frames[::step]
+    for frame in sample:
         try:
-            found += sum(reader.cached(frame) is not None for reader in readers)
+            items += sum(reader.cached(frame) is not None for reader in readers)
         except FrameError as error:
             bad.append(error.sentence)
-    message = f"{found} items of {len(some)} frames read back"
+    message = f"{items} items of {len(sample)} frames read"
     if not bad:
-        return Result("cache", "PASS", f"{message}, checksums right.")
-    status = "FAIL" if len(bad) * len(frames) / len(some) > _allowed(config, frames) else "WARN"
+        return Result("cache", "PASS", f"{message}; their checksums are correct.")
+    status = "FAIL" if len(bad) * len(frames) / len(sample) > _bad_frame_limit(config, frames) else "WARN"
     return Result("cache", status, f"{message}, {len(bad)} cannot be used: {bad[0]}")
 
 
-def _loss_and_gradients(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> Iterator[Result]:
-    try:
-        assert config.image_root is not None
-        store, prompts, model = bundle.frame_store(config.image_root), bundle.prompt_tokenizer(), bundle.model
-        few = train[:4]
-        plan = micro_batches([len(f.questions) for f in few], 8, 8, config.seed, 0)
-        source = build_video_token_source(bundle, store)
-        rows = TrainingBatches(few, source.reader, prompts, bundle.settings.mask, plan)
-        skip = config.on_bad_frame == "skip"
-        batch = next((b for i in range(len(plan)) if (b := rows[i]).inputs is not None or not skip), rows[0])
-        if batch.inputs is None:
-            raise InputError(batch.bad[0].why)
-        packed = batch.packed
-        set_modes(model)
-        losses = model(packed, **source.model_inputs(batch.inputs))
-    except InputError as error:
-        yield Result("loss", "FAIL", str(error))
-        return
-    loss, tokens = float(losses.detach().mean()), len(packed.target_ids) / packed.num_questions
-    level = tokens * math.log(model.config.decoder_config.vocab_size)
-    message = f"{loss:.2f} nats a label on {packed.num_questions} questions (all of the vocabulary alike: {level:.2f})."
-    if not math.isfinite(loss):
-        yield Result("loss", "FAIL", f"the loss is {loss}.")
-        return
-    yield Result("loss", "PASS", message)
+def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> tuple[Tensor, Result]:
+    """The losses of a few training questions, ``[Q]`` float with gradients.
+
+    Raises:
+        InputError: no frame of the questions can be used.
+    """
+    assert config.image_root is not None
+    model, frames = bundle.model, train[:4]
+    plan = micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
+    source = build_video_token_source(bundle, bundle.frame_store(config.image_root))
+    batches = TrainingBatches(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
+    may_skip = config.on_bad_frame == "skip"
+    batch = next((b for i in range(len(plan)) if (b := batches[i]).inputs is not None or not may_skip), batches[0])
+    if batch.inputs is None:
+        raise InputError(batch.bad[0].why)
+    set_modes(model)
+    losses: Tensor = model(batch.packed, **source.model_inputs(batch.inputs))
+    mean, questions = float(losses.detach().mean()), batch.packed.num_questions
+    if not math.isfinite(mean):
+        return losses, Result("loss", "FAIL", f"the loss is {mean}.")
+    guessing = len(batch.packed.target_ids) / questions * math.log(model.config.decoder_config.vocab_size)
+    message = f"{mean:.2f} nats per label on {questions} questions ({guessing:.2f} if all tokens were equally likely)."
+    return losses, Result("loss", "PASS", message)
+
+
+def _check_gradients(model: SurgViVQAModel, losses: Tensor) -> Result:
     losses.mean().backward()
-    wrong = [n for n, p in model.named_parameters() if (p.grad is not None) and not p.requires_grad]
-    # Where nothing reads a tensor it has no gradient: GPT-2's output of the last prompt tokens always reads LoRA.
-    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    frozen = [n for n, p in model.named_parameters() if p.grad is not None and not p.requires_grad]
     model.zero_grad()
-    if wrong or silent:
-        yield Result(
-            "gradients",
-            "FAIL",
-            f"{len(silent)} trained tensors without a gradient, {len(wrong)} frozen ones "
-            f"with one (first: {(silent + wrong)[0]}).",
-        )
-    else:
-        yield Result("gradients", "PASS", "every trained tensor has a gradient, no frozen one has.")
+    if not missing and not frozen:
+        return Result("gradients", "PASS", "every trained tensor has a gradient, and no frozen one has.")
+    return Result(
+        "gradients",
+        "FAIL",
+        f"{len(missing)} trained tensors have no gradient, {len(frozen)} frozen ones have one "
+        f"(first: {(missing + frozen)[0]}).",
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints from one form to another: published files, Hugging Face folders, PEFT adapters; and to the hub."""
+"""``surgvivqa convert``: writes a checkpoint in another form, and uploads it to the hub."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ from surgvivqa.checkpoints.published import Names
 from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
 from surgvivqa.commands.load_model import load_model
-from surgvivqa.config import OptionalModelConfig, flag
+from surgvivqa.config import OptionalModelConfig, flag, option
 from surgvivqa.evaluation.report import EvaluationReport, read_report
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
@@ -66,16 +66,16 @@ def convert(config: ConvertConfig) -> int:
     """Converts a checkpoint.
 
     Raises:
-        InputError: the checkpoint cannot be read, or the output not be written; flags that contradict each other.
+        InputError: the checkpoint cannot be read, the output cannot be written, or flags contradict each other.
     """
-    _refuse_flags(config)
-    _refuse_output(config)
-    metrics = _read_metrics(config) if config.to != "published" else None
+    _check_flags(config)
+    _check_output(config)
+    report = _read_metrics(config) if config.to != "published" else None
     bundle = load_model(config.checkpoint, config.model, overridable=())
     trained = trained_parts(bundle)
     if config.merge:
         if not bundle.model.config.lora:
-            raise InputError(f"--merge: {config.checkpoint} has no adapters that could be merged; leave the flag out.")
+            raise InputError(f"--merge: {config.checkpoint} has no adapters to merge; leave the flag out.")
         bundle = merge_adapters(bundle)
         bundle.settings.lora_r = 0
     try:
@@ -85,15 +85,8 @@ def convert(config: ConvertConfig) -> int:
         raise InputError(f"--output {config.output} cannot be written ({error.strerror or error}).") from None
     size = _size(config.output)
     if config.to != "published":
-        write_model_card(
-            config.output,
-            bundle.settings,
-            bundle.run,
-            metrics,
-            trained,
-            repo=config.push_to_hub or "USER/MODEL",
-            licence=config.licence,
-        )
+        repo = config.push_to_hub or "USER/MODEL"
+        write_model_card(config.output, bundle.settings, bundle.run, report, trained, repo=repo, licence=config.licence)
     print(f"written: {config.output} ({size / 1e6:,.1f} MB)")
     if config.push_to_hub:
         print(f"pushed: {push(config.output, config.push_to_hub, config.private)}")
@@ -102,12 +95,8 @@ def convert(config: ConvertConfig) -> int:
 
 def _write(config: ConvertConfig, bundle: ModelBundle) -> None:
     if config.to == "published":
-        export_pth(
-            bundle,
-            config.output,
-            everything=(config.tensors or ("all" if config.merge else "trained")) == "all",
-            names=config.names,
-        )
+        tensors = config.tensors or ("all" if config.merge else "trained")
+        export_pth(bundle, config.output, everything=tensors == "all", names=config.names)
     elif config.to == "peft":
         save_adapters(bundle, config.output)
     else:
@@ -115,21 +104,21 @@ def _write(config: ConvertConfig, bundle: ModelBundle) -> None:
         save_checkpoint(bundle, config.output, everything=everything, max_shard_size=config.max_shard_size)
 
 
-def _refuse_flags(config: ConvertConfig) -> None:
+def _check_flags(config: ConvertConfig) -> None:
+    """Raises InputError if a flag is invalid or contradicts another one."""
+    to_file = config.to == "published"
     if config.to == "peft" and (config.merge or config.tensors == "all"):
-        flag = "--merge" if config.merge else "--tensors all"
-        raise InputError(f"--to peft writes the adapters alone, so it cannot go with {flag}; leave one of them out.")
+        other = "--merge" if config.merge else "--tensors all"
+        raise InputError(f"--to peft writes only adapters, so it cannot go with {other}; leave one of them out.")
     if config.merge and config.tensors == "trained":
-        raise InputError(
-            "--merge changes the decoder's own weights, so --tensors trained would lose them; leave it out."
-        )
-    if config.push_to_hub and config.to == "published":
+        raise InputError("--merge changes the decoder's weights, which --tensors trained would not save; leave it out.")
+    if config.push_to_hub and to_file:
         raise InputError("--push-to-hub uploads a folder; use --to huggingface or --to peft with it.")
+    if config.private and not config.push_to_hub:
+        raise InputError("--private applies to the repository on the hub; give --push-to-hub USER/MODEL with it.")
     if not re.fullmatch(r"\d+(\.\d+)?[KMGT]B", config.max_shard_size):
         raise InputError(f"--max-shard-size {config.max_shard_size} must be a number with KB, MB, GB or TB after it.")
-    if config.private and not config.push_to_hub:
-        raise InputError("--private is about the repository on the hub; give --push-to-hub USER/MODEL with it.")
-    if float(re.split("[KMGT]", config.max_shard_size)[0]) == 0:
+    if float(config.max_shard_size[:-2]) == 0:
         raise InputError(f"--max-shard-size {config.max_shard_size} leaves no room for a tensor; give more.")
     if config.licence is not None and not is_licence(config.licence):
         raise InputError(
@@ -137,37 +126,39 @@ def _refuse_flags(config: ConvertConfig) -> None:
         )
     if config.push_to_hub is not None and (not is_name(config.push_to_hub) or "@" in config.push_to_hub):
         raise InputError(f"--push-to-hub {config.push_to_hub} is not a repository name; a name looks like USER/MODEL.")
-    usual = {f.name: f.default for f in dataclasses.fields(config)}
-    idle = ("licence", "metrics", "max_shard_size") if config.to == "published" else ("names",)
-    for name in idle:
-        if getattr(config, name) != usual[name]:
-            raise InputError(f"--{name.replace('_', '-')} has nothing to do with --to {config.to}; leave it out.")
-    if config.to == "published" and config.output.suffix not in (".pth", ".pt", ".bin"):
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    for name in ("licence", "metrics", "max_shard_size") if to_file else ("names",):
+        if getattr(config, name) != defaults[name]:
+            raise InputError(f"{option(name)} has no effect with --to {config.to}; leave it out.")
+    if to_file and config.output.suffix not in (".pth", ".pt", ".bin"):
         raise InputError(f"--output {config.output} must end in .pth for --to published.")
-    if config.to != "published" and config.output.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+    if not to_file and config.output.suffix in (".pth", ".pt", ".bin", ".safetensors"):
         raise InputError(f"--output {config.output} must be a folder for --to {config.to}; or use --to published.")
 
 
-def _refuse_output(config: ConvertConfig) -> None:
-    """What is there already is replaced on request, if it is a checkpoint and not what is read, and never otherwise."""
+def _check_output(config: ConvertConfig) -> None:
+    """Raises InputError unless ``--output`` is new, empty, or a checkpoint that ``--overwrite`` may replace.
+
+    A run folder, a link, and the checkpoint that is read are never replaced.
+    """
     output = config.output
     if output.is_symlink():
-        raise InputError(f"--output {output} is a link, which is not written through; give the place itself.")
-    here, read = output.resolve(), config.checkpoint.resolve()
-    for folder in (read, read / "best"):
-        if here.is_relative_to(folder) and (folder / SETTINGS_FILE).is_file():  # which its run replaces as a whole
-            raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
-    if not output.exists():
+        raise InputError(f"--output {output} is a link, which is not written through; give the folder itself.")
+    target, source = output.resolve(), config.checkpoint.resolve()
+    # A run replaces its best/ as a whole, with everything that was written into it.
+    in_checkpoint = any(
+        target.is_relative_to(folder) and (folder / SETTINGS_FILE).is_file() for folder in (source, source / "best")
+    )
+    exists = output.exists()
+    overlaps = exists and source.exists() and (source.is_relative_to(target) or target.is_relative_to(source))
+    if in_checkpoint or overlaps:
+        raise InputError(f"--output {output} is the place of --checkpoint {config.checkpoint}; give another one.")
+    if not exists or (output.is_dir() and not any(output.iterdir())):
         return
-    if read.exists() and (read.is_relative_to(here) or here.is_relative_to(read)):
-        raise InputError(f"--output {output} is where --checkpoint {config.checkpoint} lies; give another place.")
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    known = any((output / name).is_file() for name in (SETTINGS_FILE, ADAPTER_CONFIG)) if output.is_dir() else True
-    if not config.overwrite or not known:
-        what = "is there already" if known else "holds other files"
-        advice = "give another place, or --overwrite" if known else "give another place"
-        raise InputError(f"--output {output} {what}; {advice}.")
+    if output.is_dir() and not any((output / name).is_file() for name in (SETTINGS_FILE, ADAPTER_CONFIG)):
+        raise InputError(f"--output {output} holds other files; give another place.")
+    if not config.overwrite:
+        raise InputError(f"--output {output} exists already; give another place, or --overwrite.")
     if output.is_dir() and any((output / name).exists() for name in ("best", "checkpoints", "config.yaml")):
         raise InputError(f"--output {output} is a run folder, which is never replaced; give another place.")
 
