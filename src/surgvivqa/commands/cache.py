@@ -1,4 +1,4 @@
-"""Filling the cache: which frames are asked about, which are there, the others encoded; a video at a time."""
+"""``surgvivqa cache``: encodes frames (and questions) ahead of training and evaluation, a video at a time."""
 
 import dataclasses
 import logging
@@ -52,57 +52,64 @@ log = logging.getLogger("surgvivqa")
 
 @dataclass(kw_only=True)
 class CacheConfig(DataConfig, ModelConfig):
-    """Fills a cache of video tokens for train and eval. Run again after a stop, it continues."""
+    """Fills a cache of video tokens for train and eval. After a stop the same command continues."""
 
-    cache: Path = flag("Folder of the cache; features of other weights or settings stay in a subfolder of their own.")
+    cache: Path = flag("Folder of the cache; features of other weights or settings are in other subfolders of it.")
     checkpoint: Path | None = flag(
-        "Fill it for eval --checkpoint: weights and settings of this run folder, best/ or .pth.", None
+        "Fill it for eval --checkpoint, with the weights and settings of this run folder, best/ or .pth.", None
     )
     pretrained_ckpt: Path | None = flag(
-        "Fill it for train --pretrained-ckpt: weights of this checkpoint, settings of the flags.", None
+        "Fill it for train --pretrained-ckpt, with the weights of this checkpoint and the settings of the flags.", None
     )
     splits: str = flag("Which videos: splits separated by commas.", "train,val,test")
-    cache_dtype: CacheDtype = flag("How tokens are rounded; fp16 and bf16 take half the space of fp32.", "fp16")
+    cache_dtype: CacheDtype = flag(
+        "Precision of the cached features; fp16 and bf16 take half the space of fp32.", "fp16"
+    )
     cache_text: bool = flag(
-        "Also the text states of the training split's questions, for train --cache-text with the same flags.", False
+        "Also cache the text states of the training questions, for train --cache-text with the same flags.", False
     )
     shard: int | None = flag(
-        "Number of this task, from 0, where several tasks share the videos. Default: the SLURM array task and "
+        "Number of this task, from 0, if several tasks share the videos. Default: from the SLURM array task and "
         "torchrun's rank.",
         None,
     )
     num_shards: int | None = flag(
-        "How many tasks share the videos. Default: the SLURM array tasks and torchrun's world size.", None
+        "How many tasks share the videos. Default: from the SLURM array and torchrun's world size.", None
     )
-    verify: bool = flag("Read everything back at the end and compare the checksums.", False)
+    verify: bool = flag("At the end, read everything back and compare the checksums.", False)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One kind of feature to be filled: what makes it, and the frames that want it, by video.
+class FeatureJob:
+    """One kind of feature to cache.
 
-    ``items`` has the tag and the number of rows of each frame's item, by video and frame.
+    Attributes:
+        source: computes the features and writes them to its cache.
+        frames: the frames to cache, by video.
+        items: tag and number of rows of each frame's cached item, by video and frame.
     """
 
-    maker: VideoTokenSource | TextStateSource
+    source: VideoTokenSource | TextStateSource
     frames: Mapping[str, Sequence[FrameQuestions]]
     items: Mapping[str, Mapping[int, tuple[int, int]]]
 
     @property
     def store(self) -> FeatureCache:
-        """Where they are kept."""
-        assert self.maker.cache is not None
-        return self.maker.cache
+        """The cache that the features are written to."""
+        assert self.source.cache is not None
+        return self.source.cache
 
     def missing(self) -> dict[str, list[FrameQuestions]]:
-        """The frames whose item is not there, by video."""
+        """The frames that are not cached yet, by video."""
         return {
             video: [f for f in frames if not self.store.has(video, f.frame, self.items[video][f.frame][0])]
             for video, frames in self.frames.items()
         }
 
 
-class _Missing(Dataset[Any]):
+class _FrameInputs(Dataset[Any]):
+    """What the source needs to compute the features of each frame."""
+
     def __init__(self, frames: Sequence[FrameQuestions], reader: FeatureReader[Any]) -> None:
         self.frames, self.reader = frames, reader
 
@@ -116,46 +123,45 @@ class _Missing(Dataset[Any]):
 
 @explain_lost_workers("run the same command again; it continues where it stopped")
 def cache(config: CacheConfig) -> int:
-    """Puts the video tokens of every frame with a question into the cache, and leaves one file a video.
+    """Caches the video tokens of every frame with a question, in one file per video.
 
-    With ``--cache-text`` then also the text states of the training split's questions. Several tasks share the videos
-    round robin (``--shard``, ``--num-shards``). Stopped in any way, it has lost at most the last 64 frames of a task;
-    run again, it makes what is not there.
+    With ``--cache-text`` it also caches the text states of the training questions. Several tasks share the videos round
+    robin (``--shard``, ``--num-shards``). A stop loses at most 64 frames of a task; the same command continues.
 
     Returns:
         0 when done, 75 when a signal stopped it.
 
     Raises:
-        InputError: data, weights, flags or folders that cannot be used, or a disk too small; a damaged cache file.
-        RunError: an encoder gives a value that is not finite.
+        InputError: data, weights, flags or folders cannot be used, the disk is too small, or a cache file is damaged.
+        RunError: an encoder returns a value that is not finite.
     """
     check_ranges(config)
-    videos = asked_frames(config)
+    videos = read_frames(config)
     bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
-        text, pool = training_text(config)
-        videos = there(text.video.reader, videos, bad)
-        parts = [video_part(text.video, pool, videos), text_part(text, of_training(videos, config))]
+        text, pool = build_text_source(config)
+        videos = existing_frames(text.video.reader, videos, bad)
+        jobs = [video_job(text.video, pool, videos), text_job(text, training_frames(videos, config))]
     else:
-        tokens, pool = encoder_tokens(config)
-        videos = there(tokens.reader, videos, bad)
-        parts = [video_part(tokens, pool, videos)]
-    missing = [part.missing() for part in parts]
-    refuse_small_disk(config, sum(announce(p.store, p.items, m) for p, m in zip(parts, missing, strict=True)))
-    for part, absent in zip(parts, missing, strict=True):
-        if not fill(part, absent, config.workers, bad):
+        source, pool = build_encoder_source(config)
+        videos = existing_frames(source.reader, videos, bad)
+        jobs = [video_job(source, pool, videos)]
+    missing = [job.missing() for job in jobs]
+    check_disk_space(config, sum(report_size(j.store, j.items, m) for j, m in zip(jobs, missing, strict=True)))
+    for job, frames in zip(jobs, missing, strict=True):
+        if not fill(job, frames, config.workers, bad):
             return EXIT_STOPPED
-    for part in parts if config.verify else ():
-        verify(part.store)
+    for job in jobs if config.verify else ():
+        verify(job.store)
     if len(bad):
         log.warning("%d frames cannot be used and are not in the cache.", len(bad))
     return 0
 
 
-def there(
+def existing_frames(
     reader: FrameReader, videos: Mapping[str, list[FrameQuestions]], bad: BadFrames
 ) -> dict[str, list[FrameQuestions]]:
-    """The frames whose images are there; the others are put to the account.
+    """The frames whose images exist; the others are recorded in ``bad``.
 
     Raises:
         InputError: more are missing than ``--on-bad-frame`` allows.
@@ -165,7 +171,7 @@ def there(
     for frame in (f for frames in videos.values() for f in frames if (f.video, f.frame) not in names):
         try:
             reader.key(frame.video, frame.frame)
-        except FrameError as error:  # a link to nowhere is in the listing; or an image of its clip is
+        except FrameError as error:  # a broken link, or another frame of the clip is missing
             absent.append(BadFrame(frame.video, frame.frame, error.sentence))
     bad.add(absent)
     bad.check()
@@ -173,22 +179,25 @@ def there(
     return {video: [f for f in frames if (video, f.frame) not in names] for video, frames in videos.items()}
 
 
-def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: int, bad: BadFrames) -> bool:
-    """Makes what is missing, a video at a time, and leaves one file a video; False where a signal stopped it.
+def fill(job: FeatureJob, missing: Mapping[str, Sequence[FrameQuestions]], workers: int, bad: BadFrames) -> bool:
+    """Computes and caches the missing features, a video at a time.
+
+    Returns:
+        False if a signal stopped it.
 
     Raises:
         InputError: the folder cannot be written, a file in it is damaged, or more frames cannot be used than ``bad``
-            allows; what was made until then is kept.
-        RunError: an encoder gives a value that is not finite.
+            allows; what was cached until then is kept.
+        RunError: an encoder returns a value that is not finite.
     """
-    started, store = time.monotonic(), part.store
+    started, store = time.monotonic(), job.store
     stop, written = StopSignals(), 0
     with stop, progress_bar(sum(map(len, missing.values())), True, "cache") as advance:
         for video, frames in missing.items():
             began = time.monotonic()
-            # One frame an item: its decoding, in a worker, overlaps the encoding of the one before.
+            # One frame per item, so that a worker decodes it while the one before it is encoded.
             loader: DataLoader[Any] = DataLoader(
-                _Missing(frames, part.maker.reader),
+                _FrameInputs(frames, job.source.reader),
                 batch_size=None,
                 num_workers=workers if len(frames) > 1 else 0,
                 worker_init_fn=ignore_signals,
@@ -196,38 +205,38 @@ def fill(part: Part, missing: Mapping[str, Sequence[FrameQuestions]], workers: i
             for inputs, faults in start_workers(loader):
                 bad.add(faults)
                 if bad.too_many:
-                    part.maker.flush()
+                    job.source.flush()
                     bad.check("run the same command again; it continues where it stopped")
                 if inputs is not None:
-                    part.maker(inputs)
+                    job.source(inputs)
                 advance(1)
                 if stop.caught:
-                    part.maker.flush()
-                    log.warning("Stopped by %s; what is encoded is kept: run the same again to go on.", stop.caught)
+                    job.source.flush()
+                    log.warning("Stopped by %s; what is encoded is kept; the same command continues.", stop.caught)
                     return False
-            size = store.merge(video, {frame: tag for frame, (tag, _) in part.items[video].items()})
+            size = store.merge(video, {frame: tag for frame, (tag, _) in job.items[video].items()})
             written += size
             log.info(
                 "%s: %d frames, %d of them encoded, %.1f MB, %.1f s",
-                *(video, len(part.frames[video]), len(frames), size / 1e6, time.monotonic() - began),
+                *(video, len(job.frames[video]), len(frames), size / 1e6, time.monotonic() - began),
             )
     seconds = time.monotonic() - started
-    log.info("Done: %d frames encoded in %.0f s; %d bytes in %s", part.maker.misses, seconds, written, store.folder)
+    log.info("Done: %d frames encoded in %.0f s; %d bytes in %s", job.source.misses, seconds, written, store.folder)
     return True
 
 
-def video_part(tokens: VideoTokenSource, pool: str, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
-    """The video tokens of frames, whose images are there."""
-    count = token_count(tokens.video_config, pool)
+def video_job(source: VideoTokenSource, pool: str, videos: Mapping[str, Sequence[FrameQuestions]]) -> FeatureJob:
+    """The video tokens of frames whose images exist."""
+    count = token_count(source.video_config, pool)
     items = {
-        video: {f.frame: (tokens.reader.key(f.video, f.frame)[2], count) for f in frames}
+        video: {f.frame: (source.reader.key(f.video, f.frame)[2], count) for f in frames}
         for video, frames in videos.items()
     }
-    return Part(tokens, videos, items)
+    return FeatureJob(source, videos, items)
 
 
-def text_part(text: TextStateSource, videos: Mapping[str, Sequence[FrameQuestions]]) -> Part:
-    """The text states of frames with their questions.
+def text_job(text: TextStateSource, videos: Mapping[str, Sequence[FrameQuestions]]) -> FeatureJob:
+    """The text states of the frames' questions.
 
     Raises:
         InputError: a prompt does not fit in ``--max-length``.
@@ -240,14 +249,14 @@ def text_part(text: TextStateSource, videos: Mapping[str, Sequence[FrameQuestion
             trees = text.reader.prompt_trees(frame)
             rows = sum(len(tree.prompt) + len(tree.tokens) for tree in trees)
             items[video][frame.frame] = (text.reader.key(frame, trees)[2], rows)
-    return Part(text, videos, items)
+    return FeatureJob(text, videos, items)
 
 
-def of_training(videos: Mapping[str, list[FrameQuestions]], config: CacheConfig) -> dict[str, list[FrameQuestions]]:
-    """Those of some videos that are in the training split.
+def training_frames(videos: Mapping[str, list[FrameQuestions]], config: CacheConfig) -> dict[str, list[FrameQuestions]]:
+    """The frames of the training split among those of ``videos``.
 
     Raises:
-        InputError: the training split is none of ``--splits``.
+        InputError: ``--splits`` does not name the training split.
     """
     if "train" not in (s.strip() for s in config.splits.split(",")):
         raise InputError(f"--cache-text is for training, but --splits {config.splits} leaves out train; add it.")
@@ -255,19 +264,19 @@ def of_training(videos: Mapping[str, list[FrameQuestions]], config: CacheConfig)
     return {video: frames for video, frames in videos.items() if video in train}
 
 
-def asked_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
-    """This task's videos, each with its frames that have a question; the images are known to exist.
+def read_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
+    """The frames with questions of this task's videos, by video.
 
     Raises:
-        InputError: an unknown split, missing data, or a shard that does not exist.
+        InputError: a split is unknown, data are missing, or the shard does not exist.
     """
     questions_root, _ = data_roots(config)
     splits, names = load_splits(config.splits_dir), [s.strip() for s in config.splits.split(",") if s.strip()]
     if not names or set(names) - set(SPLIT_NAMES):
-        raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, with commas between.")
-    shard, shards = share(config, os.environ)
-    mine = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
-    frames = open_questions(questions_root, mine, strict=config.strict)[0] if mine else []
+        raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, separated by commas.")
+    shard, shards = task_share(config, os.environ)
+    of_task = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
+    frames = open_questions(questions_root, of_task, strict=config.strict)[0] if of_task else []
     videos: dict[str, list[FrameQuestions]] = {}
     for frame in frames:
         videos.setdefault(frame.video, []).append(frame)
@@ -275,11 +284,11 @@ def asked_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
     return videos
 
 
-def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int]:
-    """This task's number and how many there are: the flags', or SLURM's array times torchrun's processes.
+def task_share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int]:
+    """This task's number and the number of tasks: from the flags, or from the SLURM array and torchrun's processes.
 
     Raises:
-        InputError: one of the flags without the other, or a number that is out of range.
+        InputError: one flag is given without the other, or a number is out of range.
     """
     if (config.shard is None) != (config.num_shards is None):
         raise InputError("--shard and --num-shards belong together; give both or neither.")
@@ -292,26 +301,26 @@ def share(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int, int
             rank, world = int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
             shard, shards = task * world + rank, int(environment.get("SLURM_ARRAY_TASK_COUNT", "1")) * world
         except ValueError as error:
-            raise InputError(f"The environment's SLURM or torchrun variables are no numbers ({error}).") from None
+            raise InputError(f"The environment's SLURM or torchrun variables are not numbers ({error}).") from None
     if not 0 <= shard < shards:
         raise InputError(f"Shard {shard} of {shards} does not exist; shards count from 0.")
     return shard, shards
 
 
-def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
+def build_encoder_source(config: CacheConfig) -> tuple[VideoTokenSource, str]:
     """The video encoder that train or eval would build from the same flags, on the GPU if there is one.
 
     Returns:
-        Its token source, and how the tokens are pooled.
+        Its token source, and how the tokens are pooled (``--video-pool``).
 
     Raises:
-        InputError: the weights cannot be had, or the video encoder would not be a frozen one.
+        InputError: the weights cannot be loaded.
     """
     settings = ModelConfig(**{name: getattr(config, name) for name in vars(ModelConfig())})
     assert config.image_root is not None
     if config.checkpoint is not None and config.pretrained_ckpt is not None:
         raise InputError(
-            "--checkpoint and --pretrained-ckpt exclude each other; give the one that eval or train is given."
+            "--checkpoint and --pretrained-ckpt exclude each other; give the flag that eval or train is given."
         )
     given = config.checkpoint or config.pretrained_ckpt or (Path(PACKAGED) if config.preset == "tiny" else None)
     if given is not None:
@@ -322,7 +331,7 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
         encoder, encode = bundle.model.visual_encoder, bundle.model.encode_video
     else:
         encoder = load_video_encoder(settings.video_model, clip_length(settings))
-        encoder.set_attn_implementation("sdpa")  # as the whole model has it
+        encoder.set_attn_implementation("sdpa")  # as in the whole model
         video = encoder.config
 
         def encode(pixel_values: Tensor) -> Tensor:
@@ -332,20 +341,20 @@ def encoder_tokens(config: CacheConfig) -> tuple[VideoTokenSource, str]:
     encoder.requires_grad_(False).eval()
     if torch.cuda.is_available():
         encoder.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    tokens = build_encoder_token_source(
+    source = build_encoder_token_source(
         encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True
     )
-    return tokens, settings.video_pool
+    return source, settings.video_pool
 
 
-def training_text(config: CacheConfig) -> tuple[TextStateSource, str]:
-    """The text states of the model that train would build from the same flags, on the GPU if there is one.
+def build_text_source(config: CacheConfig) -> tuple[TextStateSource, str]:
+    """The encoders that train would build from the same flags, on the GPU if there is one.
 
     Returns:
-        Their source, and how the video tokens are pooled.
+        The source of their text states, and how video tokens are pooled (``--video-pool``).
 
     Raises:
-        InputError: as ``build_for_training``; or ``--checkpoint`` is given.
+        InputError: ``build_for_training`` fails, or ``--checkpoint`` is given.
     """
     if config.checkpoint is not None:
         raise InputError("--cache-text is for training, which takes --pretrained-ckpt; give that, not --checkpoint.")
@@ -355,24 +364,23 @@ def training_text(config: CacheConfig) -> tuple[TextStateSource, str]:
     bundle.model.requires_grad_(False).eval()
     if torch.cuda.is_available():
         bundle.model.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-    store, where = bundle.frame_store(config.image_root), (config.cache, config.cache_dtype)
-    tokens = build_video_token_source(bundle, store, *where, must_write=True)
-    return build_text_state_source(
-        bundle, tokens, bundle.prompt_tokenizer(), *where, must_write=True
-    ), bundle.settings.video_pool
+    frames, where = bundle.frame_store(config.image_root), (config.cache, config.cache_dtype)
+    video = build_video_token_source(bundle, frames, *where, must_write=True)
+    text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), *where, must_write=True)
+    return text, bundle.settings.video_pool
 
 
-def announce(
+def report_size(
     store: FeatureCache,
     items: Mapping[str, Mapping[int, tuple[int, int]]],
     missing: Mapping[str, Sequence[FrameQuestions]],
 ) -> int:
-    """Says what one kind of feature will take in the cache, and returns the bytes of disk that are still needed.
+    """Logs the size of one kind of feature in the cache, and returns the bytes of disk space that are still needed.
 
     Args:
-        store: where it is kept.
+        store: the cache of the features.
         items: tag and number of rows of each frame's item, by video and frame.
-        missing: the frames that are not there, by video.
+        missing: the frames that are not cached yet, by video.
     """
     row = store.width * torch.empty(0, dtype=DTYPES[store.dtype]).element_size()
     counts = [rows for of_video in items.values() for _, rows in of_video.values()]
@@ -380,27 +388,27 @@ def announce(
     absent = {video: row * sum(items[video][f.frame][1] for f in frames) for video, frames in missing.items()}
     each = f"x {counts[0]} tokens" if len(set(counts)) == 1 else f"of {sum(counts)} tokens in all"
     log.info(
-        "%s: %d frames %s x %d x %s = %.3f GB; %d frames (%.3f GB) are not there yet",
+        "%s: %d frames %s x %d x %s = %.3f GB; %d frames (%.3f GB) are not cached yet",
         *(store.folder, len(counts), each, store.width, store.dtype, total / 1e9),
         *(sum(map(len, missing.values())), sum(absent.values()) / 1e9),
     )
-    # While a video's parts are being merged they and the merged file are there together.
+    # While the parts of a video are merged, both the parts and the merged file take space.
     sizes = (row * sum(rows for _, rows in items[video].values()) for video, size in absent.items() if size)
     return sum(absent.values()) + max(sizes, default=0)
 
 
-def refuse_small_disk(config: CacheConfig, need: int) -> None:
-    """Raises InputError where the disk has less free space than ``need`` bytes."""
+def check_disk_space(config: CacheConfig, need: int) -> None:
+    """Raises InputError if the disk has less free space than ``need`` bytes."""
     free = shutil.disk_usage(config.cache).free
     if need and free < need:
         raise InputError(
-            f"--cache {config.cache} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; give a larger "
+            f"--cache {config.cache} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; use a larger "
             f"disk, fewer --splits, --video-pool temporal, or --cache-dtype fp16."
         )
 
 
 def verify(store: FeatureCache) -> None:
-    """Reads every item back.
+    """Reads every item back and compares its checksum.
 
     Raises:
         InputError: a checksum is wrong; the message names the file.
@@ -408,5 +416,5 @@ def verify(store: FeatureCache) -> None:
     started, items, total = time.monotonic(), 0, 0
     for path, count, size in store.verify():
         items, total = items + count, total + size
-        log.info("%s: %d items, %.1f MB, checksums right", path.name, count, size / 1e6)
+        log.info("%s: %d items, %.1f MB, checksums correct", path.name, count, size / 1e6)
     log.info("Verified: %d items, %d bytes in %.0f s", items, total, time.monotonic() - started)

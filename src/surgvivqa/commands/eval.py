@@ -83,7 +83,7 @@ class Evaluation:
         bundle: the model with its tokenizer and settings.
         frames: the frames that are asked about, with their questions.
         missing: those of them whose image is missing.
-        tokens: encodes the frames or reads their cached video tokens.
+        video_source: encodes the frames or reads their cached video tokens.
         output: the folder of the results.
         skipped: lines that were left out, counted by reason.
         synthetic: whether the questions are of the synthetic set; None where nothing says so.
@@ -92,7 +92,7 @@ class Evaluation:
     bundle: ModelBundle
     frames: Sequence[FrameQuestions]
     missing: list[BadFrame]
-    tokens: VideoTokenSource
+    video_source: VideoTokenSource
     output: Path
     skipped: dict[str, int]
     synthetic: bool | None
@@ -119,9 +119,14 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         config.score_norm, config.batch_size, config.workers, config.scores, config.answer_only, state.is_main_process
     )
     predict = functools.partial(
-        predict_frames, evaluation.bundle, tokens=evaluation.tokens, options=options, bad=found, most_bad=bad.limit
+        predict_frames,
+        evaluation.bundle,
+        video_source=evaluation.video_source,
+        options=options,
+        bad=found,
+        max_bad_frames=bad.limit,
     )
-    with evaluation.tokens, torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
+    with evaluation.video_source, torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
         predictions = shard_and_gather(
             evaluation.frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
         )
@@ -177,11 +182,11 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     bundle.prompt_tokenizer().check_fits(frames)
     store = bundle.frame_store(image_root)
     missing = check_missing_frames(store, frames, allowed=_bad_frames(config, frames).limit)
-    tokens = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
+    video_source = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     if is_main:
         _make_output(output, is_default=config.output is None)
-    return Evaluation(bundle, frames, missing, tokens, output, skipped, is_synthetic(questions_root))
+    return Evaluation(bundle, frames, missing, video_source, output, skipped, is_synthetic(questions_root))
 
 
 def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Sequence[FrameQuestions], dict[str, int]]:

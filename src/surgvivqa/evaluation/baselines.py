@@ -1,4 +1,4 @@
-"""What can be had without looking: the commonest answer, and a model that reads the question alone."""
+"""Baselines that do not see the frame: the most frequent answer, and a model that reads only the question."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,26 +17,29 @@ def _pairs(frames: Sequence[FrameQuestions]) -> tuple[list[str], list[int]]:
 
 
 def majority_baseline(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions]) -> list[int]:
-    """The commonest training label for every test question."""
+    """The most frequent training label, for every test question."""
     _, labels = _pairs(train)
-    commonest = Counter(labels).most_common(1)[0][0]
-    return [commonest for f in test for _ in f.questions]
+    most_frequent = Counter(labels).most_common(1)[0][0]
+    return [most_frequent for f in test for _ in f.questions]
 
 
 def question_only_baseline(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], seed: int = 0) -> list[int]:
-    """The label of each test question from its wording alone.
+    """Predicts the label of each test question from its text alone.
 
-    Two models are fitted: the commonest training answer to the very same question, backed by the other one where the
-    question was seen fewer than three times; and a logistic regression on word n-grams. The one that is better on a
-    fifth of the training frames, held out, is refitted on all of them.
+    There are two models: a logistic regression on word n-grams; and the most frequent training answer to the same
+    question, which falls back to the regression for questions seen fewer than three times. The model that is better on
+    a held-out fifth of the training frames is fitted on all of them.
+
+    Returns:
+        Label indices, in the order of the test questions.
     """
     order = np.random.default_rng(seed).permutation(len(train))
     cut = max(1, len(train) // 5)
-    held, rest = [train[i] for i in order[:cut]], [train[i] for i in order[cut:]] or list(train)
-    truth = _pairs(held)[1]
-    fitted = {lookup: _predict(rest, held, lookup) for lookup in (False, True)}
-    right = {lookup: sum(a == b for a, b in zip(truth, guess, strict=True)) for lookup, guess in fitted.items()}
-    return _predict(train, test, right[True] > right[False])
+    held_out, rest = [train[i] for i in order[:cut]], [train[i] for i in order[cut:]] or list(train)
+    truth = _pairs(held_out)[1]
+    guesses = {lookup: _predict(rest, held_out, lookup) for lookup in (False, True)}
+    correct = {lookup: sum(a == b for a, b in zip(truth, guess, strict=True)) for lookup, guess in guesses.items()}
+    return _predict(train, test, correct[True] > correct[False])
 
 
 def _predict(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], lookup: bool) -> list[int]:

@@ -1,4 +1,4 @@
-"""From frames with questions to predictions: the loop of validation and evaluation.
+"""Predicts the answers to questions about frames, for validation and evaluation.
 
 ``predict_frames`` encodes some frames at a time and scores the labels of their questions with
 ``model.scoring.score_labels``.
@@ -29,15 +29,14 @@ from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, start_workers
 
-MAX_FRAMES_PER_PASS = (
-    32  # their keys and values for cross-attention are in memory together, 116 MB per frame at full size
-)
+# Keys and values for cross-attention of all frames of a pass are in memory, 116 MB per frame at full size.
+MAX_FRAMES_PER_PASS = 32
 
 
 class _FrameGroups(Dataset[Any]):
     """Groups of frames that are scored together.
 
-    An item is the frames that can be used, their inputs (None where none can be used), and the frames that cannot.
+    An item has the usable frames, their inputs (None if no frame is usable), and the bad frames.
     """
 
     def __init__(self, frames: Sequence[FrameQuestions], groups: Sequence[range], reader: FrameReader) -> None:
@@ -51,14 +50,14 @@ class _FrameGroups(Dataset[Any]):
         return [frame for frame, _ in good], inputs, bad
 
 
-def frame_groups(counts: Iterable[int], most: int) -> list[range]:
-    """Groups of consecutive frames with at most ``most`` questions; a frame with more is a group of its own.
+def frame_groups(counts: Iterable[int], max_questions: int) -> list[range]:
+    """Groups of consecutive frames with at most ``max_questions`` questions; a frame with more is a group of its own.
 
     A group has at most ``MAX_FRAMES_PER_PASS`` frames.
     """
     groups, held = [range(0)], 0
     for index, count in enumerate(counts):
-        if groups[-1] and (held + count > most or len(groups[-1]) == MAX_FRAMES_PER_PASS):
+        if groups[-1] and (held + count > max_questions or len(groups[-1]) == MAX_FRAMES_PER_PASS):
             groups.append(range(index, index))
             held = 0
         groups[-1] = range(groups[-1].start, index + 1)
@@ -94,11 +93,11 @@ class InferenceOptions:
 def predict_frames(
     bundle: ModelBundle,
     frames: Sequence[FrameQuestions],
-    tokens: VideoTokenSource,
+    video_source: VideoTokenSource,
     options: InferenceOptions,
     *,
     bad: list[BadFrame] | None = None,
-    most_bad: int = 0,
+    max_bad_frames: int = 0,
     stopped: Callable[[], object] = lambda: None,
 ) -> list[Prediction]:
     """Predicts the label of every question.
@@ -106,10 +105,10 @@ def predict_frames(
     Args:
         bundle: the model in eval mode, with its tokenizer and settings.
         frames: frames with their questions.
-        tokens: encodes the frames or reads their cached video tokens.
-        options: how.
+        video_source: encodes the frames or reads their cached video tokens.
+        options: how predictions are made.
         bad: receives the frames that cannot be used; their questions are left out. None makes such a frame an error.
-        most_bad: with more of them than this, the remaining frames are left out too.
+        max_bad_frames: with more bad frames than this, the remaining frames are left out too.
         stopped: called before each group of frames; once it returns something true, the remaining frames are left out.
 
     Returns:
@@ -120,7 +119,7 @@ def predict_frames(
         RunError: a score is not finite.
     """
     scorer = _Scorer(bundle, options)
-    groups = _FrameGroups(frames, frame_groups(question_counts(frames), options.batch_size), tokens.reader)
+    groups = _FrameGroups(frames, frame_groups(question_counts(frames), options.batch_size), video_source.reader)
     workers = options.workers if len(groups) > 1 else 0
     loader = start_workers(DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals))
     predictions: list[Prediction] = []
@@ -131,12 +130,12 @@ def predict_frames(
             raise FrameError(faults[0].why)
         if bad is not None:
             bad += faults
-            if len(bad) > most_bad:
+            if len(bad) > max_bad_frames:
                 break
         if inputs is None:
             continue
         passes = list(_passes(usable, options.batch_size))
-        video = CrossAttentionCache(tokens(inputs), reuse=options.answer_only or len(passes) > 1)
+        video = CrossAttentionCache(video_source(inputs), reuse=options.answer_only or len(passes) > 1)
         for questions_by_frame in passes:
             predictions += scorer.predict(questions_by_frame, video)
         del video  # frees the memory before the next frames are encoded
@@ -148,12 +147,12 @@ class _Scorer:
 
     def __init__(self, bundle: ModelBundle, options: InferenceOptions) -> None:
         self.model, self.mask, self.options = bundle.model, bundle.settings.mask, options
-        self.prompts = bundle.prompt_tokenizer()
-        self.trie = LabelTrie(self.prompts.label_ids)
+        self.prompt_tokenizer = bundle.prompt_tokenizer()
+        self.trie = LabelTrie(self.prompt_tokenizer.label_ids)
 
     def predict(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> list[Prediction]:
         """The predictions of the questions of some frames, whose video tokens ``video`` holds."""
-        ids = [[self.prompts.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
+        ids = [[self.prompt_tokenizer.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
         questions = [q for frame in questions_by_frame for q in frame]
         if self.options.answer_only:
             labels, sums, _ = best_labels(self.model, ids, video, self.trie, self.mask)
@@ -165,7 +164,7 @@ class _Scorer:
         return [self._prediction(*one) for one in zip(questions, scores, rankings, probabilities, strict=True)]
 
     def _prediction(self, question: Question, scores: Tensor, ranking: Tensor, probability: Tensor) -> Prediction:
-        best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # among equals the first label
+        best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # the first label wins a tie
         top5 = [(LABELS[label], float(probability[label])) for label in best]
         return Prediction.of_question(
             question,
@@ -186,10 +185,10 @@ def _check_finite(questions: Sequence[Question], values: Tensor) -> None:
         )
 
 
-def _passes(frames: Sequence[FrameQuestions], most: int) -> Iterator[list[Sequence[Question]]]:
+def _passes(frames: Sequence[FrameQuestions], max_questions: int) -> Iterator[list[Sequence[Question]]]:
     """The questions of each pass over a group of frames, by frame."""
     if len(frames) > 1:
         yield [frame.questions for frame in frames]
         return
-    for start in range(0, len(frames[0].questions), most):
-        yield [frames[0].questions[start : start + most]]
+    for start in range(0, len(frames[0].questions), max_questions):
+        yield [frames[0].questions[start : start + max_questions]]

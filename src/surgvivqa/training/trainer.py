@@ -264,12 +264,12 @@ class Trainer:
             totals.lost += batch.lost
         totals.bad += batch.bad
         packed = batch.packed.to(accelerator.device)
-        sync = contextlib.nullcontext() if is_last else accelerator.no_sync(self.wrapped)
+        sync = contextlib.nullcontext() if is_last else accelerator.no_sync(self.parallel_model)
         with accelerator.autocast(), sync:
             if batch.inputs is None:  # no frame of it can be used, but the other processes wait for this one
-                losses, weight = self.wrapped(packed, **self.tokens.blank_inputs()), 0.0
+                losses, weight = self.parallel_model(packed, **self.video_source.blank_inputs()), 0.0
             else:
-                losses = self.wrapped(packed, **self.features.model_inputs(batch.inputs))
+                losses = self.parallel_model(packed, **self.features.model_inputs(batch.inputs))
             loss = losses.sum() * weight
             accelerator.backward(loss)
         totals.loss += float(loss.detach()) / accelerator.num_processes
@@ -304,10 +304,10 @@ class Trainer:
         if totals.lost:  # the mean over the questions that could be asked
             scale = totals.asked / (totals.asked - totals.lost)
             loss *= scale
-            for parameter in self.trained:
+            for parameter in self.trained_parameters:
                 if parameter.grad is not None:
                     parameter.grad *= scale
-        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.config.max_grad_norm or math.inf))
+        norm = float(self.accelerator.clip_grad_norm_(self.trained_parameters, self.config.max_grad_norm or math.inf))
         if not math.isfinite(norm) and not self.config.fp16:  # under fp16 the loss scaler skips such a step
             with raise_on_all_ranks():
                 raise RunError(
@@ -359,10 +359,10 @@ class Trainer:
         predict = functools.partial(
             predict_frames,
             self.bundle,
-            tokens=self.tokens,
+            video_source=self.video_source,
             options=InferenceOptions(workers=self.config.workers),
             bad=bad,
-            most_bad=self.state.bad_frames.limit,
+            max_bad_frames=self.state.bad_frames.limit,
             stopped=lambda: self.stop.signal,
         )
         predictions = shard_and_gather(
@@ -443,7 +443,7 @@ class Trainer:
                 continue
             first = done * config.gradient_accumulation_steps
             dataset = TrainingBatches(
-                self.train_frames, self.features.reader, self.prompts, self.bundle.settings.mask, plan
+                self.train_frames, self.features.reader, self.prompt_tokenizer, self.bundle.settings.mask, plan
             )
             loader = training_loader(dataset, range(first, len(plan)), config.workers)
             numbered = enumerate(start_workers(loader), first)
@@ -451,7 +451,7 @@ class Trainer:
                 yield StepBatches(epoch, step_weights, numbered, dataset)
 
     def _build_model(self, checkpoint: Path | None) -> None:
-        """Sets ``bundle``, ``model`` and ``prompts``, the weights loaded from ``checkpoint`` if there is one."""
+        """Sets ``bundle``, ``model`` and ``prompt_tokenizer``; loads the weights of ``checkpoint``, if any."""
         config = self.config
         self.bundle = build_for_training(config)
         self.model = self.bundle.model
@@ -463,12 +463,12 @@ class Trainer:
             train_videos=tuple(load_splits(config.splits_dir).train),
             synthetic=is_synthetic(config.ssgvqa_root),
         )
-        self.prompts = self.bundle.prompt_tokenizer()
-        LabelTrie(self.prompts.label_ids)  # raises if the labels could not be scored
-        self.prompts.check_fits(self.train_frames, self.val_frames)
+        self.prompt_tokenizer = self.bundle.prompt_tokenizer()
+        LabelTrie(self.prompt_tokenizer.label_ids)  # raises if the labels could not be scored
+        self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
 
     def _open_frames(self, progress: Progress) -> tuple[BadFrames, list[BadFrame]]:
-        """Sets ``tokens`` and ``features`` (what a step is fed); returns the bad frames known and the missing."""
+        """Sets ``video_source`` and ``features`` (what a step is fed); returns the bad frames known and the missing."""
         config = self.config
         assert config.image_root is not None
         store = self.bundle.frame_store(config.image_root)
@@ -477,13 +477,13 @@ class Trainer:
         missing = check_missing_frames(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
         if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
             raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
-        self.tokens = build_video_token_source(self.bundle, store, config.cache, config.cache_dtype)
+        self.video_source = build_video_token_source(self.bundle, store, config.cache, config.cache_dtype)
         # Which source it is depends on the flags; each takes the inputs that its own reader gives.
-        self.features: FeatureSource[Any] = self.tokens
+        self.features: FeatureSource[Any] = self.video_source
         if config.cache_text:
             assert config.cache is not None
             self.features = build_text_state_source(
-                self.bundle, self.tokens, self.prompts, config.cache, config.cache_dtype
+                self.bundle, self.video_source, self.prompt_tokenizer, config.cache, config.cache_dtype
             )
         return bad_frames, missing
 
@@ -494,8 +494,8 @@ class Trainer:
         self.counts = question_counts(self.train_frames)
         self.steps_per_epoch = steps_per_epoch(self.counts, config, accelerator.num_processes)
         self.total_steps = config.max_steps if config.max_steps is not None else config.epochs * self.steps_per_epoch
-        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.parallel_model, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.trained_parameters = [p for p in self.model.parameters() if p.requires_grad]
         micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
         self.fingerprint = compute_fingerprint(self.train_frames, self.val_frames, micro_per_step, self.total_steps)
         log.info(
