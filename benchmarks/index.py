@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from torch.utils.data import DataLoader, Dataset
 
-from surgvivqa.data.index import _scanned, open_questions
+from surgvivqa.data.index import _scan, open_questions
 from surgvivqa.data.ssgqa import read_split
 
 VIDEOS = [f"VID{i:02d}" for i in range(1, 41)]
@@ -138,7 +138,7 @@ def phases(out: Path) -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
         chosen = [rng.randrange(len(frames)) for _ in range(2000)]
         result = {
             "seconds": seconds,
-            "of_it_stat_seconds": timed(lambda: [_scanned(root / v) for v in VIDEOS])[0],
+            "of_it_stat_seconds": timed(lambda: [_scan(root / v) for v in VIDEOS])[0],
             "rss_grown_mb": grown,
             "questions": report.questions,
             "counts_seconds": timed(lambda: frames.counts)[0],

@@ -43,7 +43,7 @@ def sparse(path: Path, size: int = 100_000_000) -> None:
 
 
 BAD = {
-    "UTF-16": Bad(lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, no UTF-8 text; save it as UTF-8"),
+    "UTF-16": Bad(lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, not UTF-8 text; save it as UTF-8"),
     "UTF-16 without a mark": Bad(
         lambda p: p.write_text(TEXT, "utf-16-be"), "not_text", " is not UTF-8 text (line 1 has a NUL byte); "
     ),
@@ -73,7 +73,7 @@ BAD = {
     "another answer": Bad(
         lambda p: p.write_text(f"{HEAD}What?|big liver"),
         "unknown_answer",
-        ":3 has the answer 'big liver', which is none",
+        ":3 has the answer 'big liver', which is not one",
     ),
     "a folder": Bad(Path.mkdir, "not_a_file", " is a folder; move it away, or leave out --strict"),
     "a named pipe": Bad(os.mkfifo, "not_a_file", " is a named pipe; move it away, or leave out --strict"),
@@ -200,7 +200,7 @@ def test_a_large_file_is_never_read(tmp_path: Path) -> None:
 
 
 def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssgqa, "_MOST_BYTES", len(TEXT))
+    monkeypatch.setattr(ssgqa, "_MAX_BYTES", len(TEXT))
     path = tmp_path / "1.txt"
     for more, skipped in (("", {"summary": 2}), ("\n", {"too_large": 1})):
         path.write_text(TEXT + more)
@@ -229,7 +229,7 @@ def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
     path = root / "VID04" / "12.txt"
     if what == "a link to nothing":
         path.symlink_to("/nowhere/12.txt")
-        return f"Question file {path} cannot be read: it is a link to /nowhere/12.txt, which is not there; fix or"
+        return f"Question file {path} cannot be read: it is a link to /nowhere/12.txt, which does not exist; fix or"
     if what == "a link to itself":
         path.symlink_to(path)
         return (

@@ -204,7 +204,7 @@ def test_without_a_writable_folder_the_text_is_read_and_the_log_says_so(
 ) -> None:
     root = small(tmp_path / "ssg")
     (tmp_path / "file").write_text("")
-    index._say_once.cache_clear()
+    index._warn_once.cache_clear()
     for _ in range(2):
         frames, report = open_questions(root, VIDEOS, index_dir=tmp_path / "file" / "index")
         assert (list(frames), report) == read_split(root, VIDEOS)

@@ -18,15 +18,15 @@ class BadFrames:
 
     Args:
         policy: ``error`` allows none; ``skip`` leaves their questions out and allows a fraction of the run's frames.
-        most: that fraction (``--max-bad-frames``).
+        fraction: that fraction (``--max-bad-frames``).
         total: number of frames of the run.
         known: frames that an earlier part of the run skipped. Under ``skip`` they count; under ``error`` a frame that
             fails again is an error.
     """
 
-    def __init__(self, policy: str, most: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
-        self.policy, self.most, self.total = policy, most, total
-        self.limit = math.ceil(round(most * total, 6)) if policy == "skip" else 0
+    def __init__(self, policy: str, fraction: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
+        self.policy, self.fraction, self.total = policy, fraction, total
+        self.limit = math.ceil(round(fraction * total, 6)) if policy == "skip" else 0
         earlier: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
         self._reasons, self._earlier = (earlier, {}) if policy == "skip" else ({}, earlier)
 
@@ -38,7 +38,7 @@ class BadFrames:
         return [bad for bad in frames if (bad.video, bad.frame) not in self._reasons]
 
     def gather(self, frames: Iterable[BadFrame]) -> None:
-        """Records what each process has found, in all of them; every process must call it."""
+        """Records the bad frames of all processes in each of them; every process must call it."""
         self.add(gather_object(self.unknown(frames)))
 
     def add(self, frames: Iterable[BadFrame]) -> None:
@@ -66,7 +66,7 @@ class BadFrames:
             raise InputError(f"{last} Fix it and {advice}; --on-bad-frame skip leaves such frames out.")
         raise InputError(
             f"{len(self)} of {self.total} frames cannot be used, more than the {self.limit} that --max-bad-frames "
-            f"{self.most:g} allows (the last one: {last}) Fix them and {advice}, or allow more."
+            f"{self.fraction:g} allows (the last one: {last}) Fix them and {advice}, or allow more."
         )
 
     def to_list(self) -> list[BadFrame]:

@@ -1,9 +1,9 @@
-"""The columns of one video's questions: one Arrow record batch, made by the parser, read where it lies in memory.
+"""The columns of one video's questions: one Arrow record batch, written by the parser and read by memory map.
 
 A batch has one row: ``about`` (JSON: the video, the fingerprint of its files, its frame numbers, the spellings of its
 answers, its report), ``counts`` (questions of each frame), ``code``, ``answer``, ``label``, ``reasoning``, ``type``,
-``line`` (one value a question, in file order) and ``questions`` (the distinct question strings that ``code`` indexes).
-Reasoning and type are places in ``ssgqa.REASONINGS`` and ``ssgqa.TYPES``, -1 for none.
+``line`` (one value per question, in file order) and ``questions`` (the distinct question strings that ``code``
+indexes). Reasoning and type are indices into ``ssgqa.REASONINGS`` and ``ssgqa.TYPES``, -1 for none.
 """
 
 import contextlib
@@ -33,7 +33,13 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class QuestionFiles:
-    """A video's question files as they lie on disk. ``settled``: none was touched in the last two seconds."""
+    """The state of a video's question files on disk.
+
+    Attributes:
+        numbers: the frame numbers, in order.
+        fingerprint: hash of names, sizes and times of the files.
+        settled: whether no file was changed in the last two seconds.
+    """
 
     numbers: tuple[int, ...]
     fingerprint: str
@@ -41,10 +47,14 @@ class QuestionFiles:
 
 
 class VideoColumns:
-    """One video's record batch: views of its columns, nothing copied.
+    """The columns of one video's record batch, without copies.
 
-    ``root`` is the text tree it was parsed from, ``path`` the index file that it lies in (None: in memory).
-    ``numbers`` are the frames with a question, ``counts`` how many each has (int32), ``starts`` where they start.
+    Attributes:
+        root: the folder of the text files.
+        path: the index file; None if the batch is in memory.
+        numbers: the frames that have questions.
+        counts: ``[frames]`` int32, the number of questions of each.
+        starts: ``[frames + 1]`` int64, the index of each frame's first question.
     """
 
     def __init__(self, batch: pa.RecordBatch, root: Path, path: Path | None = None) -> None:
@@ -56,7 +66,7 @@ class VideoColumns:
         self.values = {name: batch.column(name).values.to_numpy() for name in _VALUES}
         self.counts: np.ndarray = batch.column("counts").values.to_numpy()
         self.starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
-        # A question is cut from the mapped bytes when it is asked for: no table of Python strings is held.
+        # Questions are decoded from the mapped bytes on access, so no Python strings are kept.
         self.distinct = len(batch.column("questions").values)
         _, offsets, text = batch.column("questions").values.buffers()
         self._offsets = (
@@ -65,7 +75,7 @@ class VideoColumns:
         self._text = memoryview(text if self.distinct else b"")[: self._offsets[-1]]
 
     def is_sound(self) -> bool:
-        """Whether every number points at what is there. Arrow trusts what it maps, and a checksum anybody can make."""
+        """Whether all indices are in range. Arrow does not check them, and a forged file has a valid checksum."""
         self.batch.validate(full=True)
         bounds = {"code": self.distinct, "label": len(labels.LABELS), "answer": len(self.about["answers"])}
         bounds |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
@@ -115,7 +125,7 @@ class VideoColumns:
         )
 
     def report(self) -> ReadReport:
-        """What was read and left out in this video."""
+        """The report about this video."""
         kept = self.about["report"]
         report = ReadReport(examples={k: list(v) for k, v in kept["examples"].items()})
         report.files, report.lines, report.questions = kept["files"], kept["lines"], kept["questions"]
@@ -124,7 +134,7 @@ class VideoColumns:
 
 
 def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.RecordBatch:
-    """Parses one video's ``files``, or where they could not be looked at, what its folder now holds.
+    """Parses one video's ``files``; if None, the files that its folder holds now.
 
     Raises:
         InputError: the folder or a file cannot be read.
@@ -168,7 +178,7 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
 
 @functools.cache
 def _parser_key() -> bytes:
-    """Names this file format and the parser whose results are kept, by its source: nobody has to bump a number."""
+    """A hash of this file's format and of the parser's source, so that an index of another version is rebuilt."""
     digest = hashlib.blake2b(f"{_FORMAT} {labels.LABELS} {labels.ALIASES}".encode(), digest_size=16)
     for source in (ssgqa.__file__, labels.__file__, __file__):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Frames from disk, fitted to the video encoder's square, and the clips made of them."""
+"""Reads frames, fits them to the video encoder's input size, and builds clips."""
 
 import errno
 import functools
@@ -23,13 +23,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FRAME_FITS = ("squash", "pad", "crop")
 CLIP_MODES = ("repeat", "past")
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # others may start programs of their own, as EPS does
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # other formats, such as EPS, may start programs
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "La", "RGBa", "P", "PA", "1")
-_MOST_BYTES = 300_000_000  # a picture of the most pixels that Pillow decodes has 268 MB without compression
+_MAX_BYTES = 300_000_000  # the largest picture that Pillow decodes has 268 MB without compression
 
 
 class BadFrame(NamedTuple):
-    """A frame that cannot be used: which, and why in a sentence. Plain values, as it travels between processes."""
+    """A frame that cannot be used, and the reason. Plain values, since it is sent between processes."""
 
     video: str
     frame: int
@@ -53,7 +53,7 @@ def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
         canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), ((size - inner[0]) // 2, (size - inner[1]) // 2))
         return canvas
     if fit != "crop":
-        raise ValueError(f"frame fit {fit!r} is none of {', '.join(FRAME_FITS)}")
+        raise ValueError(f"frame fit {fit!r} is not one of {', '.join(FRAME_FITS)}")
     if width <= height:
         scaled = (size, int(size * height / width))
     else:
@@ -79,43 +79,43 @@ def load_image(
 
 
 def open_image(path: Path) -> Image.Image:
-    """A picture in RGB, decoded.
+    """Reads and decodes an image as RGB.
 
     Raises:
         FrameError: the file is missing, damaged, cut off, absurdly large, not an image, or not a still picture
-            of 8 bits a channel in grey or RGB.
+            of 8 bits per channel in grey or RGB.
     """
     try:
-        if not stat.S_ISREG((status := path.stat()).st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG((status := path.stat()).st_mode):  # opening a pipe would block
             raise _Refused("it is not a regular file")
-        if not 0 < status.st_size <= _MOST_BYTES:
+        if not 0 < status.st_size <= _MAX_BYTES:
             raise _Refused(f"it has {status.st_size:,} bytes")
         raw = path.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                # Three in a hundred flipped bits of a PNG file decode into another picture without an error; its
-                # checksums, which decoding leaves out, show them. They take a hundredth of the decoding's time.
+                # 3% of flipped bits in a PNG decode to another picture without an error. verify() compares the
+                # checksums, which decoding does not, in 1% of the decoding time.
                 image.verify()
             with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
                 return _rgb(image)
     except FileNotFoundError:
         raise FrameError(f"Frame {path} does not exist.") from None
     except Image.UnidentifiedImageError:
-        formats = ", ".join(_FORMATS)
-        raise FrameError(f"Frame {path} is none of {formats}, whatever its name says, or is damaged.") from None
+        formats = f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        raise FrameError(f"Frame {path} is not a {formats} file, or is damaged.") from None
     except MemoryError:
         raise
-    except Exception as error:  # a decoder may fail in any way where the bytes are wrong
+    except Exception as error:  # decoders raise errors of many kinds
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # this process's fault, not the frame's
+            raise  # a limit of this process, not a fault of the frame
         why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
         raise FrameError(f"Frame {path} cannot be read as an image ({why}).") from None
 
 
 class _Refused(ValueError):
-    """A picture that could be decoded but would not be what it stands for."""
+    """An image that cannot be converted to RGB without guessing."""
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -126,9 +126,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1:
         raise _Refused(f"it holds {pictures} pictures, not one")
-    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))  # "RGB;16B" is handed out as RGB
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow returns "RGB;16B" as RGB
     if image.mode == "F" or image.mode.startswith("I") or ";16" in stored:
-        raise _Refused("it has more than 8 bits a channel; convert it to 8")
+        raise _Refused("it has more than 8 bits per channel; convert it to 8")
     if image.mode not in _MODES:
         raise _Refused(f"its colours are {image.mode}; convert it to RGB")
     return image.convert("RGB")
@@ -141,10 +141,10 @@ def image_tensor(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """A picture as float32 ``[3, size, size]``, normalised by channel.
+    """An image as float32 ``[3, size, size]``, normalised by channel.
 
     Raises:
-        ValueError: it has several pictures, more than 8 bits a channel, or colours other than grey and RGB.
+        ValueError: it has several pictures, more than 8 bits per channel, or colours other than grey and RGB.
     """
     fitted = fit_image(_rgb(image), size, fit)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0).permute(2, 0, 1)
@@ -153,11 +153,18 @@ def image_tensor(
 
 @dataclass(frozen=True)
 class FrameStore:
-    """The frames of a data set as a model wants them.
+    """The frames of a data set, prepared for a model.
 
-    ``clip_mode`` ``repeat`` shows the asked frame ``num_frames`` times; ``past`` shows the frames at ``stride`` seconds
-    that end at it. In a ``past`` clip a frame that is not on disk is replaced by the nearest later one that is, so the
-    video's first frame is repeated at its start.
+    Attributes:
+        root: the folder with one folder of frames per video.
+        size: frames become ``size x size`` pixels.
+        fit: how a frame is fitted to them (``fit_image``).
+        mean: mean of each channel, for the normalisation.
+        std: standard deviation of each channel.
+        clip_mode: ``repeat`` shows the frame ``num_frames`` times; ``past`` shows the ``num_frames`` frames that end at
+            it. In a ``past`` clip the nearest later frame replaces a missing one, such as one before the first frame.
+        num_frames: frames per clip.
+        stride: seconds between the frames of a ``past`` clip.
     """
 
     root: Path
@@ -170,7 +177,7 @@ class FrameStore:
     stride: int = 1
 
     def path(self, video: str, frame: int) -> Path:
-        """Where a frame lies."""
+        """The path of a frame."""
         return Path(self.root) / video / f"{frame:06d}.png"
 
     def image(self, video: str, frame: int) -> Tensor:
@@ -182,14 +189,14 @@ class FrameStore:
         if self.clip_mode == "repeat":
             return [frame] * self.num_frames
         numbers = [frame]
-        there = _listing(str(Path(self.root) / video))
+        existing = _listing(str(Path(self.root) / video))
         for back in range(1, self.num_frames):
             wanted = frame - back * self.stride
-            numbers.append(wanted if wanted >= 0 and f"{wanted:06d}.png" in there else numbers[-1])
+            numbers.append(wanted if wanted >= 0 and f"{wanted:06d}.png" in existing else numbers[-1])
         return numbers[::-1]
 
     def clip(self, video: str, frame: int) -> Tensor:
-        """The clip of a frame, float32 ``[T, 3, size, size]``, oldest first (``repeat``: one decode, expanded)."""
+        """The clip of a frame, float32 ``[T, 3, size, size]``, oldest frame first."""
         numbers = self.clip_frames(video, frame)
         images = {number: self.image(video, number) for number in dict.fromkeys(numbers)}
         if len(images) == 1:
@@ -197,7 +204,7 @@ class FrameStore:
         return torch.stack([images[number] for number in numbers])
 
     def file_states(self, video: str, frame: int) -> list[list[int]]:
-        """``[frame, bytes, modification time in ns]`` of each image of a frame's clip: another one, another clip.
+        """``[frame, bytes, modification time in ns]`` of each image of a frame's clip, which change with the images.
 
         Raises:
             FrameError: an image is missing.
@@ -224,7 +231,7 @@ def _listing(folder: str) -> frozenset[str]:
 
 
 def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[Path]:
-    """Paths of the frames that do not exist; one directory listing a video.
+    """Paths of the frames that do not exist. Lists each video's folder once.
 
     Raises:
         InputError: a folder cannot be read.
@@ -246,7 +253,7 @@ def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], a
     """The frames of questions that do not exist, at most ``allowed`` of them.
 
     Raises:
-        InputError: there are more; with a count and the first few.
+        InputError: there are more than ``allowed``.
     """
     missing = _missing(store, *frames)
     if len(missing) > allowed:
@@ -259,7 +266,7 @@ def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], a
 
 
 def find_unreadable_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[Path, str]]:
-    """Frames of whose clips an image cannot be decoded, each with the reason; each image is opened once."""
+    """The frames whose clips have an image that cannot be decoded, with the reason. Each image is opened once."""
     bad: list[tuple[Path, str]] = []
     opened: dict[tuple[str, int], str | None] = {}
     for f in frames:

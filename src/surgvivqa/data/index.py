@@ -1,9 +1,9 @@
-"""The question index: the text tree parsed once into one Arrow file, mapped into memory from then on.
+"""The question index: the text files are parsed once into one Arrow file, which later runs map into memory.
 
-The file is an Arrow IPC stream without compression, not Parquet: its columns are used where they lie in the page cache,
-so opening decodes nothing and DataLoader workers share the same pages, where Parquet would be decoded into each
-process's own memory. There is one file a root with one record batch a video (``columns``), so the splits share it and
-a changed video is parsed alone. A check sum follows the stream's end, where Arrow's readers do not look.
+The file is an Arrow IPC stream without compression. Opening it decodes nothing, and DataLoader workers share its pages;
+Parquet would be decoded into the memory of each process. There is one file per root with one record batch per video
+(``columns``), so all splits use the same file, and only a changed video is parsed again. A checksum follows the end of
+the stream, where Arrow's readers do not look.
 """
 
 import contextlib
@@ -32,17 +32,17 @@ from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
 
-_MANY_FILES = 2000  # from here on several processes parse
-_DIGEST = 16  # bytes of the check sum at a file's end
-_SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use (FAT, some network ones)
+_MANY_FILES = 2000  # with more files several processes parse
+_DIGEST = 16  # bytes of the checksum at the end of a file
+_SETTLED_NS = 2_000_000_000  # the coarsest clock of file systems in use (FAT, some network ones)
 log = logging.getLogger("surgvivqa")
 
 
 class IndexedFrames(Sequence[FrameQuestions]):
-    """The frames of a split in order, each built when it is asked for.
+    """The frames of a split in order; each is built on access. Slices and ``concatenate`` are lazy too.
 
-    Slices and ``joined`` are lazy too. A pickle holds the index file's path and the selection; whoever loads it maps
-    the file again. Where no folder can be written it holds the columns themselves.
+    A pickle holds the path of the index file and the selection, and maps the file again when it is loaded. If there is
+    no index file, it holds the columns.
     """
 
     def __init__(self, videos: Iterable[VideoColumns] = ()) -> None:
@@ -72,9 +72,9 @@ class IndexedFrames(Sequence[FrameQuestions]):
     def __getitem__(self, index: int | slice) -> "FrameQuestions | IndexedFrames":
         if not isinstance(index, slice):
             return self._videos[self._video[index]].frame(self._row[index])
-        some = IndexedFrames()
-        some._videos, some._video, some._row = self._videos, self._video[index], self._row[index]
-        return some
+        selected = IndexedFrames()
+        selected._videos, selected._video, selected._row = self._videos, self._video[index], self._row[index]
+        return selected
 
     def __iter__(self) -> Iterator[FrameQuestions]:
         return (self[i] for i in range(len(self)))
@@ -84,8 +84,8 @@ class IndexedFrames(Sequence[FrameQuestions]):
         """Questions of each frame, ``[frames]`` int32."""
         counts = np.zeros(len(self), np.int32)
         for index, video in enumerate(self._videos):
-            here = self._video == index
-            counts[here] = video.counts[self._row[here]]
+            is_here = self._video == index
+            counts[is_here] = video.counts[self._row[is_here]]
         return counts
 
     def names(self) -> Iterator[tuple[str, int]]:
@@ -127,18 +127,18 @@ class IndexedFrames(Sequence[FrameQuestions]):
         mapped: dict[Path, dict[str, VideoColumns]] = {}
         for path in {s[0]: None for s in state["sources"] if isinstance(s, tuple)}:
             parts = [s[1:] for s in state["sources"] if isinstance(s, tuple) and s[0] == path]
-            mapped[path] = _mapped(path, parts[0][0], {video: files for _, video, files in parts})
+            mapped[path] = _map_videos(path, parts[0][0], {video: files for _, video, files in parts})
         for root, source in zip(state["roots"], state["sources"], strict=True):
             if not isinstance(source, tuple):
                 self._videos.append(VideoColumns(source, root))
                 continue
             path, _, video, files = source
             if video not in mapped[path]:
-                # Another process has replaced or removed the file: unchanged text gives the same columns again.
-                again = VideoColumns(parse_video(root, video, _scanned(root / video)), root)
-                if again.files.fingerprint != files.fingerprint:
+                # Another process has replaced or removed the index file; unchanged text gives the same columns.
+                parsed = VideoColumns(parse_video(root, video, _scan(root / video)), root)
+                if parsed.files.fingerprint != files.fingerprint:
                     raise InputError(f"The question files in {root / video} changed during the run; start it again.")
-                mapped[path][video] = again
+                mapped[path][video] = parsed
             self._videos.append(mapped[path][video])
 
 
@@ -148,7 +148,7 @@ def question_counts(frames: Sequence[FrameQuestions]) -> list[int]:
 
 
 def questions_checksum(frames: Sequence[FrameQuestions]) -> int:
-    """CRC-32 of frames, their questions and their labels; of a list another value than of the index."""
+    """CRC-32 of frames, their questions and their labels. A list gives another value than the index."""
     if isinstance(frames, IndexedFrames):
         return frames.checksum()
     crc = 0
@@ -170,22 +170,24 @@ def frame_names(frames: Iterable[FrameQuestions]) -> Iterator[tuple[str, int]]:
     return frames.names() if isinstance(frames, IndexedFrames) else ((f.video, f.frame) for f in frames)
 
 
-def subsample(frames: Sequence[FrameQuestions], most: int | None) -> Sequence[FrameQuestions]:
-    """At most ``most`` questions, from frames evenly spaced through the list; deterministic. None keeps all."""
+def subsample(frames: Sequence[FrameQuestions], max_questions: int | None) -> Sequence[FrameQuestions]:
+    """At most ``max_questions`` questions, from evenly spaced frames; deterministic. None keeps all."""
     total = sum(question_counts(frames))
-    if most is None or total <= most:
+    if max_questions is None or total <= max_questions:
         return frames
-    wanted = max(1, round(len(frames) * most / total))
-    return _first_questions(frames, np.linspace(0, len(frames) - 1, wanted).round().astype(int), most)
+    wanted = max(1, round(len(frames) * max_questions / total))
+    return _first_questions(frames, np.linspace(0, len(frames) - 1, wanted).round().astype(int), max_questions)
 
 
-def draw_subsample(frames: Sequence[FrameQuestions], most: int, seed: int) -> list[FrameQuestions]:
-    """At most ``most`` questions: complete frames in a random order that ``seed`` fixes; the last one is cut."""
-    return _first_questions(frames, np.random.default_rng(seed).permutation(len(frames)), most)
+def draw_subsample(frames: Sequence[FrameQuestions], max_questions: int, seed: int) -> list[FrameQuestions]:
+    """At most ``max_questions`` questions, from frames in a random order; the last frame may be incomplete."""
+    return _first_questions(frames, np.random.default_rng(seed).permutation(len(frames)), max_questions)
 
 
-def _first_questions(frames: Sequence[FrameQuestions], order: Iterable[int], most: int) -> list[FrameQuestions]:
-    kept, left = [], most
+def _first_questions(
+    frames: Sequence[FrameQuestions], order: Iterable[int], max_questions: int
+) -> list[FrameQuestions]:
+    kept, left = [], max_questions
     for index in order:
         if left <= 0:
             break
@@ -198,18 +200,18 @@ def _first_questions(frames: Sequence[FrameQuestions], order: Iterable[int], mos
 def open_questions(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
 ) -> tuple[IndexedFrames, ReadReport]:
-    """What ``ssgqa.read_split`` gives, from the index; the videos that it lacks or that have changed are parsed first.
+    """The result of ``ssgqa.read_split``, from the index. New and changed videos are parsed first.
 
-    A video is unchanged where the names, sizes, modification times and status-change times of its question files are.
-    Files touched less than two seconds before they were read are read again the next time, since a second write in the
-    same tick of the clock would not show.
+    A video is unchanged if the names, sizes, modification times and status-change times of its question files are.
+    Files that were changed less than two seconds before they were read are read again the next time, since a second
+    change within the clock's resolution would not show.
 
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``.
         videos: names of the videos; nothing else under the root is read.
         strict: lines and files of the reasons in ``ssgqa.STRICT_FAULTS`` are an error.
         index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
-            Where it cannot be written, the text is parsed into memory each time, and the log says so once.
+            If it cannot be written, the text is parsed each time, and the log says so once.
 
     Raises:
         InputError: as ``read_split`` does.
@@ -217,38 +219,42 @@ def open_questions(
     root = Path(root)
     names = ssgqa.find_videos(root, videos)
     path = _index_path(root, index_dir)
-    files = {name: _scanned(root / name) for name in names}
-    found = _mapped(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
+    files = {name: _scan(root / name) for name in names}
+    found = (
+        _map_videos(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
+    )
     stale = {name: f for name, f in files.items() if name not in found}
     if stale:
         parsed = {video.video: video for video in (VideoColumns(b, root) for b in _parse_all(root, stale))}
         found |= parsed
-        if path and _written(path, parsed):
-            # The file's columns rather than the parser's own, so that their memory is shared with the workers.
-            found |= _mapped(path, root, {name: f for name, f in stale.items() if f is not None})
+        if path and _write(path, parsed):
+            # Mapped columns share their memory with the DataLoader workers.
+            found |= _map_videos(path, root, {name: f for name, f in stale.items() if f is not None})
     report = ReadReport()
     for name in names:
         report.add(found[name].report())
     ssgqa.check_any_file(root, videos, report)
     if strict and any(report.skipped[reason] for reason in ssgqa.STRICT_FAULTS):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
-        return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file was put right meanwhile
+        return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file has been fixed meanwhile
     return IndexedFrames(found[name] for name in names), report
 
 
 def _index_path(root: Path, index_dir: Path | None) -> Path | None:
-    """The root's index file. The root as it was spelled counts as well: the report's examples show it."""
+    """The root's index file. It depends on the spelling of the root too, since examples in the report show it."""
     try:
         folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or Path.home() / ".cache" / "surgvivqa") / "index"
     except RuntimeError:
-        _say_once("There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text.")
+        _warn_once(
+            "There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text."
+        )
         return None
     spelled = os.fsencode(root.resolve()) + b"\0" + os.fsencode(root)
     return folder / f"{hashlib.blake2b(spelled, digest_size=16).hexdigest()}.arrow"
 
 
-def _scanned(folder: Path) -> QuestionFiles | None:
-    """The state of a video's question files, or None where it cannot be had: then the parser says what is wrong."""
+def _scan(folder: Path) -> QuestionFiles | None:
+    """The state of a video's question files; None if they cannot be listed, and the parser will report why."""
     now, newest = time.time_ns(), 0
     entries = []
     try:
@@ -267,9 +273,9 @@ def _scanned(folder: Path) -> QuestionFiles | None:
 
 
 def _batches(path: Path) -> list[pa.RecordBatch]:
-    """The record batches of an index file, mapped; none where it is missing, damaged or another parser's."""
-    # Arrow trusts what it maps: it would follow a flipped bit out of the file. So nothing is shown to it unchecked.
-    faults = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # of a file that somebody else made
+    """The record batches of an index file, mapped; empty if it is missing, damaged, or of another version."""
+    # Arrow does not check what it maps: a flipped bit could make it read outside the file.
+    faults = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # from a forged file
     with contextlib.suppress(OSError, pa.ArrowException, *faults):
         raw = pa.memory_map(str(path)).read_buffer()
         if raw.size > _DIGEST and _digest(raw[:-_DIGEST]) == raw[-_DIGEST:].to_pybytes():
@@ -285,19 +291,19 @@ def _digest(content: Any) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST).digest()
 
 
-def _mapped(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
-    """The wanted videos that an index file holds in the wanted state."""
+def _map_videos(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
+    """The videos of ``wanted`` that an index file holds, if their files have not changed."""
     found = {}
     for video in (VideoColumns(batch, root, path) for batch in _batches(path)):
         files = wanted.get(video.video)
-        # What was read too soon after a write serves the run that read it (settled False) and no later one.
+        # Files that were not settled when they were read are used by that run only.
         if files and video.files.fingerprint == files.fingerprint and video.files.settled >= files.settled:
             found[video.video] = video
     return found
 
 
-def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
-    """Puts videos into an index file beside what it holds, by rename; False, and one line in the log, if it cannot."""
+def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
+    """Adds videos to an index file, atomically. Returns False, after a warning, if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, durable=False, shared=True) as temporary:
@@ -309,7 +315,7 @@ def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
             with temporary.open("ab") as file:
                 file.write(digest)
     except OSError as error:
-        _say_once(
+        _warn_once(
             f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "
             f"to a folder, or each start parses the text."
         )
@@ -318,12 +324,12 @@ def _written(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     log.warning(message)
 
 
 def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
-    """The record batch of each video, in order; several processes where there are many files, the same result."""
+    """The record batch of each video, in order; several processes parse them if there are many files."""
     arguments = [root] * len(stale), list(stale), list(stale.values())
     many = sum(len(f.numbers) for f in stale.values() if f) >= _MANY_FILES
     console = Console(stderr=True)
@@ -331,7 +337,7 @@ def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa
         track, description="index", total=len(stale), console=console, disable=not many or not console.is_terminal
     )
     workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(stale))
-    if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader's worker) has no children
+    if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader worker) cannot have children
         with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(workers) as pool:
             return list(shown(pool.map(parse_video, *arguments)))
     return list(shown(map(parse_video, *arguments)))

@@ -11,7 +11,7 @@ ALIASES: dict[str, str] = {"yes": "True", "no": "False"}
 
 
 def parse_label(answer: str) -> int | None:
-    """Index of ``answer`` among the 51 labels, or None where it is none of them.
+    """Index of ``answer`` among the 51 labels, or None if it is not one of them.
 
     The match is exact after stripping blanks; ``yes`` and ``no`` (any case) and ``true`` and ``false`` (any case) name
     the two boolean classes. ``specimen_bag`` (a target) and ``specimenbag`` (a tool) are two classes. Nothing is

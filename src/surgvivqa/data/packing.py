@@ -163,7 +163,7 @@ def pack_stream(
         ValueError: the mask mode is unknown.
     """
     if mask not in MASK_MODES:
-        raise ValueError(f"mask {mask!r} is none of {', '.join(MASK_MODES)}")
+        raise ValueError(f"mask {mask!r} is not one of {', '.join(MASK_MODES)}")
     trees = [tree for frame in frames for tree in frame]
     lengths = [(0 if cached_length else len(tree.prompt)) + len(tree.tokens) for tree in trees]
     sequences = PaddedLayout.of_lengths(lengths)

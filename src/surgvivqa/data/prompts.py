@@ -15,9 +15,9 @@ def build_prompt(question: str, mode: str = "simple") -> str:
         return f"Question: {question}\n{PROMPT_END}"
     if mode == "choices":
         return f"Question: {question}\nCandidates: {', '.join(LABELS)}\n{PROMPT_END}"
-    raise ValueError(f"prompt mode {mode!r} is none of {', '.join(PROMPT_MODES)}")
+    raise ValueError(f"prompt mode {mode!r} is not one of {', '.join(PROMPT_MODES)}")
 
 
 def build_target(label: str) -> str:
-    """The text to be predicted after the prompt: the label with a leading space, as GPT-2's BPE wants it."""
+    """The text to be predicted after the prompt: the label with a leading space, as GPT-2's BPE expects."""
     return f" {label}"

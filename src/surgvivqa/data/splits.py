@@ -25,12 +25,12 @@ class Splits:
     def videos(self, split: str) -> tuple[str, ...]:
         """Videos of ``train``, ``val`` or ``test``."""
         if split not in SPLIT_NAMES:
-            raise InputError(f"Split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
+            raise InputError(f"Split {split!r} is not one of {', '.join(SPLIT_NAMES)}.")
         return tuple(getattr(self, split))
 
 
 def load_splits(splits_dir: str | Path | None = None) -> Splits:
-    """Reads ``train_videos.json``, ``val_videos.json``, ``test_videos.json`` and checks that they are sound.
+    """Reads ``train_videos.json``, ``val_videos.json``, ``test_videos.json`` and validates them.
 
     Args:
         splits_dir: folder of the three files, each a JSON list of video names; None takes SSG-VQA-Net's split
@@ -68,8 +68,8 @@ def base_video(video: str) -> str:
 
 def shared_videos(first: Iterable[str], second: Iterable[str]) -> list[str]:
     """The videos of ``first`` that are also in ``second``, copies under other names included."""
-    known = {base_video(v) for v in second}
-    return sorted(v for v in first if base_video(v) in known)
+    others = {base_video(v) for v in second}
+    return sorted(v for v in first if base_video(v) in others)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

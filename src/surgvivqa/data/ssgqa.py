@@ -1,4 +1,4 @@
-"""SSG-QA's question files: one text file a frame, fields separated by a bare pipe, two summary lines first."""
+"""Reads SSG-QA's question files: one text file per frame, two summary lines first, fields separated by a pipe."""
 
 import stat
 from collections import Counter
@@ -12,18 +12,29 @@ from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")
-# Reasons for which a file or a line breaks the format, those of files first. ``surgvivqa check`` reports all of them;
-# all but an empty file (a frame without questions) are errors under --strict.
+# The reasons for which a file or a line breaks the format, those of files first. ``surgvivqa check`` reports all of
+# them; all except an empty file (a frame without questions) are errors under --strict.
 FORMAT_FAULTS = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
 STRICT_FAULTS = tuple(reason for reason in FORMAT_FAULTS if reason != "empty_file")
-_MOST_BYTES = 8_000_000  # some 2000 times a real file
-_MOST_DIGITS = 18  # a frame's number is an int64 from here on
+_MAX_BYTES = 8_000_000  # about 2000 times a real file
+_MAX_DIGITS = 18  # frame numbers are int64
 _EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One single-answer question. ``label`` indexes the 51 labels; ``line`` is its 1-based line in the file."""
+    """One single-answer question.
+
+    Attributes:
+        video: name of the video.
+        frame: number of the frame.
+        question: the question's text.
+        answer: the answer as it is spelled in the file.
+        label: index of the answer among the 51 labels.
+        reasoning: one of ``REASONINGS``; None for lines without one.
+        type: one of ``TYPES``; None for lines without one.
+        line: line number in the file, from 1.
+    """
 
     video: str
     frame: int
@@ -46,11 +57,11 @@ class FrameQuestions:
 
 @dataclass
 class ReadReport:
-    """What was read and what was left out, and why.
+    """Counts of what was read and of what was left out, by reason.
 
     ``lines`` are non-blank lines of readable files; each is a question or is counted in ``skipped`` under ``summary``,
     ``comma_answer``, ``unknown_answer``, ``no_pipe`` or ``malformed``. Whole files are counted there under
-    ``not_text``, ``too_large`` (more than 8 MB: never read), ``not_a_file`` (a folder or a pipe of that name: never
+    ``not_text``, ``too_large`` (more than 8 MB: not read), ``not_a_file`` (a folder or a pipe with such a name: not
     opened) and ``empty_file``. ``examples`` keeps the first five of each reason.
     """
 
@@ -61,14 +72,14 @@ class ReadReport:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, reason: str, where: str) -> None:
-        """Counts one left out."""
+        """Counts a line or file that is left out."""
         self.skipped[reason] += 1
         shown = self.examples.setdefault(reason, [])
         if len(shown) < _EXAMPLES:
             shown.append(where[:300])
 
     def add(self, later: "ReadReport") -> None:
-        """Counts what ``later`` counts, as if its files had been read after these."""
+        """Adds the counts of ``later``, whose files were read after these."""
         self.files += later.files
         self.lines += later.lines
         self.questions += later.questions
@@ -102,19 +113,19 @@ def read_question_file(
     report.files += 1
     try:
         status = path.stat()
-        odd = _no_question_file(path, status.st_mode, status.st_size)
-        raw = b"" if odd else path.read_bytes()
+        fault = _find_file_fault(path, status.st_mode, status.st_size)
+        raw = b"" if fault else path.read_bytes()
     except OSError as error:
         raise InputError(_unreadable(path, error)) from None
-    text, odd = _decoded(path, raw) if odd is None else ("", odd)
-    if odd:
-        reason, where, advice = odd
+    text, fault = _decode(path, raw) if fault is None else ("", fault)
+    if fault:
+        reason, where, advice = fault
         if strict:
             raise InputError(f"Question file {where}; {advice}, or leave out --strict.")
         report.skip(reason, where)
         return None
-    # The line ends of Python's text files: LF, CRLF and a lone CR. str.splitlines would also cut at form feeds
-    # and the like; a lone CR that was dropped would join "1" and "0" into another answer.
+    # Lines end with LF, CRLF or CR, as in Python's text files. str.splitlines would also split at form feeds and
+    # others; dropping a lone CR would join "1" and "0" into another answer.
     numbered = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1)
     lines = [(n, line.strip()) for n, line in numbered if line.strip()]
     if not lines:
@@ -141,7 +152,7 @@ def read_question_file(
         elif (label := parse_label(fields[1])) is None:
             if strict:
                 raise InputError(
-                    f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is none of the 51; "
+                    f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is not one of the 51 labels; "
                     f"fix or remove the line, or leave out --strict."
                 )
             report.skip("unknown_answer", where)
@@ -164,34 +175,34 @@ def read_question_file(
     return FrameQuestions(video, frame, tuple(questions)) if questions else None
 
 
-# What is odd about a whole file: the reason, the path with what is wrong with it, and what to do.
-_Odd = tuple[str, str, str]
+# What is wrong with a whole file: the reason, the path with a description, and what to do.
+_Fault = tuple[str, str, str]
 
 
-def _no_question_file(path: Path, mode: int, size: int) -> _Odd | None:
-    """What must not be opened: a pipe that nobody writes to would be waited for without end."""
+def _find_file_fault(path: Path, mode: int, size: int) -> _Fault | None:
+    """The fault of a file that must not be opened, such as a pipe, which would block."""
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "not a regular file"
         return "not_a_file", f"{path} is {kind}", "move it away"
-    if size > _MOST_BYTES:
-        limit = f"{_MOST_BYTES / 1e6:.0f} MB"
+    if size > _MAX_BYTES:
+        limit = f"{_MAX_BYTES / 1e6:.0f} MB"
         large = f"{path} has {size / 1e6:.1f} MB, too large for the questions of a frame (at most {limit})"
         return "too_large", large, "replace it"
     return None
 
 
-def _decoded(path: Path, raw: bytes) -> tuple[str, _Odd | None]:
-    """The text of a file, and what is odd where it is none."""
+def _decode(path: Path, raw: bytes) -> tuple[str, _Fault | None]:
+    """The text of a file, and its fault if it is not UTF-8 text."""
     at, what = raw.find(b"\0"), "a NUL byte"
     if at < 0:
         try:
             return raw.decode("utf-8-sig"), None
         except UnicodeDecodeError as error:
-            # The codec counts from behind a byte order mark.
+            # The codec's position does not count a byte order mark.
             at = error.start + len(raw) - len(error.object)
             what = f"the byte 0x{raw[at]:02X}"
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        wrong = f"{path} is UTF-16, no UTF-8 text"
+        wrong = f"{path} is UTF-16, not UTF-8 text"
     else:
         before = raw[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         wrong = f"{path} is not UTF-8 text (line {before.count(10) + 1} has {what})"
@@ -199,10 +210,10 @@ def _decoded(path: Path, raw: bytes) -> tuple[str, _Odd | None]:
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    """The sentence for a file that is there and cannot be looked at: no count, as another start might read it."""
+    """The message for a file that cannot be read. It is an error, since a later run might be able to read it."""
     if isinstance(error, FileNotFoundError) and path.is_symlink():
         target = path.readlink()
-        return f"Question file {path} cannot be read: it is a link to {target}, which is not there; fix or remove it."
+        return f"Question file {path} cannot be read: it is a link to {target}, which does not exist; fix or remove it."
     return f"Question file {path} cannot be read ({error.strerror or error}); make it readable, or remove it."
 
 
@@ -214,11 +225,11 @@ def read_split(
     Args:
         root: ``<root>/<VIDxx>/<frame>.txt``; other folders and other files are ignored.
         videos: names of the videos.
-        strict: lines and files of the reasons in ``STRICT_FAULTS`` are an error.
+        strict: lines and files with one of ``STRICT_FAULTS`` are an error.
         missing: whether a video without a folder is an error.
 
     Raises:
-        InputError: the root or a video's folder is not there, or there is no question file at all.
+        InputError: the root or a video's folder does not exist, or there is no question file.
     """
     root = Path(root)
     report = ReadReport()
@@ -236,14 +247,14 @@ def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "sk
     """The videos that have a folder, in the order of ``videos``.
 
     Raises:
-        InputError: the root is not there, or none of the videos, or (unless ``missing`` is ``skip``) not all of them.
+        InputError: the root does not exist, or none of the videos, or (unless ``missing`` is ``skip``) not all of them.
     """
     try:
-        there = root.is_dir()
-        absent = [v for v in videos if not (root / v).is_dir()] if there else []
+        exists = root.is_dir()
+        absent = [v for v in videos if not (root / v).is_dir()] if exists else []
     except OSError as error:
-        raise InputError(_locked(root, error)) from None
-    if not there:
+        raise InputError(_unlistable(root, error)) from None
+    if not exists:
         raise InputError(f"--ssgvqa-root {root} is not a folder; it must hold <VIDxx>/<frame>.txt.")
     if videos and len(absent) == len(videos):
         raise InputError(
@@ -259,14 +270,14 @@ def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "sk
 
 
 def is_synthetic(root: Path) -> bool:
-    """Whether the questions under ``root`` were made by ``surgvivqa synth``, which leaves its mark beside them."""
+    """Whether the questions under ``root`` are those of ``surgvivqa synth``, which writes a marker file."""
     return (root.parent / "synthetic.json").is_file()
 
 
 def parse_frame_number(name: str) -> int | None:
-    """The frame that a file's name stands for, or None for other files; padded names are other tools' copies."""
+    """The frame number of a question file's name; None for other files, such as padded names of other tools' copies."""
     stem = name.removesuffix(".txt")
-    if stem == name or len(stem) > _MOST_DIGITS or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
+    if stem == name or len(stem) > _MAX_DIGITS or not (stem.isascii() and stem.isdigit()) or str(int(stem)) != stem:
         return None
     return int(stem)
 
@@ -280,10 +291,10 @@ def list_question_files(folder: Path) -> list[int]:
     try:
         return sorted(number for path in folder.iterdir() if (number := parse_frame_number(path.name)) is not None)
     except OSError as error:
-        raise InputError(_locked(folder, error)) from None
+        raise InputError(_unlistable(folder, error)) from None
 
 
-def _locked(folder: Path, error: OSError) -> str:
+def _unlistable(folder: Path, error: OSError) -> str:
     return (
         f"Question folder {folder} cannot be read ({error.strerror or error}); make it readable, "
         f"or leave its videos out through --splits-dir."
@@ -291,6 +302,6 @@ def _locked(folder: Path, error: OSError) -> str:
 
 
 def check_any_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:
-    """Raises InputError where videos were asked for and hold no question file at all."""
+    """Raises InputError if there are videos, but no question file in them."""
     if not report.files and videos:
         raise InputError(f"--ssgvqa-root {root} holds no question file <frame>.txt in {', '.join(videos[:3])}.")

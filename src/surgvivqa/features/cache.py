@@ -1,14 +1,14 @@
-"""A store of frozen features on disk: rows of numbers by video, frame and tag, filled by any number of processes.
+"""A store of frozen features on disk, by video, frame and tag, which any number of processes may fill.
 
 On disk::
 
     DIR/<first 16 hex digits of the fingerprint>/
-        manifest.json           in words, what the fingerprint is made of
-        VID01.safetensors       the items of one video (data/cache_file.py draws the file)
-        parts/*.safetensors     items of any video, as they were made; ``merge`` moves them into the videos' files
+        manifest.json           the values that the fingerprint is made of
+        VID01.safetensors       the items of one video (see features/cache_file.py)
+        parts/*.safetensors     new items of any video; ``merge`` moves them into the files of the videos
 
-Every file appears by rename and is never changed afterwards, and every process writes files of its own name, so nothing
-is ever half there and no lock is needed. What was made of other weights or settings lies in another folder.
+Files are complete when they appear (by rename) and are never changed, and each process writes files under names that no
+other uses, so no lock is needed. Features of other weights or settings are in another folder.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ from surgvivqa.utils.errors import InputError, RunError
 
 log = logging.getLogger("surgvivqa")
 _VIDEO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_MOST_MAPS = 128  # a map holds a file descriptor
+_MAX_MAPS = 128  # a map holds a file descriptor
 _ABANDONED_AFTER = 3600.0  # seconds without a write
 
 
@@ -58,29 +58,30 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 
 
 def compute_tag(*values: Any) -> int:
-    """A signed 64-bit hash of plain values (numbers, texts, lists of them): what an item was made from."""
+    """A signed 64-bit hash of plain values (numbers, strings, lists of them) that an item is computed from."""
     text = json.dumps(values, separators=(",", ":")).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 
 class FeatureCache:
-    """Features by (video, frame, tag), each a 2-D tensor ``[n, width]`` with an ``n`` of its own.
+    """Features by (video, frame, tag), each a tensor ``[n, width]``; ``n`` may differ between items.
 
-    The tag is a 64-bit hash (``compute_tag``) of what the item was made from beside the fingerprint: for video tokens
-    the state of the image files, for text outputs also the token ids. Another tag is a miss.
+    The tag is a 64-bit hash (``compute_tag``) of what the item is computed from, apart from the fingerprint: for video
+    tokens the state of the image files, for text states also the token ids. An item with another tag is a miss.
 
     Args:
         root: the cache folder; nothing is written outside it.
-        made_of: plain values that decide the features (weights' hash, settings); with dtype, width and format they
-            make the fingerprint.
+        made_of: plain values that determine the features (hash of the weights, settings); with dtype, width and format
+            they make the fingerprint.
         width: length of a row.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
-        flush_every: items kept in memory before they are written, which bounds both memory and what a kill loses.
-        must_write: whether a folder that cannot be written is an error. Where it is not, a folder that is there is only
-            read, and a disk that fills up ends the filling with a warning, not the run.
+        flush_every: items kept in memory before they are written; bounds the memory, and what is lost when the process
+            is killed.
+        must_write: whether a folder that cannot be written is an error. Otherwise an existing folder is only read, and
+            when the disk is full, writing stops with a warning.
 
     Raises:
-        InputError: the folder cannot be made or read (or written, under ``must_write``), or a file in it is damaged.
+        InputError: the folder cannot be created or read (with ``must_write``: or written), or a file in it is damaged.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class FeatureCache:
         must_write: bool = False,
     ) -> None:
         if dtype not in DTYPES:
-            raise ValueError(f"cache dtype {dtype!r} is none of {', '.join(DTYPES)}")
+            raise ValueError(f"cache dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.dtype, self.width, self.flush_every, self.must_write = dtype, width, flush_every, must_write
         made_of = dict(made_of) | {"dtype": dtype, "width": width, "format": FORMAT}
         self.fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -124,18 +125,20 @@ class FeatureCache:
             self._stop_writing(error)
 
     def _stop_writing(self, error: OSError) -> None:
-        log.warning("--cache %s cannot be written (%s); it is read from now on.", self.folder.parent, error.strerror)
+        log.warning(
+            "--cache %s cannot be written (%s); it is only read from now on.", self.folder.parent, error.strerror
+        )
         self.writable = False
         self._pending.clear()
 
     def get(self, video: str, frame: int, tag: int) -> Tensor | None:
-        """An item ``[n, width]`` in the store's dtype, on the CPU, a copy; None where it is not there.
+        """A copy of an item, ``[n, width]`` in the store's dtype on the CPU; None if it is not cached.
 
         Raises:
             InputError: a file is damaged.
         """
         key = (video, frame, tag)
-        for _ in range(3):  # a file may be merged into another one between the look at the index and the look at it
+        for _ in range(3):  # another process may merge the file away after the index was read
             if key in self._pending:
                 return to_tensor(self._pending[key].copy(), self.dtype)
             if key not in self._index:
@@ -151,21 +154,21 @@ class FeatureCache:
         return None
 
     def has(self, video: str, frame: int, tag: int) -> bool:
-        """Whether an item is there, as of the last look at the folder."""
+        """Whether an item is cached, as of the last ``refresh``."""
         return (video, frame, tag) in self._pending or (video, frame, tag) in self._index
 
     def is_stale(self, video: str, frame: int, tag: int) -> bool:
-        """Whether the frame is there under other tags alone: made from something that has changed since."""
+        """Whether the frame is cached only under other tags, because what it was computed from has changed."""
         return not self.has(video, frame, tag) and (video, frame) in self._frames
 
     def put(self, video: str, frame: int, tag: int, rows: Tensor) -> Tensor:
-        """Takes an item ``[n, width]`` of any dtype and device, and returns it rounded to the store's dtype, there.
+        """Adds an item ``[n, width]`` of any dtype and device, and returns it rounded to the store's dtype.
 
-        What is used afterwards must be the returned tensor: only then does a hit equal the miss before it, bit for bit.
+        Use the returned tensor, on the same device: then a miss and a later hit give the same values, bit for bit.
 
         Raises:
             RunError: a value is not finite, before or after rounding.
-            InputError: the folder cannot be written any more (under ``must_write``).
+            InputError: the folder cannot be written (with ``must_write``).
         """
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ValueError(f"an item must be [n, {self.width}], not {list(rows.shape)}")
@@ -177,17 +180,18 @@ class FeatureCache:
             raise RunError(f"The features of {video} frame {frame} are not finite ({cause}); they are not cached.")
         if self.writable:
             array = to_array(rounded)
-            # On the CPU the array would be the very tensor that the caller continues with.
+            # On the CPU the array shares its memory with the returned tensor, which the caller may change.
             self._pending[video, frame, tag] = array.copy() if rounded.device.type == "cpu" else array
             if len(self._pending) >= self.flush_every:
                 self.flush()
         return rounded
 
     def flush(self) -> None:
-        """Writes what was put since the last time, as one file in ``parts``.
+        """Writes the items added since the last flush as one file in ``parts``.
 
         Raises:
-            InputError: the folder cannot be written (under ``must_write``; else a warning, and the store only reads).
+            InputError: the folder cannot be written (with ``must_write``; otherwise a warning, and the store only
+                reads).
         """
         if not self._pending:
             return
@@ -207,7 +211,7 @@ class FeatureCache:
         self._take(CacheFile(path))
 
     def refresh(self) -> None:
-        """Looks for files that other processes have written or merged since; two ``stat`` calls where there are none.
+        """Finds files that other processes have written or merged since the last call.
 
         Raises:
             InputError: a file is damaged, or the folder cannot be read.
@@ -221,7 +225,7 @@ class FeatureCache:
         except OSError as error:
             raise InputError(f"--cache {self.folder.parent} cannot be read ({error.strerror}).") from None
         files: dict[Path, CacheFile] = {}
-        for path in paths:  # parts first: where an item is in both, the video's file is taken
+        for path in paths:  # parts first, so that an item in both is read from the video's file
             try:
                 known = self._files.get(path)
                 files[path] = known if known and known.identity == identity_of(path) else CacheFile(path)
@@ -233,7 +237,7 @@ class FeatureCache:
 
     def _take(self, file: CacheFile) -> None:
         if (file.fingerprint, file.format) != (self.fingerprint, FORMAT):
-            return  # of other weights or settings: never read
+            return  # features of other weights or settings
         self._files[file.path] = file
         for key in file.entries:
             self._index[key] = file
@@ -242,18 +246,18 @@ class FeatureCache:
     def _read(self, file: CacheFile, key: Key) -> np.ndarray:
         self._mapped.pop(file, None)
         self._mapped[file] = None
-        if len(self._mapped) > _MOST_MAPS:
+        if len(self._mapped) > _MAX_MAPS:
             oldest = next(iter(self._mapped))
             del self._mapped[oldest]
             oldest.close()
         return file.read(key)
 
     def merge(self, video: str, wanted: Mapping[int, int] | None = None) -> int:
-        """Gathers a video's items from ``parts`` into its own file, and removes parts that nothing is left in.
+        """Moves a video's items from ``parts`` into its own file, and removes parts that are empty then.
 
         Args:
             video: its name.
-            wanted: frames with the tags they have now; items of these frames under other tags are dropped.
+            wanted: current tags by frame; items of these frames with other tags are dropped.
 
         Returns:
             Bytes of the video's items.
@@ -272,8 +276,8 @@ class FeatureCache:
             keys = sorted(k for k in self._index if k[0] == video)
             kept = [k for k in keys if wanted.get(k[1], k[2]) == k[2]]
             self._dropped |= set(keys) - set(kept)
-            own = self._files.get(path)
-            if list(own.entries if own else ()) == kept:
+            merged = self._files.get(path)
+            if list(merged.entries if merged else ()) == kept:
                 break
             items = [(k, self._index[k].entries[k]) for k in kept]
             arrays = (self._read(self._index[k], k) for k in kept)
@@ -285,8 +289,8 @@ class FeatureCache:
             except OSError as error:
                 raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
         self._remove_empty_parts()
-        own = self._files.get(path)
-        return own.data_bytes if own else 0
+        merged = self._files.get(path)
+        return merged.data_bytes if merged else 0
 
     def _remove_empty_parts(self) -> None:
         self._seen = ()
@@ -297,17 +301,17 @@ class FeatureCache:
             if not set(part.entries) - merged - self._dropped:
                 part.path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder / "parts"):
-            for left in folder.glob(".*.tmp"):  # of processes that were killed
+            for leftover in folder.glob(".*.tmp"):  # of processes that were killed
                 try:
-                    if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
-                        left.unlink()
+                    if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
+                        leftover.unlink()
                 except FileNotFoundError:
                     continue
         self._seen = ()
         self.refresh()
 
     def verify(self) -> Iterator[tuple[Path, int, int]]:
-        """Reads every item back and looks at its checksum: for each file its path, number of items and bytes.
+        """Reads every item and verifies its checksum. Yields for each file its path, number of items and bytes.
 
         Raises:
             InputError: a checksum is wrong; the message names the file.
@@ -323,5 +327,5 @@ class FeatureCache:
         return sum(file.data_bytes for file in self._files.values())
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process reads alone: what is not on disk yet is the writing process's own.
+        # A worker process only reads; items that are not on disk yet stay with the process that writes them.
         return self.__dict__ | {"_pending": {}, "_mapped": {}}

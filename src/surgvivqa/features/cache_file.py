@@ -1,10 +1,9 @@
 """One file of cached features: safetensors, read by memory map, with a checksum for every item.
 
-A file is a valid safetensors file of one tensor, ``rows`` ``[n, width]``: the items' rows one after another, beginning
-at a multiple of 64 bytes (the header is padded with spaces, as the format allows). So any safetensors reader opens it
-and nothing of it is pickled; but it is written and mapped here, because items are streamed into it without ever being
-in memory together, and because an item is found by a key and has a checksum. Both are in the header's ``__metadata__``:
-``index`` is JSON, ``index_crc32`` its own checksum.
+A file is a valid safetensors file of one tensor, ``rows`` ``[n, width]``: the items' rows one after another, starting
+at a multiple of 64 bytes (the header is padded with spaces, as the format allows). It is written and mapped here and
+not by the safetensors library, because items are streamed into it one by one, and each has a key and a checksum. Keys
+and checksums are in the header's ``__metadata__``: ``index`` is JSON, ``index_crc32`` its checksum.
 """
 
 import json
@@ -29,14 +28,21 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _EXPONENT = {"fp16": 0x7C00, "bf16": 0x7F80, "fp32": 0x7F800000}  # all ones: infinity or NaN
 _STORED = {"fp16": ("F16", "<f2"), "bf16": ("BF16", "<u2"), "fp32": ("F32", "<f4")}  # numpy has no bfloat16
 _ALIGNMENT = 64
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 
 Key = tuple[str, int, int]  # video, frame, tag
 
 
 @dataclass
 class IndexEntry:
-    """Where an item lies: its first row, its number of rows, their CRC-32, and whether that was found right here."""
+    """The place of an item in a file.
+
+    Attributes:
+        start: its first row.
+        rows: its number of rows.
+        crc: CRC-32 of the rows.
+        checked: whether the rows have been compared with ``crc`` in this process.
+    """
 
     start: int
     rows: int
@@ -45,13 +51,13 @@ class IndexEntry:
 
 
 def to_array(rows: Tensor) -> np.ndarray:
-    """A tensor of one of the three dtypes as the array that is stored (bfloat16 as its bits in uint16)."""
+    """The array that is stored for a tensor of one of the three dtypes (bfloat16 as its bits in uint16)."""
     rows = rows.detach().cpu().contiguous()
     return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
 def to_tensor(rows: np.ndarray, dtype: str) -> Tensor:
-    """The tensor that ``to_array`` was given; shares the array's memory."""
+    """The inverse of ``to_array``; shares the array's memory."""
     tensor = torch.from_numpy(rows)
     return tensor.view(torch.bfloat16) if dtype == "bf16" else tensor
 
@@ -71,18 +77,18 @@ def write_cache_file(
     items: Sequence[tuple[Key, IndexEntry]],
     data: Iterable[np.ndarray],
 ) -> None:
-    """Writes items under a temporary name beside ``path`` and renames it: the file is there whole or not at all.
+    """Writes items to a file, atomically.
 
     Args:
-        path: the file; one that is there is replaced.
-        fingerprint: what the features were made of.
+        path: the file; an existing one is replaced.
+        fingerprint: the fingerprint of the features' settings and weights.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
         width: length of a row.
-        items: keys with their number of rows and CRC-32; ``start`` is ignored, the order given is the order written.
-        data: the arrays ``[rows, width]`` of the items, in that order; asked for one by one.
+        items: keys with their number of rows and CRC-32, in the order of the file; ``start`` is ignored.
+        data: the arrays ``[rows, width]`` of the items, in that order; consumed one by one.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full; nothing is left then.
+        OSError: the folder cannot be written, or the disk is full; no partial file is left.
     """
     index = json.dumps(
         {
@@ -107,11 +113,11 @@ def write_cache_file(
 
 
 class CacheFile:
-    """A file that ``write_cache_file`` wrote: its header at once, its rows by memory map when they are first asked for.
+    """A file that ``write_cache_file`` wrote. The header is read at once, the rows by memory map on first use.
 
     Raises:
-        InputError: the file is damaged (no header, cut off, or a header whose checksum is wrong).
-        FileNotFoundError: it is gone.
+        InputError: the file is damaged (no header, cut off, or a wrong checksum of the header).
+        FileNotFoundError: it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,7 +128,7 @@ class CacheFile:
                 self.identity = _identity(os.fstat(file.fileno()))
                 size = self.identity[1]
                 (length,) = struct.unpack("<Q", file.read(8))
-                if length > min(size, _LONGEST_HEADER):
+                if length > min(size, _MAX_HEADER_BYTES):
                     raise ValueError("its header is too long")
                 header = parse_json(file.read(length))
             metadata = header["__metadata__"]
@@ -137,7 +143,7 @@ class CacheFile:
                 if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
                     raise ValueError("its header lists something that is not an item")
                 if rows < 0:
-                    raise ValueError("its header lists an item of no rows")
+                    raise ValueError("its header lists an item with fewer than no rows")
                 self.entries[video, frame, tag] = IndexEntry(start, rows, crc)
                 start += rows
             self.shape, self.data_start = (start, self.width), 8 + length
@@ -146,21 +152,21 @@ class CacheFile:
                 raise ValueError("its header contradicts itself")
             self.data_bytes = tensor["data_offsets"][1]
             if self.data_start + self.data_bytes != size:
-                raise ValueError(f"it has {size} bytes where its header says {self.data_start + self.data_bytes}")
+                raise ValueError(f"it has {size} bytes, but its header says {self.data_start + self.data_bytes}")
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
             raise InputError(
-                f"Cache file {path} is damaged ({str(error)[:120]}); remove it, and what it held is made again."
+                f"Cache file {path} is damaged ({str(error)[:120]}); remove it, and its features are computed again."
             ) from None
 
     def read(self, key: Key) -> np.ndarray:
-        """A copy of an item's rows ``[rows, width]``; its checksum is looked at the first time.
+        """A copy of an item's rows ``[rows, width]``; the checksum is verified the first time.
 
         CRC-32 of the 2.4 MB of a frame at full size in fp16 takes 0.7 ms (one core of an x86-64 server, zlib).
 
         Raises:
-            FrameError: the bytes are not those that were written, or not numbers.
+            FrameError: the checksum is wrong, or a value is not finite.
             FileNotFoundError: the file was removed or replaced since its header was read.
         """
         entry = self.entries[key]
@@ -175,18 +181,18 @@ class CacheFile:
                 fault = f"the features of {key[0]} frame {key[1]} are not all finite"
             if fault:
                 raise FrameError(
-                    f"Cache file {self.path} is damaged: {fault}; remove the file, and what it held is made again."
+                    f"Cache file {self.path} is damaged: {fault}; remove the file, and its features are computed again."
                 )
         entry.checked = True
         return rows
 
     def close(self) -> None:
-        """Lets the memory map go; the next ``read`` makes it again."""
+        """Closes the memory map; the next ``read`` opens it again."""
         self._map = None
 
     def _mapped(self) -> np.memmap:
         with self.path.open("rb") as file:
-            # The path may by now be another file, with its items elsewhere.
+            # Another process may have replaced the file.
             if _identity(os.fstat(file.fileno())) != self.identity:
                 raise FileNotFoundError(self.path)
             dtype = np.dtype(_STORED[self.dtype][1])
@@ -197,7 +203,7 @@ class CacheFile:
 
 
 def _tensor(dtype: str, rows: int, width: int) -> dict[str, Any]:
-    """What safetensors' header says of the one tensor."""
+    """The header entry of the tensor."""
     name, stored = _STORED[dtype]
     size = rows * width * np.dtype(stored).itemsize
     return {"dtype": name, "shape": [rows, width], "data_offsets": [0, size]}
@@ -208,5 +214,5 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def identity_of(path: Path) -> tuple[int, int, int]:
-    """Inode, size and modification time: a file replaced by rename has another one."""
+    """Inode, size and modification time, which change when a file is replaced."""
     return _identity(path.stat())

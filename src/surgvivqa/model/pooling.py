@@ -32,7 +32,7 @@ def pool_tokens(tokens: Tensor, video_config: VideoMAEConfig, mode: str) -> Tens
         ValueError: the mode is unknown, or the number of tokens is not the configuration's.
     """
     if mode not in VIDEO_POOLS:
-        raise ValueError(f"video pool {mode!r} is none of {', '.join(VIDEO_POOLS)}")
+        raise ValueError(f"video pool {mode!r} is not one of {', '.join(VIDEO_POOLS)}")
     if mode == "none":
         return tokens
     if tokens.shape[1] != token_count(video_config, "none"):

@@ -58,7 +58,7 @@ def score_labels(
         video: video tokens ``[F, V, hidden]``, or a cache of them that several calls share.
         trie: the labels.
         mask: the mask mode. Under ``bidirectional`` a prompt's states depend on its answer, so every label needs a
-            sequence of its own; otherwise all labels share the prompt.
+            separate sequence; otherwise all labels share the prompt.
 
     Returns:
         ``[Q, C]`` float32, summed log-probabilities in nats, questions in frame order.
@@ -116,13 +116,13 @@ def best_labels(
 
     Returns:
         The labels ``[Q]`` int64, the first of equal ones; their scores ``[Q]`` float32, not finite where the model's
-        are not; and how many nodes ran in all.
+        are not; and how many nodes were run.
 
     Raises:
         ValueError: the mask is ``bidirectional``, under which labels cannot share a prompt.
     """
     if mask == "bidirectional":
-        raise ValueError("under the bidirectional mask every label needs a pass of its own")
+        raise ValueError("under the bidirectional mask labels cannot share a prompt")
     cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
     search = _Search(model, prompts, cache, trie, mask)
     log_probs = search.run_prompts()
@@ -142,7 +142,7 @@ class _Search:
         scores: ``[Q, C]`` float32, the scores of the labels completed so far; -inf for the others.
         sums: for each node, ``[Q]`` float32, the summed log-probability of the path to it; NaN where its parent did not
             run.
-        nodes_run: how many nodes ran in all, over all questions.
+        nodes_run: how many nodes were run, over all questions.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class _Search:
         return log_probs
 
     def run_level(self, level: Sequence[int]) -> bool:
-        """Runs the nodes of a trie level whose bound reaches their question's best score; False where there is none."""
+        """Runs the nodes of a trie level whose bound reaches their question's best score; False if there is none."""
         open_nodes = self._open_nodes(level)
         active = [q for q, nodes in enumerate(open_nodes) if nodes]
         if not active:
@@ -250,6 +250,6 @@ def normalise_scores(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tupl
         ValueError: ``norm`` is unknown.
     """
     if norm not in ("sum", "mean"):
-        raise ValueError(f"score norm {norm!r} is none of sum, mean")
+        raise ValueError(f"score norm {norm!r} is not sum or mean")
     ranking = scores if norm == "sum" else scores / trie.lengths.to(scores)
     return ranking, ranking.softmax(dim=-1)
