@@ -1,6 +1,7 @@
 """The documents name files and flags that exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_every_flag_exists(name: str) -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", (ROOT / name).read_text(encoding="utf-8")))
     unknown = {flag for flag in named - listed - OF_OTHER_TOOLS if flag.replace("--no-", "--") not in listed}
     assert unknown <= {"--help", "--config"}
+
+
+def commands_in(document: Path) -> list[list[str]]:
+    """The words of each ``surgvivqa COMMAND`` line in a document's shell blocks, comments removed."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.search(r"(?:^|\s|/)surgvivqa ([a-z]+ .*)", line) for line in lines]
+    return [shlex.split(match[1].split(" > ")[0], comments=True) for match in found if match]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_flag_of_a_documented_command_is_a_flag_of_that_command(document: Path) -> None:
+    listed = {tuple(line.split()[:2]) for line in (ROOT / "tests" / "flags.txt").read_text().splitlines()}
+    for command, *words in commands_in(document):
+        flags = [word.split("=")[0] for word in words if word.startswith("--")]
+        known = {name for of, name in listed if of == command} | {"--config", "--help"}
+        unknown = [flag for flag in flags if flag not in known and flag.replace("--no-", "--") not in known]
+        assert not unknown, (command, unknown)
 
 
 def test_the_citation_has_the_packages_version() -> None:
