@@ -91,7 +91,7 @@ def test_a_cache_may_move_but_not_come_or_go() -> None:
     assert changed_flags(TrainConfig, saved, TrainConfig()) == {"cache": (True, False)}
 
 
-def test_a_run_begun_with_an_explicit_maximum_length_resumes_without_one() -> None:
+def test_a_run_started_with_a_maximum_length_resumes_without_one() -> None:
     assert changed_flags(TrainConfig, plain_values(TrainConfig(max_length=128)), TrainConfig()) == {}
 
 
@@ -154,7 +154,7 @@ def _with_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
 
 
-def test_bfloat16_is_on_where_the_gpu_has_it_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_the_default_on_gpus_that_support_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_precision(TrainConfig()).bf16 is False
     _with_gpu(monkeypatch, bf16=True)
     assert resolve_precision(TrainConfig()).bf16 is True

@@ -60,7 +60,7 @@ def test_a_part_left_at_random_is_an_error_that_names_it(parts: Path, part: str,
         build_for_training(config(tmp_path / "p"))
 
 
-def test_lora_alone_is_trained_and_alone_is_saved_and_restores_the_model(parts: Path, tmp_path: Path) -> None:
+def test_lora_alone_is_trained_and_saved_and_restores_the_model(parts: Path, tmp_path: Path) -> None:
     bundle = build_for_training(config(parts))
     table = {name: (trained, total) for name, trained, total in trainable_table(bundle.model)}
     assert [name for name, (trained, _) in table.items() if trained] == ["llm LoRA"]
@@ -133,7 +133,7 @@ def test_a_published_file_with_the_old_names_is_read_and_written(parts: Path, tm
         ({"train_gpt2_full": True}, {"full_finetune": True}),
     ],
 )
-def test_a_second_run_saves_what_the_first_one_learned(
+def test_a_second_run_saves_the_tensors_that_the_first_one_trained(
     parts: Path, tmp_path: Path, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     start = build_for_training(config(parts, **first))
@@ -170,7 +170,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused(parts: Path, tmp_path
         build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first", **flags))
 
 
-def test_the_checkpoint_says_what_its_model_is_made_of(parts: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_records_its_model_parts(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(build_for_training(config(parts, lora_r=4)), tmp_path / "first")
     found = build_for_training(TrainConfig(pretrained_ckpt=tmp_path / "first")).settings
     assert (found.lora_r, found.num_frames, found.video_model) == (4, 4, str(parts / "video"))

@@ -36,7 +36,7 @@ def same(one: ModelBundle, other: ModelBundle) -> None:
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_a_file_beside_a_folders_weights_is_not_taken_for_them(parts: Path, tmp_path: Path) -> None:
+def test_another_file_in_a_checkpoint_folder_is_refused(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts, lora_r=4), tmp_path / "best")
     export_pth(trained(parts, lora_r=2), tmp_path / "best" / "other.pth")
     with pytest.raises(InputError, match="not one of its files; give the folder"):
@@ -58,7 +58,7 @@ def test_weights_of_hugging_faces_and_pefts_folders_are_read_with_their_settings
         same(bundle, again)
 
 
-def test_what_was_trained_beside_the_adapters_must_be_there(parts: Path, tmp_path: Path) -> None:
+def test_tensors_trained_outside_the_adapters_are_required(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, unfreeze_blip_last_n=1)
     save_adapters(bundle, tmp_path / "adapters")
     same(bundle, load_checkpoint(tmp_path / "adapters", settings(parts)))
@@ -86,7 +86,7 @@ def test_adapters_that_mean_something_else_are_refused(parts: Path, said: dict[s
         load_checkpoint(tmp_path / "a", settings(parts))
 
 
-def test_settings_that_change_nothing_are_no_hindrance(parts: Path, tmp_path: Path) -> None:
+def test_adapter_settings_without_effect_are_accepted(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts)
     bundle.model.llm.save_pretrained(tmp_path / "a")
     path = tmp_path / "a" / "adapter_config.json"
@@ -125,7 +125,7 @@ def test_saving_again_in_other_pieces_leaves_nothing_of_the_first(
 
 
 @pytest.mark.parametrize("form", ["best", "adapters", "best_model.pth"])
-def test_flags_say_where_the_parts_of_a_checkpoint_lie_now(parts: Path, form: str, tmp_path: Path) -> None:
+def test_flags_locate_parts_that_have_moved(parts: Path, form: str, tmp_path: Path) -> None:
     there = shutil.copytree(parts, tmp_path / "there")
     bundle = trained(there, "llama")
     save_checkpoint(bundle, tmp_path / "best")

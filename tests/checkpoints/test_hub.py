@@ -245,7 +245,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, f
         assert time.monotonic() - started < 5
 
 
-def test_offline_by_order_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         hub.fetch("surgvivqa-tests/absent", "--checkpoint")
@@ -324,7 +324,9 @@ def test_a_fetch_takes_weights_and_settings_and_the_cache_serves_them_later(
     assert "taken from its cache" in caplog.text
 
 
-def test_a_model_of_pickles_alone_is_refused(small_hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_without_safetensors_is_refused(
+    small_hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(REPOSITORY, "model.safetensors")
     with pytest.raises(InputError, match="no safetensors"):
         hub.fetch("lab/model", "--checkpoint")

@@ -96,7 +96,7 @@ def test_save_pretrained_and_from_pretrained_are_hugging_faces_own(parts: Path, 
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
-def test_from_pretrained_puts_what_was_trained_on_its_parts(parts: Path, tmp_path: Path) -> None:
+def test_from_pretrained_loads_trained_tensors_onto_the_published_parts(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts)
     save_checkpoint(bundle, tmp_path / "best")
     assert torch.equal(scores(SurgViVQAModel.from_pretrained(tmp_path / "best"), bundle.processor()), of(bundle))
@@ -136,7 +136,7 @@ def test_peft_itself_reads_the_adapters(parts: Path, tmp_path: Path) -> None:
     assert written["peft_type"] == "LORA" and written["base_model_name_or_path"] == "gpt2"  # not where it lies here
 
 
-def test_adapters_that_peft_alone_wrote_are_read(parts: Path, tmp_path: Path) -> None:
+def test_adapters_written_by_peft_are_read(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, lora_r=4)
     bundle.model.llm.save_pretrained(tmp_path / "theirs")
     again = load_checkpoint(tmp_path / "theirs", settings(parts))
@@ -310,7 +310,7 @@ def test_merged_runs_go_on(best: Path, parts: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(of(found), expected, rtol=0, atol=1e-4)
 
 
-def test_adapters_on_what_was_merged_come_back_in_every_form(parts: Path, tmp_path: Path) -> None:
+def test_new_adapters_on_a_merged_model_are_restored_from_every_form(parts: Path, tmp_path: Path) -> None:
     """LoRA, then BLIP's last layer without it (which merges), then LoRA again."""
     save_checkpoint(trained(parts, lora_r=4), tmp_path / "a")
     save_checkpoint(trained(parts, pretrained_ckpt=tmp_path / "a", lora_r=0, unfreeze_blip_last_n=1), tmp_path / "b")
@@ -324,7 +324,7 @@ def test_adapters_on_what_was_merged_come_back_in_every_form(parts: Path, tmp_pa
         assert torch.equal(of(load_checkpoint(tmp_path / name, settings(parts))), of(last)), name
 
 
-def test_a_backup_beside_the_output_is_left_alone(best: Path, tmp_path: Path) -> None:
+def test_other_folders_next_to_the_output_are_not_touched(best: Path, tmp_path: Path) -> None:
     for name in ("hf.old", "hf.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").write_text("x")
@@ -362,7 +362,7 @@ def test_a_folder_that_misses_a_tensor_it_was_written_with_is_refused(best: Path
         load_checkpoint(best, settings(parts))
 
 
-def test_weights_are_read_with_the_settings_that_lie_beside_them(parts: Path, tmp_path: Path) -> None:
+def test_a_weights_file_is_read_with_the_settings_of_its_folder(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, frame_fit="pad", mask="causal", lora_alpha=8)
     save_checkpoint(bundle, tmp_path / "best")
     again = load_checkpoint(tmp_path / "best" / "model.safetensors", settings(parts))
@@ -377,7 +377,7 @@ def test_adapters_without_their_projection_are_refused(parts: Path, tmp_path: Pa
         load_checkpoint(tmp_path / "theirs", settings(parts, "llama"))
 
 
-def test_an_alpha_that_is_a_fraction_stays_one(parts: Path, tmp_path: Path) -> None:
+def test_a_fractional_alpha_is_kept(parts: Path, tmp_path: Path) -> None:
     bundle = trained(parts, lora_r=4)
     save_adapters(bundle, tmp_path / "adapters")
     path = tmp_path / "adapters" / "adapter_config.json"
@@ -396,7 +396,7 @@ def test_a_folder_of_save_pretrained_is_a_checkpoint(parts: Path, tmp_path: Path
     assert (found.frame_fit, found.mask, found.lora_r, found.num_frames) == ("crop", "causal", 4, 4)
 
 
-def test_save_pretrained_over_adapters_is_what_is_read_again(parts: Path, tmp_path: Path) -> None:
+def test_save_pretrained_into_an_adapter_folder_replaces_the_adapters(parts: Path, tmp_path: Path) -> None:
     save_adapters(trained(parts, "llama"), tmp_path / "m")
     model = SurgViVQAModel.from_pretrained(tmp_path / "m")
     assert type(model) is SurgViVQAModel and not model.training
@@ -421,7 +421,7 @@ def test_half_precision_scores_nearly_the_same(parts: Path, tmp_path: Path, dtyp
     torch.testing.assert_close(found, of(bundle), rtol=0.05, atol=0.3)
 
 
-def test_from_pretrained_refuses_what_it_would_not_do(parts: Path, tmp_path: Path) -> None:
+def test_from_pretrained_refuses_arguments_without_effect(parts: Path, tmp_path: Path) -> None:
     save_checkpoint(trained(parts), tmp_path / "best")
     with pytest.raises(InputError, match="takes no argument but dtype, and not nonsense"):
         SurgViVQAModel.from_pretrained(tmp_path / "best", nonsense=1)
@@ -463,7 +463,7 @@ def test_convert_refuses(
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_replaces_only_checkpoints_and_only_when_told(
+def test_convert_replaces_only_checkpoints_and_only_with_overwrite(
     best: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"

@@ -77,7 +77,7 @@ def test_the_hubs_library_reads_metadata_and_figures_back(tmp_path: Path) -> Non
     assert front(text)["datasets"] == ["ssg-qa"]
 
 
-def test_the_sections_say_what_a_reader_needs(tmp_path: Path) -> None:
+def test_the_card_has_usage_data_training_and_metrics(tmp_path: Path) -> None:
     text = card(tmp_path, repo="lab/surgvivqa-lora")
     for said in (
         'SurgViVQAModel.from_pretrained("lab/surgvivqa-lora")',
@@ -113,7 +113,7 @@ def test_every_table_has_as_many_cells_in_every_row(tmp_path: Path) -> None:
         {k: v for k, v in figures().items() if k != "synthetic"},
     ],
 )
-def test_published_figures_stand_only_beside_the_whole_standard_test_split(
+def test_published_metrics_are_shown_only_for_the_complete_standard_test_split(
     metrics: dict[str, Any], tmp_path: Path
 ) -> None:
     text = card(tmp_path, metrics=metrics)
@@ -161,7 +161,7 @@ def test_a_synthetic_set_is_never_called_ssgqa(tmp_path: Path) -> None:
     assert front(later)["license"] == "cc-by-nc-sa-4.0" and "drawn scenes alone" not in later
 
 
-def test_what_an_older_run_learned_from_is_looked_up_or_left_open(tmp_path: Path) -> None:
+def test_the_training_data_of_an_older_run_is_looked_up_or_unknown(tmp_path: Path) -> None:
     (tmp_path / "set" / "ssg-qa").mkdir(parents=True)
     (tmp_path / "set" / "synthetic.json").write_text("{}")
     run = a_run(ssgvqa_root=str(tmp_path / "set" / "ssg-qa"))
@@ -199,7 +199,7 @@ def test_a_card_holds_nothing_private(tmp_path: Path) -> None:
     assert front(text)["base_model"] == ["Salesforce/blip-vqa-base"]
 
 
-def test_what_a_run_keeps_when_it_leaves_the_machine() -> None:
+def test_published_settings_hold_no_paths() -> None:
     run = public_run(a_run(video_model=f"{HOME}/videomae"))
     assert "jane" not in json.dumps(run) and "/" not in run["video_model"]
     assert run["train_videos"] == list(load_splits().train) and run["max_steps"] == 30_000
@@ -224,7 +224,7 @@ def test_tokens_are_masked() -> None:
     assert message == "401 for hf_*** (Authorization: Bearer ***) at https://***@hub/x"
 
 
-def test_trained_parts_come_from_the_runs_flags_and_leave_the_model_alone() -> None:
+def test_trained_parts_follow_from_the_runs_flags_without_changing_the_model() -> None:
     config = TrainConfig(preset="tiny", unfreeze_blip_last_n=1)
     trained = build_for_training(config)
     trained.run = RunRecord(plain_values(config))

@@ -166,7 +166,7 @@ def test_blip_rows_that_were_never_resized_grow_as_published(parts: Path, state:
     assert "grew from 300" in bundle.report
 
 
-def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path) -> None:
+def test_a_file_of_trained_tensors_is_read_and_reported(parts: Path, tmp_path: Path) -> None:
     state = Published(parts, True).state_dict()
     torch.save({k: v for k, v in state.items() if "lora_" in k}, tmp_path / "wild.pth")
     bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
@@ -192,7 +192,7 @@ def test_what_was_trained_alone_is_read_and_reported(parts: Path, tmp_path: Path
         (lambda s: {k: v.to(torch.float8_e4m3fn) for k, v in s.items()}, "it is quantized"),
     ],
 )
-def test_what_does_not_belong_to_the_model_is_refused(
+def test_tensors_that_do_not_fit_the_model_are_refused(
     parts: Path, change: Callable[[State], Any], message: str, tmp_path: Path
 ) -> None:
     torch.save(change(dict(Published(parts, False).state_dict())), tmp_path / "wild.pth")
@@ -260,7 +260,7 @@ def test_a_run_that_froze_the_decoder_may_lack_it(parts: Path, tmp_path: Path) -
         ({"lora_r": 0, "mask": "causal"}, "llm.transformer.h.0."),  # written by hand; nothing would be trained
     ],
 )
-def test_a_file_that_lacks_what_its_run_trained_is_refused(
+def test_a_file_without_a_tensor_that_its_run_trained_is_refused(
     parts: Path, run: dict[str, Any], kept: str, tmp_path: Path
 ) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**vars(settings(parts)), **run}))
@@ -270,7 +270,7 @@ def test_a_file_that_lacks_what_its_run_trained_is_refused(
         load_checkpoint(tmp_path / "best_model.pth", settings(parts))
 
 
-def test_a_config_file_of_something_else_beside_a_file_is_named(parts: Path, tmp_path: Path) -> None:
+def test_an_unrelated_config_file_is_named_in_the_error(parts: Path, tmp_path: Path) -> None:
     torch.save(Published(parts, True).state_dict(), tmp_path / "wild.pth")
     (tmp_path / "config.yaml").write_text("trainer: {devices: 4}")
     with pytest.raises(InputError, match=r"unknown key 'trainer'.*move wild\.pth to another folder"):
@@ -284,7 +284,7 @@ def test_a_flag_that_is_wrong_is_not_blamed_on_a_file(parts: Path, tmp_path: Pat
     assert "wild.pth" not in str(refusal.value)
 
 
-def test_blips_own_rows_are_not_aligned_ones(parts: Path, tmp_path: Path) -> None:
+def test_blips_word_embedding_is_refused_as_an_aligned_one(parts: Path, tmp_path: Path) -> None:
     state = Published(parts, True).state_dict()
     torch.save({**state, WORDS: state[WORDS][:300]}, tmp_path / "wild.pth")
     with_pieces = shutil.copytree(parts, tmp_path / "parts")
@@ -295,7 +295,7 @@ def test_blips_own_rows_are_not_aligned_ones(parts: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("embeddings", ["published", "aligned"])
 @pytest.mark.parametrize("everything", [True, False])
-def test_the_published_loader_reads_what_is_exported(
+def test_the_published_loader_reads_an_exported_file(
     parts: Path, embeddings: str, everything: bool, tmp_path: Path
 ) -> None:
     """That loader: the published parts, then ``load_state_dict(..., strict=False)``."""

@@ -152,7 +152,7 @@ def faults_of(source: str, name: str) -> list[str]:
     return found
 
 
-def test_no_module_can_run_or_unpack_what_it_reads() -> None:
+def test_no_module_can_execute_or_unpack_files() -> None:
     root = Path(surgvivqa.__file__).parent
     modules = sorted(root.rglob("*.py"))
     assert len(modules) > 50
@@ -178,7 +178,7 @@ def test_no_module_can_run_or_unpack_what_it_reads() -> None:
         "pickle.loads(b)",
     ],
 )
-def test_the_look_at_the_source_sees(line: str) -> None:
+def test_the_source_check_finds_unsafe_calls(line: str) -> None:
     assert faults_of(line, "some.py")
 
 
@@ -208,7 +208,7 @@ def test_a_part_with_a_pickle_in_it(
     assert not (tmp_path / "owned").exists()
 
 
-def test_other_doors_for_a_pickle(
+def test_pickles_are_refused_by_other_readers(
     folders: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, peft = (shutil.copytree(folders / name, tmp_path / name) for name in ("whole", "peft"))
@@ -315,7 +315,7 @@ def test_a_yaml_tag_makes_no_object(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "", "a\\b", "C:x", "a\0b"])
-def test_weights_are_read_from_the_folder_alone(parts: Path, folders: Path, name: str, tmp_path: Path) -> None:
+def test_an_index_cannot_name_files_outside_its_folder(parts: Path, folders: Path, name: str, tmp_path: Path) -> None:
     text = json.dumps({"metadata": {}, "weight_map": {"a": name}})
     whole = changed(folders / "whole", tmp_path / "w", "model.safetensors.index.json", text)
     part = changed(parts / "gpt2", tmp_path / "gpt2", "model.safetensors.index.json", text)
@@ -341,7 +341,7 @@ def test_a_part_does_not_send_the_loader_elsewhere(parts: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "name", ["../x", "VID01/..", "/etc", "VID01\0", "VID０1", "VID\u200b01", "..", "-x", "VID01\n", "", "C:x", "~"]
 )
-def test_a_split_names_videos_alone(name: str, tmp_path: Path) -> None:
+def test_a_split_file_cannot_name_paths(name: str, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}_videos.json").write_text(json.dumps([name] if split == "test" else []))
     with pytest.raises(InputError, match="video names"):
@@ -461,7 +461,7 @@ def test_settings_of_another_kind(
     refused(capsys, "convert", f"--checkpoint={folder}", f"--output={tmp_path}/out")
 
 
-def test_what_honest_files_hold_is_read(parts: Path, tmp_path: Path) -> None:
+def test_views_buffers_and_optimizer_states_are_read(parts: Path, tmp_path: Path) -> None:
     """Older forms, views, buffers that are expanded, an optimiser beside the weights."""
     from surgvivqa.checkpoints.published import read_tensors
 
@@ -614,7 +614,7 @@ def test_an_invalid_state_dict_is_refused(tensors: dict[str, Any], message: str,
 @pytest.mark.parametrize(
     "item", [["VID01", 1, 2, -1, 0], [["x"], 1, 2, 1, 0], ["VID01", 1.5, 2, 1, 0], ["VID01", 1, 2, float("inf"), 0]]
 )
-def test_a_forged_cache_file(item: list[Any], tmp_path: Path) -> None:
+def test_a_forged_cache_file_is_refused(item: list[Any], tmp_path: Path) -> None:
     index_text = json.dumps({"format": 1, "fingerprint": "f", "dtype": "fp32", "width": 4, "items": [item]})
     content = {"index": index_text, "index_crc32": str(zlib.crc32(index_text.encode()))}
     rows = {"dtype": "F32", "shape": [1, 4], "data_offsets": [0, 16]}
@@ -638,7 +638,7 @@ def test_a_forged_cache_file(item: list[Any], tmp_path: Path) -> None:
         {"about": "{}"},
     ],
 )
-def test_a_forged_index_is_made_anew(forged: dict[str, Any], tmp_path: Path) -> None:
+def test_a_forged_index_is_rebuilt(forged: dict[str, Any], tmp_path: Path) -> None:
     """With the right checksum, which anybody can compute."""
     (tmp_path / "q" / "VID01").mkdir(parents=True)
     (tmp_path / "q" / "VID01" / "1.txt").write_text("a\nb\nHow many tools are there?|2\n")
@@ -674,7 +674,7 @@ def test_a_forged_index_is_made_anew(forged: dict[str, Any], tmp_path: Path) -> 
         ["convert", f"--checkpoint=x/{TOKEN}", "--output=y"],
     ],
 )
-def test_no_token_passes_the_door(
+def test_flags_with_tokens_are_refused(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -716,7 +716,7 @@ def test_the_log_and_the_sentences_are_masked(capsys: pytest.CaptureFixture[str]
 # --- text that is shown --------------------------------------------------------------------------------------------
 
 
-def test_what_check_shows_of_a_question_file_commands_no_terminal(
+def test_check_prints_no_control_characters(
     synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     questions = Path(shutil.copytree(synthetic_set / "ssg-qa", tmp_path / "ssg-qa"))

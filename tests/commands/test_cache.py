@@ -130,7 +130,7 @@ def fill(base: Path, data_flags: list[str], folder: Path, *flags: str) -> int:
     return main(["cache", f"--checkpoint={base}", *data_flags, f"--cache={folder}", "--workers=0", *flags])
 
 
-def test_the_command_fills_what_evaluation_and_training_read(
+def test_the_command_fills_the_cache_that_evaluation_and_training_read(
     base: Path, data_flags: list[str], tmp_path: Path, said: Said
 ) -> None:
     cache = tmp_path / "cache"
@@ -252,7 +252,7 @@ sys.exit(main(sys.argv[1:]))
     ("name", "code", "left"),
     [("SIGKILL", -signal.SIGKILL, 6), pytest.param("SIGTERM", 75, 4, marks=pytest.mark.slow)],
 )
-def test_stopped_half_way_it_goes_on(
+def test_a_stopped_command_continues(
     base: Path,
     data_flags: list[str],
     tmp_path: Path,
@@ -379,7 +379,7 @@ def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
     assert [p.name for p in (tmp_path / "0").iterdir()] == [p.name for p in (tmp_path / "1").iterdir()]
 
 
-def test_the_fingerprint_sees_every_setting_that_decides_the_tokens(
+def test_the_fingerprint_depends_on_every_setting_that_changes_the_tokens(
     base: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     def fingerprint(**changed: object) -> str:

@@ -135,7 +135,7 @@ def test_it_is_counted_by_parser_and_index_and_named_by_check(root: Path, synthe
 
 
 @EVERY
-def test_strict_says_what_where_and_what_to_do(
+def test_strict_names_the_file_the_fault_and_the_remedy(
     root: Path, flags: list[str], capsys: pytest.CaptureFixture[str], bad: Bad
 ) -> None:
     path = root / "VID04" / "12.txt"
@@ -162,7 +162,7 @@ def test_check_names_the_first_of_every_reason(root: Path, synthetic_set: Path) 
         assert f" {reason} {root / 'VID04' / str(number)}.txt" in message
 
 
-def test_training_goes_on_without_them_and_the_log_counts_them(
+def test_training_skips_faulty_files_and_counts_them(
     root: Path, flags: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, bad in enumerate(BAD.values(), 1001):
@@ -260,7 +260,7 @@ def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     "what", ["a link to nothing", "a link to itself", "a locked file", "a locked folder", "a locked root"]
 )
-def test_what_cannot_be_read_is_an_error_under_both_policies(
+def test_an_unreadable_file_is_an_error_with_and_without_strict(
     root: Path,
     synthetic_set: Path,
     flags: list[str],

@@ -188,7 +188,7 @@ def test_no_spoilt_file_is_anything_but_a_frame_error(tmp_path: Path, kind: str)
                 assert len(error.sentence.splitlines()) == 1
 
 
-def test_a_folder_that_cannot_be_read_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "VID04" / "000001.png")
 
     def refused(self: Path) -> None:

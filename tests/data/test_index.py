@@ -94,7 +94,7 @@ def outcome(read: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize("strict", [False, True])
 @settings(deadline=None, max_examples=60)
 @given(tree=TREES)
-def test_the_index_gives_what_the_text_gives(
+def test_the_index_equals_the_parsed_text(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, dict[str, bytes]], strict: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("tree")
@@ -199,7 +199,7 @@ def test_another_parser_s_file_is_rebuilt(
         open_questions(root, VIDEOS, index_dir=tmp_path / "index")
 
 
-def test_without_a_writable_folder_the_text_is_read_and_the_log_says_so(
+def test_without_a_writable_folder_the_text_is_parsed_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = small(tmp_path / "ssg")
@@ -272,7 +272,7 @@ def test_processes_that_build_at_once_all_get_the_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_several_processes_parse_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_parse_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = small(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "one")
     monkeypatch.setattr(index, "_MANY_FILES", 1)

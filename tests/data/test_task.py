@@ -19,7 +19,7 @@ def test_there_are_51_labels_and_no_guessing() -> None:
     assert parse_label("the liver") is None
 
 
-def test_prompts_are_the_published_ones() -> None:
+def test_prompts_equal_the_published_ones() -> None:
     assert build_prompt("What is it?") == "Question: What is it?\nAnswer:"
     assert build_prompt("What is it?", "choices").startswith("Question: What is it?\nCandidates: 0, 1, 10, 2,")
     assert build_prompt("What is it?", "choices").endswith("white, yellow\nAnswer:")

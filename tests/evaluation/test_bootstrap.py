@@ -70,7 +70,7 @@ def test_a_copy_under_another_name_does_not_count_as_a_second_video() -> None:
 
 
 @pytest.mark.parametrize("videos", [0, 1])
-def test_fewer_than_two_videos_have_no_interval_and_the_table_says_so(videos: int) -> None:
+def test_the_table_says_that_fewer_than_two_videos_have_no_interval(videos: int) -> None:
     records = [p for p in five_videos() if p.video <= f"VID{videos:02d}"]
     assert bootstrap_intervals(records) is None
     table = format_metrics(compute_grouped_metrics(records), None)
@@ -88,7 +88,7 @@ def test_the_table_shows_both_ends() -> None:
     assert "5 videos, 1,000 resamples" in lines[-1]
 
 
-def test_eval_writes_them_beside_where_the_questions_come_from(
+def test_eval_writes_intervals_and_the_origin_of_the_questions(
     synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split, videos in (("train", ["VID05"]), ("val", ["VID18"]), ("test", ["VID01", "VID02", "VID04"])):

@@ -31,7 +31,7 @@ def report() -> EvaluationReport:
     )
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_a_written_report_is_read_back() -> None:
     assert EvaluationReport.from_json(json.loads(json.dumps(report().to_json()))) == report()
 
 

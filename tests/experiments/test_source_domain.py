@@ -72,7 +72,7 @@ def test_answers_agree_with_the_objects_that_are_referred_to(frames: list[Source
     assert {a for k, a in seen if k == "exist"} == {"True", "False", "yes", "no"}
 
 
-def test_words_refer_to_what_an_independent_reader_finds(frames: list[SourceFrame]) -> None:
+def test_phrases_refer_to_the_objects_that_an_independent_reader_finds(frames: list[SourceFrame]) -> None:
     """In the first wording; colours are compared with the video's palette."""
     colors = set(TARGET_APPEARANCE.colors.values())
     checked = 0

@@ -62,7 +62,7 @@ def test_an_item_is_read_back_as_put_returned_it(tmp_path: Path, dtype: str) -> 
         assert torch.equal(file.get_slice("rows")[:], torch.cat([used[1], used[2], used[4]]))
 
 
-def test_what_is_returned_can_be_changed_without_changing_the_store(tmp_path: Path) -> None:
+def test_changing_a_returned_item_does_not_change_the_store(tmp_path: Path) -> None:
     store = opened(tmp_path, "fp32")
     store.put("VID01", 0, 0, item(0)).zero_()
     present(store.get("VID01", 0, 0)).zero_()
@@ -96,7 +96,7 @@ def test_a_file_moved_from_a_folder_of_other_weights_is_not_read(tmp_path: Path)
     assert other.get("VID01", 0, 0) is None
 
 
-def test_another_tag_misses_and_is_told_apart_from_a_frame_never_seen(tmp_path: Path) -> None:
+def test_another_tag_is_a_miss_that_differs_from_a_new_frame(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.put("VID01", 0, 1, item(0))
     store.flush()
@@ -113,7 +113,7 @@ def test_tags_are_int64_and_differ_where_values_do(values: list[Any], data: st.D
     assert compute_tag(*values) != compute_tag(*values, data.draw(st.integers()))
 
 
-def test_the_hash_of_weights_sees_values_names_shapes_and_dtypes() -> None:
+def test_the_hash_of_weights_depends_on_values_names_shapes_and_dtypes() -> None:
     weight = torch.arange(6.0).view(2, 3)
     others = [{"a": weight + 1}, {"b": weight}, {"a": weight.view(3, 2)}, {"a": weight.view(torch.int32)}]
     assert hash_weights({"a": weight}) == hash_weights({"a": weight.clone()})
@@ -128,7 +128,7 @@ def test_memory_is_bounded_by_flushing(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 2
 
 
-def test_merging_gathers_a_video_drops_what_is_stale_and_removes_empty_parts(tmp_path: Path) -> None:
+def test_merging_drops_stale_items_and_removes_empty_parts(tmp_path: Path) -> None:
     first, second = opened(tmp_path), opened(tmp_path)
     first.put("VID01", 0, 1, item(0))
     first.put("VID02", 0, 1, item(1))
@@ -148,7 +148,7 @@ def test_merging_gathers_a_video_drops_what_is_stale_and_removes_empty_parts(tmp
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_a_reader_goes_on_when_another_process_merges(tmp_path: Path, mapped: bool) -> None:
+def test_a_reader_continues_while_another_process_merges(tmp_path: Path, mapped: bool) -> None:
     writer = opened(tmp_path, flush_every=1)
     writer.put("VID01", 0, 0, item(0))
     writer.merge("VID01")
@@ -164,7 +164,7 @@ def test_a_reader_goes_on_when_another_process_merges(tmp_path: Path, mapped: bo
         assert torch.equal(found[:3], item(seed, rows=40 if seed == 1 else 3).half()[:3])
 
 
-def test_a_worker_process_reads_what_was_on_disk_and_what_comes_later(tmp_path: Path) -> None:
+def test_a_worker_process_reads_items_written_before_and_after_its_start(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.put("VID01", 0, 0, item(0))
     store.flush()
@@ -190,7 +190,7 @@ def test_a_flipped_bit_anywhere_is_an_error_that_names_the_file(tmp_path: Path) 
             list(opened(tmp_path).verify())
 
 
-def test_a_flipped_byte_spoils_the_item_it_is_in_alone(tmp_path: Path) -> None:
+def test_a_flipped_byte_damages_only_its_own_item(tmp_path: Path) -> None:
     store = opened(tmp_path)
     for frame in (0, 1):
         store.put("VID01", frame, 0, item(frame))
@@ -316,7 +316,7 @@ def test_processes_fill_and_merge_at_once(tmp_path: Path) -> None:
     assert all(store.has("VID01", frame, 0) for frame in range(20, 40))
 
 
-def test_killed_half_way_it_goes_on_from_the_last_flush(tmp_path: Path) -> None:
+def test_a_killed_process_continues_from_its_last_flush(tmp_path: Path) -> None:
     assert filler(tmp_path, 0, 20, kill=11).wait(600) == -signal.SIGKILL
     store = opened(tmp_path)
     assert [frame for frame in range(20) if store.has("VID01", frame, 0)] == list(range(9))

@@ -123,7 +123,7 @@ def test_a_batch_of_hits_and_misses_has_each_frames_own_states(base: Path, synth
     assert (its.text.hits, its.text.misses) == (2, 4)
 
 
-def test_what_changes_a_text_state_is_a_miss(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
+def test_everything_that_changes_a_text_state_makes_a_miss(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     its = Setting(base, synthetic_set, tmp_path)
     frame = its.frames[0]
     first = frame.questions[0]
@@ -159,7 +159,7 @@ def test_the_answer_tokens_that_are_fed_are_kept_too(
     assert not its.is_there(FrameQuestions(frame.video, frame.frame, questions))
 
 
-def test_what_is_kept_is_made_in_float32_under_mixed_precision_too(
+def test_cached_states_are_computed_in_float32_under_mixed_precision(
     base: Path, synthetic_set: Path, tmp_path: Path
 ) -> None:
     made = []
@@ -230,7 +230,7 @@ def fill(base: Path, data_flags: list[str], cache: Path, *flags: str) -> int:
     return main([*start, "--cache-text", *flags])
 
 
-def test_the_command_fills_what_training_reads(base: Path, data_flags: list[str], tmp_path: Path) -> None:
+def test_the_command_fills_the_cache_that_training_reads(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     cached = ["--cache-text", "--prompt-mode=choices", "--max-length=1024", "--val-max-samples=0"]
     live = train(base, data_flags, tmp_path / "other", *cached, f"--cache={tmp_path / 'other-cache'}")
     assert fill(base, data_flags, tmp_path / "c", "--verify", *cached[1:3]) == 0
@@ -257,7 +257,7 @@ def test_the_command_fills_what_training_reads(base: Path, data_flags: list[str]
         (["--checkpoint=x"], "takes --pretrained-ckpt"),
     ],
 )
-def test_the_command_refuses_what_training_would_not_read(
+def test_the_command_refuses_settings_that_training_would_not_read(
     base: Path, data_flags: list[str], tmp_path: Path, flags: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fill(base, data_flags, tmp_path / "c", *flags) == 2
@@ -285,7 +285,7 @@ def test_gradients_reach_every_adapter_and_nothing_else(base: Path, synthetic_se
         (["--cache-text", "--cache=C", "--train-video=full"], "frozen video encoder"),
     ],
 )
-def test_what_cannot_be_cached_is_one_sentence(
+def test_settings_that_cannot_be_cached_are_refused_in_one_sentence(
     base: Path, data_flags: list[str], tmp_path: Path, flags: list[str], word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [f.replace("=C", f"={tmp_path / 'c'}") for f in flags]
@@ -297,7 +297,7 @@ def test_what_cannot_be_cached_is_one_sentence(
     assert not (tmp_path / "c").exists()
 
 
-def test_check_says_it_before_training_does(
+def test_check_reports_it_before_training(
     base: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", *TINY, *data_flags, f"--pretrained-ckpt={base}", "--cache-text"]) == 1

@@ -312,7 +312,7 @@ def test_a_validation_that_failed_twice_is_logged_once(
 
 
 @pytest.mark.slow
-def test_a_non_finite_loss_where_no_question_is_left(
+def test_a_non_finite_loss_is_reported_when_frames_are_skipped(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(frames / "VID04" / BAD)

@@ -76,7 +76,7 @@ def test_gradients_that_are_not_finite_stop_before_the_update(
     assert "gradients of step 1 are not finite; no update was made" in sentence(capsys)
 
 
-def test_a_refused_run_leaves_the_old_one(
+def test_a_refused_run_does_not_change_the_old_one(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r").mkdir()
@@ -109,7 +109,7 @@ def test_a_log_file_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("flag", ["--scores", "--score-norm=mean", "--mask=bidirectional"])
-def test_what_answer_only_cannot_go_with(
+def test_answer_only_refuses_contradicting_flags(
     flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0

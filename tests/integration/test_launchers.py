@@ -29,7 +29,7 @@ def test_shellcheck_is_clean(script: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_recipe_is_what_the_script_runs(tmp_path: Path) -> None:
+def test_the_script_runs_the_recipe(tmp_path: Path) -> None:
     done = run("bash", SCRIPTS[0], "--debug", SSGVQA_ROOT="/q", IMAGE_ROOT="/i", PYTHON="echo")
     assert done.returncode == 0
     for part in (
@@ -106,7 +106,7 @@ def test_full_fine_tuning_and_the_slurm_script_run(synthetic_set: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nproc", ["1", "2"])
-def test_a_job_that_slurm_warns_is_queued_again_and_goes_on(nproc: str, synthetic_set: Path, tmp_path: Path) -> None:
+def test_a_job_that_slurm_warns_is_requeued_and_resumes(nproc: str, synthetic_set: Path, tmp_path: Path) -> None:
     """With a fake ``scontrol`` on PATH: warned, the job saves and queues itself; started again, it comes to its end."""
     said = tmp_path / "scontrol.txt"
     (tmp_path / "bin").mkdir()

@@ -132,7 +132,7 @@ def test_adapters_are_on_the_four_projections_of_a_llama(parts: Path) -> None:
     assert not table["llm base"] and not table["text_encoder"]
 
 
-def test_labels_that_begin_others_are_terminated(parts: Path) -> None:
+def test_labels_that_are_prefixes_of_others_are_terminated(parts: Path) -> None:
     prompts = built(parts, "split").prompt_tokenizer()
     one, ten, liver = (LABELS.index(label) for label in ("1", "10", "liver"))
     end = prompts.tokenizer.eos_token_id
@@ -144,7 +144,7 @@ def test_labels_that_begin_others_are_terminated(parts: Path) -> None:
         assert not any(other[: len(ids)] == ids for o, other in enumerate(prompts.label_ids) if o != c)
 
 
-def test_labels_that_begin_no_other_are_not_terminated() -> None:
+def test_labels_that_are_no_prefixes_are_not_terminated() -> None:
     prompts = load_folder(PACKAGED_BASE).prompt_tokenizer()
     assert prompts.terminated == []
     assert prompts.label_ids == [prompts.tokenizer(f" {label}")["input_ids"] for label in LABELS]
@@ -184,7 +184,7 @@ def test_probabilities_of_a_terminated_label_and_of_its_continuations_sum_to_its
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "split"])
-def test_what_was_trained_restores_the_model(parts: Path, kind: str, tmp_path: Path) -> None:
+def test_the_trained_tensors_restore_the_model(parts: Path, kind: str, tmp_path: Path) -> None:
     bundle = built(parts, kind, lora_r=4)
     save_checkpoint(bundle, tmp_path / "trained")
     save_checkpoint(bundle, tmp_path / "all", everything=True)

@@ -117,7 +117,7 @@ def asked() -> list[Asked]:
     return questions("source", range(16))
 
 
-def test_every_row_of_a_trained_vocabulary_equals_the_plain_way() -> None:
+def test_every_row_of_a_trained_vocabulary_equals_the_reference() -> None:
     texts = [text for text, _ in asked()]
     blip, tokenizer = word_pieces(texts, 120), train_tokenizer(texts, 400)
     words = torch.randn(len(blip), 8, generator=torch.Generator().manual_seed(0))

@@ -59,7 +59,7 @@ def ids_of(row: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("flags", "patterns"), TABLE, ids=[ids_of(row) for row in TABLE])
-def test_exactly_what_is_named_trains(
+def test_exactly_the_named_parameters_train(
     parts: Path, data_flags: list[str], flags: dict[str, object], patterns: list[str], tmp_path: Path
 ) -> None:
     run = config(parts, **flags)  # type: ignore[arg-type]

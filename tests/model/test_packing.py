@@ -169,7 +169,7 @@ def test_a_question_without_an_answer_token_is_an_error() -> None:
         pack_training([[[1, 2]]], [[[]]], "prefix")
 
 
-def test_a_label_that_begins_another_is_an_error() -> None:
+def test_a_label_that_is_a_prefix_of_another_is_an_error() -> None:
     with pytest.raises(InputError, match="prefix-free"):
         LabelTrie([[1, 2], [1]])
 

@@ -35,6 +35,6 @@ def test_time_is_the_outermost_axis_of_the_encoders_tokens() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "mode"), [(11, "temporal"), (12, "spatial")])
-def test_what_cannot_be_pooled_is_an_error(tokens: int, mode: str) -> None:
+def test_tokens_that_cannot_be_pooled_are_an_error(tokens: int, mode: str) -> None:
     with pytest.raises(ValueError, match="video"):
         pool_tokens(torch.zeros(1, tokens, 8), CONFIG, mode)

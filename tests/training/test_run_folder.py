@@ -17,7 +17,7 @@ def train(folder: Path, flags: list[str], *more: str) -> int:
     return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
 
 
-def test_checkpoints_may_lie_on_another_disk(
+def test_the_checkpoints_folder_may_be_a_link(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, disk = tmp_path / "run", tmp_path / "disk"

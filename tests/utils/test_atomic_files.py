@@ -34,7 +34,7 @@ def test_a_full_disk_as_each_library_reports_it(tmp_path: Path, error: Exception
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_one(tmp_path: Path, shared: bool) -> None:
+def test_a_failed_write_keeps_the_old_file_and_removes_the_temporary_one(tmp_path: Path, shared: bool) -> None:
     path = tmp_path / "file"
     write_text(path, "old", durable=False)
     with pytest.raises(KeyboardInterrupt), atomic_path(path, shared=shared) as temporary:
