@@ -19,12 +19,13 @@ from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.labels import parse_label
-from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
+from surgvivqa.data.ssgqa import FORMAT_FAULTS, ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 from tests.fuzz import fuzz_parser, parser_oracle, question_files
 
-HEAD = "Which organs?|liver, gut\nWhich tools?|hook\n"
+SUMMARY = b"Which anatomical structures are present?|liver\r\nWhich tools are present?|hook\r"
+HEAD = "Which anatomical structures are present?|liver, gut\nWhich tools are present?|hook\n"
 TEXT = f"{HEAD}Which tool is operating on gallbladder|grasper\n"
 TINY = ["--preset=tiny", "--workers=0", "--max-steps=1", "--val-max-samples=8"]
 
@@ -131,7 +132,7 @@ def test_it_is_counted_by_parser_and_index_and_named_by_check(root: Path, synthe
     assert report.skipped[bad.reason] == 1 and report.examples[bad.reason][0].startswith(str(path))
     result = train_result(synthetic_set, root)
     assert result.status == "WARN"
-    assert f"{bad.reason} 1" in result.message and f"First: {bad.reason} {path}" in result.message
+    assert f"1 {FORMAT_FAULTS[bad.reason]} (first: {path}" in result.message
 
 
 @EVERY
@@ -156,10 +157,10 @@ def test_check_names_the_first_of_every_reason(root: Path, synthetic_set: Path) 
     (root / "VID04" / "2000.txt").touch()
     message = train_result(synthetic_set, root).message
     assert "empty_file 1, malformed 2, no_pipe 1, not_a_file 2, not_text 5, " in message
-    assert "too_large 1, unknown_answer 1. First: too_large " in message
+    assert "too_large 1, unknown_answer 1. Check 1 files too large (first: " in message
     firsts = {"not_text": 1001, "too_large": 1006, "malformed": 1007, "not_a_file": 1011, "empty_file": 2000}
     for reason, number in firsts.items():
-        assert f" {reason} {root / 'VID04' / str(number)}.txt" in message
+        assert f" {FORMAT_FAULTS[reason]} (first: {root / 'VID04' / str(number)}.txt" in message
 
 
 def test_training_skips_faulty_files_and_counts_them(
@@ -284,7 +285,7 @@ def test_an_unreadable_file_is_an_error_with_and_without_strict(
 def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
     """Dropped, it would make the answer 10 of 1 and 0."""
     path = tmp_path / "1.txt"
-    path.write_bytes(b"a?|hook\r\nb?|liver\rHow many?|1\r0\nHow many?|2\r\n\r\r\nHow many?|3")
+    path.write_bytes(SUMMARY + b"How many?|1\r0\nHow much?|2\r\n\r\r\nHow few?|3")
     report = ReadReport()
     frame = read_question_file(path, "VID04", 1, report)
     assert frame is not None and [(q.answer, q.line) for q in frame.questions] == [("1", 3), ("2", 5), ("3", 8)]

@@ -29,7 +29,7 @@ from surgvivqa.features.batches import micro_batches
 from surgvivqa.utils.errors import InputError
 
 VIDEOS = ["VID04", "VID01"]
-HEAD = "Which organs?|liver, gut\nWhich tools?|hook\n"
+HEAD = "Which anatomical structures are present?|liver, gut\nWhich tools are present?|hook\n"
 LINES = [
     "Which tool is operating on gallbladder|grasper",
     "What is at the top ?|cystic_plate|[157.0, 60.0]",

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 
-LINES = ("Which tools?|hook, grasper", "Which organs?|liver")
+LINES = ("Which anatomical structures are present?|liver", "Which tools are present?|hook, grasper")
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -93,3 +94,78 @@ def test_the_real_files_lose_no_line() -> None:
     assert (report.lines, report.questions, dict(report.skipped)) == (27, 23, {"summary": 4})
     _, report = read_split(SHARED / "real" / "ssg-qa", ["VID68", "VID70", "VID73", "VID75"])
     assert (report.files, report.lines, report.questions) == (440, 6595, 5715)
+
+
+NAMES = [
+    "000002.txt",
+    "2.TXT",
+    "2 (1).txt",
+    "3.txt.txt",
+    "2.0.txt",
+    "-3.txt",
+    "2.txt.gz",
+    "2.txt ",
+    "２.txt",
+    "notes.md",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_under_another_name_is_counted_and_an_error_under_strict(name: str, tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    write(tmp_path / "VID04", "a?|liver")
+    (tmp_path / "VID04" / name).write_text("x")
+    for read in (read_split, open_questions):
+        report = read(tmp_path, ["VID04"])[1]
+        assert report.skipped["other_name"] == 1 and report.examples["other_name"] == [f"{tmp_path}/VID04/{name}"]
+        with pytest.raises(InputError, match="is not a question file"):
+            read(tmp_path, ["VID04"], strict=True)
+
+
+def test_a_file_that_is_added_under_another_name_is_counted_in_the_index_too(tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    write(tmp_path / "VID04", "a?|liver")
+    assert not open_questions(tmp_path, ["VID04"])[1].skipped["other_name"]
+    (tmp_path / "VID04" / "008.txt").write_text("x")
+    assert open_questions(tmp_path, ["VID04"])[1].skipped["other_name"] == 1
+
+
+def test_files_of_operating_systems_are_not_reported(tmp_path: Path) -> None:
+    (tmp_path / "VID04").mkdir()
+    write(tmp_path / "VID04", "a?|liver")
+    for name in (".DS_Store", "._7.txt", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "VID04" / name).write_text("x")
+    assert read_split(tmp_path, ["VID04"], strict=True)[1].skipped == {"summary": 2}
+
+
+def test_repeated_and_contradicting_lines_are_read_and_reported(tmp_path: Path) -> None:
+    path = write(tmp_path, "a?|liver", "b?|1", "a?|liver", "a?|gut", "b?|1|x")
+    report = ReadReport()
+    frame = read_question_file(path, "VID04", 7, report)
+    assert frame is not None and len(frame.questions) == 5
+    assert report.suspect == {"repeated": 1, "contradiction": 1}
+    assert report.examples["contradiction"] == [f"{path}:6: a?|gut"]
+    with pytest.raises(InputError, match=r"7\.txt:5 repeats an earlier line"):
+        read_question_file(path, "VID04", 7, ReadReport(), strict=True)
+
+
+@pytest.mark.parametrize("lines", [("a?|liver", "b?|gut"), (LINES[0], "a?|liver"), (LINES[1], "a?|liver"), LINES[::-1]])
+def test_only_the_two_summary_lines_are_left_out(lines: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "7.txt"
+    path.write_text("\n".join([*lines, "c?|1"]))
+    report = ReadReport()
+    frame = read_question_file(path, "VID04", 7, report)
+    summaries = [line for line in lines if line in LINES]
+    assert frame is not None and len(frame.questions) == 3 - len(summaries)
+    assert report.suspect["no_summary"] == (len(summaries) < 2)
+    if len(summaries) < 2:
+        with pytest.raises(InputError, match="does not begin with SSG-QA's two summary lines"):
+            read_question_file(path, "VID04", 7, ReadReport(), strict=True)
+
+
+def test_a_video_without_a_question_is_reported(tmp_path: Path) -> None:
+    for video, line in (("VID04", "a?|liver"), ("VID05", "a?|big liver")):
+        (tmp_path / video).mkdir()
+        write(tmp_path / video, line)
+    report = read_split(tmp_path, ["VID04", "VID05"])[1]
+    assert report.suspect["no_questions"] == 1 and report.examples["no_questions"] == [str(tmp_path / "VID05")]

@@ -23,7 +23,9 @@ BLANKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\
 )
 MOST_BYTES = 8_000_000
 LINE_REASONS = ("summary", "no_pipe", "malformed", "comma_answer", "unknown_answer")
-STRICT_REASONS = ("too_large", "not_text", "no_pipe", "malformed", "unknown_answer")
+SUSPECT_REASONS = ("repeated", "contradiction", "no_summary")
+STRICT_REASONS = ("too_large", "not_text", "no_pipe", "malformed", "unknown_answer", *SUSPECT_REASONS)
+HEADS = ("Which anatomical structures are present?|", "Which tools are present?|")
 
 
 @dataclass
@@ -59,7 +61,8 @@ def read_expected(raw: bytes, size: int) -> Expected:
     if 0 in raw or size > len(raw):
         expected.reasons.append(("not_text", 0, ""))
         return expected
-    count = 0
+    count = summaries = 0
+    earlier: list[str] = []
     for number, line in enumerate(io.TextIOWrapper(io.BytesIO(raw.removeprefix(b"\xef\xbb\xbf")), "utf-8"), 1):
         expected.texts.append(line)
         content = strip_blanks(line)
@@ -70,9 +73,14 @@ def read_expected(raw: bytes, size: int) -> Expected:
         question, _, rest = content.partition("|")
         answer, _, rest = rest.partition("|")
         question, written, answer = strip_blanks(question), answer, strip_blanks(answer)
-        if count <= 2:
+        if count <= 2 and (content.startswith(HEADS[0]) or content.startswith(HEADS[1])):
+            summaries += 1
             expected.reasons.append(("summary", number, content))
-        elif pipes == 0:
+            continue
+        if content in earlier:
+            expected.reasons.append(("repeated", number, content))
+        earlier.append(content)
+        if pipes == 0:
             expected.reasons.append(("no_pipe", number, content))
         elif pipes not in (1, 2, 4) or question == "":
             expected.reasons.append(("malformed", number, content))
@@ -81,6 +89,11 @@ def read_expected(raw: bytes, size: int) -> Expected:
         elif answer not in SPELLED:
             expected.reasons.append(("unknown_answer", number, content))
         else:
+            first = next(
+                (label for _, asked, _, label, _, _ in expected.questions if asked == question), SPELLED[answer]
+            )
+            if first != SPELLED[answer]:
+                expected.reasons.append(("contradiction", number, content))
             hop = kind = None
             if pipes == 4:
                 third, fourth, _ = rest.split("|")
@@ -88,4 +101,6 @@ def read_expected(raw: bytes, size: int) -> Expected:
             expected.questions.append((number, question, answer, SPELLED[answer], hop, kind if kind in KINDS else None))
     if count == 0:
         expected.reasons.append(("empty_file", 0, ""))
+    elif summaries < 2:
+        expected.reasons.append(("no_summary", 0, ""))
     return expected

@@ -31,7 +31,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.splits import SPLIT_NAMES, load_splits
-from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.data.ssgqa import FrameQuestions, warn_of_faults
 from surgvivqa.features.cache import FeatureCache
 from surgvivqa.features.cache_file import DTYPES
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
@@ -276,7 +276,10 @@ def read_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
         raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, separated by commas.")
     shard, shards = task_share(config, os.environ)
     of_task = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::shards]
-    frames = open_questions(questions_root, of_task, strict=config.strict)[0] if of_task else []
+    frames: Sequence[FrameQuestions] = []
+    if of_task:
+        frames, report = open_questions(questions_root, of_task, strict=config.strict)
+        warn_of_faults(config.splits, report)
     videos: dict[str, list[FrameQuestions]] = {}
     for frame in frames:
         videos.setdefault(frame.video, []).append(frame)

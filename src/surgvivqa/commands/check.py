@@ -16,7 +16,7 @@ from surgvivqa.data.index import IndexedFrames, open_questions
 from surgvivqa.data.labels import LABELS, parse_label
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
-from surgvivqa.data.ssgqa import FORMAT_FAULTS, FrameQuestions
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.batches import TrainingBatches, micro_batches
 from surgvivqa.features.frame_reader import FrameReader
 from surgvivqa.features.text_reader import TextReader
@@ -161,9 +161,9 @@ def _check_questions(config: CheckConfig, splits: Splits, split: str) -> tuple[R
         return Result(split, "FAIL", str(error)), IndexedFrames()
     left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
     message = f"{report.questions} questions on {len(frames)} frames; left out: {left_out}."
-    faults = [reason for reason in FORMAT_FAULTS if report.skipped[reason]]
+    faults = report.describe_faults()
     if faults:
-        message += f" First: {'; '.join(f'{reason} {report.examples[reason][0]}' for reason in faults)}"
+        message += f" Check {'; '.join(faults)}."
     return Result(split, "FAIL" if not frames else "WARN" if faults else "PASS", message), frames
 
 

@@ -27,7 +27,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import load_splits, shared_videos
-from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
+from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
@@ -199,6 +199,7 @@ def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Seq
             f"metrics would be meaningless. Remove these videos from the split (--splits-dir), or use --split train."
         )
     frames, report = open_questions(root, videos, strict=config.strict)
+    warn_of_faults(config.split, report)
     return frames, report.to_dict()["skipped"]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from surgvivqa.data import labels, ssgqa
-from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, ReadReport
+from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, QuestionFileNames, ReadReport
 from surgvivqa.utils.safe_json import parse_json
 
 _FORMAT = 1
@@ -36,12 +36,12 @@ class QuestionFiles:
     """The state of a video's question files on disk.
 
     Attributes:
-        numbers: the frame numbers, in order.
+        names: the names in the folder.
         fingerprint: hash of names, sizes and times of the files.
         settled: whether no file was changed in the last two seconds.
     """
 
-    numbers: tuple[int, ...]
+    names: QuestionFileNames
     fingerprint: str
     settled: bool
 
@@ -61,7 +61,7 @@ class VideoColumns:
         self.batch, self.root, self.path = batch, root, path
         self.about: dict[str, Any] = parse_json(batch.column("about")[0].as_py())
         self.video: str = self.about["video"]
-        self.files = QuestionFiles((), self.about["fingerprint"], self.about["settled"])
+        self.files = QuestionFiles(QuestionFileNames(()), self.about["fingerprint"], self.about["settled"])
         self.numbers: list[int] = self.about["frames"]
         self.values = {name: batch.column(name).values.to_numpy() for name in _VALUES}
         self.counts: np.ndarray = batch.column("counts").values.to_numpy()
@@ -130,6 +130,7 @@ class VideoColumns:
         report = ReadReport(examples={k: list(v) for k, v in kept["examples"].items()})
         report.files, report.lines, report.questions = kept["files"], kept["lines"], kept["questions"]
         report.skipped.update(kept["skipped"])
+        report.suspect.update(kept["suspect"])
         return report
 
 
@@ -139,27 +140,25 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
     Raises:
         InputError: the folder or a file cannot be read.
     """
-    numbers = files.numbers if files else ssgqa.list_question_files(root / video)
+    names = files.names if files else ssgqa.list_question_files(root / video)
     report = ReadReport()
     codes: dict[str, int] = {}
     answers: dict[str, int] = {}
     kept: dict[int, int] = {}
     rows: list[tuple[int, ...]] = []
-    for number in numbers:
-        frame = ssgqa.read_question_file(root / video / f"{number}.txt", video, number, report)
-        if frame is not None:
-            rows += [
-                (
-                    codes.setdefault(q.question, len(codes)),
-                    answers.setdefault(q.answer, len(answers)),
-                    q.label,
-                    -1 if q.reasoning is None else REASONINGS.index(q.reasoning),
-                    -1 if q.type is None else TYPES.index(q.type),
-                    q.line,
-                )
-                for q in frame.questions
-            ]
-            kept[number] = len(frame.questions)
+    for frame in ssgqa.read_video(root, video, names, report):
+        rows += [
+            (
+                codes.setdefault(q.question, len(codes)),
+                answers.setdefault(q.answer, len(answers)),
+                q.label,
+                -1 if q.reasoning is None else REASONINGS.index(q.reasoning),
+                -1 if q.type is None else TYPES.index(q.type),
+                q.line,
+            )
+            for q in frame.questions
+        ]
+        kept[frame.frame] = len(frame.questions)
     about = {
         "video": video,
         "fingerprint": files.fingerprint if files else "",

@@ -233,10 +233,10 @@ def open_questions(
     report = ReadReport()
     for name in names:
         report.add(found[name].report())
-    ssgqa.check_any_file(root, videos, report)
-    if strict and any(report.skipped[reason] for reason in ssgqa.STRICT_FAULTS):
+    if strict and any(report.skipped[reason] or report.suspect[reason] for reason in ssgqa.STRICT_FAULTS):
         ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file has been fixed meanwhile
+    ssgqa.check_any_file(root, videos, report)
     return IndexedFrames(found[name] for name in names), report
 
 
@@ -256,10 +256,11 @@ def _index_path(root: Path, index_dir: Path | None) -> Path | None:
 def _scan(folder: Path) -> QuestionFiles | None:
     """The state of a video's question files; None if they cannot be listed, and the parser will report why."""
     now, newest = time.time_ns(), 0
-    entries = []
+    entries, names = [], list[str]()
     try:
         with os.scandir(folder) as listing:
             for entry in listing:
+                names.append(entry.name)
                 number = ssgqa.parse_frame_number(entry.name)
                 if number is not None:
                     stat = entry.stat()
@@ -268,8 +269,11 @@ def _scan(folder: Path) -> QuestionFiles | None:
     except OSError:
         return None
     entries.sort()
-    digest = hashlib.blake2b(repr(entries).encode(), digest_size=16).hexdigest()
-    return QuestionFiles(tuple(e[0] for e in entries), digest, newest + _SETTLED_NS < now)
+    sorted_names = ssgqa.QuestionFileNames.sort(names)
+    digest = hashlib.blake2b(
+        repr((entries, sorted_names.others)).encode("utf-8", "replace"), digest_size=16
+    ).hexdigest()
+    return QuestionFiles(sorted_names, digest, newest + _SETTLED_NS < now)
 
 
 def _batches(path: Path) -> list[pa.RecordBatch]:
@@ -331,7 +335,7 @@ def _warn_once(message: str) -> None:
 def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
     """The record batch of each video, in order; several processes parse them if there are many files."""
     arguments = [root] * len(stale), list(stale), list(stale.values())
-    many = sum(len(f.numbers) for f in stale.values() if f) >= _MANY_FILES
+    many = sum(len(f.names.numbers) for f in stale.values() if f) >= _MANY_FILES
     console = Console(stderr=True)
     shown = functools.partial(
         track, description="index", total=len(stale), console=console, disable=not many or not console.is_terminal

@@ -1,8 +1,9 @@
 """Reads SSG-QA's question files: one text file per frame, two summary lines first, fields separated by a pipe."""
 
+import logging
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,37 @@ from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
 TYPES = ("count", "exist", "query_color", "query_type", "query_component", "query_location")
-# The reasons for which a file or a line breaks the format, those of files first. ``surgvivqa check`` reports all of
-# them; all except an empty file (a frame without questions) are errors under --strict.
-FORMAT_FAULTS = ("too_large", "not_text", "not_a_file", "empty_file", "malformed", "no_pipe", "unknown_answer")
-STRICT_FAULTS = tuple(reason for reason in FORMAT_FAULTS if reason != "empty_file")
+# What begins the two summary lines of every SSG-QA file. They list several answers and are no questions.
+SUMMARIES = ("Which anatomical structures are present?|", "Which tools are present?|")
+# The reasons for which a file or a line is left out because it breaks the format, those of files first.
+FORMAT_FAULTS = {
+    "other_name": "files under names other than <frame>.txt",
+    "too_large": "files too large",
+    "not_text": "files that are not UTF-8 text",
+    "not_a_file": "folders, pipes or devices",
+    "empty_file": "empty files",
+    "malformed": "malformed lines",
+    "no_pipe": "lines without '|'",
+    "unknown_answer": "answers outside the 51 labels",
+}
+# The reasons for which something that is read looks wrong.
+CONTENT_FAULTS = {
+    "no_summary": "files that do not begin with the two summary lines, so that their first lines are read as questions",
+    "repeated": "repeated lines",
+    "contradiction": "questions with different answers about the same frame",
+    "no_questions": "videos without a usable question",
+}
+# ``surgvivqa check`` reports them. All but an empty file (a frame without questions) are errors under --strict.
+STRICT_FAULTS = tuple(reason for reason in (*FORMAT_FAULTS, *CONTENT_FAULTS) if reason != "empty_file")
+_SUSPICIONS = {
+    "repeated": "repeats an earlier line",
+    "contradiction": "answers a question differently than an earlier line",
+}
+_SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "Desktop.ini", "__MACOSX", "Icon\r")
 _MAX_BYTES = 8_000_000  # about 2000 times a real file
 _MAX_DIGITS = 18  # frame numbers are int64
 _EXAMPLES = 5
+log = logging.getLogger("surgvivqa")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +82,38 @@ class FrameQuestions:
 
 @dataclass
 class ReadReport:
-    """Counts of what was read and of what was left out, by reason.
+    """Counts of what was read, of what was left out by reason, and of what looks wrong.
 
     ``lines`` are non-blank lines of readable files; each is a question or is counted in ``skipped`` under ``summary``,
     ``comma_answer``, ``unknown_answer``, ``no_pipe`` or ``malformed``. Whole files are counted there under
     ``not_text``, ``too_large`` (more than 8 MB: not read), ``not_a_file`` (a folder or a pipe with such a name: not
-    opened) and ``empty_file``. ``examples`` keeps the first five of each reason.
+    opened), ``empty_file`` and ``other_name``. ``suspect`` counts what is read and looks wrong (``CONTENT_FAULTS``).
+    ``examples`` keeps the first five of each reason.
     """
 
     files: int = 0
     lines: int = 0
     questions: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    suspect: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, reason: str, where: str) -> None:
         """Counts a line or file that is left out."""
         self.skipped[reason] += 1
+        self._add_example(reason, where)
+
+    def suspect_at(self, reason: str, where: str) -> None:
+        """Counts something that is read and looks wrong."""
+        self.suspect[reason] += 1
+        self._add_example(reason, where)
+
+    def describe_faults(self) -> list[str]:
+        """A phrase for each format or content fault: its count, what it is, and the first example."""
+        counts, texts = self.skipped + self.suspect, FORMAT_FAULTS | CONTENT_FAULTS
+        return [f"{counts[r]} {text} (first: {self.examples[r][0]})" for r, text in texts.items() if counts[r]]
+
+    def _add_example(self, reason: str, where: str) -> None:
         shown = self.examples.setdefault(reason, [])
         if len(shown) < _EXAMPLES:
             shown.append(where[:300])
@@ -84,6 +124,7 @@ class ReadReport:
         self.lines += later.lines
         self.questions += later.questions
         self.skipped.update(later.skipped)
+        self.suspect.update(later.suspect)
         for reason, where in later.examples.items():
             shown = self.examples.setdefault(reason, [])
             shown += where[: _EXAMPLES - len(shown)]
@@ -95,6 +136,7 @@ class ReadReport:
             "lines": self.lines,
             "questions": self.questions,
             "skipped": dict(sorted(self.skipped.items())),
+            "suspect": dict(sorted(self.suspect.items())),
             "examples": {k: v for k, v in sorted(self.examples.items()) if k != "summary"},
         }
 
@@ -132,47 +174,77 @@ def read_question_file(
         report.skip("empty_file", str(path))
         return None
     report.lines += len(lines)
-    questions = []
+    questions = _parse_lines(path, video, frame, lines, report, strict)
+    report.questions += len(questions)
+    return FrameQuestions(video, frame, tuple(questions)) if questions else None
+
+
+def _parse_lines(
+    path: Path, video: str, frame: int, lines: Sequence[tuple[int, str]], report: ReadReport, strict: bool
+) -> list[Question]:
+    """The questions of a file's numbered lines, blank ones left out."""
+    questions: list[Question] = []
+    labels: dict[str, int] = {}
+    seen: set[str] = set()
+    summaries = 0
     for index, (number, line) in enumerate(lines):
         where = f"{path}:{number}: {line}"
-        fields = line.split("|")
-        if index < 2:
+        if index < len(SUMMARIES) and line.startswith(SUMMARIES):
+            summaries += 1
             report.skip("summary", where)
-        elif len(fields) < 2:
-            if strict:
-                raise InputError(f"{path}:{number} has no '|'; fix or remove the line, or leave out --strict.")
-            report.skip("no_pipe", where)
-        elif len(fields) not in (2, 3, 5) or not fields[0].strip():
-            if strict:
-                wrong = "an empty question" if len(fields) in (2, 3, 5) else f"{len(fields)} fields, not 2, 3 or 5"
-                raise InputError(f"{path}:{number} has {wrong}; fix or remove the line, or leave out --strict.")
-            report.skip("malformed", where)
-        elif "," in fields[1]:
-            report.skip("comma_answer", where)
-        elif (label := parse_label(fields[1])) is None:
-            if strict:
-                raise InputError(
-                    f"{path}:{number} has the answer {fields[1].strip()[:80]!r}, which is not one of the 51 labels; "
-                    f"fix or remove the line, or leave out --strict."
-                )
-            report.skip("unknown_answer", where)
-        else:
-            reasoning = fields[2].strip().removesuffix(".json") if len(fields) == 5 else None
-            kind = fields[3].strip() if len(fields) == 5 else None
+            continue
+        fields = [field.strip() for field in line.split("|")]
+        reason, what = _find_line_fault(fields)
+        suspicions = ["repeated"] if line in seen else []
+        seen.add(line)
+        if not reason:
+            label = parse_label(fields[1])
+            assert label is not None
+            if labels.setdefault(fields[0], label) != label:
+                suspicions.append("contradiction")
+            reasoning, kind = (fields[2].removesuffix(".json"), fields[3]) if len(fields) == 5 else ("", "")
             questions.append(
                 Question(
                     video,
                     frame,
-                    fields[0].strip(),
-                    fields[1].strip(),
+                    fields[0],
+                    fields[1],
                     label,
                     reasoning if reasoning in REASONINGS else None,
                     kind if kind in TYPES else None,
                     number,
                 )
             )
-    report.questions += len(questions)
-    return FrameQuestions(video, frame, tuple(questions)) if questions else None
+        if strict and (suspicions or reason in STRICT_FAULTS):
+            what = _SUSPICIONS[suspicions[0]] if suspicions else what
+            raise InputError(f"{path}:{number} {what}; fix or remove the line, or leave out --strict.")
+        for suspicion in suspicions:
+            report.suspect_at(suspicion, where)
+        if reason:
+            report.skip(reason, where)
+    if summaries < len(SUMMARIES):
+        if strict:
+            raise InputError(
+                f"Question file {path} does not begin with SSG-QA's two summary lines ({SUMMARIES[0][:-1]} and "
+                f"{SUMMARIES[1][:-1]}), so that its first lines are questions; add them, or leave out --strict."
+            )
+        report.suspect_at("no_summary", str(path))
+    return questions
+
+
+def _find_line_fault(fields: Sequence[str]) -> tuple[str, str]:
+    """The reason for which a line is left out, with a phrase for messages; empty for a question."""
+    if len(fields) < 2:
+        return "no_pipe", "has no '|'"
+    if len(fields) not in (2, 3, 5):
+        return "malformed", f"has {len(fields)} fields, not 2, 3 or 5"
+    if not fields[0]:
+        return "malformed", "has an empty question"
+    if "," in fields[1]:
+        return "comma_answer", "has several answers"
+    if parse_label(fields[1]) is None:
+        return "unknown_answer", f"has the answer {fields[1][:80]!r}, which is not one of the 51 labels"
+    return "", ""
 
 
 # What is wrong with a whole file: the reason, the path with a description, and what to do.
@@ -217,6 +289,31 @@ def _unreadable(path: Path, error: OSError) -> str:
     return f"Question file {path} cannot be read ({error.strerror or error}); make it readable, or remove it."
 
 
+@dataclass(frozen=True)
+class QuestionFileNames:
+    """The names in a video's question folder.
+
+    Attributes:
+        numbers: frame numbers of the question files, in order.
+        others: names that are not those of question files, sorted; files of operating systems are left out.
+    """
+
+    numbers: tuple[int, ...]
+    others: tuple[str, ...] = ()
+
+    @classmethod
+    def sort(cls, names: Iterable[str]) -> "QuestionFileNames":
+        """Sorts the names of a folder into question files and others."""
+        numbers, others = [], []
+        for name in names:
+            number = parse_frame_number(name)
+            if number is not None:
+                numbers.append(number)
+            elif not name.startswith(".") and name not in _SYSTEM_FILES:
+                others.append(name)
+        return cls(tuple(sorted(numbers)), tuple(sorted(others)))
+
+
 def read_split(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, missing: Literal["error", "skip"] = "error"
 ) -> tuple[list[FrameQuestions], ReadReport]:
@@ -235,12 +332,39 @@ def read_split(
     report = ReadReport()
     frames = []
     for video in find_videos(root, videos, missing):
-        for number in list_question_files(root / video):
-            frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict)
-            if frame is not None:
-                frames.append(frame)
+        frames += read_video(root, video, list_question_files(root / video), report, strict)
     check_any_file(root, videos, report)
     return frames, report
+
+
+def read_video(
+    root: Path, video: str, names: QuestionFileNames, report: ReadReport, strict: bool = False
+) -> list[FrameQuestions]:
+    """Reads a video's question files, counting in ``report`` what is left out or looks wrong.
+
+    Raises:
+        InputError: a file cannot be opened; under ``strict`` also where one of ``STRICT_FAULTS`` is met.
+    """
+    frames = []
+    for name in names.others:
+        path = root / video / name
+        if strict:
+            raise InputError(
+                f"{path} is not a question file <frame>.txt and would be left out; rename or remove it, or leave out "
+                f"--strict."
+            )
+        report.skip("other_name", str(path))
+    for number in names.numbers:
+        frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict)
+        if frame is not None:
+            frames.append(frame)
+    if not frames:
+        if strict:
+            raise InputError(
+                f"Video {root / video} has no usable question; take it out of the split, or leave out --strict."
+            )
+        report.suspect_at("no_questions", str(root / video))
+    return frames
 
 
 def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "skip"] = "error") -> list[str]:
@@ -269,6 +393,12 @@ def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "sk
     return [v for v in videos if v not in absent]
 
 
+def warn_of_faults(split: str, report: ReadReport) -> None:
+    """Logs a warning about what looks wrong in a split's question files, if anything does."""
+    if faults := report.describe_faults():
+        log.warning("Question files of the %s split: %s.", split, "; ".join(faults))
+
+
 def is_synthetic(root: Path) -> bool:
     """Whether the questions under ``root`` are those of ``surgvivqa synth``, which writes a marker file."""
     return (root.parent / "synthetic.json").is_file()
@@ -282,14 +412,14 @@ def parse_frame_number(name: str) -> int | None:
     return int(stem)
 
 
-def list_question_files(folder: Path) -> list[int]:
-    """The frame numbers of a folder's question files, in order.
+def list_question_files(folder: Path) -> QuestionFileNames:
+    """The names in a video's question folder.
 
     Raises:
         InputError: the folder cannot be read.
     """
     try:
-        return sorted(number for path in folder.iterdir() if (number := parse_frame_number(path.name)) is not None)
+        return QuestionFileNames.sort(path.name for path in folder.iterdir())
     except OSError as error:
         raise InputError(_unlistable(folder, error)) from None
 

@@ -23,7 +23,7 @@ from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import FORMAT_FAULTS, FrameQuestions, is_synthetic
+from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
@@ -532,14 +532,13 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
     frames: Sequence[FrameQuestions]
     frames, report = open_questions(questions_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
+    warn_of_faults("training", report)
     if not frames:
         raise InputError(f"--ssgvqa-root {questions_root} has no usable question in its training videos.")
     val: Sequence[FrameQuestions] = []
     if splits.val:
         val, report = open_questions(questions_root, splits.val, strict=config.strict)
-        odd = {reason: report.skipped[reason] for reason in FORMAT_FAULTS if report.skipped[reason]}
-        if odd:
-            log.info("Validation lines left out: %s", json.dumps(odd))
+        warn_of_faults("validation", report)
     if config.max_train_samples is not None:
         frames = draw_subsample(frames, config.max_train_samples, config.seed)
     return frames, subsample(val, config.val_max_samples)

@@ -21,7 +21,7 @@ def read_json(path: Path) -> Any:
     check_regular_file(path)
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"it is larger than {_MAX_JSON_BYTES:,} bytes")
-    return parse_json(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8-sig"))
 
 
 def check_regular_file(path: Path) -> None:
