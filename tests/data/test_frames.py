@@ -213,4 +213,4 @@ def test_find_missing_frames_ignores_copies(tmp_path: Path) -> None:
     picture(tmp_path / "VID04" / "000001.png")
     picture(tmp_path / "VID04" / "000002 (1).png")
     frames = [FrameQuestions("VID04", n, ()) for n in (1, 2)]
-    assert find_missing_frames(FrameStore(tmp_path), frames) == [tmp_path / "VID04" / "000002.png"]
+    assert find_missing_frames(FrameStore(tmp_path), frames) == [("VID04", 2)]

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import FrameStore, find_missing_frames, find_unreadable_frames
+from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
+from surgvivqa.data.frames import FrameStore, find_missing_frames, suggest_missing_frames
 from surgvivqa.data.index import IndexedFrames, open_questions
 from surgvivqa.data.labels import LABELS, parse_label
+from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
 from surgvivqa.data.ssgqa import FrameQuestions
@@ -109,6 +111,7 @@ def _run_checks(config: CheckConfig) -> Iterator[Result]:
     all_frames = IndexedFrames.concatenate(frames.values())
     if not all_frames:
         return
+    yield _fail_on_error("overlap", lambda: _check_overlaps(config, splits))
     yield from _check_frames(config, frames)
 
     train = frames["train"]
@@ -176,46 +179,90 @@ def _check_frames(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iter
         groups = [IndexedFrames.concatenate([frames["train"], frames["val"]]), frames["test"]]
         groups = [group for group in groups if group]
         missing = [find_missing_frames(store, group) for group in groups]
-        yield _report_missing(config, groups, missing)
+        yield _report_missing(config, store, groups, missing)
+        yield _check_rates(store, IndexedFrames.concatenate(groups))
         yield _open_frames(config, store, groups, missing)
     except InputError as error:
         yield Result("frames", "FAIL", str(error))
 
 
 def _report_missing(
-    config: CheckConfig, groups: Sequence[IndexedFrames], missing: Sequence[Sequence[object]]
+    config: CheckConfig,
+    store: FrameStore,
+    groups: Sequence[IndexedFrames],
+    missing: Sequence[Sequence[tuple[str, int]]],
 ) -> Result:
-    total, paths = sum(map(len, groups)), [path for group in missing for path in group]
-    if not paths:
+    total, names = sum(map(len, groups)), [name for group in missing for name in group]
+    if not names:
         return Result("frames", "PASS", f"all {total} frames exist.")
     limits = [_bad_frame_limit(config, group) for group in groups]
     exceeded = any(len(group) > limit for group, limit in zip(missing, limits, strict=True))
-    first = ", ".join(str(path) for path in paths[:3])
+    first = ", ".join(str(store.path(*name)) for name in names[:3])
     skipped = "" if exceeded else f"; up to {' and '.join(map(str, limits))} are skipped"
     status = "FAIL" if exceeded else "WARN"
-    return Result("frames", status, f"{len(paths)} of {total} frames are missing (first: {first}){skipped}.")
+    hint = suggest_missing_frames(store, names, *groups)
+    return Result("frames", status, f"{len(names)} of {total} frames are missing (first: {first}){skipped}.{hint}")
+
+
+def _check_rates(store: FrameStore, frames: IndexedFrames) -> Result:
+    wrong = find_wrong_rates(store, frames)
+    if not wrong:
+        return Result("rate", "PASS", "no video has far more frames than seconds.")
+    video, count, highest = wrong[0]
+    return Result(
+        "rate",
+        "WARN",
+        f"{len(wrong)} videos have far more frames than seconds (first: {video} has {count} frames, but its highest "
+        f"question number is {highest}). Questions are about seconds: extract one frame per second.",
+    )
 
 
 def _open_frames(
-    config: CheckConfig, store: FrameStore, groups: Sequence[IndexedFrames], missing: Sequence[Sequence[object]]
+    config: CheckConfig,
+    store: FrameStore,
+    groups: Sequence[IndexedFrames],
+    missing: Sequence[Sequence[tuple[str, int]]],
 ) -> Result:
-    opened, existing, exceeded, reasons = 0, 0, False, list[str]()
+    whole, existing, exceeded = Inspection(), 0, False
     total = sum(map(len, groups))
-    for group, missing_paths in zip(groups, missing, strict=True):
-        absent = set(missing_paths)
-        present = [f for f in group if store.path(f.video, f.frame) not in absent]
+    for group, missing_names in zip(groups, missing, strict=True):
+        absent = set(missing_names)
+        present = [f for f in group if (f.video, f.frame) not in absent]
         wanted = math.ceil(config.frames_to_open * len(group) / total)
         sample = present[:: max(1, len(present) // wanted) if wanted else 1]
-        bad = [why for _, why in find_unreadable_frames(store, sample)]
-        if bad:  # the same share of the frames that were not opened may be bad
-            expected = len(absent) + len(bad) * len(present) / len(sample)
+        inspection = inspect_frames(store, sample)
+        if inspection.unreadable:  # the same share of the frames that were not opened may be bad
+            expected = len(absent) + len(inspection.unreadable) * len(present) / len(sample)
             exceeded |= expected > _bad_frame_limit(config, group)
-        opened, existing, reasons = opened + len(sample), existing + len(present), reasons + bad
-    message = f"{opened} of {existing} frames opened"
-    if not reasons:
+        existing += len(present)
+        whole.add(inspection)
+    message = f"{whole.opened} of {existing} frames opened"
+    if not whole.opened:
+        return Result("images", "FAIL", f"{message}; there is none to look at.")
+    problems = whole.describe()
+    if whole.unreadable:
+        problems.insert(0, f"{len(whole.unreadable)} cannot be used: {' '.join(whole.unreadable[:3])}")
+    if not problems:
         return Result("images", "PASS", f"{message}.")
-    status = "FAIL" if exceeded else "WARN"
-    return Result("images", status, f"{message}, {len(reasons)} cannot be used: {' '.join(reasons[:3])}")
+    return Result("images", "FAIL" if exceeded else "WARN", f"{message}, {' '.join(problems)}")
+
+
+def _check_overlaps(config: CheckConfig, splits: Splits) -> Result:
+    """Looks for one video under several names, by links and by equal files."""
+    split_of = {video: name for name in SPLIT_NAMES for video in splits.videos(name)}
+    videos = list(split_of)
+    overlaps = []
+    for root, suffix in ((config.ssgvqa_root, ".txt"), (config.image_root, ".png")):
+        assert root is not None
+        overlaps += [*find_links(root, videos), *find_copies(root, videos, suffix)]
+    if not overlaps:
+        return Result("overlap", "PASS", "no two videos have the same questions or frames.")
+    across = [o for o in overlaps if split_of[o.first] != split_of[o.second]]
+    worst = (across or overlaps)[0]
+    where = f"{worst.first} ({split_of[worst.first]}) and {worst.second} ({split_of[worst.second]}) {worst.how}"
+    if across:
+        return Result("overlap", "FAIL", f"{where}, so splits share a video; take it out of one of them.")
+    return Result("overlap", "WARN", f"{where}; the video counts twice.")
 
 
 def _bad_frame_limit(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:

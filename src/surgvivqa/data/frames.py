@@ -3,6 +3,7 @@
 import errno
 import functools
 import io
+import re
 import stat
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.data.suggestions import suggest_frames
 from surgvivqa.utils.errors import FrameError, InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -230,16 +232,17 @@ def _listing(folder: str) -> frozenset[str]:
         raise FrameError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
 
-def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[Path]:
-    """Paths of the frames that do not exist. Lists each video's folder once.
+def list_frames(store: FrameStore, video: str) -> list[str]:
+    """The file names of a video's frames, ``NNNNNN.png``, as of the last ``find_missing_frames``."""
+    return [name for name in _listing(str(Path(store.root) / video)) if re.fullmatch(r"\d{6}\.png", name)]
+
+
+def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple[str, int]]:
+    """Video and number of the frames that do not exist. Lists each video's folder once.
 
     Raises:
         InputError: a folder cannot be read.
     """
-    return [store.path(video, frame) for video, frame in _missing(store, *frames)]
-
-
-def _missing(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple[str, int]]:
     _listing.cache_clear()
     return [
         (video, frame)
@@ -255,30 +258,33 @@ def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], a
     Raises:
         InputError: there are more than ``allowed``.
     """
-    missing = _missing(store, *frames)
+    missing = find_missing_frames(store, *frames)
     if len(missing) > allowed:
         first = ", ".join(str(store.path(*name)) for name in missing[:3])
         more = f"; at most {allowed} may be (--max-bad-frames)" if allowed else ""
         raise InputError(
             f"{len(missing)} of {sum(map(len, frames))} frames are missing under {store.root} (first: {first}){more}."
+            f"{suggest_missing_frames(store, missing, *frames)}"
         )
     return [BadFrame(*name, f"Frame {store.path(*name)} does not exist.") for name in missing]
 
 
-def find_unreadable_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[Path, str]]:
-    """The frames whose clips have an image that cannot be decoded, with the reason. Each image is opened once."""
-    bad: list[tuple[Path, str]] = []
-    opened: dict[tuple[str, int], str | None] = {}
-    for f in frames:
-        clip = [(f.video, number) for number in dict.fromkeys(store.clip_frames(f.video, f.frame))]
-        for name in clip:
-            if name not in opened:
-                try:
-                    store.image(*name)
-                    opened[name] = None
-                except InputError as error:
-                    opened[name] = str(error)
-        why = next((why for name in clip if (why := opened[name])), None)
-        if why:
-            bad.append((store.path(f.video, f.frame), why))
-    return bad
+def suggest_missing_frames(
+    store: FrameStore, missing: Sequence[tuple[str, int]], *frames: Sequence[FrameQuestions]
+) -> str:
+    """What is there instead of the frames of a video that are all missing, as a clause that starts with a space.
+
+    Args:
+        store: the frames.
+        missing: video and number of each missing frame.
+        frames: the frames that are needed.
+
+    Returns:
+        The clause; empty if every video has some of its frames, or nothing similar is found.
+    """
+    absent = set(missing)
+    existing = {video for group in frames for video, frame in frame_names(group) if (video, frame) not in absent}
+    for video, _ in missing:
+        if video not in existing:
+            return suggest_frames(Path(store.root), video, [n for v, n in missing if v == video])
+    return ""

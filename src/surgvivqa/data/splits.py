@@ -61,9 +61,9 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
 
 
 def base_video(video: str) -> str:
-    """The video that a folder shows: ``VID02`` for ``VID02_clean``."""
-    found = re.match(r"VID\d+", video)
-    return found.group() if found else video
+    """The video that a folder shows: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``."""
+    found = re.match(r"vid(?:eo)?[_-]?0*(\d+)", video, re.IGNORECASE)
+    return f"VID{int(found[1]):02d}" if found else video.casefold()
 
 
 def shared_videos(first: Iterable[str], second: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from surgvivqa.data.labels import parse_label
+from surgvivqa.data.suggestions import suggest_question_files, suggest_question_root
 from surgvivqa.utils.errors import InputError
 
 REASONINGS = ("zero_hop", "one_hop", "single_and")
@@ -383,12 +384,12 @@ def find_videos(root: Path, videos: Sequence[str], missing: Literal["error", "sk
     if videos and len(absent) == len(videos):
         raise InputError(
             f"--ssgvqa-root {root} has none of the {len(videos)} videos of the split ({', '.join(videos[:3])}, ...); "
-            f"it must hold <VIDxx>/<frame>.txt."
+            f"it must hold <VIDxx>/<frame>.txt.{suggest_question_root(root, videos)}"
         )
     if absent and missing == "error":
         raise InputError(
             f"--ssgvqa-root {root} lacks {len(absent)} of the split's {len(videos)} videos ({', '.join(absent[:5])}); "
-            f"add them, or name the videos you have through --splits-dir."
+            f"add them, or name the videos you have through --splits-dir.{suggest_question_root(root, absent)}"
         )
     return [v for v in videos if v not in absent]
 
@@ -434,4 +435,7 @@ def _unlistable(folder: Path, error: OSError) -> str:
 def check_any_file(root: Path, videos: Sequence[str], report: ReadReport) -> None:
     """Raises InputError if there are videos, but no question file in them."""
     if not report.files and videos:
-        raise InputError(f"--ssgvqa-root {root} holds no question file <frame>.txt in {', '.join(videos[:3])}.")
+        raise InputError(
+            f"--ssgvqa-root {root} holds no question file <frame>.txt in {', '.join(videos[:3])}."
+            f"{suggest_question_files(root, videos)}"
+        )

@@ -22,6 +22,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABELS
+from surgvivqa.data.overlaps import check_no_links
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
@@ -527,8 +528,9 @@ def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], S
     Raises:
         InputError: a folder or a split cannot be used, or there is no question to train on.
     """
-    questions_root, _ = data_roots(config)
-    splits = load_splits(config.splits_dir)
+    roots = data_roots(config)
+    questions_root, splits = roots[0], load_splits(config.splits_dir)
+    check_no_links(roots, splits)
     frames: Sequence[FrameQuestions]
     frames, report = open_questions(questions_root, splits.train, strict=config.strict)
     log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))

@@ -1,0 +1,123 @@
+"""Finds frames that cannot be the right ones: another frame rate, one colour, one picture, an absurd size."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from surgvivqa.data.frames import FrameStore, list_frames, open_image
+from surgvivqa.data.index import frame_names
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.utils.errors import FrameError
+
+# CholecT45 has about as many frames as its highest question number, since questions are about seconds. Twice the rate
+# is wrong for sure; the second bound keeps short videos quiet.
+_MAX_RATE = 1.8
+_MIN_SURPLUS = 10
+_FLAT = 12  # of 255: a frame whose channels vary less has one colour, also after JPEG compression
+# Real videos have some black frames where the camera is outside the body, and some that repeat.
+_MAX_FLAT_SHARE = 0.1
+_MAX_IDENTICAL_SHARE = 0.2
+_MIN_COUNT = 3
+_SIDES = (64, 4096)  # shortest and longest side in px that an endoscope's frame has
+
+
+def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[str, int, int]]:
+    """The videos with far more frames than seconds: name, number of frames, highest question number."""
+    highest: dict[str, int] = {}
+    for video, number in frame_names(frames):
+        highest[video] = max(highest.get(video, 0), number)
+    counts = {video: len(list_frames(store, video)) for video in highest}
+    return [
+        (video, counts[video], number)
+        for video, number in highest.items()
+        if counts[video] >= _MAX_RATE * (number + 1) and counts[video] - number - 1 >= _MIN_SURPLUS
+    ]
+
+
+@dataclass
+class Inspection:
+    """What a sample of frames looks like.
+
+    Attributes:
+        opened: number of frames opened.
+        unreadable: the reason for each frame that cannot be used, or an image of its clip.
+        one_colour: frames that have one colour.
+        odd_sizes: frames with a side that no endoscope's frame has.
+        digests: of each other frame, by video.
+    """
+
+    opened: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    one_colour: list[Path] = field(default_factory=list)
+    odd_sizes: list[Path] = field(default_factory=list)
+    digests: dict[str, list[tuple[bytes, Path]]] = field(default_factory=dict)
+
+    def add(self, other: "Inspection") -> None:
+        """Adds the results of other frames."""
+        self.opened += other.opened
+        self.unreadable += other.unreadable
+        self.one_colour += other.one_colour
+        self.odd_sizes += other.odd_sizes
+        for video, digests in other.digests.items():
+            self.digests.setdefault(video, []).extend(digests)
+
+    def describe(self) -> list[str]:
+        """A sentence for each kind of frame that there is too much of."""
+        sentences = []
+        if len(self.one_colour) >= max(_MIN_COUNT, _MAX_FLAT_SHARE * self.opened):
+            sentences.append(
+                f"{len(self.one_colour)} of the {self.opened} opened frames have one colour (first: "
+                f"{self.one_colour[0]}); extract the frames again."
+            )
+        for video, digests in sorted(self.digests.items()):
+            counts = Counter(digest for digest, _ in digests)
+            same = [path for digest, path in digests if counts[digest] > 1]
+            if len(same) >= max(_MIN_COUNT, _MAX_IDENTICAL_SHARE * len(digests)):
+                sentences.append(
+                    f"{len(same)} of the {len(digests)} opened frames of {video} are identical to others (first: "
+                    f"{same[0]}); extract the frames again."
+                )
+        if self.odd_sizes:
+            sentences.append(
+                f"{len(self.odd_sizes)} of the {self.opened} opened frames have a side below {_SIDES[0]} or above "
+                f"{_SIDES[1]} px (first: {self.odd_sizes[0]})."
+            )
+        return sentences
+
+
+def inspect_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> Inspection:
+    """Opens the images of some frames' clips, each once."""
+    result = Inspection(opened=len(frames))
+    reasons: dict[tuple[str, int], str | None] = {}
+    asked = set(frame_names(frames))
+    for frame in frames:
+        clip = [(frame.video, number) for number in dict.fromkeys(store.clip_frames(frame.video, frame.frame))]
+        for name in clip:
+            if name in reasons:
+                continue
+            try:
+                image = open_image(store.path(*name))
+                reasons[name] = None
+            except FrameError as error:
+                reasons[name] = str(error)
+                continue
+            if name in asked:
+                _inspect_image(image, name[0], store.path(*name), result)
+        if reason := next((reason for name in clip if (reason := reasons[name])), None):
+            result.unreadable.append(reason)
+    return result
+
+
+def _inspect_image(image: Image.Image, video: str, path: Path, result: Inspection) -> None:
+    if min(image.size) < _SIDES[0] or max(image.size) > _SIDES[1]:
+        result.odd_sizes.append(path)
+    extrema: Sequence[tuple[int, int]] = image.getextrema()
+    if all(high - low < _FLAT for low, high in extrema):
+        result.one_colour.append(path)
+    else:
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        result.digests.setdefault(video, []).append((digest, path))

@@ -1,0 +1,108 @@
+"""Hints for data that are not found: what is there instead, and how to use it."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_MANY = 2000  # entries of a folder that are looked at
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def suggest_question_root(root: Path, videos: Sequence[str]) -> str:
+    """What the question root holds instead of ``<VIDxx>/<frame>.txt``: a clause that starts with a space, or empty."""
+    entries = _entries(root)
+    if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+        return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
+    if file := _first(p for p in entries if re.fullmatch(r"\d+\.txt", p.name)):
+        return f" It is the folder of one video (found {file}); give --ssgvqa-root {root.parent}."
+    return _suggest_spelling(root, videos, "--splits-dir") or _suggest_root(root, videos, "--ssgvqa-root")
+
+
+def suggest_question_files(root: Path, videos: Sequence[str]) -> str:
+    """What the videos' folders hold instead of ``<frame>.txt``, as a clause that starts with a space; or empty."""
+    for video in videos:
+        entries = _entries(root / video)
+        if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
+            return f" Found {text}; name the files after the frame's number, such as 0.txt."
+        if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+            return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
+        for folder in (p for p in entries if p.is_dir()):
+            if text := _first(p for p in _entries(folder) if p.suffix.lower() == ".txt"):
+                return f" Found {text}, one folder deeper; move the files up."
+    return ""
+
+
+def suggest_frames(root: Path, video: str, numbers: Iterable[int]) -> str:
+    """What is there instead of a video's frames, as a clause that starts with a space; or empty.
+
+    Args:
+        root: ``--image-root``.
+        video: a video of which frames are missing.
+        numbers: the missing frames.
+    """
+    folder = root / video
+    if not folder.is_dir():
+        entries = _entries(root)
+        if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+            return f" {root} is the folder of one video (found {picture}); give --image-root {root.parent}."
+        return _suggest_spelling(root, [video], "--splits-dir") or _suggest_root(root, [video], "--image-root")
+    entries = _entries(folder)
+    pictures = [p for p in entries if p.suffix.lower() in _PICTURES]
+    if not pictures:
+        for inner in (p for p in entries if p.is_dir()):
+            if picture := _first(p for p in _entries(inner) if p.suffix.lower() in _PICTURES):
+                return f" Found {picture}, one folder deeper; move the frames up."
+        if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
+            return f" It holds text files (found {text}); are --ssgvqa-root and --image-root swapped?"
+        return ""
+    by_number = {int(p.stem): p for p in reversed(pictures) if p.stem.isascii() and p.stem.isdigit()}
+    for number in numbers:
+        if (picture := by_number.get(number)) is not None:
+            return f" Found {picture}; frames must be named like {number:06d}.png and be PNG files."
+    steps = {n for n in by_number if n}
+    if len(steps) > 2 and (step := math.gcd(*steps)) > 1:
+        return (
+            f" The numbers of the frames go in steps of {step} (found {by_number[min(steps)]}); number them by second."
+        )
+    return "" if by_number else f" Found {pictures[0]}; frames must be named like 000000.png."
+
+
+def _suggest_spelling(root: Path, videos: Sequence[str], flag: str) -> str:
+    """A folder that differs from a video's name only by case or zeros."""
+    folders = {_plain(p.name): p for p in reversed(_entries(root)) if p.is_dir()}
+    for video in videos:
+        found = folders.get(_plain(video))
+        if found is not None and found.name != video:
+            return (
+                f" Found {found}, where the split says {video}; rename the folders, or write their names into {flag}."
+            )
+    return ""
+
+
+def _suggest_root(root: Path, videos: Sequence[str], flag: str) -> str:
+    """A folder of a video one level deeper, or beside the root."""
+    for inner in (p for p in _entries(root) if p.is_dir()):
+        if found := _first(inner / video for video in videos if (inner / video).is_dir()):
+            return f" Found {found}; give {flag} {inner}."
+    if found := _first(root.parent / video for video in videos if (root.parent / video).is_dir()):
+        return f" Found {found}; give {flag} {root.parent}."
+    return ""
+
+
+def _plain(name: str) -> str:
+    """A video's name without case, zeros before numbers, and separators."""
+    return re.sub(r"0*(\d)", r"\1", re.sub(r"[\s_-]", "", name.lower()))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """The first entries of a folder by name, hidden ones left out; empty if it cannot be read."""
+    try:
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError:
+        return []
+    return [folder / name for name in names[:_MANY]]
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next(iter(paths), None)
