@@ -200,3 +200,16 @@ def _defaults(config: Any) -> list[tuple[str, str]]:
         else:
             found.append((field.name, "(required)" if field.default is dataclasses.MISSING else str(field.default)))
     return found
+
+
+def test_a_tilde_is_the_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SSGVQA_ROOT", "~/ssg-qa")
+    (tmp_path / "flags.yaml").write_text("image_root: ~/frames\ncache: ~/cache\n")
+    given = ["--config=~/flags.yaml", "--checkpoint-dir=~/run", "--decoder-model=~/gpt2", "--log-file=x~y"]
+    config = parse("train", TrainConfig, given)
+    assert (config.ssgvqa_root, config.image_root) == (tmp_path / "ssg-qa", tmp_path / "frames")
+    assert (config.cache, config.checkpoint_dir) == (tmp_path / "cache", tmp_path / "run")
+    assert (config.decoder_model, config.log_file) == (str(tmp_path / "gpt2"), Path("x~y"))
+    config = parse("eval", EvalConfig, ["--checkpoint=~/run", "--text-model=~/blip"])
+    assert (config.checkpoint, config.model.text_model) == (tmp_path / "run", str(tmp_path / "blip"))

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a check or a run failed, 2 wrong usage or input, 75 stoppe
 """
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any, get_type_hints
 import tyro
 
 from surgvivqa import __version__
-from surgvivqa.config import option, yaml_arguments
+from surgvivqa.config import PART_FLAGS, option, yaml_arguments
 from surgvivqa.utils.errors import InputError, SurgViVQAError, one_line
 from surgvivqa.utils.secrets import holds_secret, mask_secrets
 from surgvivqa.utils.signals import exit_on_signal
@@ -136,7 +137,7 @@ def parse(name: str, cls: Any, arguments: list[str]) -> Any:
             path = argument.partition("=")[2] or next(remaining, "")
             if not path:
                 raise InputError("--config needs a YAML file.")
-            from_files += yaml_arguments(Path(path), cls)
+            from_files += yaml_arguments(_expand(Path(path)), cls)
         else:
             from_line.append(argument)
     given = [word for argument in (*from_files, *from_line) for word in _spelled_out(cls, argument)]
@@ -147,9 +148,37 @@ def parse(name: str, cls: Any, arguments: list[str]) -> Any:
         if stop.code:
             raise SystemExit(2) from None
         raise
+    expand_home(config)
     # Values that come from the environment (SSGVQA_ROOT, IMAGE_ROOT).
     check_no_secrets([f"{option(flag)}={value}" for flag, value in vars(config).items()])
     return config
+
+
+def expand_home(config: Any) -> None:
+    """Replaces ``~`` at the beginning of a config's paths and local model parts, in place.
+
+    A shell does so only for words of the command line that begin with it, not in ``--flag=~/x``, YAML or environment
+    variables.
+
+    Raises:
+        InputError: there is no home folder.
+    """
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            expand_home(value)
+        elif isinstance(value, Path):
+            setattr(config, name, _expand(value))
+        elif isinstance(value, list):
+            setattr(config, name, [_expand(v) if isinstance(v, Path) else v for v in value])
+        elif name in PART_FLAGS and isinstance(value, str):
+            setattr(config, name, str(_expand(Path(value))) if value.startswith("~") else value)
+
+
+def _expand(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} cannot be used, since there is no home folder; set HOME, or give the path.") from None
 
 
 def _spelled_out(cls: type, argument: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,10 @@ from typing import Annotated
 import tyro
 
 from surgvivqa.commands.load_model import load_model
-from surgvivqa.config import OptionalModelConfig, flag
+from surgvivqa.config import OptionalModelConfig, check_ranges, flag
 from surgvivqa.data.labels import LABELS
+from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.utils.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -24,7 +27,7 @@ class PredictConfig:
     checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny: the packaged base.")
     image: list[Path] = flag("The frame; or the frames of a clip, oldest first, for a model trained on past clips.")
     question: str = flag("The question.")
-    top: int = flag("How many answers to show.", 5)
+    top: int = flag("How many answers to show.", 5, least=1)
     json: bool = flag("Print JSON.", False)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
@@ -32,11 +35,18 @@ class PredictConfig:
 
 
 def predict(config: PredictConfig) -> int:
-    """Prints the most probable answers to one question about a frame or a clip."""
+    """Prints the most probable answers to one question about a frame or a clip.
+
+    Raises:
+        InputError: the question is empty, an image cannot be read, or there are more images than the model takes.
+    """
+    check_ranges(config)
+    _check_inputs(config)
     bundle = load_model(config.checkpoint, config.model)
+    _check_count(config, bundle)
     processor = bundle.processor()
     inputs = processor([config.image], config.question)
-    answers = processor.answers(bundle.model.score(**inputs), max(1, min(config.top, len(LABELS))))[0]
+    answers = processor.answers(bundle.model.score(**inputs), min(config.top, len(LABELS)))[0]
     if config.json:
         print(
             json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
@@ -45,3 +55,23 @@ def predict(config: PredictConfig) -> int:
         for answer, chance in answers:
             print(f"{answer:<24}{100 * chance:6.2f} %")
     return 0
+
+
+def _check_inputs(config: PredictConfig) -> None:
+    if not any(character.isalpha() for character in config.question):
+        raise InputError(f"--question {config.question!r} has no letters; ask a question.")
+    if not config.image:
+        raise InputError("--image names no file; give the frame.")
+    for image in config.image:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(image)):
+            raise InputError(f"--image {image} is a web address. URLs are not read; download the picture first.")
+
+
+def _check_count(config: PredictConfig, bundle: ModelBundle) -> None:
+    count, frames = len(config.image), bundle.model.config.video_config.num_frames
+    if bundle.settings.clip_mode == "repeat" and count > 1:
+        raise InputError(
+            f"--image names {count} files, but this model was trained on single frames (--clip-mode repeat); give one."
+        )
+    if count > frames:
+        raise InputError(f"--image names {count} files, but this model takes clips of at most {frames} frames.")

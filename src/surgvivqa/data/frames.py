@@ -1,5 +1,6 @@
 """Reads frames, fits them to the video encoder's input size, and builds clips."""
 
+import contextlib
 import errno
 import functools
 import io
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from surgvivqa.data.index import frame_names
@@ -121,7 +122,7 @@ class _Refused(ValueError):
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to RGB.
+    """Converts an image to RGB, turned as its EXIF orientation says.
 
     Images whose conversion would be a guess are refused: several pictures, 16 bits, CMYK.
     """
@@ -133,7 +134,15 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise _Refused("it has more than 8 bits per channel; convert it to 8")
     if image.mode not in _MODES:
         raise _Refused(f"its colours are {image.mode}; convert it to RGB")
-    return image.convert("RGB")
+    return _upright(image).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image, turned as its EXIF orientation says; as it is if its EXIF data are damaged."""
+    with contextlib.suppress(Exception):  # Pillow's EXIF parser raises errors of many kinds
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def image_tensor(

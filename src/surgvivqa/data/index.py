@@ -243,7 +243,7 @@ def open_questions(
 def _index_path(root: Path, index_dir: Path | None) -> Path | None:
     """The root's index file. It depends on the spelling of the root too, since examples in the report show it."""
     try:
-        folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or Path.home() / ".cache" / "surgvivqa") / "index"
+        folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or "~/.cache/surgvivqa").expanduser() / "index"
     except RuntimeError:
         _warn_once(
             "There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text."
