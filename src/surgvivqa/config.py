@@ -314,6 +314,11 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     pretrained_ckpt: Path | None = flag(
         "Start from this checkpoint, of any form that --checkpoint of eval takes.", None
     )
+    verify: bool = flag(
+        "Verify the checksums of --pretrained-ckpt before it is used; a run that resumes always verifies.",
+        True,
+        on_resume="free",
+    )
 
     max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1, in_card=True)
     epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1, in_card=True)
@@ -368,7 +373,7 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Validate after this many steps, and at the end; 0 validates at the end only.", 2000, least=0
     )
     save_every_steps: int = flag(
-        "Save checkpoints/step-N after this many steps; 0 saves one only when the run is stopped.",
+        "Save checkpoints/step-N after this many steps and at the end; 0 saves one only when the run is stopped.",
         5000,
         least=0,
         on_resume="free",

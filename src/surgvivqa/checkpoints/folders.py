@@ -3,7 +3,7 @@
 A checkpoint folder holds::
 
     config.json                 the architecture (SurgViVQAConfig)
-    surgvivqa.json              settings, the run's flags, and ``holds``: all, trained or adapters
+    surgvivqa.json              settings, the run's flags, checksums, and ``holds``: all, trained or adapters
     model.safetensors           all tensors (or shards with an index), or the trained tensors only
     adapter_config.json         instead of model.safetensors, for ``adapters``: PEFT's format
     adapter_model.safetensors
@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.backbones import assemble
+from surgvivqa.checkpoints.checksums import compute_checksums, verify_checksums
 from surgvivqa.checkpoints.published import (
     all_tensor_names,
     load_safetensors,
@@ -54,18 +55,23 @@ from surgvivqa.utils.safe_json import read_json
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_folder(folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None) -> ModelBundle:
+def load_folder(
+    folder: Path, num_frames: int | None = None, parts: ModelConfig | None = None, *, verify: bool = True
+) -> ModelBundle:
     """Loads the model of a checkpoint folder.
 
     Args:
         folder: a folder with the files listed at the top of this module.
         num_frames: frames per clip; None keeps the checkpoint's.
         parts: flags that name folders for published parts that are missing on this machine.
+        verify: verify the checksums first.
 
     Raises:
         InputError: a file is damaged or missing.
     """
     config, saved = read_config(folder)
+    if verify:
+        verify_checksums(folder, saved.checksums)
     tokenizer = _read_tokenizer(folder)
     weights = read_weights(folder)
     _check_model(folder, config, weights, saved.holds)
@@ -132,7 +138,7 @@ def mark_complete(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     path = folder / SETTINGS_FILE
     if path.is_file():
-        content = dict(read_json(path)) | {"holds": "all", "tensors": []}
+        content = dict(read_json(path)) | {"holds": "all", "tensors": [], "sha256": compute_checksums(folder)}
         write_text(path, json.dumps(content, indent=2))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.backbones import assemble
+from surgvivqa.checkpoints.checksums import verify_checksums
 from surgvivqa.checkpoints.folders import check_rank, holds_all_tensors, is_surgvivqa_folder, load_folder
 from surgvivqa.checkpoints.hub import fetch, is_name
 from surgvivqa.checkpoints.packaged import PACKAGED, PACKAGED_BASE
@@ -45,7 +46,9 @@ from surgvivqa.utils.errors import InputError, first_line
 log = logging.getLogger("surgvivqa")
 
 
-def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint") -> ModelBundle:
+def load_checkpoint(
+    path: Path, fallback: ModelConfig, flag: str = "--checkpoint", *, verify: bool = True
+) -> ModelBundle:
     """Loads a model in eval mode from a checkpoint of any form.
 
     A checkpoint is a run folder, its ``best/``, a folder in Hugging Face's or PEFT's format, a file in the published
@@ -56,6 +59,7 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
         fallback: the settings of a checkpoint without settings of its own. A file takes those of the ``config.yaml`` in
             its folder, if there is one.
         flag: the flag that named the checkpoint, for messages.
+        verify: verify the checksums of a folder before it is used.
 
     Raises:
         InputError: there is no checkpoint, it is damaged, or its tensors do not belong to the model.
@@ -67,11 +71,13 @@ def load_checkpoint(path: Path, fallback: ModelConfig, flag: str = "--checkpoint
         bundle = load_folder(PACKAGED_BASE, fallback.num_frames)
     elif path.suffix in SUFFIXES:
         in_folder = _belongs_to_its_folder(path)
-        bundle = _load_any_folder(path.parent, fallback, flag) if in_folder else _load_file(path, fallback, flag)
+        bundle = (
+            _load_any_folder(path.parent, fallback, flag, verify) if in_folder else _load_file(path, fallback, flag)
+        )
     else:
         # A hub name looks like a path; it is one only if nothing on disk has that name.
         on_hub = is_name(str(path)) and not path.exists() and not Path(path.parts[0]).exists()
-        bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag)
+        bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag, verify)
     bundle.model.eval().requires_grad_(False)  # a training run decides what is trainable
     if bundle.report:
         log.info("%s", bundle.report)
@@ -99,23 +105,25 @@ def _belongs_to_its_folder(path: Path) -> bool:
     return belongs
 
 
-def _load_any_folder(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
+def _load_any_folder(path: Path, fallback: ModelConfig, flag: str, verify: bool) -> ModelBundle:
     for folder in map(surviving_folder, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
-            return _load_adapters(folder, fallback)
+            return _load_adapters(folder, fallback, verify)
         if (folder / SETTINGS_FILE).is_file() or holds_all_tensors(folder):
-            return load_folder(folder, parts=fallback)
+            return load_folder(folder, parts=fallback, verify=verify)
     raise InputError(
         f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with config.json or "
         f"{adapters.ADAPTER_CONFIG}, or a file that ends in {', '.join(SUFFIXES)}."
     )
 
 
-def _load_adapters(folder: Path, fallback: ModelConfig) -> ModelBundle:
+def _load_adapters(folder: Path, fallback: ModelConfig, verify: bool) -> ModelBundle:
     """Loads a PEFT folder's adapters onto the parts that its ``surgvivqa.json`` names, or else the flags."""
     config = adapters.read_adapter_config(folder)
     has_settings = (folder / SETTINGS_FILE).is_file()
     saved = read_settings(folder) if has_settings else CheckpointSettings(dataclasses.replace(fallback))
+    if verify:
+        verify_checksums(folder, saved.checksums)
     lora: dict[str, Any] = {f"lora_{name}": value for name, value in config.lora.items()}
     settings = dataclasses.replace(saved.model, **lora)
     weights = read_tensors(adapters.weights_file(folder))

@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from surgvivqa.checkpoints.checksums import verify_checksums
 from surgvivqa.checkpoints.folders import holds_all_tensors, mark_complete
 from surgvivqa.checkpoints.hub import fetch
 from surgvivqa.checkpoints.loading import load_checkpoint
+from surgvivqa.checkpoints.settings import SETTINGS_FILE, read_settings
 from surgvivqa.checkpoints.validation import check_model_folder, check_no_remote_code
 from surgvivqa.config import ModelConfig
 from surgvivqa.model import modeling
@@ -50,6 +52,8 @@ class SurgViVQAModel(modeling.SurgViVQAModel):
         try:
             if folder.is_dir():
                 check_model_folder(folder)
+                saved = read_settings(folder) if (folder / SETTINGS_FILE).is_file() else None
+                verify_checksums(folder, saved.checksums if saved else {})
             else:  # Hugging Face fetches it itself, with a token or into another cache
                 where = {k: v for k, v in kwargs.items() if k in _OF_THE_HUB}
                 check_no_remote_code(SurgViVQAConfig.get_config_dict(name, **where)[0])

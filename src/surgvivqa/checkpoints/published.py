@@ -266,6 +266,8 @@ def _check_tensors_fit(state: dict[str, Tensor], given: dict[str, Tensor], where
             f"{where} holds {given[quantized[0]].dtype} where the model has weights (first: {quantized[0]}); it is "
             f"quantized or not a checkpoint. Save it with weights in float32, float16 or bfloat16."
         )
+    if all(not t.any() for t in given.values()):
+        raise InputError(f"{where} holds only zeros, as after a copy that was cut short; copy it again.")
     not_finite = [n for n, t in given.items() if t.is_floating_point() and not t.isfinite().all()]
     if not_finite:
         raise InputError(f"{where} holds values that are not finite (first: {not_finite[0]}); its run had failed.")

@@ -12,11 +12,12 @@ import torch
 from huggingface_hub import save_torch_state_dict
 
 from surgvivqa.checkpoints import adapters
+from surgvivqa.checkpoints.checksums import compute_checksums
 from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.checkpoints.public_settings import part_name
 from surgvivqa.checkpoints.published import WORDS, Names, published_name, saved_tensors
-from surgvivqa.checkpoints.settings import SETTINGS_FILE, Holds
+from surgvivqa.checkpoints.settings import FORMAT, SETTINGS_FILE, Holds
 from surgvivqa.config import ModelConfig
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.atomic_files import write_file, write_folder
@@ -47,11 +48,11 @@ def save_checkpoint(
         tensors = saved_tensors(bundle, everything=everything)
         is_complete = everything or bundle.settings.preset == "tiny"
         holds: Holds = "all" if is_complete else "trained"
-        _write_settings(bundle, temporary, holds, [] if is_complete else sorted(tensors))
         on_cpu = {k: v.cpu() for k, v in tensors.items()}
         save_torch_state_dict(on_cpu, temporary, max_shard_size=max_shard_size, metadata={"format": "pt"})
         for file in temporary.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors makes it readable by its owner only
+        _write_settings(bundle, temporary, holds, [] if is_complete else sorted(tensors))
         if write_extra is not None:
             write_extra(temporary)
 
@@ -85,11 +86,19 @@ def _base_name(settings: ModelConfig) -> str:
 
 
 def _write_settings(bundle: ModelBundle, folder: Path, holds: Holds, tensors: Sequence[str] = ()) -> None:
+    """Writes the files beside the weights, which are there already."""
     bundle.model.config.save_pretrained(folder)
     bundle.tokenizer.save_pretrained(folder)
     bundle.processor().save_pretrained(folder)
     settings = dataclasses.asdict(bundle.settings)
-    saved = {"holds": holds, "tensors": list(tensors), "settings": settings, "run": bundle.run.to_dict()}
+    saved = {
+        "format": FORMAT,
+        "holds": holds,
+        "tensors": list(tensors),
+        "sha256": compute_checksums(folder),
+        "settings": settings,
+        "run": bundle.run.to_dict(),
+    }
     (folder / SETTINGS_FILE).write_text(json.dumps(saved, indent=2, default=str), encoding="utf-8")
 
 

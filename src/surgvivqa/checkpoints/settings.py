@@ -1,19 +1,29 @@
 """Reads and validates the JSON files of a checkpoint folder into ``CheckpointSettings``."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from surgvivqa.checkpoints.validation import check_no_remote_code, validate_flags, validate_lora, validate_names
+from surgvivqa.checkpoints.validation import (
+    check_no_remote_code,
+    is_plain_name,
+    validate_flags,
+    validate_lora,
+    validate_names,
+)
 from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, option
 from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.configuration import SurgViVQAConfig
-from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.errors import InputError, first_line, one_line
 from surgvivqa.utils.safe_json import read_json
 
 SETTINGS_FILE = "surgvivqa.json"
 CONFIG_FILE = "config.json"
+FORMAT = 1  # of surgvivqa.json; raise it when older programs would misread the file
+_FIELDS = ("format", "holds", "tensors", "sha256", "settings", "run")
+_HUGGING_FACE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
 Holds = Literal["all", "trained", "adapters"]
 log = logging.getLogger("surgvivqa")
 
@@ -27,12 +37,14 @@ class CheckpointSettings:
         run: the run that wrote the checkpoint, as far as it is recorded.
         holds: which tensors the folder holds.
         tensors: names of the tensors that it must hold besides adapters and projections; empty for ``all``.
+        checksums: SHA-256 (hex) of the files with weights, by name; empty if not recorded.
     """
 
     model: ModelConfig
     run: RunRecord = RunRecord()
     holds: Holds = "all"
     tensors: tuple[str, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_settings(folder: Path) -> CheckpointSettings:
@@ -43,12 +55,23 @@ def read_settings(folder: Path) -> CheckpointSettings:
     """
     try:
         content = read_json(folder / SETTINGS_FILE)
+        version = content.get("format", FORMAT)
+        if not isinstance(version, int) or version > FORMAT:
+            raise InputError(
+                f"Checkpoint {folder} has format {version!r}, but this version of surgvivqa reads formats up to "
+                f"{FORMAT}; update surgvivqa."
+            )
+        _warn_of_unknown(folder / SETTINGS_FILE, content, _FIELDS)
         settings = parse_settings(content["settings"])
         holds = content.get("holds", "all" if settings.preset == "tiny" else "trained")
         if holds not in get_args(Holds):
             raise ValueError(f"its holds is not one of {', '.join(get_args(Holds))}")
         tensors = tuple(validate_names(content.get("tensors", ())))
-        return CheckpointSettings(settings, parse_run(content.get("run", {})), holds, tensors)
+        checksums = content.get("sha256", {})
+        names = validate_names([*checksums, *checksums.values()])
+        if not all(is_plain_name(name) for name in names):
+            raise ValueError("its checksums are of files outside the folder")
+        return CheckpointSettings(settings, parse_run(content.get("run", {})), holds, tensors, checksums)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged_checkpoint(folder, error) from error
 
@@ -65,6 +88,7 @@ def read_config(folder: Path) -> tuple[SurgViVQAConfig, CheckpointSettings]:
     try:
         content = read_json(folder / CONFIG_FILE)
         check_no_remote_code(content)
+        _warn_of_unknown(folder / CONFIG_FILE, content, (*SurgViVQAConfig().to_dict(), *_HUGGING_FACE_FIELDS))
         if (folder / SETTINGS_FILE).is_file():
             settings = read_settings(folder)
         elif content.get("model_type") == SurgViVQAConfig.model_type:
@@ -77,6 +101,11 @@ def read_config(folder: Path) -> tuple[SurgViVQAConfig, CheckpointSettings]:
         return SurgViVQAConfig.from_dict(content), settings
     except Exception as error:  # Transformers raises several kinds
         raise damaged_checkpoint(folder, error) from error
+
+
+def _warn_of_unknown(path: Path, content: Mapping[str, Any], known: Collection[str]) -> None:
+    if unknown := sorted(str(name) for name in content if name not in known):
+        log.warning("%s has unknown fields, which are ignored: %s", path, one_line(", ".join(unknown)[:200]))
 
 
 def _settings_of(config: dict[str, Any], processor_file: Path) -> CheckpointSettings:

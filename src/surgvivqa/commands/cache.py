@@ -362,7 +362,9 @@ def build_text_source(config: CacheConfig) -> tuple[TextStateSource, str]:
     if config.checkpoint is not None:
         raise InputError("--cache-text is for training, which takes --pretrained-ckpt; give that, not --checkpoint.")
     assert config.image_root is not None
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(config, f.name)}
+    # This command's --verify is about the cache.
+    names = [f.name for f in dataclasses.fields(TrainConfig) if hasattr(config, f.name) and f.name != "verify"]
+    shared = {name: getattr(config, name) for name in names}
     bundle = build_for_training(TrainConfig(**shared))
     bundle.model.requires_grad_(False).eval()
     if torch.cuda.is_available():

@@ -56,6 +56,7 @@ class ConvertConfig:
     licence: str | None = flag("Licence of the weights on the model card. Default: the data's, CC BY-NC-SA 4.0.", None)
     push_to_hub: str | None = flag("Also upload the folder to this repository, USER/MODEL; needs hf auth login.", None)
     private: bool = flag("Make that repository private.", False)
+    verify: bool = flag("Verify the checksums of the checkpoint before it is used.", True)
     overwrite: bool = flag("Replace a checkpoint that --output already holds.", False)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
@@ -71,7 +72,7 @@ def convert(config: ConvertConfig) -> int:
     _check_flags(config)
     _check_output(config)
     report = _read_metrics(config) if config.to != "published" else None
-    bundle = load_model(config.checkpoint, config.model, overridable=())
+    bundle = load_model(config.checkpoint, config.model, overridable=(), verify=config.verify)
     trained = trained_parts(bundle)
     if config.merge:
         if not bundle.model.config.lora:

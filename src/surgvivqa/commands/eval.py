@@ -70,6 +70,7 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
     )
     max_samples: int | None = flag("Score at most this many questions, spread over the videos.", None, least=1)
     bf16: bool = flag("Run in bfloat16, on a GPU.", False)
+    verify: bool = flag("Verify the checksums of the checkpoint before it is used.", True)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
     )
@@ -170,7 +171,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
-    bundle = load_model(config.checkpoint, config.model)
+    bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     if bundle.settings.mask == "bidirectional" and config.answer_only:
         raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
     questions_root = _root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")

@@ -17,7 +17,13 @@ _LEAK = (
 )
 
 
-def load_model(checkpoint: Path, flags: OptionalModelConfig, overridable: Collection[str] = OVERRIDABLE) -> ModelBundle:
+def load_model(
+    checkpoint: Path,
+    flags: OptionalModelConfig,
+    overridable: Collection[str] = OVERRIDABLE,
+    *,
+    verify: bool = True,
+) -> ModelBundle:
     """Loads a checkpoint in eval mode.
 
     A checkpoint that does not bring its own settings, such as a lone ``.pth``, is read with the given flags. One that
@@ -27,12 +33,13 @@ def load_model(checkpoint: Path, flags: OptionalModelConfig, overridable: Collec
         checkpoint: a run folder, its ``best/``, a file, a hub name, or ``tiny``.
         flags: the model flags that were given.
         overridable: names of the flags that may differ from the checkpoint's settings.
+        verify: verify the checkpoint's checksums first.
 
     Raises:
         InputError: the checkpoint cannot be loaded, or a flag contradicts it.
     """
     given = given_flags(flags)
-    bundle = load_checkpoint(checkpoint, ModelConfig(**given))
+    bundle = load_checkpoint(checkpoint, ModelConfig(**given), verify=verify)
     settings = bundle.settings
     has = vars(settings) | {"num_frames": bundle.model.config.video_config.num_frames}
     for name, value in given.items():

@@ -29,6 +29,7 @@ class PredictConfig:
     question: str = flag("The question.")
     top: int = flag("How many answers to show.", 5, least=1)
     json: bool = flag("Print JSON.", False)
+    verify: bool = flag("Verify the checksums of the checkpoint before it is used.", True)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
     )
@@ -42,7 +43,7 @@ def predict(config: PredictConfig) -> int:
     """
     check_ranges(config)
     _check_inputs(config)
-    bundle = load_model(config.checkpoint, config.model)
+    bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     _check_count(config, bundle)
     processor = bundle.processor()
     inputs = processor([config.image], config.question)

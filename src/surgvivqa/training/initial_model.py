@@ -34,7 +34,7 @@ def build_for_training(config: TrainConfig) -> ModelBundle:
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FLAGS})
     torch.manual_seed(config.seed)
     if config.pretrained_ckpt is not None:
-        start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt")
+        start = load_checkpoint(config.pretrained_ckpt, settings, "--pretrained-ckpt", verify=config.verify)
         bundle = _adopt_checkpoint(
             start, settings, lora_settings(config), f"--pretrained-ckpt {config.pretrained_ckpt}"
         )

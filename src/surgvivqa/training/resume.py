@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from surgvivqa.checkpoints.checksums import compute_checksums, hash_file, weight_files
 from surgvivqa.checkpoints.folders import read_weights
 from surgvivqa.checkpoints.published import load_safetensors, load_tensors, new_tensor_names
 from surgvivqa.data.frames import BadFrame
@@ -94,7 +95,7 @@ def save_state(folder: Path, progress: Progress, model: nn.Module, optimizer: to
             tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, folder / OPTIMIZER_STATE, {"format": "pt"})
     values = progress.to_dict()
-    sums = {path.name: _file_sum(path) for path in _summed_files(folder)} | {STATE: _json_sum(values)}
+    sums = compute_checksums(folder) | {STATE: _json_sum(values)}
     (folder / STATE).write_text(json.dumps({**values, "sha256": sums}, indent=2), encoding="utf-8")
 
 
@@ -136,7 +137,7 @@ def _read_state(folder: Path) -> Progress:
     if _json_sum(saved) != sums.pop(STATE):
         raise ValueError(f"the checksum of {STATE} is wrong")
     progress = Progress.from_dict(saved)
-    wrong = [path.name for path in _summed_files(folder) if _file_sum(path) != sums.pop(path.name, "")] or list(sums)
+    wrong = [path.name for path in weight_files(folder) if hash_file(path) != sums.pop(path.name, "")] or list(sums)
     if wrong:
         raise ValueError(f"the checksum of {wrong[0]} is wrong")
     return progress
@@ -194,14 +195,5 @@ def load_optimizer_state(folder: Path, model: nn.Module, optimizer: torch.optim.
     optimizer.state.update({p: s for p, s in state.items() if s})
 
 
-def _summed_files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.index.json")])
-
-
 def _json_sum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _file_sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -225,7 +225,8 @@ class Trainer:
                         stopping = True
                     if not last:  # validation may have taken a while
                         stopping = stopping or any_rank(self.stop.caught is not None, self.accelerator.device)
-                if stopping or is_due(state.step, config.save_every_steps):
+                # The last weights are saved too: best/ may hold earlier ones.
+                if stopping or is_due(state.step, config.save_every_steps) or (last and config.save_every_steps):
                     self.save()
                 if stopping:
                     return self.report_stop()
