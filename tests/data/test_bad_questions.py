@@ -23,6 +23,7 @@ from surgvivqa.data.ssgqa import FORMAT_FAULTS, ReadReport, read_question_file, 
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 from tests.fuzz import fuzz_parser, parser_oracle, question_files
+from tests.helpers.runs import sentence
 
 SUMMARY = b"Which anatomical structures are present?|liver\r\nWhich tools are present?|hook\r"
 HEAD = "Which anatomical structures are present?|liver, gut\nWhich tools are present?|hook\n"
@@ -114,11 +115,6 @@ def train_result(synthetic_set: Path, root: Path) -> Result:
     """What ``check`` says of the training split; its generator is left before it builds a model."""
     config = CheckConfig(ssgvqa_root=root, image_root=synthetic_set / "frames", splits_dir=synthetic_set / "splits")
     return next(result for result in run_checks(config) if result.name == "train")
-
-
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("surgvivqa: ")]
-    return line
 
 
 @EVERY

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -17,6 +18,13 @@ TINY = [
 def train(folder: Path, flags: list[str], *more: str) -> int:
     """Trains a tiny run in ``folder`` in this process; returns the exit code."""
     return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
+
+
+def sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence of an error on standard error."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("surgvivqa: ")]
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

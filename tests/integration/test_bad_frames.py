@@ -20,6 +20,7 @@ from surgvivqa.training import schedule
 from surgvivqa.training.run_log import MetricsLog
 from surgvivqa.utils.errors import RunError
 from tests.conftest import Said
+from tests.helpers.runs import sentence
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=30", "--eval-every-steps=4"]
 TINY += ["--max-steps=8", "--warmup-steps=3", "--lr=2e-3", "--batch-size=12"]
@@ -51,13 +52,6 @@ def train(folder: Path, flags: list[str], *more: str) -> int:
 def lines(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in found]
-
-
-def sentence(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence of an error."""
-    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("surgvivqa: ")]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def skipped(folder: Path) -> list[tuple[str, int]]:

@@ -1,11 +1,15 @@
 """Worker processes: they ignore stop signals and end with the process that they work for, however it ends."""
 
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from surgvivqa.utils import loader_workers
+from surgvivqa.utils.errors import RunError
+from surgvivqa.utils.loader_workers import explain_lost_workers, limit_workers
 from tests.helpers.processes import LIMIT
 
 SCRIPT = """
@@ -62,3 +66,44 @@ def test_a_worker_ignores_signals_from_its_start() -> None:
     done = subprocess.run([sys.executable, "-c", BORN], capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.stdout == "4950\n", done.stderr
     assert done.returncode == -15
+
+
+@pytest.mark.parametrize("files, wanted, given", [(40, 8, 0), (300, 8, None), (100_000, 8, 8), (40, 0, 0)])
+def test_few_open_files_allow_fewer_workers(
+    files: int, wanted: int, given: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    loader_workers._warn_once.cache_clear()
+    warnings: list[str] = []
+    monkeypatch.setattr(loader_workers.log, "warning", warnings.append)
+    count = limit_workers(wanted)
+    assert count == given if given is not None else 0 < count < wanted
+    assert len(warnings) == (count < wanted)
+    assert all(f"Only {files} files may be open" in w and "--workers" in w for w in warnings)
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            OSError(24, "Too many open files"),
+            r"files are open: .*\(ulimit -n\)\. Raise it, or lower --workers; go",
+        ),
+        (RuntimeError("received 0 items of ancdata, Too many open files"), "ulimit -n"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"), "/dev/shm"),
+        (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "lower --workers; 0 uses"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "ran out, lower --workers; go",
+        ),
+    ],
+)
+def test_a_limit_of_the_machine_is_one_sentence(error: Exception, message: str) -> None:
+    with pytest.raises(RunError, match=message), explain_lost_workers("go on"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), FileNotFoundError(2, "No such file")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error.args[-1])), explain_lost_workers("go on"):
+        raise error

@@ -44,7 +44,7 @@ from surgvivqa.model.pooling import pool_tokens, token_count
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.run_log import progress_bar
 from surgvivqa.utils.errors import FrameError, InputError
-from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals, start_workers
+from surgvivqa.utils.loader_workers import explain_lost_workers, ignore_signals, limit_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
 log = logging.getLogger("surgvivqa")
@@ -199,7 +199,7 @@ def fill(job: FeatureJob, missing: Mapping[str, Sequence[FrameQuestions]], worke
             loader: DataLoader[Any] = DataLoader(
                 _FrameInputs(frames, job.source.reader),
                 batch_size=None,
-                num_workers=workers if len(frames) > 1 else 0,
+                num_workers=limit_workers(workers) if len(frames) > 1 else 0,
                 worker_init_fn=ignore_signals,
             )
             for inputs, faults in start_workers(loader):

@@ -27,7 +27,7 @@ from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
-from surgvivqa.utils.loader_workers import ignore_signals, start_workers
+from surgvivqa.utils.loader_workers import ignore_signals, limit_workers, start_workers
 
 # Keys and values for cross-attention of all frames of a pass are in memory, 116 MB per frame at full size.
 MAX_FRAMES_PER_PASS = 32
@@ -120,7 +120,7 @@ def predict_frames(
     """
     scorer = _Scorer(bundle, options)
     groups = _FrameGroups(frames, frame_groups(question_counts(frames), options.batch_size), video_source.reader)
-    workers = options.workers if len(groups) > 1 else 0
+    workers = limit_workers(options.workers) if len(groups) > 1 else 0
     loader = start_workers(DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals))
     predictions: list[Prediction] = []
     for usable, inputs, faults in track(loader, "eval", len(groups), disable=not options.progress or not os.isatty(2)):
@@ -181,7 +181,7 @@ def _check_finite(questions: Sequence[Question], values: Tensor) -> None:
         q = questions[int((~values.isfinite()).int().argmax())]
         raise RunError(
             f"The scores of {q.video}/{q.frame}.txt:{q.line} ({q.question!r}) are not finite, so these weights cannot "
-            f"be used; they were not saved as the best. In training, lower --lr."
+            f"be used."
         )
 
 

@@ -12,7 +12,7 @@ from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.source import FeatureReader, InputsT, read_good_frames
-from surgvivqa.utils.loader_workers import ignore_signals
+from surgvivqa.utils.loader_workers import ignore_signals, limit_workers
 
 Group = tuple[int, list[int]]  # the index of a frame and the indices of some of its questions
 MicroBatch = list[Group]
@@ -127,6 +127,7 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
 
 def training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
     """Loads the micro-batches of ``order`` in ``workers`` processes (0: this one), on which they do not depend."""
+    workers = limit_workers(workers)
     return DataLoader(
         batches,
         batch_size=None,

@@ -36,7 +36,7 @@ from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.precision import resolve_precision
-from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights
+from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights, step_folders
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
 from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
 from surgvivqa.training.schedule import (
@@ -54,7 +54,7 @@ from surgvivqa.utils.distributed import (
     shard_and_gather,
     start_accelerator,
 )
-from surgvivqa.utils.errors import InputError, RunError
+from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 
@@ -188,6 +188,8 @@ class Trainer:
         with raise_on_all_ranks():
             bad_frames.check()
         log.info("\n%s", format_trainable_table(self.model))
+        if not self.val_frames:
+            log.warning("There are no validation questions, so best/ will hold the last weights.")
         if self.bundle.settings.mask == "bidirectional":
             log.warning(
                 "--mask bidirectional lets the answer leak into its own prediction; use it to reproduce published runs."
@@ -296,9 +298,34 @@ class Trainer:
         with raise_on_all_ranks():
             culprit = next(filter(None, gather_object([totals.culprit])), "no single question")
             raise RunError(
-                f"The loss of step {self.state.step + 1} is {totals.loss} ({culprit}); no update was made, and the "
-                f"last checkpoint in {self.folder.path} is good. Lower --lr, or leave out --fp16."
+                f"The loss of step {self.state.step + 1} is {totals.loss} ({culprit}); no update was made. "
+                f"{self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
             )
+
+    def describe_last_good_checkpoint(self) -> str:
+        """A sentence that names the newest checkpoint whose scores are finite. Replaces the model's weights."""
+        frames = subsample(self.val_frames or self.train_frames, 8)
+        self.model.eval()
+        for folder in [*step_folders(self.folder.checkpoints), self.folder.path / "best"]:
+            try:
+                load_weights(folder, self.model)
+                predict_frames(
+                    self.bundle, frames, self.video_source, InferenceOptions(), bad=[], max_bad_frames=len(frames)
+                )
+                return f"The newest checkpoint that scores finite numbers is {folder}."
+            except (SurgViVQAError, OSError):
+                continue
+        return f"No checkpoint in {self.folder.path} scores finite numbers."
+
+    def _advice_for_divergence(self) -> str:
+        """What to change after a loss or gradients that are not finite; names only flags that are in use."""
+        advice = ["lower --lr"]
+        if self.config.max_grad_norm:
+            advice.append("lower --max-grad-norm")
+        if self.config.fp16:
+            advice.append("leave out --fp16")
+        text = ", or ".join(advice)
+        return f"{text[0].upper()}{text[1:]}, and start again with --overwrite."
 
     def update(self, totals: StepTotals, lr: float) -> float:
         """Clips the gradients and updates the parameters; returns the norm before clipping."""
@@ -313,8 +340,8 @@ class Trainer:
         if not math.isfinite(norm) and not self.config.fp16:  # under fp16 the loss scaler skips such a step
             with raise_on_all_ranks():
                 raise RunError(
-                    f"The gradients of step {self.state.step + 1} are not finite; no update was made, and the last "
-                    f"checkpoint in {self.folder.path} is good. Lower --lr or --max-grad-norm."
+                    f"The gradients of step {self.state.step + 1} are not finite; no update was made. "
+                    f"{self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
                 )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -334,7 +361,12 @@ class Trainer:
         state = self.state
         state.validated = False
         known = state.bad_frames.to_list()
-        figures, bad = self.score_validation()
+        try:
+            figures, bad = self.score_validation()
+        except RunError as error:
+            raised = RunError(f"{error} They are not saved as the best. {self._advice_for_divergence()}")
+            raised.reported_elsewhere = error.reported_elsewhere
+            raise raised from error
         if any_rank(self.stop.signal is not None, self.accelerator.device):
             return False
         self.record_unusable(bad)
