@@ -35,7 +35,7 @@ from surgvivqa.data.index import subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import read_split
-from surgvivqa.evaluation.baselines import question_only_baseline
+from surgvivqa.evaluation.baselines import predict_from_text
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 from surgvivqa.utils.atomic_files import atomic_path
 
@@ -182,7 +182,7 @@ class Experiments:
             questions = [q for f in subsample(test, SCORED) for q in f.questions]  # as the rows
             path = self.out / f"question-only-{name}.jsonl"
             with path.open("w", encoding="utf-8") as file:
-                for q, guess in zip(questions, question_only_baseline(train, subsample(test, SCORED)), strict=True):
+                for q, guess in zip(questions, predict_from_text(train, subsample(test, SCORED)), strict=True):
                     asked = {"video": q.video, "frame": q.frame, "question": q.question, "type": q.type}
                     said = {"answer": LABELS[q.label], "prediction": LABELS[guess]}
                     file.write(json.dumps(asked | said) + "\n")

@@ -18,7 +18,7 @@ from surgvivqa.cli import quiet_libraries
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, read_split
-from surgvivqa.evaluation.baselines import majority_baseline, question_only_baseline
+from surgvivqa.evaluation.baselines import predict_from_text, predict_most_frequent
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
@@ -112,8 +112,8 @@ def compare(config: QuickstartConfig, evaluated: dict[str, str]) -> dict[str, An
     splits, root = load_splits(), config.run / "data" / "ssg-qa"
     train, test = (read_split(root, splits.videos(name))[0] for name in ("train", "test"))
     columns = {
-        "majority": _predictions(test, majority_baseline(train, test)),
-        "question_only": _predictions(test, question_only_baseline(train, test)),
+        "majority": _predictions(test, predict_most_frequent(train, test)),
+        "question_only": _predictions(test, predict_from_text(train, test)),
     }
     for name, folder in evaluated.items():
         lines = (config.run / folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()

@@ -447,8 +447,8 @@ def test_convert_shards(best: Path, parts: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--to=peft", "--merge"], "cannot go with --merge"),
-        (["--to=peft", "--tensors=all"], "cannot go with --tensors all"),
+        (["--to=peft", "--merge"], "cannot be used with --merge"),
+        (["--to=peft", "--tensors=all"], "cannot be used with --tensors all"),
         (["--merge", "--tensors=trained"], "would not save"),
         (["--to=published", "--push-to-hub=a/b"], "must end in .pth|uploads a folder"),
         (["--private"], "--push-to-hub"),

@@ -13,9 +13,9 @@ from surgvivqa.cli import main
 from surgvivqa.commands.eval import format_metrics
 from surgvivqa.evaluation.bootstrap import (
     bootstrap_intervals,
-    confusion_by_video,
-    resampled_metrics,
-    resampled_videos,
+    compute_confusion_by_video,
+    compute_resampled_metrics,
+    draw_videos,
 )
 from surgvivqa.evaluation.metrics import METRICS, compute_grouped_metrics, compute_metrics
 from surgvivqa.evaluation.predictions import Prediction
@@ -33,9 +33,9 @@ asked = st.tuples(st.integers(1, 4), st.integers(0, 50).map(lambda c: c % 7 * 8)
 @given(st.lists(asked, min_size=1, max_size=40))
 def test_every_resample_equals_compute_metrics_on_its_questions(data: list[tuple[int, int, int]]) -> None:
     predictions = [prediction(*d) for d in data]
-    names, confusion = confusion_by_video(predictions)
-    found = resampled_metrics(confusion, resamples=12, seed=3)
-    for i, drawn in enumerate(resampled_videos(len(names), 12, 3)):
+    names, confusion = compute_confusion_by_video(predictions)
+    found = compute_resampled_metrics(confusion, resamples=12, seed=3)
+    for i, drawn in enumerate(draw_videos(len(names), 12, 3)):
         taken = [p for v in drawn for p in predictions if p.video == names[v]]
         plain = compute_metrics([p.answer for p in taken], [p.prediction for p in taken])
         for name in METRICS:
@@ -111,7 +111,7 @@ def coverage(videos: int, trials: int = 400) -> float:
         hits = rng.binomial(1000, rng.normal(0.6, 0.05, videos).clip(0, 1))
         confusion = np.zeros((videos, 51, 51), np.int64)
         confusion[:, 0, 0], confusion[:, 0, 1] = hits, 1000 - hits
-        low, high = np.quantile(resampled_metrics(confusion, 300, trial)["acc"], (0.025, 0.975))
+        low, high = np.quantile(compute_resampled_metrics(confusion, 300, trial)["acc"], (0.025, 0.975))
         held += low <= 0.6 <= high
     return held / trials
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from surgvivqa.data.labels import LABELS
-from surgvivqa.evaluation.metrics import accuracy_error, compute_metrics
+from surgvivqa.evaluation.metrics import accuracy_standard_error, compute_metrics
 from surgvivqa.evaluation.predictions import Prediction
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=60)
@@ -66,4 +66,6 @@ def test_the_standard_error_is_over_videos() -> None:
         return Prediction(video, 0, "q", 1, 1 if hit else 2)
 
     predictions = [prediction("a", True)] * 9 + [prediction("b", False)] * 1
-    assert accuracy_error(predictions) == pytest.approx(0.5)  # accuracies 1 and 0: deviation 0.7071 over the root of 2
+    assert accuracy_standard_error(predictions) == pytest.approx(
+        0.5
+    )  # accuracies 1 and 0: deviation 0.7071 over the root of 2

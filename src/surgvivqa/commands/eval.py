@@ -1,7 +1,6 @@
-"""``surgvivqa eval``: scores every label for every question of a split; each frame is encoded once."""
+"""``surgvivqa eval``: scores every label for every question of a split. Each frame is encoded once."""
 
 import dataclasses
-import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -47,30 +46,30 @@ log = logging.getLogger("surgvivqa")
 class EvalConfig(FeatureCacheConfig, DataConfig):
     """Scores all labels for every question of a split and writes predictions.jsonl and metrics.json.
 
-    A model flag is used for a checkpoint without settings of its own (a lone .pth). --prompt-mode, --mask and
-    --max-length override those of any checkpoint.
+    Model flags apply to a checkpoint without settings (a lone .pth). --prompt-mode, --mask and --max-length also
+    override the settings of other checkpoints.
     """
 
-    checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny: the packaged base.")
-    output: Path | None = flag("Folder of the results. Default: eval-<split> in the run folder.", None)
-    split: Literal["train", "val", "test"] = flag("Which videos.", "test")
+    checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny (the packaged base).")
+    output: Path | None = flag("Folder for the results. Default: eval-<split> in the run folder.", None)
+    split: Literal["train", "val", "test"] = flag("Split to evaluate.", "test")
     score_norm: ScoreNorm = flag(
-        "A label's score: the sum of its tokens' log-probabilities, or their mean (the published way, which favours "
-        "long labels).",
+        "How a label's score is computed from its tokens' log-probabilities: their sum, or their mean as published, "
+        "which favours long labels.",
         "sum",
     )
-    scores: bool = flag("Also write the log-probabilities of all labels for every question.", False)
+    scores: bool = flag("Also write the log-probability of every label to predictions.jsonl.", False)
     answer_only: bool = flag(
-        "Skip the scores of labels that cannot win: the same answers, faster; probability and top5 are null.", False
+        "Skip the scores of labels that cannot win. The answers are the same; probability and top5 are null.", False
     )
     batch_size: int = flag(
-        "Questions in a pass; the questions of one frame share its encoding in any case. Raise it on a GPU.",
+        "Number of questions in a forward pass. Frames are encoded once with any value.",
         40,
         least=1,
     )
-    max_samples: int | None = flag("Score at most this many questions, spread over the videos.", None, least=1)
-    bf16: bool = flag("Run in bfloat16, on a GPU.", False)
-    verify: bool = flag("Verify the checksums of the checkpoint before it is used.", True)
+    max_samples: int | None = flag("Maximum number of questions, spread over the videos.", None, least=1)
+    bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
+    verify: bool = flag("Verify the checksums of the checkpoint.", True)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
     )
@@ -78,16 +77,16 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything an evaluation needs, ready to run.
+    """Everything that an evaluation needs.
 
     Attributes:
         bundle: the model with its tokenizer and settings.
-        frames: the frames that are asked about, with their questions.
-        missing: those of them whose image is missing.
+        frames: the frames with their questions.
+        missing: the frames whose image is missing.
         video_source: encodes the frames or reads their cached video tokens.
-        output: the folder of the results.
-        skipped: lines that were left out, counted by reason.
-        synthetic: whether the questions are of the synthetic set; None where nothing says so.
+        output: the folder for the results.
+        skipped: number of lines left out, by reason.
+        synthetic: whether the questions are the synthetic set's; None if that is not recorded.
     """
 
     bundle: ModelBundle
@@ -112,30 +111,10 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     state = start_processes()
     with raise_on_all_ranks():
         evaluation = prepare(config, state.is_main_process)
-    bad, found = _bad_frames(config, evaluation.frames), list[BadFrame]()
-    model = evaluation.bundle.model
     if state.device.type == "cuda":
-        model.to(state.device)
-    options = InferenceOptions(
-        config.score_norm, config.batch_size, config.workers, config.scores, config.answer_only, state.is_main_process
-    )
-    predict = functools.partial(
-        predict_frames,
-        evaluation.bundle,
-        video_source=evaluation.video_source,
-        options=options,
-        bad=found,
-        max_bad_frames=bad.limit,
-    )
-    with evaluation.video_source, torch.autocast(model.device.type, torch.bfloat16, enabled=config.bf16):
-        predictions = shard_and_gather(
-            evaluation.frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
-        )
-    bad.gather([*evaluation.missing, *found])
-    with raise_on_all_ranks():
-        bad.check()
-        if not predictions:
-            raise InputError(f"None of the {len(evaluation.frames)} frames can be used.")
+        evaluation.bundle.model.to(state.device)
+    bad = _bad_frames(config, evaluation.frames)
+    predictions = _predict(config, evaluation, bad, state.is_main_process)
     report = EvaluationReport(
         metrics=compute_grouped_metrics(predictions),
         intervals=bootstrap_intervals(predictions),
@@ -160,8 +139,42 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     return report
 
 
+def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main: bool) -> list[Prediction]:
+    """Predicts the answers, every process for its share of the frames, and records the bad frames in ``bad``.
+
+    Returns:
+        The predictions of all processes, in the order of the frames.
+
+    Raises:
+        InputError: there are too many bad frames, or no other ones.
+    """
+    bundle, video_source, found = evaluation.bundle, evaluation.video_source, list[BadFrame]()
+    options = InferenceOptions(
+        score_norm=config.score_norm,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        keep_scores=config.scores,
+        answer_only=config.answer_only,
+        progress=is_main,
+    )
+
+    def predict(frames: Sequence[FrameQuestions]) -> list[Prediction]:
+        return predict_frames(bundle, frames, video_source, options, bad=found, max_bad_frames=bad.limit)
+
+    with video_source, torch.autocast(bundle.model.device.type, torch.bfloat16, enabled=config.bf16):
+        predictions = shard_and_gather(
+            evaluation.frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
+        )
+    bad.gather([*evaluation.missing, *found])
+    with raise_on_all_ranks():
+        bad.check()
+        if not predictions:
+            raise InputError(f"None of the {len(evaluation.frames)} frames can be used.")
+    return predictions
+
+
 def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
-    """Loads the model, reads the questions, and checks the frames; the main process makes the output folder.
+    """Loads the model, reads the questions, and checks the frames; the main process creates the output folder.
 
     Raises:
         InputError: a checkpoint, root, split or output folder cannot be used.
@@ -173,11 +186,11 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     if bundle.settings.mask == "bidirectional" and config.answer_only:
-        raise InputError("--answer-only needs labels that share a prompt; under --mask bidirectional none do.")
-    questions_root = _root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
-    image_root = _root(config.image_root, bundle.run.config.image_root, "image_root")
-    asked, skipped = _read_questions(config, bundle.run, questions_root)
-    frames = subsample(asked, config.max_samples)
+        raise InputError("--answer-only needs labels that share a prompt, but under --mask bidirectional they do not.")
+    questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
+    image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
+    split_frames, skipped = _read_questions(config, bundle.run, questions_root)
+    frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     bundle.prompt_tokenizer().check_fits(frames)
@@ -186,12 +199,19 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     video_source = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     if is_main:
-        _make_output(output, is_default=config.output is None)
+        _create_output(output, is_default=config.output is None)
     return Evaluation(bundle, frames, missing, video_source, output, skipped, is_synthetic(questions_root))
 
 
 def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
-    """The questions of the split and the counts of skipped lines; refuses videos that the model was trained on."""
+    """Reads the questions of the split.
+
+    Returns:
+        The frames with their questions, and the number of lines left out, by reason.
+
+    Raises:
+        InputError: the model was trained on a video of the split, or the questions cannot be read.
+    """
     videos = load_splits(config.splits_dir or run.config.splits_dir).videos(config.split)
     seen = shared_videos(videos, run.train_videos) if config.split != "train" else []
     if seen:
@@ -204,10 +224,10 @@ def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Seq
     return frames, report.to_dict()["skipped"]
 
 
-def _make_output(output: Path, *, is_default: bool) -> None:
-    """Makes the output folder and checks that it can be written, before the work is done."""
+def _create_output(output: Path, *, is_default: bool) -> None:
+    """Creates the output folder and checks that it can be written, before the evaluation starts."""
     try:
-        if output.is_symlink() and is_default:  # in an untrusted run folder it may lead anywhere
+        if output.is_symlink() and is_default:  # in an untrusted run folder it may point anywhere
             raise InputError(f"{output} is a link, which is not written through; give a folder with --output.")
         output.mkdir(parents=True, exist_ok=True)
         (output / ".probe").unlink(missing_ok=True)
@@ -218,13 +238,13 @@ def _make_output(output: Path, *, is_default: bool) -> None:
 
 
 def _write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
-    (output / "metrics.json").unlink(missing_ok=True)  # a kill must not leave older metrics beside these predictions
+    (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
     write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")
 
 
 def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:
-    """The metrics in % as a table: overall with their intervals, by reasoning, by type."""
+    """Formats the metrics in % as a table: overall with their intervals, by reasoning, by type."""
 
     def row(name: str, group: Metrics) -> str:
         return f"{name:<18}{group.n:>7}" + "".join(f"{100 * getattr(group, metric):>8.1f}" for metric in METRICS)
@@ -244,7 +264,7 @@ def _bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFram
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
 
 
-def _root(given: Path | None, recorded: Path | None, name: str) -> Path:
+def _data_root(given: Path | None, recorded: Path | None, name: str) -> Path:
     root = given or recorded
     if root is None:
         raise InputError(

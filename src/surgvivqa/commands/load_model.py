@@ -1,4 +1,4 @@
-"""A checkpoint's model for eval, predict and convert, with the model flags of the command line."""
+"""Loads a checkpoint for eval, predict and convert, and applies the model flags of the command line."""
 
 import logging
 from collections.abc import Collection
@@ -26,12 +26,12 @@ def load_model(
 ) -> ModelBundle:
     """Loads a checkpoint in eval mode.
 
-    A checkpoint that does not bring its own settings, such as a lone ``.pth``, is read with the given flags. One that
-    does keeps them: of its settings only ``overridable`` ones can be changed, with a warning.
+    A checkpoint without settings, such as a lone ``.pth``, is read with the given flags. A checkpoint with settings
+    keeps them, except for the ``overridable`` ones, which the flags can change with a warning.
 
     Args:
         checkpoint: a run folder, its ``best/``, a file, a hub name, or ``tiny``.
-        flags: the model flags that were given.
+        flags: the model flags.
         overridable: names of the flags that may differ from the checkpoint's settings.
         verify: verify the checkpoint's checksums first.
 
@@ -41,19 +41,19 @@ def load_model(
     given = given_flags(flags)
     bundle = load_checkpoint(checkpoint, ModelConfig(**given), verify=verify)
     settings = bundle.settings
-    has = vars(settings) | {"num_frames": bundle.model.config.video_config.num_frames}
+    saved = vars(settings) | {"num_frames": bundle.model.config.video_config.num_frames}
     for name, value in given.items():
-        if value == has[name]:
+        if value == saved[name]:
             continue
-        if name in PART_FLAGS:  # a folder given for a part that the checkpoint found by itself
-            log.warning("%s %s is not used: the checkpoint has %s.", option(name), value, has[name])
+        if name in PART_FLAGS:  # the checkpoint provides the part
+            log.warning("%s %s is not used: the checkpoint has %s.", option(name), value, saved[name])
         elif name not in overridable:
             raise InputError(
-                f"{option(name)} {value} contradicts {checkpoint}, which has {has[name]}; leave the flag out."
+                f"{option(name)} {value} contradicts {checkpoint}, which has {saved[name]}; leave the flag out."
             )
         else:
             if name != "max_length":
-                log.warning("The checkpoint was trained with %s %s, not %s.", option(name), has[name], value)
+                log.warning("The checkpoint was trained with %s %s, not %s.", option(name), saved[name], value)
             setattr(settings, name, value)
     bundle.apply_settings()
     if settings.mask == "bidirectional":

@@ -20,16 +20,18 @@ from surgvivqa.utils.errors import InputError
 class PredictConfig:
     """Answers one question about a frame, or about a clip of several frames.
 
-    A model flag is used for a checkpoint without settings of its own (a lone .pth). --prompt-mode, --mask and
-    --max-length override those of any checkpoint.
+    Model flags apply to a checkpoint without settings (a lone .pth). --prompt-mode, --mask and --max-length also
+    override the settings of other checkpoints.
     """
 
-    checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny: the packaged base.")
-    image: list[Path] = flag("The frame; or the frames of a clip, oldest first, for a model trained on past clips.")
-    question: str = flag("The question.")
-    top: int = flag("How many answers to show.", 5, least=1)
-    json: bool = flag("Print JSON.", False)
-    verify: bool = flag("Verify the checksums of the checkpoint before it is used.", True)
+    checkpoint: Path = flag("A run folder, its best/, a .pth state dict, a hub name, or tiny (the packaged base).")
+    image: list[Path] = flag(
+        "The frame, or the frames of a clip from oldest to newest for a model trained on past clips."
+    )
+    question: str = flag("The question to answer.")
+    top: int = flag("Number of answers to print.", 5, least=1)
+    json: bool = flag("Print the answers as JSON.", False)
+    verify: bool = flag("Verify the checksums of the checkpoint.", True)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
     )
@@ -53,8 +55,8 @@ def predict(config: PredictConfig) -> int:
             json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
         )
     else:
-        for answer, chance in answers:
-            print(f"{answer:<24}{100 * chance:6.2f} %")
+        for answer, probability in answers:
+            print(f"{answer:<24}{100 * probability:6.2f} %")
     return 0
 
 

@@ -36,7 +36,7 @@ MAX_FRAMES_PER_PASS = 32
 class _FrameGroups(Dataset[Any]):
     """Groups of frames that are scored together.
 
-    An item has the usable frames, their inputs (None if no frame is usable), and the bad frames.
+    An item is the usable frames of a group, their inputs (None if no frame is usable), and the bad frames.
     """
 
     def __init__(self, frames: Sequence[FrameQuestions], groups: Sequence[range], reader: FrameReader) -> None:
@@ -50,18 +50,25 @@ class _FrameGroups(Dataset[Any]):
         return [frame for frame, _ in good], inputs, bad
 
 
-def frame_groups(counts: Iterable[int], max_questions: int) -> list[range]:
-    """Groups of consecutive frames with at most ``max_questions`` questions; a frame with more is a group of its own.
+def group_frames(counts: Iterable[int], max_questions: int) -> list[range]:
+    """Groups consecutive frames with up to ``max_questions`` questions; a frame with more forms a separate group.
 
     A group has at most ``MAX_FRAMES_PER_PASS`` frames.
+
+    Args:
+        counts: number of questions of each frame.
+        max_questions: maximum number of questions in a group of several frames.
+
+    Returns:
+        The indices of each group's frames.
     """
-    groups, held = [range(0)], 0
+    groups, num_questions = [range(0)], 0
     for index, count in enumerate(counts):
-        if groups[-1] and (held + count > max_questions or len(groups[-1]) == MAX_FRAMES_PER_PASS):
+        if groups[-1] and (num_questions + count > max_questions or len(groups[-1]) == MAX_FRAMES_PER_PASS):
             groups.append(range(index, index))
-            held = 0
+            num_questions = 0
         groups[-1] = range(groups[-1].start, index + 1)
-        held += count
+        num_questions += count
     return [group for group in groups if group]
 
 
@@ -107,34 +114,36 @@ def predict_frames(
         frames: frames with their questions.
         video_source: encodes the frames or reads their cached video tokens.
         options: how predictions are made.
-        bad: receives the frames that cannot be used; their questions are left out. None makes such a frame an error.
+        bad: receives the bad frames, whose questions are left out. If it is None, a bad frame is an error.
         max_bad_frames: with more bad frames than this, the remaining frames are left out too.
-        stopped: called before each group of frames; once it returns something true, the remaining frames are left out.
+        stopped: called before each group of frames; if it returns a true value, the remaining frames are left out.
 
     Returns:
         One prediction per question, in the order of ``frames``.
 
     Raises:
-        FrameError: a frame cannot be used, and ``bad`` is None.
+        FrameError: there is a bad frame, and ``bad`` is None.
         RunError: a score is not finite.
     """
     scorer = _Scorer(bundle, options)
-    groups = _FrameGroups(frames, frame_groups(question_counts(frames), options.batch_size), video_source.reader)
+    groups = _FrameGroups(frames, group_frames(question_counts(frames), options.batch_size), video_source.reader)
     workers = limit_workers(options.workers) if len(groups) > 1 else 0
     loader = start_workers(DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals))
     predictions: list[Prediction] = []
-    for usable, inputs, faults in track(loader, "eval", len(groups), disable=not options.progress or not os.isatty(2)):
+    for usable, inputs, bad_frames in track(
+        loader, "eval", len(groups), disable=not options.progress or not os.isatty(2)
+    ):
         if stopped():
             break
-        if faults and bad is None:
-            raise FrameError(faults[0].why)
+        if bad_frames and bad is None:
+            raise FrameError(bad_frames[0].why)
         if bad is not None:
-            bad += faults
+            bad += bad_frames
             if len(bad) > max_bad_frames:
                 break
         if inputs is None:
             continue
-        passes = list(_passes(usable, options.batch_size))
+        passes = list(_split_into_passes(usable, options.batch_size))
         video = CrossAttentionCache(video_source(inputs), reuse=options.answer_only or len(passes) > 1)
         for questions_by_frame in passes:
             predictions += scorer.predict(questions_by_frame, video)
@@ -143,7 +152,7 @@ def predict_frames(
 
 
 class _Scorer:
-    """Scores the labels of some questions and makes their predictions."""
+    """Scores the labels of questions and turns the scores into predictions."""
 
     def __init__(self, bundle: ModelBundle, options: InferenceOptions) -> None:
         self.model, self.mask, self.options = bundle.model, bundle.settings.mask, options
@@ -151,7 +160,12 @@ class _Scorer:
         self.trie = LabelTrie(self.prompt_tokenizer.label_ids)
 
     def predict(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> list[Prediction]:
-        """The predictions of the questions of some frames, whose video tokens ``video`` holds."""
+        """Predicts the answers to the questions of some frames.
+
+        Args:
+            questions_by_frame: the questions of each frame.
+            video: the video tokens of these frames.
+        """
         ids = [[self.prompt_tokenizer.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
         questions = [q for frame in questions_by_frame for q in frame]
         if self.options.answer_only:
@@ -161,9 +175,11 @@ class _Scorer:
         scores = score_labels(self.model, ids, video, self.trie, self.mask).float().cpu()
         _check_finite(questions, scores.sum(dim=1))
         rankings, probabilities = normalise_scores(scores, self.trie, self.options.score_norm)
-        return [self._prediction(*one) for one in zip(questions, scores, rankings, probabilities, strict=True)]
+        return [
+            self._build_prediction(*values) for values in zip(questions, scores, rankings, probabilities, strict=True)
+        ]
 
-    def _prediction(self, question: Question, scores: Tensor, ranking: Tensor, probability: Tensor) -> Prediction:
+    def _build_prediction(self, question: Question, scores: Tensor, ranking: Tensor, probability: Tensor) -> Prediction:
         best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # the first label wins a tie
         top5 = [(LABELS[label], float(probability[label])) for label in best]
         return Prediction.of_question(
@@ -177,16 +193,18 @@ class _Scorer:
 
 
 def _check_finite(questions: Sequence[Question], values: Tensor) -> None:
+    """Raises RunError if a question's value is not finite; ``values`` is ``[Q]`` float."""
     if not values.isfinite().all():
-        q = questions[int((~values.isfinite()).int().argmax())]
+        question = questions[int((~values.isfinite()).int().argmax())]
+        line = f"{question.video}/{question.frame}.txt:{question.line}"
         raise RunError(
-            f"The scores of {q.video}/{q.frame}.txt:{q.line} ({q.question!r}) are not finite, so these weights cannot "
-            f"be used."
+            f"The scores of {line} ({question.question!r}) are not finite, so these weights cannot be used; they were "
+            f"not saved as the best. In training, lower --lr."
         )
 
 
-def _passes(frames: Sequence[FrameQuestions], max_questions: int) -> Iterator[list[Sequence[Question]]]:
-    """The questions of each pass over a group of frames, by frame."""
+def _split_into_passes(frames: Sequence[FrameQuestions], max_questions: int) -> Iterator[list[Sequence[Question]]]:
+    """Yields the questions of each pass over a group of frames, by frame."""
     if len(frames) > 1:
         yield [frame.questions for frame in frames]
         return

@@ -70,7 +70,7 @@ class GroupedMetrics:
     by_video: dict[str, Metrics]
 
     def to_json(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds of them."""
+        """The metrics' part of ``metrics.json``."""
         groups = {"by_reasoning": self.by_reasoning, "by_type": self.by_type, "by_video": self.by_video}
         return {
             **self.overall.to_json(),
@@ -80,7 +80,7 @@ class GroupedMetrics:
 
 
 def confusion_matrix(truth: Sequence[int], prediction: Sequence[int]) -> NDArray[np.int64]:
-    """``[C, C]`` int64: number of questions by true label (row) and predicted label (column)."""
+    """Counts questions by true label (row) and predicted label (column): ``[C, C]`` int64."""
     size = len(LABELS)
     cells = np.asarray(truth, np.int64) * size + np.asarray(prediction, np.int64)
     return np.bincount(cells, minlength=size * size).reshape(size, size)
@@ -89,7 +89,7 @@ def confusion_matrix(truth: Sequence[int], prediction: Sequence[int]) -> NDArray
 def metrics_from_counts(
     hits: NDArray[np.int64], support: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """The metrics of R confusion matrices from what they need of each: its diagonal and its two margins.
+    """Computes the metrics of R confusion matrices from their diagonals and margins.
 
     Args:
         hits: ``[R, C]`` correct predictions by class.
@@ -102,8 +102,9 @@ def metrics_from_counts(
     present = support > 0
     classes, questions = present.sum(1), support.sum(1)
 
-    def ratio(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.divide(above, below, out=np.zeros(above.shape), where=present & (below > 0))
+    def ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
+        is_defined = present & (denominator > 0)
+        return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=is_defined)
 
     f1 = ratio(2 * hits, support + predicted)
     return {
@@ -116,7 +117,7 @@ def metrics_from_counts(
 
 
 def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
-    """The metrics of predicted labels; zeros without questions.
+    """Computes the metrics of predicted labels; all are 0 without questions.
 
     Args:
         truth: true label of each question.
@@ -125,28 +126,30 @@ def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
     if len(truth) == 0:
         return Metrics(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     confusion = confusion_matrix(truth, prediction)
-    present = confusion.sum(1) > 0  # the others add nothing
+    present = confusion.sum(1) > 0  # other classes do not enter the metrics
     hits, support, predicted = np.diagonal(confusion)[present], confusion.sum(1)[present], confusion.sum(0)[present]
-    found = metrics_from_counts(hits[None], support[None], predicted[None])
-    return Metrics(len(truth), **{name: float(values[0]) for name, values in found.items()})
+    metrics = metrics_from_counts(hits[None], support[None], predicted[None])
+    return Metrics(len(truth), **{name: float(values[0]) for name, values in metrics.items()})
 
 
 def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics:
-    """The metrics of all predictions, by reasoning, by type and by video."""
+    """Computes the metrics of all predictions, and by reasoning, by type and by video."""
     templates = [p for p in predictions if p.reasoning]
+    by_type = _metrics_by_group(templates, lambda p: p.type)
+    by_type_group = _metrics_by_group(templates, lambda p: TYPE_GROUPS.get(p.type or ""))
     return GroupedMetrics(
-        overall=_metrics(predictions),
-        acc_se=accuracy_error(predictions),
-        by_reasoning=_by(templates, lambda p: p.reasoning),
-        by_type=_by(templates, lambda p: p.type) | _by(templates, lambda p: TYPE_GROUPS.get(p.type or "")),
-        by_video=_by(predictions, lambda p: p.video),
+        overall=_metrics_of(predictions),
+        acc_se=accuracy_standard_error(predictions),
+        by_reasoning=_metrics_by_group(templates, lambda p: p.reasoning),
+        by_type=by_type | by_type_group,
+        by_video=_metrics_by_group(predictions, lambda p: p.video),
     )
 
 
-def accuracy_error(predictions: Iterable[Prediction]) -> float:
+def accuracy_standard_error(predictions: Iterable[Prediction]) -> float:
     """Standard error of the accuracy: the standard deviation of the videos' accuracies over the root of their number.
 
-    0 where there are fewer than two videos.
+    It is 0 for fewer than two videos.
     """
     by_video: dict[str, list[bool]] = {}
     for prediction in predictions:
@@ -159,7 +162,7 @@ def mean_label_loss(predictions: Sequence[Prediction]) -> float:
     """Mean negative log-likelihood of the true labels, in nats per question; 0 without questions.
 
     Raises:
-        ValueError: a prediction has no loss, since not all labels were scored.
+        ValueError: a prediction has no loss, because not all labels were scored.
     """
     losses = [prediction.loss for prediction in predictions if prediction.loss is not None]
     if len(losses) != len(predictions):
@@ -167,14 +170,14 @@ def mean_label_loss(predictions: Sequence[Prediction]) -> float:
     return float(np.mean(losses)) if losses else 0.0
 
 
-def _metrics(predictions: Sequence[Prediction]) -> Metrics:
+def _metrics_of(predictions: Sequence[Prediction]) -> Metrics:
     return compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
 
 
-def _by(predictions: Sequence[Prediction], key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
+def _metrics_by_group(predictions: Sequence[Prediction], key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         name = key(prediction)
         if name is not None:
             groups.setdefault(name, []).append(prediction)
-    return {name: _metrics(groups[name]) for name in sorted(groups)}
+    return {name: _metrics_of(groups[name]) for name in sorted(groups)}

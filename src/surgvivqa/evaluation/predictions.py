@@ -10,7 +10,7 @@ from surgvivqa.data.ssgqa import Question
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers to one question.
+    """A model's answer to one question.
 
     Attributes:
         video: name of the video.
@@ -23,7 +23,7 @@ class Prediction:
         top5: the five most probable labels with their probabilities, best first; None where not all were scored.
         reasoning: the template's reasoning (``zero_hop``, ...); None for lines without one.
         type: the template's question type (``count``, ...); None for lines without one.
-        scores: summed log-probabilities of all labels in label order, where they are kept.
+        scores: summed log-probabilities of all labels in label order; None if they are not kept.
     """
 
     video: str
@@ -86,7 +86,7 @@ class Prediction:
 
     @classmethod
     def of_question(cls, question: Question, prediction: int, **scored: Any) -> "Prediction":
-        """The prediction of a label for a question; ``scored`` are the fields that need all labels' scores."""
+        """The prediction of a label for a question; ``scored`` holds the fields that need all labels' scores."""
         return cls(
             video=question.video,
             frame=question.frame,

@@ -1,4 +1,4 @@
-"""The results of an evaluation: the content of ``metrics.json``, written by ``eval`` and read by what shows results."""
+"""The results of an evaluation, as written to ``metrics.json`` and read back for model cards and tables."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
