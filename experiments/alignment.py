@@ -53,7 +53,7 @@ from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
-from surgvivqa.synthetic.questions import SceneIndex, candidates
+from surgvivqa.synthetic.questions import SceneIndex, generate_candidates
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import COLORS, COMPONENTS, generate_scene, scene_graph
 from surgvivqa.synthetic.tokenizer import train_tokenizer
@@ -80,7 +80,7 @@ def questions(domain: Literal["source", "target"], videos: range) -> list[Asked]
             if domain == "source":
                 texts.update(dict.fromkeys(q.text for q in source_questions(scene_index, Wording(video % 2), rng, 120)))
             else:
-                texts.update(dict.fromkeys(c.text for c in candidates(scene_index, rng)))
+                texts.update(dict.fromkeys(c.text for c in generate_candidates(scene_index, rng)))
     found = [(text, _NAMED.search(text)) for text in texts]
     return [(text, LABEL_INDEX[match[1]]) for text, match in found if match]
 

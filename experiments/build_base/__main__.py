@@ -6,13 +6,13 @@ import tyro
 
 from experiments.build_base.build import build_base
 from experiments.build_base.config import BuildConfig
-from surgvivqa.cli import quiet_libraries
+from surgvivqa.cli import configure_logging
 from surgvivqa.utils.errors import SurgViVQAError, one_line
 
 
 def main() -> int:
     """Runs the build; returns its exit code."""
-    quiet_libraries()
+    configure_logging()
     try:
         return build_base(tyro.cli(BuildConfig, prog="python -m experiments.build_base"))
     except SurgViVQAError as error:

@@ -38,7 +38,7 @@ from surgvivqa.config import check_ranges
 from surgvivqa.data.splits import load_splits
 from surgvivqa.model.configuration import tiny_config
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.synthetic.questions import candidates
+from surgvivqa.synthetic.questions import generate_candidates
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, is_complete, write_synthetic
 from surgvivqa.utils.atomic_files import write_text
@@ -116,4 +116,4 @@ def _sentences(frames: list[SourceFrame]) -> Iterator[str]:
         for q in source_questions(frame.scene_index, Wording(number % WORDINGS), rng, 30):
             yield q.text
             yield f" {q.answer}"
-        yield from (c.text for c in candidates(frame.scene_index, rng, tries=10))
+        yield from (c.text for c in generate_candidates(frame.scene_index, rng, tries=10))

@@ -30,10 +30,10 @@ class Command:
     """A command.
 
     Attributes:
-        config: its config class, as ``module:name``, imported when the command runs.
-        run: its function, in the same form.
+        config: its config class as ``module:name``, which is imported when the command runs.
+        run: its function as ``module:name``.
         help: one line of help.
-        resumable: whether it may be stopped and run again.
+        resumable: whether the command continues when it is stopped and run again.
     """
 
     config: str
@@ -59,19 +59,21 @@ COMMANDS = {
     "cache": Command(
         "surgvivqa.commands.cache:CacheConfig",
         "surgvivqa.commands.cache:cache",
-        "fill the cache of video tokens",
+        "encode frames before training and evaluation",
         resumable=True,
     ),
     "eval": Command(
-        "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "score all labels on a split"
+        "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "evaluate a checkpoint on a split"
     ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",
-        "write a checkpoint in another form: Hugging Face, PEFT, published",
+        "convert a checkpoint to Hugging Face's, PEFT's or the published format",
     ),
     "predict": Command(
-        "surgvivqa.commands.predict:PredictConfig", "surgvivqa.commands.predict:predict", "answer one question"
+        "surgvivqa.commands.predict:PredictConfig",
+        "surgvivqa.commands.predict:predict",
+        "answer a question about a frame",
     ),
 }
 
@@ -79,7 +81,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. An expected error is printed as one sentence, without a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    quiet_libraries()
+    configure_logging()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -91,65 +93,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}.")
         command = COMMANDS[name]
-        config = parse(name, _import(command.config), arguments[1:])
+        config = parse(name, _import_object(command.config), arguments[1:])
         with exit_on_signal() if command.resumable else contextlib.nullcontext():
-            result = _import(command.run)(config)
+            result = _import_object(command.run)(config)
         code = result if isinstance(result, int) else 0
-        _leave(code)
+        _leave_if_several(code)
         return code
     except SurgViVQAError as error:
         if not error.reported_elsewhere:
             print(f"surgvivqa: {one_line(mask_secrets(error.sentence))}", file=sys.stderr)
-        _leave(error.exit_code)  # here, while the traceback still holds the model: see leave_if_several
+        _leave_if_several(error.exit_code)  # while the traceback holds the model: see leave_if_several
         return error.exit_code
     except KeyboardInterrupt:
         print("surgvivqa: interrupted.", file=sys.stderr)
-        _leave(130)
+        _leave_if_several(130)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception:
-        _leave(1, traceback.format_exc())
+        _leave_if_several(1, traceback.format_exc())
         raise
 
 
-def _leave(exit_code: int, last_words: str = "") -> None:
+def _leave_if_several(exit_code: int, message: str = "") -> None:
     """Calls ``utils.distributed.leave_if_several`` if a command has imported that module, which imports torch."""
     distributed = sys.modules.get("surgvivqa.utils.distributed")
     if distributed is not None:
-        distributed.leave_if_several(exit_code, last_words)
+        distributed.leave_if_several(exit_code, message)
 
 
-def _import(place: str) -> Any:
-    """The object at ``module:name``."""
+def _import_object(place: str) -> Any:
+    """Imports the object at ``module:name``."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def parse(name: str, cls: Any, arguments: list[str]) -> Any:
-    """Parses a command's flags into its config class; ``--config FILE.yaml`` gives defaults that flags override."""
-    from_files: list[str] = []
-    from_line: list[str] = []
+    """Parses a command's flags into its config class; flags override the values of ``--config FILE.yaml``.
+
+    Raises:
+        InputError: the file cannot be used, or a value holds a secret.
+        SystemExit: a flag is wrong (code 2), or help was printed (code 0).
+    """
+    file_arguments: list[str] = []
+    flag_arguments: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--config" or argument.startswith("--config="):
             path = argument.partition("=")[2] or next(remaining, "")
             if not path:
                 raise InputError("--config needs a YAML file.")
-            from_files += yaml_arguments(_expand(Path(path)), cls)
+            file_arguments += yaml_arguments(_expand(Path(path)), cls)
         else:
-            from_line.append(argument)
-    given = [word for argument in (*from_files, *from_line) for word in _spelled_out(cls, argument)]
-    check_no_secrets(given)
+            flag_arguments.append(argument)
+    normalised = [
+        word for argument in (*file_arguments, *flag_arguments) for word in _normalise_argument(cls, argument)
+    ]
+    check_no_secrets(normalised)
     try:
-        config = tyro.cli(cls, prog=f"surgvivqa {name}", args=given)
+        config = tyro.cli(cls, prog=f"surgvivqa {name}", args=normalised)
     except SystemExit as stop:
         if stop.code:
             raise SystemExit(2) from None
         raise
     expand_home(config)
-    # Values that come from the environment (SSGVQA_ROOT, IMAGE_ROOT).
+    # Once more, for values of environment variables (SSGVQA_ROOT, IMAGE_ROOT).
     check_no_secrets([f"{option(flag)}={value}" for flag, value in vars(config).items()])
     return config
 
@@ -157,8 +166,7 @@ def parse(name: str, cls: Any, arguments: list[str]) -> Any:
 def expand_home(config: Any) -> None:
     """Replaces ``~`` at the beginning of a config's paths and local model parts, in place.
 
-    A shell does so only for words of the command line that begin with it, not in ``--flag=~/x``, YAML or environment
-    variables.
+    A shell does this only for words that begin with ``~``, not in ``--flag=~/x``, YAML or environment variables.
 
     Raises:
         InputError: there is no home folder.
@@ -181,11 +189,11 @@ def _expand(path: Path) -> Path:
         raise InputError(f"{path} cannot be used, since there is no home folder; set HOME, or give the path.") from None
 
 
-def _spelled_out(cls: type, argument: str) -> list[str]:
-    """An argument as tyro takes it.
+def _normalise_argument(cls: type, argument: str) -> list[str]:
+    """Converts an argument to the form that tyro accepts.
 
-    ``--model.NAME`` is the same as ``--NAME``. ``--NAME`` and ``--no-NAME`` of a flag that is automatic by default
-    (``bool | None``) become its value.
+    ``--model.NAME`` becomes ``--NAME``. ``--NAME`` and ``--no-NAME`` of a ``bool | None`` flag become ``--NAME True``
+    and ``--NAME False``.
     """
     if not argument.startswith("--"):
         return [argument]
@@ -213,7 +221,7 @@ def check_no_secrets(arguments: Sequence[str]) -> None:
 
 
 def usage() -> str:
-    """What ``surgvivqa --help`` prints."""
+    """The text of ``surgvivqa --help``."""
     lines = ["surgvivqa COMMAND [flags]      SurgViVQA on SSG-QA: fine-tuning and closed-set evaluation", ""]
     lines += [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -221,7 +229,7 @@ def usage() -> str:
     )
 
 
-def quiet_libraries() -> None:
+def configure_logging() -> None:
     """Sets up the log on standard error and silences library warnings that a user cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -237,7 +245,7 @@ def quiet_libraries() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     if mask_record not in logger.filters:
-        logger.addFilter(mask_record)  # on the logger, so it applies to train.log too
+        logger.addFilter(mask_record)  # on the logger, so that it applies to train.log too
 
 
 def mask_record(record: logging.LogRecord) -> bool:

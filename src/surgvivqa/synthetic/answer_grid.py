@@ -1,4 +1,4 @@
-"""Draws a grid of predictions: frames, each with a question, the predicted and the true answer."""
+"""Draws a grid of predictions: frames, each with a question, the predicted answer and the true answer."""
 
 import json
 import textwrap
@@ -14,7 +14,7 @@ from surgvivqa.utils.atomic_files import write_file
 
 COLUMNS = 4
 _CELL, _FRAME = (440, 372), (430, 240)
-_RIGHT, _WRONG, _INK, _FAINT = (24, 120, 60), (176, 32, 32), (28, 28, 30), (110, 110, 116)
+_RIGHT, _WRONG, _INK, _GREY = (24, 120, 60), (176, 32, 32), (28, 28, 30), (110, 110, 116)
 
 
 def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12, seed: int = 0) -> Path:
@@ -39,7 +39,7 @@ def draw_answers(predictions: Path, image_root: Path, out: Path, count: int = 12
         left, top = 10 + _CELL[0] * (number % COLUMNS), 10 + _CELL[1] * (number // COLUMNS)
         frame = open_image(store.path(record["video"], record["frame"]))
         grid.paste(frame.resize(_FRAME, Image.Resampling.BILINEAR), (left, top))
-        _write(ImageDraw.Draw(grid), record, left, top + _FRAME[1] + 6)
+        _write_text(ImageDraw.Draw(grid), record, left, top + _FRAME[1] + 6)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, lambda temporary: grid.save(temporary, format="PNG"), durable=False)
     return out
@@ -65,14 +65,14 @@ def sample_records(records: Sequence[dict[str, Any]], count: int, seed: int) -> 
     return chosen
 
 
-def _write(draw: ImageDraw.ImageDraw, record: dict[str, Any], left: int, top: int) -> None:
+def _write_text(draw: ImageDraw.ImageDraw, record: dict[str, Any], left: int, top: int) -> None:
     regular, small = ImageFont.load_default(16), ImageFont.load_default(13)
-    draw.text((left, top), f"{record['video']}, frame {record['frame']}", fill=_FAINT, font=small)
+    draw.text((left, top), f"{record['video']}, frame {record['frame']}", fill=_GREY, font=small)
     lines = textwrap.wrap(record["question"], 52)[:3]
     draw.multiline_text((left, top + 18), "\n".join(lines), fill=_INK, font=regular)
     correct = record["prediction"] == record["answer"]
     probability = "" if record["probability"] is None else f" ({100 * record['probability']:.0f}%)"
-    given = f"{'right' if correct else 'wrong'}: {record['prediction']}{probability}"
+    verdict = f"{'right' if correct else 'wrong'}: {record['prediction']}{probability}"
     if not correct:
-        given += f"   true: {record['answer']}"
-    draw.text((left, top + 102), given, fill=_RIGHT if correct else _WRONG, font=regular)
+        verdict += f"   true: {record['answer']}"
+    draw.text((left, top + 102), verdict, fill=_RIGHT if correct else _WRONG, font=regular)

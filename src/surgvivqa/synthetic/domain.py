@@ -1,20 +1,20 @@
-"""Domains: how the videos of a synthetic set look and what is asked about them."""
+"""Domains: the appearance of a synthetic set's videos, and the questions about them."""
 
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 from surgvivqa.synthetic.appearance import TARGET_APPEARANCE, Appearance
-from surgvivqa.synthetic.questions import AnswerBalance, SceneIndex, candidates, question_lines
+from surgvivqa.synthetic.questions import AnswerBalance, SceneIndex, generate_candidates, question_lines
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import SceneGraph, generate_scene, scene_graph
 
 _BALANCE_SCENES = 150
-_BALANCE_VIDEO = 10_000  # a number that no video has
+_BALANCE_VIDEO = 10_000  # larger than the number of any video
 
 
 class Domain(Protocol):
-    """What ``write_synthetic`` needs to know; an instance is a pure function of the seed and can be pickled."""
+    """A domain of synthetic videos. An instance depends on the seed alone and can be pickled."""
 
     name: ClassVar[str]
     shot_seconds: ClassVar[int]  # seconds that show the same objects
@@ -33,7 +33,7 @@ class Domain(Protocol):
 
 
 class TargetDomain:
-    """One appearance, and questions in SSG-QA's wordings whose answers are balanced over scenes."""
+    """One appearance for all videos, and questions in SSG-QA's wording with answers balanced over scenes."""
 
     name: ClassVar[str] = "target"
     shot_seconds: ClassVar[int] = 4
@@ -53,11 +53,11 @@ class TargetDomain:
 
 
 def count_answers(seed: int) -> AnswerBalance:
-    """Counts the answers in scenes of no video, for balancing."""
+    """Counts the answers in scenes that are in no video, for balancing."""
     balance = AnswerBalance()
     for number in range(_BALANCE_SCENES):
         scene = generate_scene(seed, _BALANCE_VIDEO, number * 4)
         _, _, boxes = render(scene)
         graph = scene_graph(scene, boxes, "survey")
-        balance.add(candidates(SceneIndex(graph), np.random.default_rng([seed, 20_000, number])))
+        balance.add(generate_candidates(SceneIndex(graph), np.random.default_rng([seed, 20_000, number])))
     return balance

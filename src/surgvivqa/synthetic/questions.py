@@ -34,7 +34,7 @@ class ColoredObject(GraphObject):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A question that a scene allows: the fields of its line, and the template (``form``) that it is balanced under."""
+    """A question that a scene allows: the fields of its line, and the template (``form``) for balancing."""
 
     text: str
     answer: str
@@ -71,7 +71,7 @@ class Phrase:
 
 
 class SceneIndex:
-    """A scene graph with the look-ups that questions need; ``colors`` maps a component to its colour."""
+    """A scene graph with the lookups that questions need; ``colors`` maps a component to its colour."""
 
     def __init__(self, graph: SceneGraph, colors: dict[str, str] = COLORS) -> None:
         self.objects: list[ColoredObject] = [
@@ -86,17 +86,17 @@ class SceneIndex:
         return [i for i in pool if phrase.matches(self.objects[i])]
 
 
-def candidates(scene_index: SceneIndex, rng: np.random.Generator, tries: int = 160) -> list[Candidate]:
-    """A few hundred questions that a scene allows, drawn at random."""
-    found = list(_zero_hop(scene_index, rng))
+def generate_candidates(scene_index: SceneIndex, rng: np.random.Generator, tries: int = 160) -> list[Candidate]:
+    """Draws a few hundred different questions that a scene allows."""
+    drawn = list(_zero_hop(scene_index, rng))
     if scene_index.objects:
         for _ in range(tries):
-            found += _relational(scene_index, rng)
-    return list(dict.fromkeys(found))
+            drawn += _relational(scene_index, rng)
+    return list(dict.fromkeys(drawn))
 
 
 def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    """One of the options."""
+    """Draws one of the options."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -149,22 +149,22 @@ def _relational(s: SceneIndex, rng: np.random.Generator) -> Iterator[Candidate]:
         kind=pick(rng, KINDS),
     )
     among = sorted(pool)
-    found = len(s.matching(target, among))
-    yield _count(target, found, where, reasoning, form)
-    yield _exist(target, found, where, reasoning, form)
+    count = len(s.matching(target, among))
+    yield _count(target, count, where, reasoning, form)
+    yield _exist(target, count, where, reasoning, form)
     if among:
-        one = s.objects[among[int(rng.integers(len(among)))]]
+        item = s.objects[among[int(rng.integers(len(among)))]]
         described = Phrase(
-            place=one["location"] if rng.random() < 0.4 else "",
-            color=one["color"] if rng.random() < 0.3 else "",
-            kind=pick(rng, (one["type"], "thing", "object")),
+            place=item["location"] if rng.random() < 0.4 else "",
+            color=item["color"] if rng.random() < 0.3 else "",
+            kind=pick(rng, (item["type"], "thing", "object")),
         )
         if len(s.matching(described, among)) == 1:
-            yield from _queries(one, described, where, reasoning, rng)
+            yield from _queries(item, described, where, reasoning, rng)
 
 
 def unique_phrase(s: SceneIndex, index: int, rng: np.random.Generator) -> tuple[Phrase, int] | None:
-    """A phrase of random parts that describes object ``index`` and no other, with that index; None if none is found."""
+    """Draws a phrase that describes object ``index`` and no other, with that index; None if no draw does."""
     item = s.objects[index]
     for _ in range(4):
         phrase = Phrase(
@@ -192,19 +192,20 @@ def _exist(phrase: Phrase, count: int, where: str, reasoning: str, form: str) ->
 def _queries(
     item: ColoredObject, phrase: Phrase, where: str, reasoning: str, rng: np.random.Generator
 ) -> Iterator[Candidate]:
-    """Asks for colour, type and component of the one object described, where the phrase does not contain the answer."""
-    relation, said = _relation(where, reasoning), f"{phrase.color} {phrase.place} {phrase.kind}"
-    the = f"the {phrase} that is {'both ' if reasoning == 'single_and' else ''}{where}" if where else f"the {phrase}"
+    """Asks for colour, type and component of the object described, if the phrase does not contain the answer."""
+    relation, form = _relation(where, reasoning), f"{phrase.color} {phrase.place} {phrase.kind}"
+    both = "both " if reasoning == "single_and" else ""
+    subject = f"the {phrase} that is {both}{where}" if where else f"the {phrase}"
     if not phrase.color and not phrase.component:
-        text = f"The {phrase} {where} is what color?" if where and rng.random() < 0.5 else f"What color is {the}?"
-        yield Candidate(text, item["color"], reasoning, "query_color", relation, f"color {said}")
+        text = f"The {phrase} {where} is what color?" if where and rng.random() < 0.5 else f"What color is {subject}?"
+        yield Candidate(text, item["color"], reasoning, "query_color", relation, f"color {form}")
     if phrase.kind in ("thing", "object") and not phrase.component:
-        text = f"The {phrase} {where} is what type?" if where and rng.random() < 0.5 else f"What type is {the}?"
-        yield Candidate(text, item["type"], reasoning, "query_type", relation, f"type {said}")
+        text = f"The {phrase} {where} is what type?" if where and rng.random() < 0.5 else f"What type is {subject}?"
+        yield Candidate(text, item["type"], reasoning, "query_type", relation, f"type {form}")
     if not phrase.component:
-        ask = "what name is it?" if reasoning == "single_and" else "what is it?"
-        text = f"There is a {phrase} that is {where}; {ask}" if where else f"What is {the}?"
-        yield Candidate(text, item["component"], reasoning, "query_component", relation, f"component {said}")
+        query = "what name is it?" if reasoning == "single_and" else "what is it?"
+        text = f"There is a {phrase} that is {where}; {query}" if where else f"What is {subject}?"
+        yield Candidate(text, item["component"], reasoning, "query_component", relation, f"component {form}")
 
 
 def _relation(where: str, reasoning: str) -> str:
@@ -218,20 +219,20 @@ class AnswerBalance:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.answers: dict[str, set[str]] = {}
 
-    def add(self, found: Sequence[Candidate]) -> None:
+    def add(self, candidates: Sequence[Candidate]) -> None:
         """Counts one scene's candidates."""
-        for c in found:
+        for c in candidates:
             self.counts[c.form, c.answer] += 1
             self.answers.setdefault(c.form, set()).add(c.answer)
 
     def weight(self, c: Candidate) -> float:
-        """0 for a template with a single answer; else falls with the frequency of the answer under that template."""
+        """Sampling weight: 0 for a template with one answer, otherwise smaller for more frequent answers."""
         if len(self.answers.get(c.form, ())) < 2:
             return 0.0
         return 1.0 / (self.counts[c.form, c.answer] + 3.0)
 
 
-# Questions per frame by (reasoning, type): about the mix of SSG-QA.
+# Questions per frame by (reasoning, type), approximately as in SSG-QA.
 MIX = {
     ("zero_hop", "exist"): 4,
     ("zero_hop", "count"): 4,
@@ -262,30 +263,30 @@ def question_lines(graph: SceneGraph, balance: AnswerBalance, rng: np.random.Gen
         *_place_lines(s),
     ]
     by_kind: dict[tuple[str, str], list[Candidate]] = {}
-    for c in candidates(s, rng):
+    for c in generate_candidates(s, rng):
         by_kind.setdefault((c.reasoning, c.type), []).append(c)
-    for kind, wanted in MIX.items():
+    for kind, count in MIX.items():
         pool = by_kind.get(kind, [])
         weights = np.array([balance.weight(c) for c in pool])
-        wanted = min(wanted, int((weights > 0).sum()))
-        if wanted:
-            chosen = rng.choice(len(pool), size=wanted, replace=False, p=weights / weights.sum())
+        count = min(count, int((weights > 0).sum()))
+        if count:
+            chosen = rng.choice(len(pool), size=count, replace=False, p=weights / weights.sum())
             lines += [pool[i].line() for i in chosen]
     return lines
 
 
 def _action_lines(s: SceneIndex) -> list[str]:
     """Questions about the actions; several answers to one question are separated by commas, as in SSG-QA."""
-    asked: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     for tool, verb, target in s.triplets:
-        doing = {"cut": "cut", "grasp": "grasped", "clip": "clipped", "pack": "packed"}.get(
+        participle = {"cut": "cut", "grasp": "grasped", "clip": "clipped", "pack": "packed"}.get(
             verb, verb.rstrip("e") + "ed"
         )
-        asked.setdefault(f"What is the {tool} doing?", []).append(verb)
-        asked.setdefault(f"What is the action being performed on {target}?", []).append(verb)
-        asked.setdefault(f"Which tool is operating on {target}", []).append(tool)
-        asked.setdefault(f"Which target is being {doing} in the scene?", []).append(target)
-    return [f"{q}|{', '.join(dict.fromkeys(answers))}" for q, answers in asked.items()]
+        answers.setdefault(f"What is the {tool} doing?", []).append(verb)
+        answers.setdefault(f"What is the action being performed on {target}?", []).append(verb)
+        answers.setdefault(f"Which tool is operating on {target}", []).append(tool)
+        answers.setdefault(f"Which target is being {participle} in the scene?", []).append(target)
+    return [f"{question}|{', '.join(dict.fromkeys(given))}" for question, given in answers.items()]
 
 
 def _place_lines(s: SceneIndex) -> list[str]:

@@ -1,4 +1,4 @@
-"""Draws scenes: organs with texture and specular highlights, metal tools, the round view of an endoscope."""
+"""Draws scenes: organs with texture and specular highlights, metal tools, and the endoscope's round view."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from surgvivqa.synthetic.appearance import RGB, TARGET_APPEARANCE, Appearance
 from surgvivqa.synthetic.scene import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH, Scene, SceneObject, tool_angle
 
 Array = np.ndarray[Any, Any]
-_MIN_VISIBLE = 60  # px of an object, at least, for it to count as visible
+_MIN_VISIBLE = 60  # minimum number of pixels of a visible object
 _ROWS, _COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
 
 
@@ -31,16 +31,16 @@ def render(
         tool = item.component in INSTRUMENTS
         if tool and item.component != "specimenbag":
             canvas = _shaft(canvas, item)
-        own = np.random.default_rng(item.seed)
-        mask = _draw(item, own)
+        item_rng = np.random.default_rng(item.seed)
+        mask = _draw(item, item_rng)
         box = mask.getbbox()
         if box is None:
             continue
-        # Paint only the object's surroundings.
+        # Paint only the object and its surroundings.
         x1, y1, x2, y2 = max(0, box[0] - 20), max(0, box[1] - 20), min(WIDTH, box[2] + 20), min(HEIGHT, box[3] + 20)
         region = (slice(y1, y2), slice(x1, x2))
         part = mask.crop((x1, y1, x2, y2))
-        canvas[region] = _paint(canvas[region], part, appearance.rgb[item.component], tool, own)
+        canvas[region] = _paint(canvas[region], part, appearance.rgb[item.component], tool, item_rng)
         owner[region][np.asarray(part) > 127] = index
     light_x, light_y = WIDTH / 2 + rng.uniform(-40, 40), HEIGHT / 2 + rng.uniform(-25, 25)
     distance = np.hypot((_COLUMNS - light_x) / 1.15, _ROWS - light_y)
@@ -60,9 +60,9 @@ def _paint(below: Array, mask: Image.Image, rgb: RGB, tool: bool, rng: np.random
     """Paints one object over ``below`` ``[h, w, 3]`` float32; ``below`` and ``mask`` are cut to its surroundings."""
     height, width = below.shape[:2]
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.0)), dtype=np.float32)[..., None] / 255
-    # A height field, swollen over the shape: its slope gives the shading, its top the specular highlights.
-    swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
-    slope_y, slope_x = np.gradient(swell)
+    # A height field over the shape: its slope gives the shading, its top the specular highlights.
+    height_field = np.asarray(mask.filter(ImageFilter.GaussianBlur(3 if tool else 9)), dtype=np.float32) / 255
+    slope_y, slope_x = np.gradient(height_field)
     shade = np.clip(1.0 - (4.0 if tool else 9.0) * (slope_x + slope_y), 0.45, 1.5)
     colour = np.array(rgb, dtype=np.float32) * (1 + 0.03 * rng.standard_normal(3))
     if tool:
@@ -70,12 +70,12 @@ def _paint(below: Array, mask: Image.Image, rgb: RGB, tool: bool, rng: np.random
     else:
         grain = 0.09 * _noise(rng, 70, width, height) + 0.09 * _noise(rng, 14, width, height)
     surface = colour * (shade * (1 + grain))[..., None]
-    spots = np.clip((_noise(rng, 55, width, height) - (1.9 if tool else 1.5)) * 1.6, 0, 1) * (swell > 0.75)
+    spots = np.clip((_noise(rng, 55, width, height) - (1.9 if tool else 1.5)) * 1.6, 0, 1) * (height_field > 0.75)
     surface = surface + 200 * spots[..., None]
-    if not tool:  # a dark rim where tissue meets tissue
-        rim = np.clip(1 - np.abs(swell - 0.5) * 6, 0, 1) * 0.28
-        below = below * (1 - (rim * (swell < 0.5))[..., None])
-        surface = surface * (1 - (rim * (swell >= 0.5))[..., None])
+    if not tool:  # a dark rim between tissues
+        rim = np.clip(1 - np.abs(height_field - 0.5) * 6, 0, 1) * 0.28
+        below = below * (1 - (rim * (height_field < 0.5))[..., None])
+        surface = surface * (1 - (rim * (height_field >= 0.5))[..., None])
     painted: Array = below * (1 - soft) + surface * soft
     return painted
 
@@ -129,7 +129,7 @@ def _organ(draw: ImageDraw.ImageDraw, item: SceneObject, rng: np.random.Generato
         r = 1 + depth * math.sin(lobes * a + phase[0]) + 0.5 * depth * math.sin((lobes + 2) * a + phase[1])
         x = math.cos(a) * item.rx * r
         y = math.sin(a) * item.ry * r
-        if item.component == "gallbladder":  # a pear: narrow neck on one side
+        if item.component == "gallbladder":  # pear-shaped, with a narrow neck on one side
             y *= 1 - 0.42 * max(0.0, math.cos(a))
         if item.component == "cystic_duct":  # a bent tube
             y += 0.9 * item.ry * math.cos(1.6 * x / item.rx)
@@ -138,14 +138,14 @@ def _organ(draw: ImageDraw.ImageDraw, item: SceneObject, rng: np.random.Generato
 
 
 def _shaft(canvas: Array, item: SceneObject) -> Array:
-    """The dark shaft behind the tip, out to the border. It is not part of the object: boxes bound the tip."""
+    """Draws the dark shaft from the tip to the frame's border. It is not part of the object: boxes bound the tip."""
     mask = Image.new("L", (WIDTH, HEIGHT), 0)
     w, n = item.ry * 0.5, item.rx
     ends = [(-1.8 * n, -w), (-1.8 * n, w), (-500, 1.6 * w), (-500, -1.6 * w)]
     ImageDraw.Draw(mask).polygon(_rotate(item, ends, tool_angle(item.x, item.turn)), fill=255)
     soft = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)[..., None] / 255
-    swell = np.asarray(mask.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32)[..., None] / 255
-    return canvas * (1 - soft) + (np.array([26, 27, 32], dtype=np.float32) + 60 * swell**3) * soft
+    height_field = np.asarray(mask.filter(ImageFilter.GaussianBlur(4)), dtype=np.float32)[..., None] / 255
+    return canvas * (1 - soft) + (np.array([26, 27, 32], dtype=np.float32) + 60 * height_field**3) * soft
 
 
 def _tool(draw: ImageDraw.ImageDraw, item: SceneObject) -> None:

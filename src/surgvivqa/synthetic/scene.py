@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 WIDTH, HEIGHT = 430, 240
-MIN_OFFSET = 40.0  # least distance of two centres, px along one axis, for left, right, above and below
+MIN_OFFSET = 40.0  # minimum distance of two centres, px along one axis, for left, right, above and below
 
 ANATOMIES: dict[str, str] = {
     "abdominal_wall_cavity": "red",
@@ -221,14 +221,13 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
 
     Args:
         scene: the scene.
-        boxes: visible box ``(x1, y1, x2, y2)`` of each object, px; None where it is not
-            visible: the object is omitted.
+        boxes: visible box ``(x1, y1, x2, y2)`` of each object, px; None for an invisible object, which is omitted.
         name: ``VIDxx_<frame>``.
     """
-    kept = [i for i, box in enumerate(boxes) if box is not None]
-    number = {old: new for new, old in enumerate(kept)}
+    visible = [i for i, box in enumerate(boxes) if box is not None]
+    new_index = {old: new for new, old in enumerate(visible)}
     objects: list[GraphObject] = []
-    for i in kept:
+    for i in visible:
         box = boxes[i]
         assert box is not None
         center = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
@@ -247,8 +246,8 @@ def scene_graph(scene: Scene, boxes: list[tuple[int, int, int, int] | None], nam
     }
     triplets = []
     for tool, verb, target in scene.actions:
-        if tool in number and target in number:
-            relationships.setdefault(verb, [[] for _ in objects])[number[tool]].append(number[target])
+        if tool in new_index and target in new_index:
+            relationships.setdefault(verb, [[] for _ in objects])[new_index[tool]].append(new_index[target])
             triplets.append(f"{scene.objects[tool].component},{verb},{scene.objects[target].component}")
     return {
         "scenes": [{"objects": objects, "image_filename": name, "relationships": dict(sorted(relationships.items()))}],
@@ -267,7 +266,7 @@ def related_objects(objects: list[GraphObject], i: int, relation: str) -> list[i
     Left, right, above and below need ``MIN_OFFSET`` px between the centres; ``within`` needs nine tenths of a box
     inside a larger one; ``horizontal`` means to the right at nearly the same height.
     """
-    found = []
+    related = []
     x, y = objects[i]["center"]
     for j, other in enumerate(objects):
         if i == j:
@@ -282,8 +281,8 @@ def related_objects(objects: list[GraphObject], i: int, relation: str) -> list[i
             "within": _inside(other["bbox"], objects[i]["bbox"]),
         }[relation]
         if holds:
-            found.append(j)
-    return found
+            related.append(j)
+    return related
 
 
 def _inside(inner: list[int], outer: list[int]) -> bool:

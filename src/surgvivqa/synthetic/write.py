@@ -1,11 +1,12 @@
 """The synthetic set on disk, in the layout of SSG-QA and CholecT45."""
 
-import functools
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,21 @@ _FOLDERS = ("ssg-qa", "frames", "scene_graph", "masks")
 
 @dataclass(kw_only=True)
 class SynthConfig:
-    """Write a synthetic data set: drawn frames, scene graphs, questions in SSG-QA's format, and masks."""
+    """Writes a synthetic data set: frames, scene graphs, questions in SSG-QA's format, and masks."""
 
-    out: Path = flag("Folder to write to: ssg-qa/, frames/, scene_graph/ and masks/.")
+    out: Path = flag("Folder for ssg-qa/, frames/, scene_graph/ and masks/.")
     videos: int = flag(
-        "Number of videos, of 45; fewer keep the proportions of the three splits, at least one video each.",
+        "Number of videos, of at most 45, divided among the three splits in SSG-VQA-Net's proportions.",
         45,
         least=3,
         most=45,
     )
     frames_per_video: int = flag(
-        "Frames of each video, one per second; the scene changes every four seconds.", 24, least=1
+        "Number of frames of each video, one per second; the scene changes every four seconds.", 24, least=1
     )
-    seed: int = flag("Random seed of the set.", 0, least=0)
-    workers: int = flag("Processes; 0 means one per core.", 0, least=0)
-    masks: bool = flag("Also write masks/: the component at each pixel, at half size.", True)
+    seed: int = flag("Random seed.", 0, least=0)
+    workers: int = flag("Number of processes; 0 starts one per core.", 0, least=0)
+    masks: bool = flag("Also write masks/, with the component at each pixel, at half the frame's size.", True)
 
 
 def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) ->
 
     Args:
         config: the command's flags.
-        domain: how the videos look and what is asked about them.
+        domain: the appearance of the videos and the questions about them.
 
     Returns:
         Counts: ``videos``, ``frames``, ``lines``.
@@ -67,18 +68,21 @@ def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) ->
         return counts
     started = time.monotonic()
     videos = select_videos(config.videos)
-    write_video = functools.partial(_write_video, config, domain(config.seed))
+    writer = _VideoWriter(config, domain(config.seed))
     workers = min(config.workers or os.cpu_count() or 1, len(videos))
-    shown = functools.partial(track, description="synth", total=len(videos), transient=True, disable=not os.isatty(2))
-    if workers == 1:
-        lines = list(shown(map(write_video, videos)))
-    else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            lines = list(shown(pool.imap(write_video, videos)))
-    counts = {"videos": len(videos), "frames": len(videos) * config.frames_per_video, "lines": sum(lines)}
+    line_counts: Iterable[int]
+    with contextlib.ExitStack() as stack:
+        if workers == 1:
+            line_counts = map(writer, videos)
+        else:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+            line_counts = pool.imap(writer, videos)
+        progress = track(line_counts, "synth", len(videos), transient=True, disable=not os.isatty(2))
+        num_lines = sum(progress)
+    counts = {"videos": len(videos), "frames": len(videos) * config.frames_per_video, "lines": num_lines}
     write_text(out / MANIFEST, json.dumps({**settings, "complete": True, **counts}) + "\n")
-    print(f"{out}: {counts['videos']} videos, {counts['frames']} frames, {counts['lines']} lines, "
-          f"{time.monotonic() - started:.0f} s")  # fmt: skip
+    seconds = time.monotonic() - started
+    print(f"{out}: {counts['videos']} videos, {counts['frames']} frames, {counts['lines']} lines, {seconds:.0f} s")
     return counts
 
 
@@ -90,9 +94,10 @@ def _prepare_folder(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
         manifest = out / MANIFEST
         if present and not manifest.is_file():
             raise InputError(f"--out {out} holds other files ({present[0]}, ...); give an empty or new folder.")
-        found = json.loads(manifest.read_text(encoding="utf-8")) if present else {}
-        if found.get("complete") and all(found.get(k) == v for k, v in settings.items()):
-            return {k: found[k] for k in ("videos", "frames", "lines")}  # files keep their times: caches depend on them
+        saved = json.loads(manifest.read_text(encoding="utf-8")) if present else {}
+        if saved.get("complete") and all(saved.get(k) == v for k, v in settings.items()):
+            # Not written again, because caches depend on the files' modification times.
+            return {k: saved[k] for k in ("videos", "frames", "lines")}
         write_text(manifest, json.dumps(settings | {"complete": False}))
         for folder in _FOLDERS:
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -102,35 +107,44 @@ def _prepare_folder(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder holds a set that was written to its end."""
+    """Whether a folder holds a complete set."""
     manifest = folder / MANIFEST
     return manifest.is_file() and bool(json.loads(manifest.read_text(encoding="utf-8"))["complete"])
 
 
 def select_videos(count: int) -> list[str]:
-    """Names of ``count`` videos with the three splits in proportion, at least one of each."""
+    """Names of ``count`` videos in the proportions of the three splits, with at least one of each."""
     splits = load_splits()
-    each = max(1, round(count / 9))
-    return [*splits.train[: count - 2 * each], *splits.val[:each], *splits.test[:each]]
+    held_out = max(1, round(count / 9))
+    return [*splits.train[: count - 2 * held_out], *splits.val[:held_out], *splits.test[:held_out]]
 
 
-def _write_video(config: SynthConfig, domain: Domain, video: str) -> int:
-    """Writes one video's files; returns its number of question lines."""
-    number, out, count = int(video[3:]), config.out, 0
-    for folder in ("ssg-qa", "frames", *(("masks",) if config.masks else ())):
-        (out / folder / video).mkdir(parents=True, exist_ok=True)
-    (out / "scene_graph").mkdir(exist_ok=True)
-    for second in range(config.frames_per_video):
+@dataclass(frozen=True)
+class _VideoWriter:
+    """Writes one video's files; pickled to the worker processes."""
+
+    config: SynthConfig
+    domain: Domain
+
+    def __call__(self, video: str) -> int:
+        """Writes the files of a video (``VIDxx``); returns its number of question lines."""
+        config, out = self.config, self.config.out
+        for folder in ("ssg-qa", "frames", *(("masks",) if config.masks else ())):
+            (out / folder / video).mkdir(parents=True, exist_ok=True)
+        (out / "scene_graph").mkdir(exist_ok=True)
+        return sum(self._write_second(video, second) for second in range(config.frames_per_video))
+
+    def _write_second(self, video: str, second: int) -> int:
+        config, domain, number = self.config, self.domain, int(video.removeprefix("VID"))
         appearance = domain.appearance(number, second)
         scene = generate_scene(config.seed, number, second, domain.shot_seconds, appearance.tool_scale)
         frame, mask, boxes = render(scene, appearance)
         graph = scene_graph(scene, boxes, f"{video}_{second}")
         rng = np.random.default_rng([config.seed, 30_000 + number, second])
         lines = domain.question_lines(graph, appearance, number, rng)
-        frame.save(out / "frames" / video / f"{second:06d}.png", compress_level=1)
+        frame.save(config.out / "frames" / video / f"{second:06d}.png", compress_level=1)
         if config.masks:
-            mask.save(out / "masks" / video / f"{second:06d}.png", compress_level=1)
-        (out / "scene_graph" / f"{video}_{second}.json").write_text(json.dumps(graph), encoding="utf-8")
-        (out / "ssg-qa" / video / f"{second}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        count += len(lines)
-    return count
+            mask.save(config.out / "masks" / video / f"{second:06d}.png", compress_level=1)
+        (config.out / "scene_graph" / f"{video}_{second}.json").write_text(json.dumps(graph), encoding="utf-8")
+        (config.out / "ssg-qa" / video / f"{second}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return len(lines)
