@@ -1,5 +1,6 @@
 """Files in the published form: read as they come, written as they are read, refused where they are wrong."""
 
+import copy
 import json
 import os
 import pickle
@@ -334,11 +335,14 @@ def test_the_published_evaluation_is_reproduced(parts: Path, data_flags: list[st
     store = FrameStore(root, size=32, fit="crop", num_frames=4)
     prompts = load_checkpoint(tmp_path / "wild.pth", model).prompt_tokenizer()
     answers = []
-    published.double()  # with weights this large the module's own float32 scores are off by up to 5e-5 of their size
+    # Weights this large make float32's rounding visible, so the oracle is the module in float64, and the bound is the
+    # error of the module's own float32 scores.
+    exact_module = copy.deepcopy(published).double()
     for record in records:
-        clip = store.clip(record["video"], record["frame"]).double()
-        sums = published_scores(published, clip, record["question"], prompts)
-        torch.testing.assert_close(torch.tensor(record["scores"]), sums, rtol=1e-4, atol=1e-4)
+        clip, question = store.clip(record["video"], record["frame"]), record["question"]
+        sums = published_scores(exact_module, clip.double(), question, prompts)
+        own_error = (published_scores(published, clip, question, prompts) - sums).abs().max()
+        assert (torch.tensor(record["scores"]) - sums).abs().max() <= 2 * own_error + 1e-4
         means = sums / torch.tensor([len(ids) for ids in prompts.label_ids])
         answers.append(LABELS[int(means.argmax())])
     assert [record["prediction"] for record in records] == answers
