@@ -1,11 +1,11 @@
-"""The flags of the commands, as dataclasses whose fields carry everything known about a flag.
+"""The flags of the commands, as dataclasses. A field holds everything that is known about its flag.
 
-Precedence, lowest first: the defaults, the file named by ``--config`` (YAML, the same names with underscores), the
-command line. ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` in the environment replace a data folder that neither names. A run
-folder's ``config.yaml`` holds the result and starts the same run again.
+Precedence, lowest first: the defaults, the YAML file of ``--config`` (the same names with underscores), the command
+line. The environment variables ``SSGVQA_ROOT`` and ``IMAGE_ROOT`` are the defaults of the data folders. A run folder's
+``config.yaml`` holds the result; ``--config`` with it starts the same run again.
 
-To add a flag, add a field with ``flag(...)`` to the group or command that it belongs to. Its help, bounds, behaviour on
-resume and visibility in published files follow from that one call.
+To add a flag, add a field with ``flag(...)`` to its group or command. Its help, bounds, behaviour on resume and
+visibility in published files follow from that call.
 """
 
 import dataclasses
@@ -43,19 +43,19 @@ _FLAG = "flag"  # key of a Flag in a field's metadata
 
 @dataclass(frozen=True)
 class Flag:
-    """What is known about a flag beside its name, type, default and help.
+    """The properties of a flag other than its name, type, default and help.
 
     Attributes:
         least: smallest value allowed.
         most: largest value allowed.
         below: every value must be smaller than this.
         on_resume: ``same``: a resumed run must have the same value; ``free``: it may have another one; ``presence``: it
-            may have another one, but not where the run had none, or the other way round.
+            may have another one, but must be given if the run had it, and only then.
         names_part: the value is a published model part, a hub name or a folder.
         fixed_by: what decides the value when a run starts from a checkpoint: its weights, its adapters, or nothing.
-        accepts_fraction: checkpoints of other tools may have a fraction where the flag takes an integer.
+        accepts_fraction: the flag takes an integer, but checkpoints of other tools may hold a fraction.
         in_card: a model card shows it.
-        is_path: the value is a path of this machine, which no published file shows. Follows from the type.
+        is_path: the value is a local path, which no published file shows. Follows from the type.
     """
 
     least: float | None = None
@@ -76,9 +76,9 @@ def flag(
 
     Args:
         help: one or two sentences for ``--help``.
-        default: its value where it is not given; a flag without a default is required.
+        default: its value if it is not given; a flag without a default is required.
         default_factory: makes the default when the command starts.
-        properties: as the attributes of ``Flag``.
+        properties: attributes of ``Flag``.
     """
     metadata = {"help": help, _FLAG: Flag(**properties)}
     if default_factory is not None:
@@ -88,19 +88,19 @@ def flag(
 
 def flags_of(cls: type) -> dict[str, Flag]:
     """The flags of a config class by field name, those of nested groups (``OptionalModelConfig``) included."""
-    hints, found = get_type_hints(cls), dict[str, Flag]()
+    hints, flags = get_type_hints(cls), dict[str, Flag]()
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
-            found |= flags_of(hints[field.name])
+            flags |= flags_of(hints[field.name])
         else:
             properties = field.metadata.get(_FLAG, Flag())
             is_path = Path in (hints[field.name], *get_args(hints[field.name]))
-            found[field.name] = dataclasses.replace(properties, is_path=is_path)
-    return found
+            flags[field.name] = dataclasses.replace(properties, is_path=is_path)
+    return flags
 
 
 def flag_names(cls: type, select: Callable[[Flag], object]) -> tuple[str, ...]:
-    """The names of the flags of a config class that ``select`` holds for, in their order."""
+    """The names of a config class's flags for which ``select`` is true, in their order."""
     return tuple(name for name, properties in flags_of(cls).items() if select(properties))
 
 
@@ -118,36 +118,36 @@ class DataConfig:
     """Where the data is and what to do with data that cannot be used."""
 
     ssgvqa_root: Path | None = flag(
-        "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT; in eval, "
-        "then the folder the checkpoint was trained with.",
+        "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT, or in "
+        "eval the folder that the checkpoint was trained with.",
         default_factory=_root("SSGVQA_ROOT"),
         on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
     image_root: Path | None = flag(
         "Folder of the frames, <root>/<VIDxx>/<frame padded to 6 digits>.png. Default: the environment variable "
-        "IMAGE_ROOT; in eval, then the folder the checkpoint was trained with.",
+        "IMAGE_ROOT, or in eval the folder that the checkpoint was trained with.",
         default_factory=_root("IMAGE_ROOT"),
         on_resume="free",
     )
     splits_dir: Path | None = flag(
-        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split; in eval, "
-        "the split the checkpoint was trained with.",
+        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split, or in eval "
+        "the split that the checkpoint was trained with.",
         None,
     )
     strict: bool = flag(
-        "Treat a line that breaks the format, an answer outside the labels, or a question file that cannot be read as "
-        "text as an error instead of counting it.",
+        "Stop with an error at a malformed line, an answer outside the labels, or a question file that is not text, "
+        "instead of skipping and counting it.",
         False,
     )
-    workers: int = flag("Processes that decode frames; 0 decodes in the main process.", 2, least=0, on_resume="free")
+    workers: int = flag("Processes that decode frames; 0 uses the main process.", 2, least=0, on_resume="free")
     on_bad_frame: OnBadFrame = flag(
-        "What to do with a frame that is missing, damaged or not a still 8-bit image. error: stop, after saving; skip: "
-        "leave out its questions, and report and count them.",
+        "What to do with a frame that is missing, damaged or not a still 8-bit image. error: save and stop. skip: "
+        "leave out its questions and report them.",
         "error",
         on_resume="free",
     )
     max_bad_frames: float = flag(
-        "With --on-bad-frame skip: the largest fraction of frames that may be left out; more is an error.",
+        "Largest fraction of frames that --on-bad-frame skip may leave out; more is an error.",
         0.01,
         least=0,
         most=1,
@@ -160,8 +160,8 @@ class ModelConfig:
     """What the model consists of and how it reads frames and questions."""
 
     preset: Preset = flag(
-        "base: VideoMAE-base, BLIP-base and GPT-2 as published. tiny: a small base in the package, pretrained on drawn "
-        "scenes; needs no model hub.",
+        "base: VideoMAE-base, BLIP-base and GPT-2 as published. tiny: a small model that comes with the package, "
+        "pretrained on synthetic scenes.",
         "base",
         fixed_by="weights",
     )
@@ -201,8 +201,8 @@ class ModelConfig:
         "simple: the question alone. choices: the question and the list of candidate labels.", "simple", in_card=True
     )
     max_length: int | None = flag(
-        "Longest prompt with its answer, in tokens; a longer one is an error before the run starts. Default: what the "
-        "model can hold.",
+        "Maximum length of a prompt with its answer, in tokens; a longer one is an error before the run starts. "
+        "Default: the model's maximum.",
         None,
         least=1,
         on_resume="free",
@@ -210,40 +210,40 @@ class ModelConfig:
     )
     frame_fit: FrameFit = flag(
         "How a frame becomes square. squash: resize to a square. pad: keep the aspect ratio and pad. crop: resize the "
-        "short side and cut off the sides, as VideoMAE's image processor does.",
+        "short side and crop the centre, as VideoMAE's image processor does.",
         "squash",
         in_card=True,
     )
     clip_mode: ClipMode = flag(
-        "repeat: a clip is the asked frame repeated. past: a clip is the frames that end at the asked one.",
+        "repeat: a clip is one frame repeated. past: a clip is the frame and the frames before it.",
         "repeat",
         in_card=True,
     )
     clip_stride: int = flag("Seconds between two frames of a past clip.", 1, least=1, in_card=True)
     num_frames: int | None = flag(
-        "Frames in a clip, an even number. Default: 16, or 2 in the tiny preset.", None, fixed_by="weights"
+        "Number of frames in a clip, even. Default: 16, or 2 in the tiny preset.", None, fixed_by="weights"
     )
     video_pool: VideoPool = flag(
-        "none: the text encoder gets every video token. temporal: it gets their mean over time, an eighth of the "
-        "tokens at 16 frames, without their order in time.",
+        "none: the text encoder attends to every video token. temporal: it attends to their mean over time, an eighth "
+        "of the tokens at 16 frames.",
         "none",
         in_card=True,
     )
-    lora_r: int = flag("Rank of the LoRA adapters; 0 for none.", 8, least=0, fixed_by="adapters", in_card=True)
+    lora_r: int = flag("Rank of the LoRA adapters; 0 adds no adapters.", 8, least=0, fixed_by="adapters", in_card=True)
     lora_alpha: int = flag(
-        "LoRA's alpha; the adapters are scaled by alpha / r.",
+        "Alpha of the LoRA adapters, which are scaled by alpha / r.",
         32,
         fixed_by="adapters",
         accepts_fraction=True,
         in_card=True,
     )
-    lora_dropout: float = flag("Dropout before the adapters.", 0.1, least=0, below=1, fixed_by="adapters", in_card=True)
+    lora_dropout: float = flag("Dropout of the adapters.", 0.1, least=0, below=1, fixed_by="adapters", in_card=True)
 
 
 MODEL_FLAGS = tuple(field.name for field in dataclasses.fields(ModelConfig))
 PART_FLAGS = flag_names(ModelConfig, lambda properties: properties.names_part)
 
-# The flags of ModelConfig with None where they are not given, for commands whose checkpoint brings its own settings.
+# ModelConfig with None for flags that are not given, for commands that read the settings from a checkpoint.
 if TYPE_CHECKING:
     OptionalModelConfig = ModelConfig
 else:
@@ -266,7 +266,7 @@ def clip_length(config: ModelConfig) -> int:
     """Frames in a clip: the flag's value, or the preset's.
 
     Raises:
-        InputError: the number is odd or below 2, since VideoMAE takes frames in pairs; or it is above 512.
+        InputError: the number is odd or below 2 (VideoMAE takes frames in pairs), or above 512.
     """
     length = config.num_frames if config.num_frames is not None else (2 if config.preset == "tiny" else 16)
     if length < 2 or length % 2 or length > 512:
@@ -279,12 +279,13 @@ class FeatureCacheConfig:
     """The cache of video tokens that train and eval read and fill."""
 
     cache: Path | None = flag(
-        "Folder of cached video tokens: read where present, filled where not. Needs a frozen video encoder.",
+        "Folder of the feature cache; missing video tokens are added. Needs a frozen video encoder.",
         None,
-        on_resume="presence",  # where the cache is does not matter; whether there is one does, since it rounds
+        on_resume="presence",  # the folder may change, but a cache rounds the features
     )
     cache_dtype: CacheDtype = flag(
-        "How video tokens are rounded in the cache and in the run; fp16 and bf16 take half the space of fp32.", "fp16"
+        "Precision of the cached features, in the cache and in the run; fp16 and bf16 take half the space of fp32.",
+        "fp16",
     )
 
 
@@ -293,106 +294,101 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     """Fine-tunes the model and leaves a run folder."""
 
     checkpoint_dir: Path = flag(
-        "The run folder: config.yaml, train.log, metrics.jsonl, checkpoints/, best/, best_model.pth.",
+        "Run folder, for config.yaml, train.log, metrics.jsonl, checkpoints/, best/ and best_model.pth.",
         Path("runs/train"),
         on_resume="free",
     )
-    log_file: Path | None = flag("Text log. Default: train.log in the run folder.", None, on_resume="free")
-    overwrite: bool = flag("Replace the run that the run folder holds.", False, on_resume="free")
+    log_file: Path | None = flag("File for the text log. Default: train.log in the run folder.", None, on_resume="free")
+    overwrite: bool = flag("Replace an existing run in the run folder.", False, on_resume="free")
     resume: Literal["auto", "never"] = flag(
-        "auto: a run in the run folder resumes from its newest complete checkpoint, with the same flags. never: it is "
+        "auto: resume an existing run in the run folder from its newest complete checkpoint. never: an existing run is "
         "an error.",
         "auto",
         on_resume="free",
     )
     max_hours: float | None = flag(
-        "Stop after this many hours as on a signal: save a checkpoint and exit with code 75; the same command resumes.",
+        "After this many hours save a checkpoint and exit with code 75; the same command resumes.",
         None,
         least=0,
         on_resume="free",
     )
-    pretrained_ckpt: Path | None = flag(
-        "Start from this checkpoint, of any form that --checkpoint of eval takes.", None
-    )
+    pretrained_ckpt: Path | None = flag("Checkpoint to start from, in any form that eval's --checkpoint accepts.", None)
     verify: bool = flag(
         "Verify the checksums of --pretrained-ckpt before it is used; a run that resumes always verifies.",
         True,
         on_resume="free",
     )
 
-    max_steps: int | None = flag("Optimiser steps. Default: as many as --epochs takes.", None, least=1, in_card=True)
-    epochs: int = flag("Passes over the training questions, where --max-steps is not given.", 1, least=1, in_card=True)
-    batch_size: int = flag("Questions in a forward pass.", 8, least=1, in_card=True)
+    max_steps: int | None = flag("Number of optimiser steps. Default: that of --epochs.", None, least=1, in_card=True)
+    epochs: int = flag("Passes over the training questions, if --max-steps is not given.", 1, least=1, in_card=True)
+    batch_size: int = flag("Number of questions in a forward pass.", 8, least=1, in_card=True)
     questions_per_frame: int = flag(
-        "Questions of one frame in a batch: more is faster, fewer gives less correlated gradients.",
+        "Maximum number of questions of one frame in a batch; more is faster, fewer gives less correlated gradients.",
         8,
         least=1,
         in_card=True,
     )
     gradient_accumulation_steps: int = flag(
-        "Forward passes per optimiser step.",
+        "Number of forward passes per optimiser step.",
         1,
         least=1,
         on_resume="free",  # compared as micro-batches per step: training.resume.compute_fingerprint
         in_card=True,
     )
-    lr: float = flag("Highest learning rate, reached after the warm-up.", 5e-4, least=0, in_card=True)
-    weight_decay: float = flag("AdamW's weight decay, on matrices only.", 0.01, least=0, in_card=True)
-    warmup_steps: int = flag("Steps of linear warm-up, at most a tenth of the run.", 100, least=0, in_card=True)
-    schedule: Schedule = flag("Learning rate after the warm-up: cosine to zero, or constant.", "cosine", in_card=True)
-    max_grad_norm: float = flag("Clip the gradients to this norm; 0 does not clip.", 1.0, least=0, in_card=True)
-    fp16: bool = flag("Mixed precision in float16 with loss scaling; needs a GPU.", False, in_card=True)
+    lr: float = flag("Peak learning rate, reached after the warm-up.", 5e-4, least=0, in_card=True)
+    weight_decay: float = flag("Weight decay of AdamW, applied to matrices only.", 0.01, least=0, in_card=True)
+    warmup_steps: int = flag("Linear warm-up steps, limited to a tenth of the run.", 100, least=0, in_card=True)
+    schedule: Schedule = flag("Learning rate after the warm-up: cosine decay or constant.", "cosine", in_card=True)
+    max_grad_norm: float = flag("Clip the gradients to this norm; 0 disables clipping.", 1.0, least=0, in_card=True)
+    fp16: bool = flag("Train in float16 mixed precision with loss scaling; needs a GPU.", False, in_card=True)
     bf16: bool | None = flag(
-        "Mixed precision in bfloat16. Default: on where the GPU supports it and --fp16 is not given; off on a CPU, "
-        "where it is slow.",
+        "Train in bfloat16 mixed precision. Default: on if the GPU supports it and --fp16 is not given, off on a CPU.",
         None,
         in_card=True,
     )
     gradient_checkpointing: bool = flag(
-        "Recompute activations in the backward pass: less memory, about a third slower.", False
+        "Recompute activations in the backward pass to save memory, about a third slower.", False
     )
 
-    full_finetune: bool = flag("Train the decoder itself, without LoRA adapters.", False)
+    full_finetune: bool = flag("Train all weights of the decoder, without LoRA adapters.", False)
     train_gpt2_full: bool = flag(
-        "Train the decoder's own weights (beside the adapters, unless --full-finetune is given).", False
+        "Train all weights of the decoder, together with the LoRA adapters unless --full-finetune is given.", False
     )
     train_blip: bool = flag("Train the whole BLIP text encoder.", False)
     unfreeze_blip_last_n: int = flag("Train the last N layers of the BLIP text encoder.", 0)
     train_video: TrainVideo = flag(
-        "What of VideoMAE to train: nothing, its patch embedding and last LayerNorm (as the paper does), or all of it.",
+        "Part of VideoMAE to train. patch-embed: its patch embedding and last LayerNorm, as in the paper.",
         "none",
     )
 
     cache_text: bool = flag(
-        "Also cache in --cache what the frozen text encoder gives for every training question, so that an epoch runs "
-        "the decoder only. For training; scoring runs the text encoder in any case.",
+        "Also cache the frozen text encoder's outputs for the training questions in --cache, so that training runs the "
+        "decoder only.",
         False,
     )
 
     eval_every_steps: int = flag(
-        "Validate after this many steps, and at the end; 0 validates at the end only.", 2000, least=0
+        "Number of steps between validations, with one at the end; 0 validates at the end only.", 2000, least=0
     )
     save_every_steps: int = flag(
-        "Save checkpoints/step-N after this many steps and at the end; 0 saves one only when the run is stopped.",
+        "Number of steps between checkpoints, with one at the end; 0 saves one only when the run is stopped.",
         5000,
         least=0,
         on_resume="free",
     )
-    keep_checkpoints: int = flag("How many of checkpoints/ to keep.", 2, least=1, on_resume="free")
-    val_max_samples: int | None = flag(
-        "Validate on at most this many questions, spread over the videos.", 2000, least=0
-    )
-    best_metric: BestMetric = flag("The validation metric that selects best/.", "acc", in_card=True)
+    keep_checkpoints: int = flag("Number of checkpoints to keep in checkpoints/.", 2, least=1, on_resume="free")
+    val_max_samples: int | None = flag("Maximum number of validation questions, spread over the videos.", 2000, least=0)
+    best_metric: BestMetric = flag("Validation metric that selects best/.", "acc", in_card=True)
     max_train_samples: int | None = flag(
-        "Train on at most this many questions, drawn with the seed.", None, least=1, in_card=True
+        "Maximum number of training questions, drawn with the seed.", None, least=1, in_card=True
     )
-    log_interval: int = flag("Steps between two lines of the log.", 50, least=1, on_resume="free")
-    seed: int = flag("Seed of everything random.", 42, least=0, below=2**32, in_card=True)
-    debug: bool = flag("Ten steps on at most 64 questions, with validation at the end: a quick trial.", False)
+    log_interval: int = flag("Number of steps between two lines of the log.", 50, least=1, on_resume="free")
+    seed: int = flag("Random seed.", 42, least=0, below=2**32, in_card=True)
+    debug: bool = flag("Quick trial: ten steps on at most 64 questions, with validation at the end.", False)
 
 
 def check_ranges(config: Any) -> None:
-    """Raises InputError where the number of a flag is outside its bounds."""
+    """Raises InputError if the value of a flag is outside its bounds."""
     for name, properties in flags_of(type(config)).items():
         value = getattr(config, name, None)
         if value is None or isinstance(value, bool) or not isinstance(value, int | float):
@@ -429,23 +425,23 @@ def plain_values(config: Any) -> dict[str, Any]:
 
 
 def changed_flags(cls: type, saved: Mapping[str, Any], config: Any) -> dict[str, tuple[Any, Any]]:
-    """The flags that keep a run from resuming: name to (value the run has, value given).
+    """The flags that prevent a run from being resumed: name to (value of the run, given value).
 
     Args:
         cls: the config class.
-        saved: plain values of the run's flags; a flag that it does not have counts as its default.
-        config: the config of the command that is to resume the run.
+        saved: plain values of the run's flags; a missing flag has its default.
+        config: the config of the command that resumes the run.
     """
     given, changed = plain_values(config), dict[str, tuple[Any, Any]]()
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     for name, properties in flags_of(cls).items():
-        was, is_ = saved.get(name, defaults[name]), given[name]
+        old, new = saved.get(name, defaults[name]), given[name]
         if properties.on_resume == "free":
             continue
         if properties.on_resume == "presence":
-            was, is_ = was is not None, is_ is not None
-        if was != is_:
-            changed[name] = (was, is_)
+            old, new = old is not None, new is not None
+        if old != new:
+            changed[name] = (old, new)
     return changed
 
 
@@ -455,7 +451,7 @@ def save_yaml(config: Any, path: Path) -> None:
 
 
 def yaml_arguments(path: Path, cls: type) -> list[str]:
-    """A YAML file of flags as command-line arguments, so that the command line's own rules type and check them.
+    """A YAML file of flags as command-line arguments, so that the same rules type and check both.
 
     Raises:
         InputError: as ``read_yaml``.
@@ -466,7 +462,7 @@ def yaml_arguments(path: Path, cls: type) -> list[str]:
         if value is not None:
             arguments += _arguments(name, value)
         elif defaults.get(name) is not None and defaults[name] is not MISSING:
-            arguments += _arguments(name, value)  # None where the default is something else
+            arguments += _arguments(name, value)  # an explicit None replaces the default
     return arguments
 
 
@@ -476,14 +472,14 @@ def _arguments(name: str, value: Any) -> list[str]:
     return [option(name), *(str(v) for v in value)] if isinstance(value, list) else [option(name), str(value)]
 
 
-_LARGEST_YAML = 1_000_000  # bytes
+_MAX_YAML_BYTES = 1_000_000
 
 
 class _FlagsLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of nested aliases expand to more text than any memory holds."""
+    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As ``yaml.SafeLoader``'s, with an error for an alias."""
+        """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias (*name); write the value out")
         return super().compose_node(parent, index)
@@ -497,8 +493,8 @@ def plain_yaml(path: Path) -> Any:
         ValueError: the file is too large or nested too deeply, or is not text.
         yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
     """
-    if path.stat().st_size > _LARGEST_YAML:
-        raise ValueError(f"it is larger than {_LARGEST_YAML:,} bytes, so it is not a file of flags")
+    if path.stat().st_size > _MAX_YAML_BYTES:
+        raise ValueError(f"it is larger than {_MAX_YAML_BYTES:,} bytes, so it is not a file of flags")
     try:
         return _FlagsLoader(path.read_text(encoding="utf-8")).get_single_data()
     except RecursionError:

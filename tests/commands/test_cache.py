@@ -13,7 +13,7 @@ import torch
 
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import main
-from surgvivqa.commands.cache import CacheConfig, task_share
+from surgvivqa.commands.cache import CacheConfig, task_shard
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.ssgqa import FrameQuestions
@@ -222,14 +222,14 @@ def test_shards_share_the_videos(base: Path, data_flags: list[str], tmp_path: Pa
         ({}, {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "RANK": "1", "WORLD_SIZE": "4"}, (5, 8)),
     ],
 )
-def test_a_task_knows_its_share(flags: dict[str, Any], environment: dict[str, str], shard: tuple[int, int]) -> None:
-    assert task_share(CacheConfig(cache=Path("c"), **flags), environment) == shard
+def test_the_shard_of_a_task(flags: dict[str, Any], environment: dict[str, str], shard: tuple[int, int]) -> None:
+    assert task_shard(CacheConfig(cache=Path("c"), **flags), environment) == shard
 
 
 @pytest.mark.parametrize("flags", [{"shard": 0}, {"shard": 3, "num_shards": 3}, {"shard": -1, "num_shards": 3}])
-def test_a_share_that_does_not_exist_is_refused(flags: dict[str, Any]) -> None:
+def test_a_shard_that_does_not_exist_is_an_error(flags: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"shard|Shard"):
-        task_share(CacheConfig(cache=Path("c"), **flags), {})
+        task_shard(CacheConfig(cache=Path("c"), **flags), {})
 
 
 _KILLED = """

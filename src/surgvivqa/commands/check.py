@@ -1,4 +1,4 @@
-"""``surgvivqa check``: tests data, flags and model before a run, so that a run does not fail hours later."""
+"""``surgvivqa check``: checks data, flags and model before a run, so that the run does not fail hours later."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ class Result:
     Attributes:
         name: the check.
         status: PASS, WARN or FAIL.
-        message: what was found, in a sentence.
+        message: the finding, as a sentence.
     """
 
     name: str
@@ -49,25 +49,17 @@ class Result:
 
 @dataclass(kw_only=True)
 class CheckConfig(TrainConfig):
-    """Checks data, flags and model before a run. Takes train's flags."""
+    """Checks data, flags and model before a run. Accepts train's flags."""
 
     json: bool = flag("Print the results as JSON.", False)
-    frames_to_open: int = flag("How many frames to decode, spread over the videos; 0 for all.", 200, least=0)
-
-
-class _CheckFailedError(Exception):
-    """A check that all later ones depend on has failed."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.message)
-        self.result = result
+    frames_to_open: int = flag("Number of frames to decode, spread over the videos; 0 decodes all.", 200, least=0)
 
 
 def check(config: CheckConfig) -> int:
-    """Runs all checks and prints a line for each.
+    """Runs all checks and prints a line for each one.
 
     Returns:
-        0 if none failed, else 1.
+        0 if no check failed, else 1.
     """
     results: list[Result] = []
     for result in run_checks(config):
@@ -85,66 +77,51 @@ def check(config: CheckConfig) -> int:
 
 
 def run_checks(config: CheckConfig) -> Iterator[Result]:
-    """Yields the results of the checks in order; ends early if one fails that all later ones depend on."""
+    """Yields the results of the checks in order; stops at a failure that later checks depend on."""
     try:
-        yield from _run_checks(config)
-    except _CheckFailedError as error:
+        yield _check_labels()
+        with _required("flags"):
+            check_ranges(config)
+        yield Result("flags", "PASS", "every number is within its range.")
+        with _required("splits"):
+            splits = load_splits(config.splits_dir)
+        sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
+        yield Result("splits", "PASS", f"{sizes} videos; no overlap, no test video in train or val.")
+        with _required("data"):
+            data_roots(config)
+        frames: dict[str, IndexedFrames] = {}
+        for split in SPLIT_NAMES:
+            result, frames[split] = _check_questions(config, splits, split)
+            yield result
+        if any(frames.values()):
+            yield _fail_on_error("overlap", _check_overlaps, config, splits)
+            yield from _check_frames(config, frames)
+            yield from _check_model(config, frames)
+    except _RequiredCheckFailedError as error:
         yield error.result
 
 
-def _run_checks(config: CheckConfig) -> Iterator[Result]:
-    yield _check_labels()
-    with _stop_if_failed("flags"):
-        check_ranges(config)
-    yield Result("flags", "PASS", "every number is within its range.")
-    with _stop_if_failed("splits"):
-        splits = load_splits(config.splits_dir)
-    sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
-    yield Result("splits", "PASS", f"{sizes} videos; no overlap, no test video in train or val.")
+class _RequiredCheckFailedError(Exception):
+    """A check that all later checks depend on has failed."""
 
-    with _stop_if_failed("data"):
-        data_roots(config)
-    frames: dict[str, IndexedFrames] = {}
-    for name in SPLIT_NAMES:
-        result, frames[name] = _check_questions(config, splits, name)
-        yield result
-    all_frames = IndexedFrames.concatenate(frames.values())
-    if not all_frames:
-        return
-    yield _fail_on_error("overlap", lambda: _check_overlaps(config, splits))
-    yield from _check_frames(config, frames)
-
-    train = frames["train"]
-    if not train:
-        yield Result("model", "FAIL", "there are no training questions, so the model was not checked.")
-        return
-    with _stop_if_failed("model", advice=" (prompts, leak, loss and gradients were not checked)"):
-        bundle = build_for_training(config)
-    share = 100 * trainable_fraction(bundle.model)
-    yield Result("model", "PASS", f"built; {share:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
-    yield _fail_on_error("tokens", lambda: _check_label_tokens(bundle))
-    yield _fail_on_error("prompts", lambda: _check_prompts(bundle, all_frames))
-    yield _check_leak(bundle, train)
-    if config.cache is not None:
-        yield _fail_on_error("cache", lambda: _check_cache(bundle, all_frames, config))
-    with _stop_if_failed("loss"):
-        losses, result = _check_loss(bundle, train, config)
-    yield result
-    if result.status == "PASS":
-        yield _check_gradients(bundle.model, losses)
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.message)
+        self.result = result
 
 
 @contextlib.contextmanager
-def _stop_if_failed(name: str, advice: str = "") -> Iterator[None]:
+def _required(name: str, consequence: str = "") -> Iterator[None]:
+    """An expected error of the body ends the checks with a FAIL."""
     try:
         yield
     except SurgViVQAError as error:
-        raise _CheckFailedError(Result(name, "FAIL", f"{error}{advice}")) from error
+        raise _RequiredCheckFailedError(Result(name, "FAIL", f"{error}{consequence}")) from error
 
 
-def _fail_on_error(name: str, run: Callable[[], Result]) -> Result:
+def _fail_on_error(name: str, run_check: Callable[..., Result], *arguments: object) -> Result:
+    """The result of a check; an expected error is a FAIL, and the checks continue."""
     try:
-        return run()
+        return run_check(*arguments)
     except SurgViVQAError as error:
         return Result(name, "FAIL", str(error))
 
@@ -170,38 +147,49 @@ def _check_questions(config: CheckConfig, splits: Splits, split: str) -> tuple[R
     return Result(split, "FAIL" if not frames else "WARN" if faults else "PASS", message), frames
 
 
+@dataclass(frozen=True)
+class _FrameGroup:
+    """Frames that share a limit of bad frames, because one command reads them.
+
+    Attributes:
+        frames: the frames, with their questions.
+        missing: video and number of the frames that do not exist.
+        limit: the number of bad frames that the command accepts.
+    """
+
+    frames: IndexedFrames
+    missing: Sequence[tuple[str, int]]
+    limit: int
+
+
 def _check_frames(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
-    """Looks for missing frames, and opens some of the others."""
+    """Checks that the frames exist, and opens a sample of them."""
+    assert config.image_root is not None
+    of_train, of_eval = IndexedFrames.concatenate([frames["train"], frames["val"]]), frames["test"]
     try:
-        assert config.image_root is not None
         store = build_frame_store(config, config.image_root, clip_length(config))
-        # train and eval each have their own limit of bad frames.
-        groups = [IndexedFrames.concatenate([frames["train"], frames["val"]]), frames["test"]]
-        groups = [group for group in groups if group]
-        missing = [find_missing_frames(store, group) for group in groups]
-        yield _report_missing(config, store, groups, missing)
-        yield _check_rates(store, IndexedFrames.concatenate(groups))
-        yield _open_frames(config, store, groups, missing)
+        groups = [
+            _FrameGroup(group, find_missing_frames(store, group), _bad_frame_limit(config, group))
+            for group in (of_train, of_eval)
+            if group
+        ]
+        yield _check_existence(store, groups)
+        yield _check_rates(store, IndexedFrames.concatenate([group.frames for group in groups]))
+        yield _check_images(store, groups, config.frames_to_open)
     except InputError as error:
         yield Result("frames", "FAIL", str(error))
 
 
-def _report_missing(
-    config: CheckConfig,
-    store: FrameStore,
-    groups: Sequence[IndexedFrames],
-    missing: Sequence[Sequence[tuple[str, int]]],
-) -> Result:
-    total, names = sum(map(len, groups)), [name for group in missing for name in group]
-    if not names:
+def _check_existence(store: FrameStore, groups: Sequence[_FrameGroup]) -> Result:
+    total, missing = sum(len(group.frames) for group in groups), [name for group in groups for name in group.missing]
+    if not missing:
         return Result("frames", "PASS", f"all {total} frames exist.")
-    limits = [_bad_frame_limit(config, group) for group in groups]
-    exceeded = any(len(group) > limit for group, limit in zip(missing, limits, strict=True))
-    first = ", ".join(str(store.path(*name)) for name in names[:3])
-    skipped = "" if exceeded else f"; up to {' and '.join(map(str, limits))} are skipped"
-    status = "FAIL" if exceeded else "WARN"
-    hint = suggest_missing_frames(store, names, *groups)
-    return Result("frames", status, f"{len(names)} of {total} frames are missing (first: {first}){skipped}.{hint}")
+    exceeded = any(len(group.missing) > group.limit for group in groups)
+    first = ", ".join(str(store.path(*name)) for name in missing[:3])
+    skipped = "" if exceeded else f"; up to {' and '.join(str(group.limit) for group in groups)} are skipped"
+    hint = suggest_missing_frames(store, missing, *(group.frames for group in groups))
+    message = f"{len(missing)} of {total} frames are missing (first: {first}){skipped}.{hint}"
+    return Result("frames", "FAIL" if exceeded else "WARN", message)
 
 
 def _check_rates(store: FrameStore, frames: IndexedFrames) -> Result:
@@ -217,38 +205,34 @@ def _check_rates(store: FrameStore, frames: IndexedFrames) -> Result:
     )
 
 
-def _open_frames(
-    config: CheckConfig,
-    store: FrameStore,
-    groups: Sequence[IndexedFrames],
-    missing: Sequence[Sequence[tuple[str, int]]],
-) -> Result:
-    whole, existing, exceeded = Inspection(), 0, False
-    total = sum(map(len, groups))
-    for group, missing_names in zip(groups, missing, strict=True):
-        absent = set(missing_names)
-        present = [f for f in group if (f.video, f.frame) not in absent]
-        wanted = math.ceil(config.frames_to_open * len(group) / total)
-        sample = present[:: max(1, len(present) // wanted) if wanted else 1]
+def _check_images(store: FrameStore, groups: Sequence[_FrameGroup], frames_to_open: int) -> Result:
+    """Opens a sample of the frames that exist; ``frames_to_open`` of 0 opens all."""
+    findings, num_existing, exceeded = Inspection(), 0, False
+    total = sum(len(group.frames) for group in groups)
+    for group in groups:
+        missing = set(group.missing)
+        existing = [f for f in group.frames if (f.video, f.frame) not in missing]
+        sample_size = math.ceil(frames_to_open * len(group.frames) / total)
+        sample = existing[:: max(1, len(existing) // sample_size) if sample_size else 1]
         inspection = inspect_frames(store, sample)
-        if inspection.unreadable:  # the same share of the frames that were not opened may be bad
-            expected = len(absent) + len(inspection.unreadable) * len(present) / len(sample)
-            exceeded |= expected > _bad_frame_limit(config, group)
-        existing += len(present)
-        whole.add(inspection)
-    message = f"{whole.opened} of {existing} frames opened"
-    if not whole.opened:
-        return Result("images", "FAIL", f"{message}; there is none to look at.")
-    problems = whole.describe()
-    if whole.unreadable:
-        problems.insert(0, f"{len(whole.unreadable)} cannot be used: {' '.join(whole.unreadable[:3])}")
+        if inspection.unreadable:  # extrapolate from the sample to all frames
+            expected = len(missing) + len(inspection.unreadable) * len(existing) / len(sample)
+            exceeded |= expected > group.limit
+        num_existing += len(existing)
+        findings.add(inspection)
+    message = f"{findings.opened} of {num_existing} frames opened"
+    if not findings.opened:
+        return Result("images", "FAIL", f"{message}; no frame exists.")
+    problems = findings.describe()
+    if findings.unreadable:
+        problems.insert(0, f"{len(findings.unreadable)} cannot be used: {' '.join(findings.unreadable[:3])}")
     if not problems:
         return Result("images", "PASS", f"{message}.")
     return Result("images", "FAIL" if exceeded else "WARN", f"{message}, {' '.join(problems)}")
 
 
 def _check_overlaps(config: CheckConfig, splits: Splits) -> Result:
-    """Looks for one video under several names, by links and by equal files."""
+    """Checks that no video occurs under several names, by links and by equal files."""
     split_of = {video: name for name in SPLIT_NAMES for video in splits.videos(name)}
     videos = list(split_of)
     overlaps = []
@@ -259,23 +243,44 @@ def _check_overlaps(config: CheckConfig, splits: Splits) -> Result:
         return Result("overlap", "PASS", "no two videos have the same questions or frames.")
     across = [o for o in overlaps if split_of[o.first] != split_of[o.second]]
     worst = (across or overlaps)[0]
-    where = f"{worst.first} ({split_of[worst.first]}) and {worst.second} ({split_of[worst.second]}) {worst.how}"
+    pair = f"{worst.first} ({split_of[worst.first]}) and {worst.second} ({split_of[worst.second]}) {worst.how}"
     if across:
-        return Result("overlap", "FAIL", f"{where}, so splits share a video; take it out of one of them.")
-    return Result("overlap", "WARN", f"{where}; the video counts twice.")
+        return Result("overlap", "FAIL", f"{pair}, so splits share a video; take it out of one of them.")
+    return Result("overlap", "WARN", f"{pair}; the video counts twice.")
 
 
 def _bad_frame_limit(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
+def _check_model(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
+    """Builds the model as ``train`` does and checks it on the data."""
+    train = frames["train"]
+    if not train:
+        yield Result("model", "FAIL", "there are no training questions, so the model was not checked.")
+        return
+    with _required("model", consequence=" (prompts, leak, loss and gradients were not checked)"):
+        bundle = build_for_training(config)
+    percentage = 100 * trainable_fraction(bundle.model)
+    yield Result("model", "PASS", f"built; {percentage:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
+    all_frames = IndexedFrames.concatenate(frames.values())
+    yield _fail_on_error("tokens", _check_label_tokens, bundle)
+    yield _fail_on_error("prompts", _check_prompts, bundle, all_frames)
+    yield _check_leak(bundle, train)
+    if config.cache is not None:
+        yield _fail_on_error("cache", _check_cache, bundle, all_frames, config)
+    with _required("loss"):
+        losses, result = _check_loss(bundle, train, config)
+    yield result
+    if result.status == "PASS":
+        yield _check_gradients(bundle.model, losses)
+
+
 def _check_label_tokens(bundle: ModelBundle) -> Result:
     tokenizer = bundle.prompt_tokenizer()
     trie = LabelTrie(tokenizer.label_ids)
     prefixes = len(tokenizer.terminated)
-    ending = (
-        f"{prefixes} are prefixes of others and end with end-of-text" if prefixes else "none is a prefix of another"
-    )
+    ending = f"{prefixes} are prefixes of others and end with end-of-text" if prefixes else "no label is a prefix"
     longest = int(trie.lengths.max())
     return Result("tokens", "PASS", f"labels have 1 to {longest} tokens, {ending}; {len(trie.tokens)} inner nodes.")
 
@@ -288,11 +293,11 @@ def _check_prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Res
 
 
 def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
-    """Gives one prompt two answers of equal length; the prompt's logits must be bit-identical."""
+    """Compares a prompt's logits under two answers of equal length; they must be bit-identical."""
     tokenizer, model, mask = bundle.prompt_tokenizer(), bundle.model.eval(), bundle.settings.mask
     ids, video = tokenizer.prompt_ids(train[0].questions[0].question), model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
-    # Three tokens each, so that a model that is fed all but the last token has something to leak.
+    # Three tokens each: the last token of an answer is not an input, so it cannot leak.
     answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, 11)]
     with torch.inference_mode():
         tokens = model.encode_video(clip)
@@ -309,7 +314,7 @@ def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
 
 
 def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
-    """Reads cached features of some frames, which verifies their checksums."""
+    """Reads the cached features of a sample of frames, which verifies their checksums."""
     assert config.cache is not None and config.image_root is not None
     if not config.cache.is_dir():
         return Result("cache", "PASS", f"{config.cache} does not exist yet; the run creates it.")
@@ -333,7 +338,10 @@ def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: 
 
 
 def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> tuple[Tensor, Result]:
-    """The losses of a few training questions, ``[Q]`` float with gradients.
+    """Computes the losses of a few training questions.
+
+    Returns:
+        The losses ``[Q]`` float with gradients, and the result of the check.
 
     Raises:
         InputError: no frame of the questions can be used.
@@ -343,8 +351,10 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     plan = micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
     source = build_video_token_source(bundle, bundle.frame_store(config.image_root))
     batches = TrainingBatches(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
-    may_skip = config.on_bad_frame == "skip"
-    batch = next((b for i in range(len(plan)) if (b := batches[i]).inputs is not None or not may_skip), batches[0])
+    for index in range(len(plan)):
+        batch = batches[index]
+        if batch.inputs is not None or config.on_bad_frame == "error":
+            break
     if batch.inputs is None:
         raise InputError(batch.bad[0].why)
     set_modes(model)
@@ -352,8 +362,8 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     mean, questions = float(losses.detach().mean()), batch.packed.num_questions
     if not math.isfinite(mean):
         return losses, Result("loss", "FAIL", f"the loss is {mean}.")
-    guessing = len(batch.packed.target_ids) / questions * math.log(model.config.decoder_config.vocab_size)
-    message = f"{mean:.2f} nats per label on {questions} questions ({guessing:.2f} if all tokens were equally likely)."
+    chance = len(batch.packed.target_ids) / questions * math.log(model.config.decoder_config.vocab_size)
+    message = f"{mean:.2f} nats per question on {questions} questions ({chance:.2f} if all tokens were equally likely)."
     return losses, Result("loss", "PASS", message)
 
 
