@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.build_base.config import BuildConfig
 from experiments.build_base.source_domain import SOURCE_SEED
+from surgvivqa.checkpoints.folders import update_settings
 from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.commands.eval import EvalConfig, evaluate
 from surgvivqa.config import ModelConfig
@@ -28,6 +29,7 @@ def export(model: SurgViVQAModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     half = {k: v.half() for k, v in load_file(weights).items()}
     save_file(half, weights, {"format": "pt"})
     weights.chmod(0o644)
+    update_settings(folder)
 
 
 def evaluate_zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:

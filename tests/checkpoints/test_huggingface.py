@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
 from surgvivqa.auto import SurgViVQAModel, SurgViVQAProcessor
-from surgvivqa.checkpoints.checksums import compute_checksums
+from surgvivqa.checkpoints.folders import update_settings
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.cli import main
@@ -109,7 +109,7 @@ def test_a_tensor_missing_from_a_complete_folder_is_an_error(parts: Path, tmp_pa
     tensors = load_file(file)
     del tensors["text_encoder.encoder.layer.0.output.dense.weight"]
     save_file(tensors, file, {"format": "pt"})
-    update_checksums(tmp_path / "whole")
+    update_settings(tmp_path / "whole")
     for load in (SurgViVQAModel.from_pretrained, lambda p: load_checkpoint(p, settings(parts))):
         with pytest.raises(InputError, match=r"lacks 1 (required )?tensors"):
             load(tmp_path / "whole")
@@ -252,12 +252,6 @@ def test_answers_are_labels_with_probabilities(parts: Path) -> None:
 # surgvivqa convert
 
 
-def update_checksums(folder: Path) -> None:
-    """Makes a folder's checksums those of its changed files."""
-    path = folder / "surgvivqa.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": compute_checksums(folder)}))
-
-
 def flags_of(parts: Path) -> list[str]:
     model = settings(parts)
     return [f"--model.{n}-model={getattr(model, f'{n}_model')}" for n in ("video", "text", "decoder")] + [
@@ -366,7 +360,7 @@ def test_a_folder_that_misses_a_tensor_it_was_written_with_is_refused(best: Path
     file = best / "best" / "model.safetensors"
     tensors = load_file(file)
     save_file({k: v for k, v in tensors.items() if "h.1." not in k}, file, {"format": "pt"})
-    update_checksums(best / "best")
+    update_settings(best / "best")
     with pytest.raises(InputError, match="lacks 6 required tensors"):
         load_checkpoint(best, settings(parts))
 

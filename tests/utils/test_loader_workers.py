@@ -4,6 +4,8 @@ import os
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -107,3 +109,17 @@ def test_a_limit_of_the_machine_is_one_sentence(error: Exception, message: str) 
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error.args[-1])), explain_lost_workers("go on"):
         raise error
+
+
+def test_a_read_that_does_not_return_is_reported_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_workers, "_PATIENCE", 0.2)
+    warnings: list[str] = []
+    monkeypatch.setattr(loader_workers.log, "warning", lambda text, waited: warnings.append(text))
+
+    def batches() -> Iterator[int]:
+        yield 1
+        time.sleep(0.7)
+        yield 2
+
+    assert list(loader_workers._warn_while_waiting(batches())) == [1, 2]
+    assert 1 <= len(warnings) <= 3 and "does the storage" in warnings[0]

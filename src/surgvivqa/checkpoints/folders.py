@@ -136,10 +136,14 @@ def mark_complete(folder: Path) -> None:
         (folder / (WEIGHTS if all((folder / name).is_file() for name in shards) else INDEX)).unlink()
     for name in (adapters.ADAPTER_CONFIG, adapters.ADAPTER_WEIGHTS, adapters.OTHER_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
-    path = folder / SETTINGS_FILE
-    if path.is_file():
-        content = dict(read_json(path)) | {"holds": "all", "tensors": [], "sha256": compute_checksums(folder)}
-        write_text(path, json.dumps(content, indent=2))
+    if (folder / SETTINGS_FILE).is_file():
+        update_settings(folder, holds="all", tensors=[])
+
+
+def update_settings(folder: Path, **values: Any) -> None:
+    """Changes entries of a folder's ``surgvivqa.json``, and renews the checksums of its weights."""
+    content = dict(read_json(folder / SETTINGS_FILE)) | values | {"sha256": compute_checksums(folder)}
+    write_text(folder / SETTINGS_FILE, json.dumps(content, indent=2))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

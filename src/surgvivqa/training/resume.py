@@ -137,6 +137,8 @@ def _read_state(folder: Path) -> Progress:
     if _json_sum(saved) != sums.pop(STATE):
         raise ValueError(f"the checksum of {STATE} is wrong")
     progress = Progress.from_dict(saved)
+    if folder.name != f"step-{progress.step:07d}":
+        raise ValueError(f"it holds step {progress.step}")
     wrong = [path.name for path in weight_files(folder) if hash_file(path) != sums.pop(path.name, "")] or list(sums)
     if wrong:
         raise ValueError(f"the checksum of {wrong[0]} is wrong")

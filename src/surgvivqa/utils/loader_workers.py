@@ -9,6 +9,8 @@ import multiprocessing
 import multiprocessing.util  # registers its exit handler, which must run after end_workers
 import resource
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,19 +24,54 @@ log = logging.getLogger("surgvivqa")
 _RESERVED_FILES = 64  # for this process's own files
 _FILES_PER_WORKER = 80  # its pipes, and the shared tensors of the batches that are loaded ahead
 _WANTED_FILES = 65_536
+_PATIENCE = 60.0  # seconds
 
 
-def start_workers(loader: DataLoader[Any]) -> Any:
-    """``iter(loader)``, with stop signals blocked while its workers start.
+def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Starts a loader's workers and iterates over its batches; warns while a batch does not arrive.
 
-    Until ``ignore_signals`` runs in a worker, a signal to the process group would end it by PyTorch's handler, and with
-    it the run.
+    Stop signals are blocked while the workers start: until ``ignore_signals`` runs in a worker, a signal to the process
+    group would end it by PyTorch's handler, and with it the run.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        return iter(loader)
+        batches = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return _warn_while_waiting(batches)
+
+
+def _warn_while_waiting(batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches, with a warning for each ``_PATIENCE`` seconds that one does not arrive.
+
+    A read from a network file system may never return. The run waits, since it can continue when the storage does.
+    """
+    waiting_since: list[float | None] = [None]
+    done = threading.Event()
+
+    def watch() -> None:
+        warned = 0
+        while not done.wait(_PATIENCE / 10):
+            since = waiting_since[0]
+            waited = 0.0 if since is None else time.monotonic() - since
+            if waited < _PATIENCE:
+                warned = 0
+            elif waited >= _PATIENCE * (warned + 1):
+                warned += 1
+                log.warning("Waiting for frames for %.0f s; does the storage of the frames respond?", waited)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        while True:
+            waiting_since[0] = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            waiting_since[0] = None
+            yield batch
+    finally:
+        done.set()
 
 
 def ignore_signals(_: int) -> None:
