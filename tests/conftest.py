@@ -50,8 +50,8 @@ def data_flags(synthetic_set: Path) -> list[str]:
     ]
 
 
-class Said(logging.Handler):
-    """What was logged since the last look."""
+class CapturedLog(logging.Handler):
+    """The log messages since the last call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class Said(logging.Handler):
 
 
 @pytest.fixture
-def said() -> Iterator[Said]:
-    handler, logger = Said(), logging.getLogger("surgvivqa")
+def captured_log() -> Iterator[CapturedLog]:
+    handler, logger = CapturedLog(), logging.getLogger("surgvivqa")
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)

@@ -134,12 +134,12 @@ def test_a_flag_that_contradicts_a_checkpoint_is_an_error() -> None:
         load_model(Path("tiny"), OptionalModelConfig(frame_fit="crop"))
 
 
-def test_prompt_mask_and_length_override_a_checkpoint(said: Any) -> None:
+def test_prompt_mask_and_length_override_a_checkpoint(captured_log: Any) -> None:
     flags = OptionalModelConfig(mask="causal", prompt_mode="choices", max_length=300)
     bundle = load_model(Path("tiny"), flags)
     assert (bundle.settings.mask, bundle.settings.prompt_mode, bundle.settings.max_length) == ("causal", "choices", 300)
     assert bundle.model.config.mask == "causal"
-    assert "was trained with --mask prefix, not causal" in said()
+    assert "was trained with --mask prefix, not causal" in captured_log()
 
 
 def test_choices_prompts_fit_without_a_maximum_length(

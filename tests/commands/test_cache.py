@@ -1,4 +1,4 @@
-"""The cache through the real commands: a hit equals a miss bit for bit, and filling stops and continues."""
+"""``surgvivqa cache`` and the cache in train and eval: cached features are bit-identical to computed ones."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError, RunError
-from tests.conftest import Said
+from tests.conftest import CapturedLog
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
 STEPS = ["--max-steps=4", "--batch-size=12", "--questions-per-frame=5", "--val-max-samples=12"]
@@ -45,13 +45,13 @@ def train(base: Path, data_flags: list[str], folder: Path, *flags: str) -> list[
     return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in lines]
 
 
-def scores(checkpoint: Path, data_flags: list[str], output: Path, *flags: str) -> list[list[float]]:
+def evaluate_scores(checkpoint: Path, data_flags: list[str], output: Path, *flags: str) -> list[list[float]]:
     command = ["eval", f"--checkpoint={checkpoint}", *data_flags, f"--output={output}", "--workers=0", "--scores"]
     assert main([*command, "--max-samples=30", *flags]) == 0
     return [json.loads(line)["scores"] for line in (output / "predictions.jsonl").read_text().splitlines()]
 
 
-def encoded(log: Path) -> int:
+def count_encoded(log: Path) -> int:
     line = next(line for line in log.read_text().splitlines()[::-1] if " frames read, " in line)
     return int(line.split()[-2])
 
@@ -65,7 +65,7 @@ def encoded(log: Path) -> int:
     ],
     ids=lambda flags: flags[0][14:],
 )
-def test_training_that_fills_and_training_that_hits_have_equal_losses(
+def test_training_losses_are_equal_when_the_cache_is_filled_and_read(
     base: Path, data_flags: list[str], tmp_path: Path, flags: list[str]
 ) -> None:
     cached = [*flags, f"--cache={tmp_path / 'cache'}"]
@@ -73,16 +73,16 @@ def test_training_that_fills_and_training_that_hits_have_equal_losses(
     hitting = train(base, data_flags, tmp_path / "second", *cached)
     assert [line["loss"] for line in filling if "loss" in line]
     assert filling == hitting
-    frames = encoded(tmp_path / "first" / "train.log")
-    assert 4 <= frames <= 8  # each of the set's frames once, though its questions come in several batches
-    assert encoded(tmp_path / "second" / "train.log") == 0
+    frames = count_encoded(tmp_path / "first" / "train.log")
+    assert 4 <= frames <= 8  # each frame once, although its questions are in several batches
+    assert count_encoded(tmp_path / "second" / "train.log") == 0
 
 
-def test_workers_give_hits_and_misses_mixed_and_the_same_losses(
+def test_losses_do_not_depend_on_workers_or_on_which_frames_are_cached(
     base: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     alone = train(base, data_flags, tmp_path / "alone", f"--cache={tmp_path / 'cache'}")
-    # Half of the cache is lost: each batch then has frames of both kinds.
+    # Remove half of the cache, so that batches have both cached and other frames.
     part = next((tmp_path / "cache").rglob("parts/*.safetensors"))
     part.unlink()
     store = build_video_token_source(*_bundle(base, data_flags), tmp_path / "cache", "fp16")
@@ -113,30 +113,28 @@ def test_a_mixed_batch_has_each_frames_own_tokens(base: Path, data_flags: list[s
     assert (cached.hits, cached.misses) == (2, 4)
 
 
-def test_evaluation_scores_are_equal_live_filling_and_hitting(
-    base: Path, data_flags: list[str], tmp_path: Path
-) -> None:
-    live = scores(base, data_flags, tmp_path / "live")
-    exact = [f"--cache={tmp_path / 'cache'}", "--cache-dtype=fp32"]
-    assert scores(base, data_flags, tmp_path / "fill", *exact) == live
-    assert scores(base, data_flags, tmp_path / "hit", *exact) == live
-    rounded = [f"--cache={tmp_path / 'cache'}"]
-    filling = scores(base, data_flags, tmp_path / "fill16", *rounded)
+def test_evaluation_scores_do_not_depend_on_the_cache(base: Path, data_flags: list[str], tmp_path: Path) -> None:
+    live = evaluate_scores(base, data_flags, tmp_path / "live")
+    exact_cache = [f"--cache={tmp_path / 'cache'}", "--cache-dtype=fp32"]
+    assert evaluate_scores(base, data_flags, tmp_path / "fill", *exact_cache) == live
+    assert evaluate_scores(base, data_flags, tmp_path / "hit", *exact_cache) == live
+    rounded_cache = [f"--cache={tmp_path / 'cache'}"]
+    filling = evaluate_scores(base, data_flags, tmp_path / "fill16", *rounded_cache)
     assert filling != live
-    assert scores(base, data_flags, tmp_path / "hit16", *rounded) == filling
+    assert evaluate_scores(base, data_flags, tmp_path / "hit16", *rounded_cache) == filling
 
 
-def fill(base: Path, data_flags: list[str], folder: Path, *flags: str) -> int:
+def run_cache(base: Path, data_flags: list[str], folder: Path, *flags: str) -> int:
     return main(["cache", f"--checkpoint={base}", *data_flags, f"--cache={folder}", "--workers=0", *flags])
 
 
-def test_the_command_fills_the_cache_that_evaluation_and_training_read(
-    base: Path, data_flags: list[str], tmp_path: Path, said: Said
+def test_evaluation_and_training_read_what_the_command_cached(
+    base: Path, data_flags: list[str], tmp_path: Path, captured_log: CapturedLog
 ) -> None:
     cache = tmp_path / "cache"
-    live = scores(base, data_flags, tmp_path / "live", f"--cache={tmp_path / 'other'}")
-    assert fill(base, data_flags, cache, "--verify") == 0
-    text = said()
+    live = evaluate_scores(base, data_flags, tmp_path / "live", f"--cache={tmp_path / 'other'}")
+    assert run_cache(base, data_flags, cache, "--verify") == 0
+    text = captured_log()
     assert "12 frames x 128 tokens x 128 x fp16 = 0.000 GB" in text
     assert "12 frames encoded" in text
     assert "Verified: 12 items, 393216 bytes" in text
@@ -144,28 +142,28 @@ def test_the_command_fills_the_cache_that_evaluation_and_training_read(
     made_of = json.loads(next(cache.rglob("manifest.json")).read_text())["made_of"]
     assert (made_of["frame_fit"], made_of["num_frames"], made_of["dtype"]) == ("squash", 4, "fp16")
 
-    assert fill(base, data_flags, cache) == 0
-    assert "Done: 0 frames encoded" in said()
-    assert scores(base, data_flags, tmp_path / "hit", f"--cache={cache}") == live
-    assert "0 encoded" in said()
+    assert run_cache(base, data_flags, cache) == 0
+    assert "Done: 0 frames encoded" in captured_log()
+    assert evaluate_scores(base, data_flags, tmp_path / "hit", f"--cache={cache}") == live
+    assert "0 encoded" in captured_log()
     train(base, data_flags, tmp_path / "run", f"--cache={cache}")
-    assert encoded(tmp_path / "run" / "train.log") == 0
+    assert count_encoded(tmp_path / "run" / "train.log") == 0
 
 
-def test_training_fills_for_the_command_given_the_same_start(
-    base: Path, data_flags: list[str], tmp_path: Path, said: Said
+def test_the_command_reads_what_training_from_the_same_checkpoint_cached(
+    base: Path, data_flags: list[str], tmp_path: Path, captured_log: CapturedLog
 ) -> None:
     pooled = ["--video-pool=temporal", f"--cache={tmp_path / 'cache'}", "--frame-fit=pad"]
     train(base, data_flags, tmp_path / "run", *pooled)
     start = ["--preset=tiny", f"--pretrained-ckpt={base}", *data_flags, "--workers=0"]
     assert main(["cache", *start, *pooled, "--splits=train"]) == 0
-    assert "4 frames x 64 tokens" in said()
+    assert "4 frames x 64 tokens" in captured_log()
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    assert scores(tmp_path / "run", data_flags, tmp_path / "live") != []  # the pooling is in the checkpoint
+    assert evaluate_scores(tmp_path / "run", data_flags, tmp_path / "live") != []  # the pooling is in the checkpoint
     assert load_checkpoint(tmp_path / "run", ModelConfig()).settings.video_pool == "temporal"
 
 
-def test_pooled_training_is_the_same_live_and_cached_but_for_rounding(
+def test_pooled_training_is_equal_with_and_without_a_cache_up_to_rounding(
     base: Path, data_flags: list[str], tmp_path: Path
 ) -> None:
     live = train(base, data_flags, tmp_path / "live", "--video-pool=temporal")
@@ -184,16 +182,16 @@ def test_pooled_training_is_the_same_live_and_cached_but_for_rounding(
 
 
 def test_a_changed_image_is_encoded_again(
-    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, said: Said
+    base: Path, data_flags: list[str], synthetic_set: Path, tmp_path: Path, captured_log: CapturedLog
 ) -> None:
     images = tmp_path / "frames"
     shutil.copytree(synthetic_set / "frames", images)
     flags = [data_flags[0], f"--image-root={images}", data_flags[2]]
-    assert fill(base, flags, tmp_path / "cache") == 0
+    assert run_cache(base, flags, tmp_path / "cache") == 0
     shutil.copy(images / "VID02" / "000000.png", next((images / "VID04").iterdir()))
-    said()
-    assert fill(base, flags, tmp_path / "cache", "--verify") == 0
-    text = said()
+    captured_log()
+    assert run_cache(base, flags, tmp_path / "cache", "--verify") == 0
+    text = captured_log()
     assert "VID04: 4 frames, 1 of them encoded" in text
     assert "another size or modification time" in text
     assert "Verified: 12 items" in text  # the old one is dropped
@@ -202,7 +200,7 @@ def test_a_changed_image_is_encoded_again(
 def test_shards_share_the_videos(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     names = []
     for shard in range(2):
-        assert fill(base, data_flags, tmp_path, f"--shard={shard}", "--num-shards=2") == 0
+        assert run_cache(base, data_flags, tmp_path, f"--shard={shard}", "--num-shards=2") == 0
         names.append({p.name for p in tmp_path.rglob("*.safetensors")})
     assert [len(n) for n in names] == [2, 3]
 
@@ -259,27 +257,32 @@ def test_a_stopped_command_continues(
     name: str,
     code: int,
     left: int,
-    said: Said,
+    captured_log: CapturedLog,
 ) -> None:
     flags = ["cache", f"--checkpoint={base}", *data_flags, f"--cache={tmp_path}", "--workers=0"]
     script = _KILLED.replace("{signal}", name)
     assert subprocess.run([sys.executable, "-c", script, *flags], timeout=600).returncode == code
     assert main([*flags, "--verify"]) == 0
-    text = said()
+    text = captured_log()
     assert f"Done: {left} frames encoded" in text
     assert "Verified: 12 items" in text
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"),
+    ("flags", "message"),
     [
         (["--train-video=full"], "--train-video full"),
         (["--train-video=patch-embed"], "frozen video encoder"),
     ],
 )
 def test_a_trained_video_encoder_is_refused(
-    base: Path, data_flags: list[str], tmp_path: Path, flags: list[str], word: str, capsys: pytest.CaptureFixture[str]
+    base: Path,
+    data_flags: list[str],
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = [
         "train",
@@ -291,12 +294,12 @@ def test_a_trained_video_encoder_is_refused(
         f"--checkpoint-dir={tmp_path}/r",
     ]
     assert main(command) == 2
-    assert word in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"),
+    ("flags", "message"),
     [
         (["--splits=train,tset"], "--splits 'train,tset' must be some of"),
         (["--splits="], "must be some of"),
@@ -305,16 +308,21 @@ def test_a_trained_video_encoder_is_refused(
         (["--image-root=/nowhere"], "--image-root /nowhere is not a folder"),
     ],
 )
-def test_wrong_flags_are_one_sentence(
-    base: Path, data_flags: list[str], tmp_path: Path, flags: list[str], word: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_flags_are_reported_in_one_sentence(
+    base: Path,
+    data_flags: list[str],
+    tmp_path: Path,
+    flags: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert fill(base, data_flags, tmp_path / "c", *flags) == 2
-    said = capsys.readouterr().err
-    assert word in said
-    assert len([line for line in said.splitlines() if line.startswith("surgvivqa:")]) == 1
+    assert run_cache(base, data_flags, tmp_path / "c", *flags) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len([line for line in errors.splitlines() if line.startswith("surgvivqa:")]) == 1
 
 
-def test_a_disk_too_small_is_refused_before_the_first_frame(
+def test_too_little_disk_space_is_an_error_before_the_first_frame(
     base: Path,
     data_flags: list[str],
     tmp_path: Path,
@@ -323,17 +331,17 @@ def test_a_disk_too_small_is_refused_before_the_first_frame(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
-    assert fill(base, data_flags, tmp_path) == 2
+    assert run_cache(base, data_flags, tmp_path) == 2
     assert "0.0 GB free and" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_cache_folder_that_is_a_file_is_one_sentence(
+def test_a_cache_folder_that_is_a_file_is_an_error(
     base: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     for command in (
-        lambda: fill(base, data_flags, tmp_path / "file"),
+        lambda: run_cache(base, data_flags, tmp_path / "file"),
         lambda: main(["eval", f"--checkpoint={base}", f"--cache={tmp_path / 'file'}", f"--output={tmp_path / 'o'}"]),
     ):
         assert command() == 2
@@ -341,11 +349,11 @@ def test_a_cache_folder_that_is_a_file_is_one_sentence(
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_damaged_cache_stops_a_run_and_names_the_file(
+def test_a_damaged_cache_file_is_named(
     base: Path, data_flags: list[str], tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = tmp_path / "cache"
-    assert fill(base, data_flags, cache) == 0
+    assert run_cache(base, data_flags, cache) == 0
     path = next(cache.rglob("VID02.safetensors"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 0x40
@@ -353,7 +361,7 @@ def test_a_damaged_cache_stops_a_run_and_names_the_file(
     command = ["eval", f"--checkpoint={base}", *data_flags, f"--cache={cache}", f"--output={tmp_path / 'o'}"]
     assert main([*command, f"--workers={workers}"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"surgvivqa: Cache file {path} is damaged")
-    assert fill(base, data_flags, cache, "--verify") == 2
+    assert run_cache(base, data_flags, cache, "--verify") == 2
 
 
 def test_features_that_are_not_finite_are_not_cached(base: Path, data_flags: list[str], tmp_path: Path) -> None:
@@ -365,9 +373,7 @@ def test_features_that_are_not_finite_are_not_cached(base: Path, data_flags: lis
         tokens(tokens.reader.read([FrameQuestions("VID04", first, ())]))
 
 
-def test_a_model_for_training_and_one_for_evaluation_make_the_same_tokens(
-    base: Path, data_flags: list[str], tmp_path: Path
-) -> None:
+def test_training_and_evaluation_models_make_the_same_tokens(base: Path, data_flags: list[str], tmp_path: Path) -> None:
     bundle, store = _bundle(base, data_flags)
     tuned = build_for_training(TrainConfig(preset="tiny", pretrained_ckpt=base, num_frames=4))
     frames = [FrameQuestions("VID04", int(p.stem), ()) for p in sorted((store.root / "VID04").iterdir())]
@@ -399,13 +405,13 @@ def test_the_fingerprint_depends_on_every_setting_that_changes_the_tokens(
 
     def other_heads() -> str:
         bundle, store = _bundle(base, data_flags)
-        bundle.model.config.video_config.num_attention_heads = 2  # no tensor's shape shows it
+        bundle.model.config.video_config.num_attention_heads = 2  # does not change the shape of a tensor
         tokens = build_video_token_source(bundle, store, tmp_path)
         assert tokens.cache is not None
         return tokens.cache.fingerprint
 
     plain = fingerprint()
-    assert plain == fingerprint(clip_stride=3)  # of no effect where one frame is repeated
+    assert plain == fingerprint(clip_stride=3)  # no effect on a clip of one repeated frame
     assert plain == fingerprint(mask="causal", prompt_mode="choices", max_length=192)
     past = fingerprint(clip_mode="past")
     others = [past, fingerprint(clip_mode="past", clip_stride=3), fingerprint(frame_fit="crop")]

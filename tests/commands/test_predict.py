@@ -22,14 +22,14 @@ def answers(capsys: pytest.CaptureFixture[str], *flags: str) -> Any:
     return json.loads(capsys.readouterr().out)["answers"]
 
 
-@pytest.mark.parametrize("orientation, turn", [(1, None), (3, 180), (6, 90), (8, 270)])
-def test_a_picture_is_read_as_its_exif_orientation_says(
-    orientation: int, turn: int | None, frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("orientation, degrees", [(1, None), (3, 180), (6, 90), (8, 270)])
+def test_the_exif_orientation_of_a_picture_is_applied(
+    orientation: int, degrees: int | None, frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = Image.open(frame).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = orientation
-    turned = picture if turn is None else picture.rotate(turn, expand=True)
+    turned = picture if degrees is None else picture.rotate(degrees, expand=True)
     turned.save(tmp_path / "turned.png", exif=exif)
     picture.save(tmp_path / "upright.png")
     flags = [f"--image={tmp_path / 'turned.png'}", QUESTION]
@@ -49,7 +49,7 @@ def test_a_picture_is_read_as_its_exif_orientation_says(
         (["--image=nowhere.png", QUESTION], "nowhere.png does not exist"),
     ],
 )
-def test_what_cannot_be_answered_is_one_sentence(
+def test_wrong_input_is_reported_in_one_sentence(
     flags: list[str], message: str, frame: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", "--checkpoint=tiny", *(flag.format(frame=frame) for flag in flags)]) == 2
@@ -57,5 +57,5 @@ def test_what_cannot_be_answered_is_one_sentence(
     assert message in captured.err and not captured.out
 
 
-def test_a_question_in_another_script_is_asked(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_in_another_script_is_answered(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(answers(capsys, f"--image={frame}", "--question=胆嚢?", "--top=2")) == 2

@@ -26,20 +26,20 @@ def prediction(video: int, truth: int, guess: int, suffix: str = "") -> Predicti
 
 
 # Few labels, so that a class is now and then in one video alone, or predicted and never true.
-asked = st.tuples(st.integers(1, 4), st.integers(0, 50).map(lambda c: c % 7 * 8), st.integers(0, 50))
+label_pairs = st.tuples(st.integers(1, 4), st.integers(0, 50).map(lambda c: c % 7 * 8), st.integers(0, 50))
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(asked, min_size=1, max_size=40))
+@given(st.lists(label_pairs, min_size=1, max_size=40))
 def test_every_resample_equals_compute_metrics_on_its_questions(data: list[tuple[int, int, int]]) -> None:
     predictions = [prediction(*d) for d in data]
     names, confusion = compute_confusion_by_video(predictions)
-    found = compute_resampled_metrics(confusion, resamples=12, seed=3)
+    resampled = compute_resampled_metrics(confusion, resamples=12, seed=3)
     for i, drawn in enumerate(draw_videos(len(names), 12, 3)):
         taken = [p for v in drawn for p in predictions if p.video == names[v]]
         plain = compute_metrics([p.answer for p in taken], [p.prediction for p in taken])
         for name in METRICS:
-            assert abs(found[name][i] - getattr(plain, name)) < 1e-12
+            assert abs(resampled[name][i] - getattr(plain, name)) < 1e-12
 
 
 def five_videos() -> list[Prediction]:
@@ -51,7 +51,7 @@ def five_videos() -> list[Prediction]:
     ]
 
 
-def test_an_interval_holds_the_figure_and_is_the_same_every_time() -> None:
+def test_an_interval_contains_the_metric_and_is_reproducible() -> None:
     records = five_videos()
     intervals = bootstrap_intervals(records)
     assert intervals is not None
@@ -70,7 +70,7 @@ def test_a_copy_under_another_name_does_not_count_as_a_second_video() -> None:
 
 
 @pytest.mark.parametrize("videos", [0, 1])
-def test_the_table_says_that_fewer_than_two_videos_have_no_interval(videos: int) -> None:
+def test_the_table_has_no_intervals_for_fewer_than_two_videos(videos: int) -> None:
     records = [p for p in five_videos() if p.video <= f"VID{videos:02d}"]
     assert bootstrap_intervals(records) is None
     table = format_metrics(compute_grouped_metrics(records), None)
@@ -116,7 +116,7 @@ def coverage(videos: int, trials: int = 400) -> float:
     return held / trials
 
 
-def test_five_videos_give_intervals_that_are_too_narrow_and_forty_do_not() -> None:
+def test_intervals_are_too_narrow_for_five_videos_but_not_for_forty() -> None:
     """What docs/evaluation.md warns of."""
     assert 0.78 <= coverage(5) <= 0.88
     assert 0.90 <= coverage(40) <= 0.97

@@ -15,7 +15,7 @@ pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, ma
 
 
 @given(pairs)
-def test_equal_to_the_definition(data: list[tuple[int, int]]) -> None:
+def test_metrics_equal_their_definition(data: list[tuple[int, int]]) -> None:
     truth, guess = [t for t, _ in data], [g for _, g in data]
     precision, recall, f1, weighted = [], [], [], 0.0
     for c in sorted(set(truth)):
@@ -33,17 +33,17 @@ def test_equal_to_the_definition(data: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=200))
-def test_equal_to_scikit_learn(data: list[tuple[int, int]]) -> None:
+def test_metrics_equal_those_of_scikit_learn(data: list[tuple[int, int]]) -> None:
     truth, guess = [t for t, _ in data], [g for _, g in data]
     present = sorted(set(truth))
     macro = precision_recall_fscore_support(truth, guess, labels=present, average="macro", zero_division=0)
     weighted = f1_score(truth, guess, labels=present, average="weighted", zero_division=0)
     expected = [accuracy_score(truth, guess), *macro[:3], weighted]
-    found = compute_metrics(truth, guess)
-    assert [found.acc, found.mAP, found.mAR, found.mAF1, found.wF1] == pytest.approx(expected, abs=1e-14)
+    metrics = compute_metrics(truth, guess)
+    assert [metrics.acc, metrics.mAP, metrics.mAR, metrics.mAF1, metrics.wF1] == pytest.approx(expected, abs=1e-14)
 
 
-def test_no_question_gives_zeros() -> None:
+def test_metrics_of_no_questions_are_zero() -> None:
     assert set(compute_metrics([], []).to_json().values()) == {0}
 
 
@@ -51,7 +51,7 @@ def test_a_class_that_is_never_predicted_has_precision_zero() -> None:
     assert compute_metrics([3, 4], [3, 3]).mAP == pytest.approx(0.25)
 
 
-def test_a_prediction_survives_its_line() -> None:
+def test_a_prediction_is_read_back_from_its_line() -> None:
     top5 = [(LABELS[2], 0.5), (LABELS[1], 0.25)]
     scored = {"probability": 0.5, "loss": 1.5, "top5": top5, "scores": [-1.0] * 51}
     prediction = Prediction("VID01", 3, "What is it?", 1, 2, reasoning="zero_hop", type="count", **scored)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_a_prediction_survives_its_line() -> None:
     assert (line["answer"], line["prediction"]) == (LABELS[1], LABELS[2])
 
 
-def test_the_standard_error_is_over_videos() -> None:
+def test_the_standard_error_is_computed_over_videos() -> None:
     def prediction(video: str, hit: bool) -> Prediction:
         return Prediction(video, 0, "q", 1, 1 if hit else 2)
 

@@ -47,7 +47,7 @@ def test_a_written_report_is_read_back() -> None:
         ({"skipped_frames": [{"video": "VID02"}]}, "frame"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_one_sentence(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_value_of_the_wrong_type_is_an_error(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(report().to_json() | change))
     with pytest.raises(InputError, match=f"not a metrics.json of eval .*{message}"):

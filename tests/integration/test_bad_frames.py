@@ -19,7 +19,7 @@ from surgvivqa.features.cache_file import CacheFile, IndexEntry, write_cache_fil
 from surgvivqa.training import schedule
 from surgvivqa.training.run_log import MetricsLog
 from surgvivqa.utils.errors import RunError
-from tests.conftest import Said
+from tests.conftest import CapturedLog
 from tests.helpers.runs import sentence
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--val-max-samples=30", "--eval-every-steps=4"]
@@ -39,7 +39,7 @@ def flags(synthetic_set: Path, frames: Path) -> list[str]:
     return [f"--ssgvqa-root={synthetic_set}/ssg-qa", f"--image-root={frames}", f"--splits-dir={synthetic_set}/splits"]
 
 
-def spoil(path: Path) -> Path:
+def truncate(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:3000])
     return path
 
@@ -49,27 +49,27 @@ def train(folder: Path, flags: list[str], *more: str) -> int:
     return main(["train", *TINY, *flags, f"--checkpoint-dir={folder}", *more])
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
+def metrics_lines(folder: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in found]
 
 
-def skipped(folder: Path) -> list[tuple[str, int]]:
+def skipped_frames(folder: Path) -> list[tuple[str, int]]:
     return [(video, frame) for video, frame, _ in json.loads((folder / "finished.json").read_text())["skipped_frames"]]
 
 
-def without(frame: int, plan: list[MicroBatch]) -> list[MicroBatch]:
+def drop_frame(frame: int, plan: list[MicroBatch]) -> list[MicroBatch]:
     return [[(f, chosen) for f, chosen in batch if f != frame] for batch in plan]
 
 
-def place_of(synthetic_set: Path, number: int) -> int:
+def frame_index(synthetic_set: Path, number: int) -> int:
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
     return [f.frame for f in found].index(number)
 
 
 def assert_same(one: Path, other: Path, bound: float) -> None:
-    assert len(lines(one)) == len(lines(other))
-    for first, second in zip(lines(one), lines(other), strict=True):
+    assert len(metrics_lines(one)) == len(metrics_lines(other))
+    for first, second in zip(metrics_lines(one), metrics_lines(other), strict=True):
         assert second == pytest.approx(first, abs=bound, rel=0)
     weights, others = (load_file(folder / "best" / "model.safetensors") for folder in (one, other))
     assert weights.keys() == others.keys()
@@ -84,12 +84,12 @@ def test_skipping_a_frame_equals_leaving_it_out_of_the_plan(
     # Large micro-batches, so that none is empty without the frame.
     large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
     with monkeypatch.context() as patch:
-        frame = place_of(synthetic_set, 1)
-        patch.setattr(schedule, "plan_micro_batches", lambda *a: without(frame, plan_micro_batches(*a)))
+        frame = frame_index(synthetic_set, 1)
+        patch.setattr(schedule, "plan_micro_batches", lambda *a: drop_frame(frame, plan_micro_batches(*a)))
         assert train(tmp_path / "planned", flags, *large) == 0
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0
-    assert skipped(tmp_path / "skipped") == [("VID04", 1)]
+    assert skipped_frames(tmp_path / "skipped") == [("VID04", 1)]
     assert_same(tmp_path / "planned", tmp_path / "skipped", 1e-5)
 
 
@@ -98,15 +98,15 @@ def test_skipping_a_frame_equals_leaving_it_out_of_the_plan(
 def test_a_step_without_usable_frames_makes_no_update(
     workers: int, synthetic_set: Path, frames: Path, flags: list[str], tmp_path: Path
 ) -> None:
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     small = ["--batch-size=2", "--questions-per-frame=2", "--max-steps=12", f"--workers={workers}"]
     assert train(tmp_path / "run", flags, *small, *SKIP) == 0
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
     plan = plan_micro_batches(question_counts(found), 2, 2, TrainConfig.seed, 0)[:12]
-    empty = [not batch for batch in without(place_of(synthetic_set, 1), plan)]
+    empty = [not batch for batch in drop_frame(frame_index(synthetic_set, 1), plan)]
     assert any(empty)
-    assert [line["loss"] is None for line in lines(tmp_path / "run") if "loss" in line] == empty
-    assert [line["grad_norm"] == 0 for line in lines(tmp_path / "run") if "loss" in line] == empty
+    assert [line["loss"] is None for line in metrics_lines(tmp_path / "run") if "loss" in line] == empty
+    assert [line["grad_norm"] == 0 for line in metrics_lines(tmp_path / "run") if "loss" in line] == empty
 
 
 @pytest.mark.slow
@@ -136,21 +136,21 @@ def test_a_frame_that_is_lost_during_a_run_and_restored_changes_nothing(
         assert train(tmp_path / "run", flags, "--save-every-steps=0") == 2
     message = sentence(capsys)
     assert "does not exist" in message and "--on-bad-frame skip" in message
-    reached = lines(tmp_path / "run")[-1]["step"]
+    reached = metrics_lines(tmp_path / "run")[-1]["step"]
     assert f"the same command resumes after step {reached}" in message
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{reached:07d}"]
     for path in lost:
         (tmp_path / path.name).rename(path)
     assert train(tmp_path / "run", flags, "--save-every-steps=0") == 0
     assert_same(tmp_path / "complete", tmp_path / "run", 0)
-    assert skipped(tmp_path / "run") == []
+    assert skipped_frames(tmp_path / "run") == []
 
 
 @pytest.mark.slow
-def test_more_bad_frames_than_allowed_end_the_run_after_a_checkpoint(
+def test_more_bad_frames_than_allowed_stop_the_run_after_a_checkpoint(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     write = MetricsLog.write
 
     def then_remove_more(self: MetricsLog, **values: Any) -> None:
@@ -169,14 +169,14 @@ def test_more_bad_frames_than_allowed_end_the_run_after_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_frames_missing_from_the_start(
+def test_missing_frames_are_counted_before_training(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (frames / "VID04" / BAD).unlink()
     assert train(tmp_path / "run", flags, "--on-bad-frame=skip", "--max-bad-frames=0") == 2
     assert "1 of 5 frames are missing" in sentence(capsys)
     assert train(tmp_path / "run", flags, *SKIP) == 0
-    assert skipped(tmp_path / "run") == [("VID04", 1)]
+    assert skipped_frames(tmp_path / "run") == [("VID04", 1)]
     (frames / "VID04" / "000000.png").unlink()
     (frames / "VID04" / "000002.png").unlink()
     assert train(tmp_path / "other", flags, *SKIP) == 2
@@ -191,7 +191,7 @@ def test_evaluation_reports_the_skipped_frames(
     command = ["eval", f"--checkpoint={tmp_path / 'run'}", *flags, "--workers=0"]
     assert main([*command, f"--output={tmp_path / 'complete'}"]) == 0
     complete = (tmp_path / "complete" / "predictions.jsonl").read_text().splitlines()
-    spoil(frames / "VID02" / BAD)
+    truncate(frames / "VID02" / BAD)
     (frames / "VID02" / "000002.png").unlink()
     capsys.readouterr()
     assert main([*command, f"--output={tmp_path / 'eval'}"]) == 2
@@ -215,24 +215,24 @@ def test_the_cache_skips_bad_frames_and_is_completed_later(
     flags: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    said: Said,
+    captured_log: CapturedLog,
 ) -> None:
     good = (frames / "VID04" / BAD).read_bytes()
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     (frames / "VID01" / "000003.png").unlink()
     command = ["cache", "--preset=tiny", "--workers=0", *flags, f"--cache={tmp_path / 'cache'}"]
     assert main(command) == 2
     assert "1 of 12 frames are missing" in sentence(capsys)
     assert main([*command, *SKIP]) == 0
-    assert "2 frames cannot be used and are not in the cache" in said()
+    assert "2 frames cannot be used and are not in the cache" in captured_log()
     (frames / "VID04" / BAD).write_bytes(good)
     assert main([*command, *SKIP]) == 0
-    assert "Done: 1 frames encoded" in said()
+    assert "Done: 1 frames encoded" in captured_log()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["flipped byte", "NaN"])
-def test_a_cache_with_wrong_numbers(
+def test_damaged_values_in_a_cache_are_reported_or_skipped(
     fault: str, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = f"--cache={tmp_path / 'cache'}"
@@ -257,19 +257,19 @@ def test_a_cache_with_wrong_numbers(
     message = sentence(capsys)
     assert what in message and "VID04.safetensors" in message and "remove the file" in message
     assert train(tmp_path / "skip", flags, cache, *SKIP) == 0
-    assert len(skipped(tmp_path / "skip")) == 1
+    assert len(skipped_frames(tmp_path / "skip")) == 1
     path.unlink()
     assert train(tmp_path / "run", flags, cache) == 0
 
 
 @pytest.mark.slow
-def test_no_frame_to_validate_on(
+def test_a_run_without_validation_frames_stops_and_resumes(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loose = ["--on-bad-frame=skip", "--max-bad-frames=0.9"]
     good = {path: path.read_bytes() for path in (frames / "VID01").iterdir()}
     for path in good:
-        spoil(path)
+        truncate(path)
     assert train(tmp_path / "run", flags, *loose) == 2
     assert "None of the frames to validate on can be used" in sentence(capsys)
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
@@ -280,7 +280,7 @@ def test_no_frame_to_validate_on(
     for path, raw in good.items():
         path.write_bytes(raw)
     assert train(tmp_path / "run", flags, *loose) == 0
-    assert [line["step"] for line in lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
+    assert [line["step"] for line in metrics_lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
 
 
 @pytest.mark.slow
@@ -302,14 +302,14 @@ def test_a_validation_that_failed_twice_is_logged_once(
         patch.setattr("surgvivqa.training.run_folder.export_pth", full)
         assert train(tmp_path / "run", flags) == 1
     assert train(tmp_path / "run", flags) == 0
-    assert [line["step"] for line in lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
+    assert [line["step"] for line in metrics_lines(tmp_path / "run") if "val_loss" in line] == [4, 8]
 
 
 @pytest.mark.slow
 def test_a_non_finite_loss_is_reported_when_frames_are_skipped(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     small = ["--batch-size=2", "--questions-per-frame=2", "--lr=1e6", "--max-grad-norm=0", "--max-steps=12"]
     assert train(tmp_path / "run", flags, *small, *SKIP) == 1
     assert "The loss of step" in sentence(capsys)
@@ -329,19 +329,19 @@ def test_a_run_resumed_with_the_error_policy_skips_no_frame(
     frames: Path, flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = (frames / "VID04" / BAD).read_bytes()
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     assert train(tmp_path / "run", flags, *SKIP, "--max-hours=0", "--batch-size=78") == 75
     assert train(tmp_path / "run", flags, "--batch-size=78") == 2
     assert BAD in sentence(capsys)
     (frames / "VID04" / BAD).write_bytes(good)
     assert train(tmp_path / "run", flags, "--batch-size=78") == 0
-    assert skipped(tmp_path / "run") == [("VID04", 1)]  # of the complete run
+    assert skipped_frames(tmp_path / "run") == [("VID04", 1)]  # of the complete run
 
 
 @pytest.mark.parametrize(
     ("most", "total", "limit"), [(0.07, 100, 7), (0.14, 50, 7), (0.01, 5, 1), (0, 9, 0), (1, 9, 9)]
 )
-def test_how_many_may_be_left_out(most: float, total: int, limit: int) -> None:
+def test_the_limit_of_bad_frames(most: float, total: int, limit: int) -> None:
     assert BadFrames("skip", most, total).limit == limit
     assert BadFrames("error", most, total).limit == 0
 
@@ -349,17 +349,17 @@ def test_how_many_may_be_left_out(most: float, total: int, limit: int) -> None:
 def test_check_reports_what_train_would_report(
     frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def look(*more: str) -> dict[str, Any]:
+    def run_check(*more: str) -> dict[str, Any]:
         capsys.readouterr()
         main(["check", *TINY, *flags, *more, "--json"])
         return {r["name"]: r for r in json.loads(capsys.readouterr().out)}
 
-    spoil(frames / "VID04" / "000002.png")
+    truncate(frames / "VID04" / "000002.png")
     for seed in range(3):  # whichever frame comes first
-        found = look(*SKIP, f"--seed={seed}")
+        found = run_check(*SKIP, f"--seed={seed}")
         assert found["images"]["status"] == "WARN" and found["loss"]["status"] == "PASS"
     # With past clips the frame is also in the clip of a later frame.
-    past = look("--on-bad-frame=skip", "--max-bad-frames=0.25", "--clip-mode=past")
+    past = run_check("--on-bad-frame=skip", "--max-bad-frames=0.25", "--clip-mode=past")
     assert "2 cannot be used" in past["images"]["message"]
     for name in (
         "000000.png",
@@ -367,11 +367,11 @@ def test_check_reports_what_train_would_report(
         "000003.png",
     ):  # more than a quarter of the training frames, but not of all
         (frames / "VID04" / name).unlink()
-    assert look("--on-bad-frame=skip", "--max-bad-frames=0.25")["frames"]["status"] == "FAIL"
+    assert run_check("--on-bad-frame=skip", "--max-bad-frames=0.25")["frames"]["status"] == "FAIL"
 
 
 def test_check_finds_bad_frames(frames: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    spoil(frames / "VID04" / BAD)
+    truncate(frames / "VID04" / BAD)
     for more, status in (([], "FAIL"), (["--on-bad-frame=skip", "--max-bad-frames=0.1"], "WARN")):
         assert main(["check", *TINY, *flags, *more, "--json"]) == (status == "FAIL")
         found = {r["name"]: r for r in json.loads(capsys.readouterr().out)}

@@ -12,13 +12,17 @@ from tests.helpers.runs import sentence
 TINY = ["--preset=tiny", "--workers=0", "--max-steps=1"]
 
 
-def test_no_root(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_folder_is_an_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SSGVQA_ROOT", raising=False)
     assert main(["train", *TINY, f"--checkpoint-dir={tmp_path}/r"]) == 2
     assert "--ssgvqa-root is missing" in sentence(capsys)
 
 
-def test_a_missing_frame(synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_frame_is_an_error_in_train_and_check(
+    synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = tmp_path / "frames"
     shutil.copytree(synthetic_set / "frames", images)
     (images / "VID04" / "000002.png").unlink()
@@ -31,7 +35,7 @@ def test_a_missing_frame(synthetic_set: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_truncated_frame_met_in_training(
+def test_a_truncated_frame_stops_training(
     synthetic_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     images = tmp_path / "frames"
@@ -71,7 +75,7 @@ def test_gradients_that_are_not_finite_stop_before_the_update(
     assert "gradients of step 1 are not finite; no update was made" in sentence(capsys)
 
 
-def test_a_refused_run_does_not_change_the_old_one(
+def test_a_run_with_wrong_flags_does_not_change_an_existing_run(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "r").mkdir()
@@ -88,14 +92,14 @@ def test_a_refused_run_does_not_change_the_old_one(
 @pytest.mark.parametrize(
     "flag", ["--max-steps=-3", "--max-train-samples=0", "--lr=-1", "--clip-stride=-1", "--seed=-1"]
 )
-def test_an_impossible_number(
+def test_a_number_out_of_range_is_an_error(
     flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--preset=tiny", *data_flags, flag, f"--checkpoint-dir={tmp_path}/r"]) == 2
     assert "must be at least" in sentence(capsys)
 
 
-def test_a_log_file_that_cannot_be_written(
+def test_a_log_file_that_cannot_be_written_is_an_error(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [f"--checkpoint-dir={tmp_path}/r", f"--log-file={tmp_path}/none/a.log"]
@@ -104,7 +108,7 @@ def test_a_log_file_that_cannot_be_written(
 
 
 @pytest.mark.parametrize("flag", ["--scores", "--score-norm=mean", "--mask=bidirectional"])
-def test_answer_only_refuses_contradicting_flags(
+def test_answer_only_excludes_other_flags(
     flag: str, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0
@@ -113,7 +117,7 @@ def test_answer_only_refuses_contradicting_flags(
     assert "--answer-only" in sentence(capsys)
 
 
-def test_an_evaluation_on_training_videos(
+def test_evaluation_on_training_videos_is_an_error(
     synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0
@@ -125,36 +129,42 @@ def test_an_evaluation_on_training_videos(
     assert "was trained on" in sentence(capsys)
 
 
-def test_an_unwritable_run_folder(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_that_cannot_be_written_is_an_error(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("x")
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/file/run"]) == 2
     assert "cannot be written" in sentence(capsys)
 
 
-def test_fp16_without_a_gpu(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fp16_needs_a_gpu(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *TINY, *data_flags, "--fp16", f"--checkpoint-dir={tmp_path}/r"]) == 2
     assert "--fp16 needs a GPU" in sentence(capsys)
 
 
-def test_a_prompt_that_does_not_fit(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_that_is_too_long_is_an_error(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", *TINY, *data_flags, "--max-length=12", f"--checkpoint-dir={tmp_path}/r"]) == 2
     assert "its answer would be cut off" in sentence(capsys)
 
 
-def test_a_missing_hub_model(data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_pretrained_part_is_an_error(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     flags = [*data_flags, f"--video-model={tmp_path}/empty", f"--checkpoint-dir={tmp_path}/r", "--max-steps=1"]
     assert main(["train", *flags]) == 2
     assert "--video-model" in sentence(capsys)
 
 
-def test_an_unknown_key_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_nearest_flag_of_an_unknown_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("batch_sise: 4\n")
     assert main(["train", "--config", f"{tmp_path}/c.yaml"]) == 2
     assert "'batch_size'" in sentence(capsys)
 
 
-def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_in_a_pickle_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pickle
 
     class Bomb:
@@ -179,13 +189,13 @@ def test_the_leak_check_fails_under_bidirectional(
     assert "reproducing" in results["leak"]["message"]
 
 
-def test_a_synthetic_set_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_synthetic_set_cannot_be_written_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
     assert main(["synth", f"--out={tmp_path}/file/set", "--videos=3", "--frames-per-video=1"]) == 2
     assert "cannot be written" in sentence(capsys)
 
 
-def test_an_output_that_cannot_be_written(
+def test_an_output_folder_that_cannot_be_written_is_an_error(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *TINY, *data_flags, f"--checkpoint-dir={tmp_path}/r", "--val-max-samples=8"]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import main
-from tests.helpers.processes import ended, running, wait_until
+from tests.helpers.processes import running, wait_for_exit, wait_until
 
 TINY = ["--preset=tiny", "--workers=0"]
 
@@ -58,11 +58,9 @@ def test_answers_do_not_depend_on_batching(run_folder: Path, tmp_path: Path) -> 
         assert probabilities == pytest.approx([r["probability"] for r in first], abs=1e-5)
 
 
-@pytest.mark.parametrize("which", ["", "best", "best_model.pth"])
-def test_eval_reads_every_form_of_checkpoint_and_gives_the_same_scores(
-    run_folder: Path, which: str, tmp_path: Path
-) -> None:
-    checkpoint = run_folder / which
+@pytest.mark.parametrize("name", ["", "best", "best_model.pth"])
+def test_eval_scores_are_equal_for_every_form_of_a_checkpoint(run_folder: Path, name: str, tmp_path: Path) -> None:
+    checkpoint = run_folder / name
     assert main(["eval", f"--checkpoint={checkpoint}", f"--output={tmp_path}", "--workers=0", "--scores"]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     records = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
@@ -111,7 +109,7 @@ def test_a_signal_saves_and_exits_75(data_flags: list[str], tmp_path: Path) -> N
     with running([sys.executable, "-m", "surgvivqa", "train", *flags]) as process:
         wait_until((folder / "metrics.jsonl").exists, process)
         process.send_signal(signal.SIGTERM)
-        code, errors, _ = ended(process)
+        code, errors, _ = wait_for_exit(process)
     assert code == 75, errors
     saved = list((folder / "checkpoints").iterdir())
     assert len(saved) == 1
@@ -133,7 +131,7 @@ def test_a_signal_saves_and_exits_75(data_flags: list[str], tmp_path: Path) -> N
     ],
     ids=lambda flags: flags[0],
 )
-def test_each_way_of_training_runs_and_its_checkpoint_evaluates(
+def test_every_training_option_runs_and_its_checkpoint_evaluates(
     data_flags: list[str], tmp_path: Path, flags: list[str]
 ) -> None:
     steps = ["--max-steps=2", "--val-max-samples=6", "--log-interval=1"]

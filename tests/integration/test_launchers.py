@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import LIMIT, ended, running, wait_until
+from tests.helpers.processes import LIMIT, running, wait_for_exit, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh"]
@@ -25,13 +25,13 @@ def test_shellcheck_is_clean(script: str) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
-    done = run(shellcheck, script)
-    assert done.returncode == 0, done.stdout
+    result = run(shellcheck, script)
+    assert result.returncode == 0, result.stdout
 
 
 def test_the_script_runs_the_recipe(tmp_path: Path) -> None:
-    done = run("bash", SCRIPTS[0], "--debug", SSGVQA_ROOT="/q", IMAGE_ROOT="/i", PYTHON="echo")
-    assert done.returncode == 0
+    result = run("bash", SCRIPTS[0], "--debug", SSGVQA_ROOT="/q", IMAGE_ROOT="/i", PYTHON="echo")
+    assert result.returncode == 0
     for part in (
         "--max-steps 30000",
         "--batch-size 8",
@@ -41,10 +41,10 @@ def test_the_script_runs_the_recipe(tmp_path: Path) -> None:
         "--image-root /i",
         "--debug",
     ):
-        assert part in done.stdout
+        assert part in result.stdout
 
 
-def test_nproc_starts_that_many_processes() -> None:
+def test_nproc_sets_the_number_of_processes() -> None:
     roots = {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": "echo"}
     several = run("bash", SCRIPTS[0], **roots, NPROC="4").stdout
     assert several.startswith(
@@ -56,14 +56,14 @@ def test_nproc_starts_that_many_processes() -> None:
 
 
 def test_a_missing_root_is_one_sentence() -> None:
-    done = run("bash", SCRIPTS[0])
-    assert done.returncode == 2
-    assert done.stderr.strip() == "run_finetune.sh: SSGVQA_ROOT is not set; set it to the folder of the data."
+    result = run("bash", SCRIPTS[0])
+    assert result.returncode == 2
+    assert result.stderr.strip() == "run_finetune.sh: SSGVQA_ROOT is not set; set it to the folder of the data."
 
 
 def test_eval_takes_checkpoint_and_mode() -> None:
-    done = run("bash", SCRIPTS[1], "ckpt/best_model.pth", "simple", PYTHON="echo")
-    assert done.stdout.strip().endswith("--checkpoint ckpt/best_model.pth --prompt-mode simple")
+    result = run("bash", SCRIPTS[1], "ckpt/best_model.pth", "simple", PYTHON="echo")
+    assert result.stdout.strip().endswith("--checkpoint ckpt/best_model.pth --prompt-mode simple")
 
 
 @pytest.mark.slow
@@ -71,18 +71,18 @@ def test_the_launchers_run_a_recipe(synthetic_set: Path, tmp_path: Path) -> None
     data = ["--ssgvqa-root", f"{synthetic_set}/ssg-qa/", "--image-root", f"{synthetic_set}/frames"]
     splits = ["--splits-dir", f"{synthetic_set}/splits"]
     tiny = ["--preset", "tiny", "--workers", "0"]
-    done = run(sys.executable, "fine-tune/sanity_check.py", *data, *splits, *tiny)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(sys.executable, "fine-tune/sanity_check.py", *data, *splits, *tiny)
+    assert result.returncode == 0, result.stdout + result.stderr
     recipe = ["--max-steps", "3", "--batch-size", "8", "--lr", "5e-4", "--prompt-mode", "simple"]
     folder = ["--checkpoint-dir", str(tmp_path / "ckpt")]
-    done = run(sys.executable, "fine-tune/train_ssgvqa.py", *data, *splits, *tiny, *recipe, *folder)
-    assert done.returncode == 0, done.stderr
+    result = run(sys.executable, "fine-tune/train_ssgvqa.py", *data, *splits, *tiny, *recipe, *folder)
+    assert result.returncode == 0, result.stderr
     checkpoint = str(tmp_path / "ckpt" / "best_model.pth")
-    done = run(sys.executable, "fine-tune/eval_finetuned.py", "--checkpoint", checkpoint, "--prompt-mode", "simple")
-    assert done.returncode == 0, done.stderr
+    result = run(sys.executable, "fine-tune/eval_finetuned.py", "--checkpoint", checkpoint, "--prompt-mode", "simple")
+    assert result.returncode == 0, result.stderr
     shutil.rmtree(tmp_path / "ckpt" / "eval-test")
-    done = run("bash", SCRIPTS[1], checkpoint, "simple", PYTHON=sys.executable)
-    assert done.returncode == 0, done.stderr
+    result = run("bash", SCRIPTS[1], checkpoint, "simple", PYTHON=sys.executable)
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "ckpt" / "eval-test" / "metrics.json").is_file()
 
 
@@ -92,25 +92,25 @@ def test_full_fine_tuning_and_the_slurm_script_run(synthetic_set: Path, tmp_path
     more = ["--splits-dir", f"{synthetic_set}/splits", "--preset", "tiny", "--workers", "0"]
     recipe = ["--full-finetune", "--train-gpt2-full", "--max-steps", "2", "--batch-size", "2", "--lr", "1e-6"]
     recipe += ["--prompt-mode", "simple", "--checkpoint-dir", str(tmp_path / "full")]
-    done = run(sys.executable, "fine-tune/train_ssgvqa.py", *recipe, *more, **roots)
-    assert done.returncode == 0, done.stderr
+    result = run(sys.executable, "fine-tune/train_ssgvqa.py", *recipe, *more, **roots)
+    assert result.returncode == 0, result.stderr
     # As SLURM does: a copy of the script, started elsewhere, and given the folder where it was submitted.
     copy = tmp_path / "slurm_script"
     shutil.copy(ROOT / SCRIPTS[0], copy)
     slurm = {"SLURM_SUBMIT_DIR": str(ROOT), "PYTHON": sys.executable, "PRECISION": "fp32", "MAX_STEPS": "2"}
     slurm |= {"CKPT_DIR": str(tmp_path / "job"), "SPLITS_DIR": f"{synthetic_set}/splits"}
-    done = run("bash", str(copy), *more[2:], **roots, **slurm)
-    assert done.returncode == 0, done.stderr
+    result = run("bash", str(copy), *more[2:], **roots, **slurm)
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "job" / "best_model.pth").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("nproc", ["1", "2"])
-def test_a_job_that_slurm_warns_is_requeued_and_resumes(nproc: str, synthetic_set: Path, tmp_path: Path) -> None:
+def test_a_job_warned_by_slurm_is_requeued_and_resumes(nproc: str, synthetic_set: Path, tmp_path: Path) -> None:
     """With a fake ``scontrol`` on PATH: warned, the job saves and queues itself; started again, it comes to its end."""
-    said = tmp_path / "scontrol.txt"
+    requeue_log = tmp_path / "scontrol.txt"
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {said}\n')
+    (tmp_path / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {requeue_log}\n')
     (tmp_path / "bin" / "scontrol").chmod(0o755)
     env = os.environ | {"SSGVQA_ROOT": f"{synthetic_set}/ssg-qa/", "IMAGE_ROOT": f"{synthetic_set}/frames"}
     env |= {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "42", "PYTHON": sys.executable, "PRECISION": "fp32"}
@@ -120,25 +120,25 @@ def test_a_job_that_slurm_warns_is_requeued_and_resumes(nproc: str, synthetic_se
     with running(command, cwd=ROOT, env=env) as job:
         wait_until((tmp_path / "job" / "metrics.jsonl").exists, job)
         job.send_signal(signal.SIGUSR1)
-        code, errors, _ = ended(job)
+        code, errors, _ = wait_for_exit(job)
     assert code == 75, errors
-    assert said.read_text() == "requeue 42\n"
+    assert requeue_log.read_text() == "requeue 42\n"
     assert list((tmp_path / "job" / "checkpoints").iterdir()) and not (tmp_path / "job" / "finished.json").exists()
     # SLURM starts it with the same arguments, the one that replaced an older run among them.
     env |= {"SLURM_RESTART_COUNT": "1"}
     again = subprocess.run([*command, "--overwrite"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT)
     assert again.returncode == 0, again.stderr
     assert "Resuming after step" in (tmp_path / "job" / "train.log").read_text()
-    assert said.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
+    assert requeue_log.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
 
 
-@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_a_job_that_is_cancelled_is_not_queued_again(number: signal.Signals, queued: bool, tmp_path: Path) -> None:
-    said, there = tmp_path / "scontrol.txt", tmp_path / "there"
+@pytest.mark.parametrize(("signal_number", "is_requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_cancelled_job_is_not_requeued(signal_number: signal.Signals, is_requeued: bool, tmp_path: Path) -> None:
+    requeue_log, started = tmp_path / "scontrol.txt", tmp_path / "there"
     programs = {
-        "scontrol": f'echo "$@" >> {said}',
+        "scontrol": f'echo "$@" >> {requeue_log}',
         # A run that saves when it is asked to.
-        "python": f"trap 'exit 75' USR1\ntouch {there}\nwhile true; do sleep 0.05; done",
+        "python": f"trap 'exit 75' USR1\ntouch {started}\nwhile true; do sleep 0.05; done",
     }
     for name, text in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -146,8 +146,8 @@ def test_a_job_that_is_cancelled_is_not_queued_again(number: signal.Signals, que
     env = os.environ | {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": str(tmp_path / "python"), "REQUEUE": "1"}
     env |= {"SLURM_JOB_ID": "42", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with running(["bash", SCRIPTS[0]], cwd=ROOT, env=env) as job:
-        wait_until(there.exists, job)
-        job.send_signal(number)
-        code, errors, _ = ended(job)
+        wait_until(started.exists, job)
+        job.send_signal(signal_number)
+        code, errors, _ = wait_for_exit(job)
     assert code == 75, errors
-    assert said.exists() == queued
+    assert requeue_log.exists() == is_requeued

@@ -13,7 +13,7 @@ REAL = SHARED / "real"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real frames are not here")
-def test_real_frames_go_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_commands_run_on_real_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, videos in (("train", ["VID68", "VID70", "VID73"]), ("val", []), ("test", ["VID75"])):
         (tmp_path / f"{name}_videos.json").write_text(json.dumps(videos))
     flags = [f"--ssgvqa-root={REAL}/ssg-qa", f"--image-root={REAL}/frames", f"--splits-dir={tmp_path}"]

@@ -36,7 +36,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7, 13])  # 7 steps are an epoch
-def test_stopped_at_a_step_and_started_again(
+def test_a_run_stopped_at_a_step_resumes_exactly(
     step: int, uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -50,7 +50,7 @@ def test_stopped_at_a_step_and_started_again(
 
 
 @pytest.mark.slow
-def test_stopped_again_and_again(
+def test_a_run_stopped_many_times_resumes_exactly(
     uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(8):  # the last one does the validation that a signal in the last step put off
@@ -63,7 +63,7 @@ def test_stopped_again_and_again(
 
 
 @pytest.mark.slow
-def test_killed_between_the_renames_that_replace_a_checkpoint(
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
     uninterrupted: Path, stopped: Path, data_flags: list[str]
 ) -> None:
     (checkpoint,) = (stopped / "checkpoints").iterdir()
@@ -73,7 +73,7 @@ def test_killed_between_the_renames_that_replace_a_checkpoint(
     assert_equal_runs(stopped, uninterrupted)
 
 
-def differs(flags: list[str], run: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
+def resume_error(flags: list[str], run: Path, *more: str, capsys: pytest.CaptureFixture[str]) -> str:
     assert train(run, flags, *more) == 2
     return capsys.readouterr().err
 
@@ -88,15 +88,15 @@ def stopped(data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_run_with_other_flags_is_an_error_that_names_them(
+def test_a_run_does_not_resume_with_other_flags(
     stopped: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p: p.read_bytes() for p in stopped.rglob("*.safetensors")}
-    said = differs(data_flags, stopped, "--lr=1e-3", "--mask=causal", capsys=capsys)
-    assert "--mask was prefix, is causal" in said and "--lr was 0.002, is 0.001" in said and "--seed" not in said
-    assert "already holds a run" in differs(data_flags, stopped, "--resume=never", capsys=capsys)
-    said = differs(data_flags, stopped, "--gradient-accumulation-steps=2", capsys=capsys)
-    assert "micro batches a step 1, now 2" in said
+    message = resume_error(data_flags, stopped, "--lr=1e-3", "--mask=causal", capsys=capsys)
+    assert "--mask was prefix, is causal, --lr was 0.002, is 0.001" in message and "--seed" not in message
+    assert "already holds a run" in resume_error(data_flags, stopped, "--resume=never", capsys=capsys)
+    message = resume_error(data_flags, stopped, "--gradient-accumulation-steps=2", capsys=capsys)
+    assert "micro batches a step 1, now 2" in message
     assert {p: p.read_bytes() for p in stopped.rglob("*.safetensors")} == before
     assert (
         train(stopped, data_flags, "--log-interval=3", "--keep-checkpoints=1", "--save-every-steps=2") == 0
@@ -104,7 +104,7 @@ def test_a_run_with_other_flags_is_an_error_that_names_them(
 
 
 @pytest.mark.slow
-def test_a_run_on_other_questions_is_an_error(
+def test_a_run_does_not_resume_on_other_questions(
     stopped: Path, synthetic_set: Path, data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "ssg-qa"
@@ -112,18 +112,18 @@ def test_a_run_on_other_questions_is_an_error(
     for path in (other / "VID04").iterdir():
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:9]))
     flags = [f"--ssgvqa-root={other}", *data_flags[1:]]
-    said = differs(flags, stopped, capsys=capsys)
-    assert "its data or steps differ: questions 40, now" in said and "validation" not in said
+    message = resume_error(flags, stopped, capsys=capsys)
+    assert "its data or steps differ: questions 40, now" in message and "validation" not in message
     # As many questions, some with another answer: in training, then in validation.
     for video, word in (("VID04", "training"), ("VID01", "validation")):
         shutil.rmtree(other)
         shutil.copytree(synthetic_set / "ssg-qa", other)
         for path in (other / video).iterdir():
             path.write_text(path.read_text().replace("|True", "|?").replace("|False", "|True").replace("|?", "|False"))
-        assert f"checksum of {word} questions" in differs(flags, stopped, capsys=capsys)
+        assert f"checksum of {word} questions" in resume_error(flags, stopped, capsys=capsys)
 
 
-def test_a_finished_run_is_not_run_again(
+def test_a_finished_run_is_not_repeated(
     uninterrupted: Path, data_flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (uninterrupted / "best_model.pth").stat().st_mtime_ns
@@ -197,7 +197,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert_equal_runs(run, uninterrupted)
 
 
-def test_a_kill_between_the_renames_leaves_a_readable_checkpoint(stopped: Path) -> None:
+def test_a_kill_while_best_is_replaced_leaves_a_readable_checkpoint(stopped: Path) -> None:
     from surgvivqa.checkpoints.loading import load_checkpoint
     from surgvivqa.config import ModelConfig
 
@@ -247,7 +247,7 @@ def test_nothing_is_removed_if_no_checkpoint_can_be_read(
     for path in stopped.glob("checkpoints/*/training.json"):
         path.write_text("{")
     before = {p: p.read_bytes() for p in stopped.rglob("*.safetensors")}
-    assert "None of the 1 checkpoints" in differs(data_flags, stopped, capsys=capsys)
+    assert "None of the 1 checkpoints" in resume_error(data_flags, stopped, capsys=capsys)
     assert {p: p.read_bytes() for p in stopped.rglob("*.safetensors")} == before
 
 
@@ -303,3 +303,11 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "kills" / "report.json").read_text())
     assert report["kills"] == 8 and report["runs"] >= 1 and report["failures"] == []
+
+
+@pytest.mark.slow
+def test_a_renamed_checkpoint_does_not_stand_for_a_later_step(stopped: Path, data_flags: list[str]) -> None:
+    found = find_state(stopped / "checkpoints")
+    assert found is not None
+    shutil.copytree(found[0], stopped / "checkpoints" / "step-0009999")
+    assert find_state(stopped / "checkpoints") == found

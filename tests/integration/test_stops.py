@@ -10,7 +10,7 @@ import pytest
 
 from surgvivqa.cli import main
 from surgvivqa.model.scoring import score_labels
-from tests.helpers.processes import ended, hears, running, wait_until
+from tests.helpers.processes import handles_signal, running, wait_for_exit, wait_until
 from tests.helpers.runs import TINY, assert_equal_runs, train
 
 ENDLESS = [*TINY, "--max-steps=100000"]
@@ -26,7 +26,7 @@ def test_workers_ignore_a_signal_to_the_process_group(data_flags: list[str], tmp
     with running(command(run, *ENDLESS, *data_flags, "--workers=2")) as process:
         wait_until((run / "metrics.jsonl").exists, process)
         os.killpg(process.pid, signal.SIGTERM)
-        code, errors, _ = ended(process)
+        code, errors, _ = wait_for_exit(process)
     assert code == 75, errors
     assert list((run / "checkpoints").glob("step-*"))
 
@@ -38,38 +38,38 @@ def test_signals_at_any_time_exit_with_75(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run = tmp_path / "run"
-    for loads in (True, False):  # while it loads, and in its steps
-        if number == signal.SIGINT and loads:
+    for while_loading in (True, False):  # while it loads, and in its steps
+        if number == signal.SIGINT and while_loading:
             continue  # Ctrl-C before the run begins: 130
         with running(command(run, *TINY, *data_flags)) as process:
-            if loads:
-                wait_until(lambda: hears(process, number), process)
+            if while_loading:
+                wait_until(lambda: handles_signal(process, number), process)
             else:
                 wait_until((run / "metrics.jsonl").exists, process)
             process.send_signal(number)
             process.send_signal(number)  # from SLURM and from torchrun, or Ctrl-C twice
-            code, errors, seconds = ended(process)
+            code, errors, seconds = wait_for_exit(process)
         assert code == 75, errors
         assert seconds < 10
     with running(command(run, *TINY, *data_flags)) as process:
-        code, errors, _ = ended(process)
+        code, errors, _ = wait_for_exit(process)
     assert code == 0, errors
     assert_equal_runs(run, uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
+def test_a_signal_interrupts_a_validation(
     uninterrupted: Path, data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, passes = tmp_path / "run", [0]
 
-    def signalled(*given: object) -> object:
+    def score_and_signal(*arguments: object) -> object:
         passes[0] += 1
         os.kill(os.getpid(), signal.SIGTERM)
-        return score_labels(*given)  # type: ignore[arg-type]
+        return score_labels(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("surgvivqa.evaluation.inference.score_labels", signalled)
+        patch.setattr("surgvivqa.evaluation.inference.score_labels", score_and_signal)
         assert train(run, data_flags) == 75
         (saved,) = (run / "checkpoints").glob("*/training.json")
         progress = json.loads(saved.read_text())
@@ -82,7 +82,7 @@ def test_a_signal_does_not_wait_for_the_rest_of_a_validation(
 
 
 @pytest.mark.slow
-def test_two_jobs_do_not_train_in_one_folder(
+def test_a_run_folder_is_locked_while_a_run_trains(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -97,13 +97,13 @@ def test_two_jobs_do_not_train_in_one_folder(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_reported_in_a_sentence(data_flags: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported_in_one_sentence(data_flags: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     with running(command(run, *ENDLESS, *data_flags, "--workers=2", "--batch-size=2")) as process:
         wait_until((run / "metrics.jsonl").exists, process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(children.read_text, process)
         os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does when memory runs out
-        code, errors, _ = ended(process)
+        code, errors, _ = wait_for_exit(process)
     assert code == 1 and "Traceback" not in errors
     assert "surgvivqa: A process that decodes frames was killed (DataLoader worker (pid" in errors

@@ -28,7 +28,7 @@ TRAIN += ["--lr=2e-4", "--max-grad-norm=1", "--log-interval=1", "--eval-every-st
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def alone(*arguments: str) -> None:
+def run_alone(*arguments: str) -> None:
     """Runs a command in this process, on one thread as torchrun's processes have."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def alone(*arguments: str) -> None:
         torch.set_num_threads(threads)
 
 
-def as_two(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_as_two(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a command as two processes that torchrun starts."""
     command = [sys.executable, *TORCHRUN, "-m", "surgvivqa", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -47,18 +47,22 @@ def as_two(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-class Pair:
-    """Two processes of one run without torchrun, which would end one when the other has failed."""
+class ProcessPair:
+    """Two processes of one run without torchrun, which would stop one when the other has failed."""
 
     def __init__(self, arguments: list[str], second: dict[str, str] | None = None) -> None:
-        # The store is held here, as torchrun does: a port that was only probed could be taken in the meantime.
+        # This process holds the store, as torchrun does: a port that is only probed could be taken by another program.
         self.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-        both = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
-        both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(self.store.port),
+        }
+        environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "surgvivqa", *arguments],
-                env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | (second or {} if rank else {}),
+                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | (second or {} if rank else {}),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -67,7 +71,7 @@ class Pair:
         ]
 
     def wait(self) -> tuple[list[int], list[str]]:
-        """Exit codes, and what each process wrote to standard error."""
+        """Waits for both processes; returns their exit codes and their standard errors."""
         try:
             errors = [process.communicate(timeout=LIMIT)[1] for process in self.processes]
         finally:
@@ -82,7 +86,7 @@ def error_sentences(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("surgvivqa: ")]
 
 
-def figures(folder: Path) -> list[dict[str, Any]]:
+def metrics_lines(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` without timings and without null values (the loss of no question)."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "questions_per_second" and v is not None} for line in lines]
@@ -97,12 +101,12 @@ def flags(synthetic_set: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def one_process(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "run"
-    alone(*TRAIN, *flags, "--gradient-accumulation-steps=2", f"--checkpoint-dir={folder}")
+    run_alone(*TRAIN, *flags, "--gradient-accumulation-steps=2", f"--checkpoint-dir={folder}")
     return folder
 
 
 def assert_same_run(first: Path, second: Path, steps: int, validations: int = 2) -> None:
-    one, two = figures(first), figures(second)
+    one, two = metrics_lines(first), metrics_lines(second)
     assert [line["step"] for line in one if "lr" in line] == list(range(1, steps + 1))
     assert sum("val_loss" in line for line in one) >= validations
     assert [line.keys() for line in one] == [line.keys() for line in two]
@@ -115,23 +119,23 @@ def assert_same_run(first: Path, second: Path, steps: int, validations: int = 2)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_accumulation(
+def test_two_processes_train_the_same_as_one_with_twice_the_accumulation(
     one_process: Path, flags: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    done = as_two(*TRAIN, *flags, f"--checkpoint-dir={folder}")
+    done = run_as_two(*TRAIN, *flags, f"--checkpoint-dir={folder}")
     assert_same_run(one_process, folder, steps=6)
     assert done.stderr.count("Done: 6 steps") == done.stderr.count("trainable") == 1
     assert (folder / "train.log").read_text().count("Done: 6 steps") == 1
 
 
 @pytest.mark.slow
-def test_two_processes_that_fill_a_text_cache_train_as_one_that_reads_it(
+def test_two_processes_that_fill_a_text_cache_train_the_same_as_one_that_reads_it(
     one_process: Path, flags: list[str], tmp_path: Path
 ) -> None:
-    given = [*TRAIN, *flags, f"--pretrained-ckpt={one_process}", f"--cache={tmp_path / 'cache'}", "--cache-text"]
-    as_two(*given, f"--checkpoint-dir={tmp_path / 'two'}")
-    alone(*given, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    arguments = [*TRAIN, *flags, f"--pretrained-ckpt={one_process}", f"--cache={tmp_path / 'cache'}", "--cache-text"]
+    run_as_two(*arguments, f"--checkpoint-dir={tmp_path / 'two'}")
+    run_alone(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
     assert "of 0 computed" in (tmp_path / "one" / "train.log").read_text()
     assert_same_run(tmp_path / "one", tmp_path / "two", 6)
 
@@ -140,31 +144,31 @@ def test_two_processes_that_fill_a_text_cache_train_as_one_that_reads_it(
 def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
     flags: list[str], tmp_path: Path
 ) -> None:
-    tune = [
+    arguments = [
         *TRAIN,
         *flags,
         "--lora-dropout=0.3",
         "--lr=1e-3",
         "--save-every-steps=2",
     ]
-    alone(*tune, "--gradient-accumulation-steps=4", f"--checkpoint-dir={tmp_path / 'one'}")
-    as_two(*tune, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'two'}")
+    run_alone(*arguments, "--gradient-accumulation-steps=4", f"--checkpoint-dir={tmp_path / 'one'}")
+    run_as_two(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'two'}")
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=4)
     saved = [sorted(p.name for p in (tmp_path / run / "checkpoints").iterdir()) for run in ("one", "two")]
     assert saved[0] == saved[1] == ["step-0000002", "step-0000004"]
 
 
 @pytest.mark.slow
-def test_a_process_without_questions_and_frames(flags: list[str], tmp_path: Path) -> None:
+def test_a_process_may_have_no_questions_and_no_frames(flags: list[str], tmp_path: Path) -> None:
     # One micro-batch per epoch, and one frame to validate on: the second process has neither.
-    few = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
-    alone(*few, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
-    done = as_two(*few, f"--checkpoint-dir={tmp_path / 'two'}")
+    arguments = [*TRAIN, *flags, "--max-train-samples=3", "--val-max-samples=5", "--lora-dropout=0.3"]
+    run_alone(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    done = run_as_two(*arguments, f"--checkpoint-dir={tmp_path / 'two'}")
     assert "3 questions on 1 frames; 2 steps of 8 questions, 1 per epoch" in done.stderr
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=2, validations=1)
 
 
-def spoilt(synthetic_set: Path, folder: Path) -> Path:
+def copy_with_damaged_frame(synthetic_set: Path, folder: Path) -> Path:
     """A copy of the frames with a truncated one in the training video."""
     frames = Path(shutil.copytree(synthetic_set / "frames", folder))
     (frames / "VID04" / "000001.png").write_bytes((frames / "VID04" / "000001.png").read_bytes()[:3000])
@@ -172,19 +176,19 @@ def spoilt(synthetic_set: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_frame_that_cannot_be_used_is_skipped_by_all(flags: list[str], synthetic_set: Path, tmp_path: Path) -> None:
-    """Also where it is all that one process has of a step."""
-    images = f"--image-root={spoilt(synthetic_set, tmp_path / 'frames')}"
+def test_a_bad_frame_is_skipped_by_all_processes(flags: list[str], synthetic_set: Path, tmp_path: Path) -> None:
+    """Including steps in which one process has only that frame."""
+    images = f"--image-root={copy_with_damaged_frame(synthetic_set, tmp_path / 'frames')}"
     small = ["--batch-size=2", "--questions-per-frame=2", "--max-train-samples=156", "--max-steps=10"]
-    own = [*TRAIN, *flags, images, *small, "--on-bad-frame=skip", "--max-bad-frames=0.2"]
+    arguments = [*TRAIN, *flags, images, *small, "--on-bad-frame=skip", "--max-bad-frames=0.2"]
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
     drawn_frames = draw_subsample(found, 156, TrainConfig.seed)
     bad = [f.frame for f in drawn_frames].index(1)
     plan = plan_micro_batches([len(f.questions) for f in drawn_frames], 2, 2, TrainConfig.seed, 0)[:20]
     empty = [all(frame == bad for frame, _ in batch) for batch in plan]
     assert any(one != other for one, other in zip(empty[::2], empty[1::2], strict=True))
-    alone(*own, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
-    as_two(*own, f"--checkpoint-dir={tmp_path / 'two'}")
+    run_alone(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")
+    run_as_two(*arguments, f"--checkpoint-dir={tmp_path / 'two'}")
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=10)
     finished = [json.loads((tmp_path / name / "finished.json").read_text()) for name in ("one", "two")]
     assert finished[0] == finished[1]
@@ -193,15 +197,21 @@ def test_a_frame_that_cannot_be_used_is_skipped_by_all(flags: list[str], synthet
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_a_bad_frame_ends_both_and_is_reported_once(
+def test_a_bad_frame_stops_both_processes_and_is_reported_once(
     command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
 ) -> None:
-    images = f"--image-root={spoilt(synthetic_set, tmp_path / 'frames')}"
+    images = f"--image-root={copy_with_damaged_frame(synthetic_set, tmp_path / 'frames')}"
     if command == "train":
-        own = [*TRAIN, "--max-train-samples=156", f"--checkpoint-dir={tmp_path / 'run'}"]
+        arguments = [*TRAIN, "--max-train-samples=156", f"--checkpoint-dir={tmp_path / 'run'}"]
     else:
-        own = ["eval", f"--checkpoint={one_process}", "--workers=0", "--split=train", f"--output={tmp_path / 'eval'}"]
-    codes, errors = Pair([*own, *flags, images]).wait()
+        arguments = [
+            "eval",
+            f"--checkpoint={one_process}",
+            "--workers=0",
+            "--split=train",
+            f"--output={tmp_path / 'eval'}",
+        ]
+    codes, errors = ProcessPair([*arguments, *flags, images]).wait()
     assert codes == [2, 2]
     assert sum(len(error_sentences(error)) for error in errors) == 1
     assert "000001.png cannot be read" in "".join(errors) and "--on-bad-frame skip" in "".join(errors)
@@ -209,10 +219,10 @@ def test_a_bad_frame_ends_both_and_is_reported_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("questions", "frames"), [(126, 3), (20, 1)], ids=["uneven", "fewer frames than processes"])
-def test_two_processes_predict_as_one(one_process: Path, tmp_path: Path, questions: int, frames: int) -> None:
+def test_two_processes_predict_the_same_as_one(one_process: Path, tmp_path: Path, questions: int, frames: int) -> None:
     command = ["eval", f"--checkpoint={one_process}", "--workers=0", "--scores", f"--max-samples={questions}"]
-    alone(*command, f"--output={tmp_path / 'one'}")
-    done = as_two(*command, f"--output={tmp_path / 'two'}")
+    run_alone(*command, f"--output={tmp_path / 'one'}")
+    done = run_as_two(*command, f"--output={tmp_path / 'two'}")
     for name in ("predictions.jsonl", "metrics.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text(), name
     records = [json.loads(line) for line in (tmp_path / "two" / "predictions.jsonl").read_text().splitlines()]
@@ -221,9 +231,9 @@ def test_two_processes_predict_as_one(one_process: Path, tmp_path: Path, questio
 
 
 @pytest.mark.slow
-def test_another_run_in_the_folder_ends_both_with_one_sentence(one_process: Path, flags: list[str]) -> None:
+def test_another_run_in_the_folder_stops_both_processes_with_one_message(one_process: Path, flags: list[str]) -> None:
     before = (one_process / "metrics.jsonl").read_text()
-    codes, errors = Pair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()
+    codes, errors = ProcessPair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()
     assert codes == [2, 2]
     assert error_sentences(errors[1]) == []
     assert len(error_sentences(errors[0])) == 1
@@ -233,16 +243,16 @@ def test_another_run_in_the_folder_ends_both_with_one_sentence(one_process: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "eval"])
-def test_wrong_input_in_one_process_ends_both(
+def test_wrong_input_in_one_process_stops_both(
     command: str, one_process: Path, flags: list[str], synthetic_set: Path, tmp_path: Path
 ) -> None:
     # The second process finds no frames, as on a node that does not mount them.
     roots = [flag for flag in flags if "image-root" not in flag]
-    own = TRAIN if command == "train" else ["eval", f"--checkpoint={one_process}", "--workers=0"]
+    arguments = TRAIN if command == "train" else ["eval", f"--checkpoint={one_process}", "--workers=0"]
     output = f"--checkpoint-dir={tmp_path / 'run'}" if command == "train" else f"--output={tmp_path / 'eval'}"
     os.environ["IMAGE_ROOT"] = str(synthetic_set / "frames")
     try:
-        codes, errors = Pair([*own, *roots, output], second={"IMAGE_ROOT": str(tmp_path)}).wait()
+        codes, errors = ProcessPair([*arguments, *roots, output], second={"IMAGE_ROOT": str(tmp_path)}).wait()
     finally:
         del os.environ["IMAGE_ROOT"]
     assert codes == [2, 2]
@@ -252,9 +262,9 @@ def test_wrong_input_in_one_process_ends_both(
 
 
 @pytest.mark.slow
-def test_a_non_finite_loss_ends_both_and_is_reported_once(flags: list[str], tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_both_processes_and_is_reported_once(flags: list[str], tmp_path: Path) -> None:
     wild = ["--lr=1e30", "--max-grad-norm=0", "--full-finetune", "--train-blip", f"--checkpoint-dir={tmp_path / 'run'}"]
-    codes, errors = Pair([*TRAIN, *flags, *wild]).wait()
+    codes, errors = ProcessPair([*TRAIN, *flags, *wild]).wait()
     assert codes == [1, 1]
     assert error_sentences(errors[1]) == []
     assert len(error_sentences(errors[0])) == 1
@@ -264,12 +274,12 @@ def test_a_non_finite_loss_ends_both_and_is_reported_once(flags: list[str], tmp_
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_after_the_same_step(flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    pair = Pair([*TRAIN, *flags, "--max-steps=100000", "--eval-every-steps=0", f"--checkpoint-dir={folder}"])
+    pair = ProcessPair([*TRAIN, *flags, "--max-steps=100000", "--eval-every-steps=0", f"--checkpoint-dir={folder}"])
     wait_until((folder / "metrics.jsonl").exists, pair.processes[0])
     pair.processes[1].send_signal(signal.SIGTERM)
     codes, errors = pair.wait()
     assert codes == [75, 75]
-    last = figures(folder)[-1]["step"]
+    last = metrics_lines(folder)[-1]["step"]
     assert f"Stopped by SIGTERM after step {last};" in errors[0]
     assert "Stopped" not in errors[1]
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step-{last:07d}"]
@@ -282,42 +292,43 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(
 ) -> None:
     """From two processes to twice the accumulation, or the reverse, after the first step."""
     folder = tmp_path / "run"
-    own = [*TRAIN, *flags, f"--checkpoint-dir={folder}"]
+    arguments = [*TRAIN, *flags, f"--checkpoint-dir={folder}"]
     if first == 2:
-        assert Pair([*own, "--max-hours=0"]).wait()[0] == [75, 75]
-        alone(*own, "--gradient-accumulation-steps=2")
+        assert ProcessPair([*arguments, "--max-hours=0"]).wait()[0] == [75, 75]
+        run_alone(*arguments, "--gradient-accumulation-steps=2")
     else:
-        assert main([*own, "--gradient-accumulation-steps=2", "--max-hours=0"]) == 75
-        as_two(*own)
+        assert main([*arguments, "--gradient-accumulation-steps=2", "--max-hours=0"]) == 75
+        run_as_two(*arguments)
     assert "Resuming after step 1" in (folder / "train.log").read_text()
     assert_same_run(one_process, folder, steps=6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_process_ends_the_other_and_the_run_resumes(killed: int, flags: list[str], tmp_path: Path) -> None:
+def test_a_killed_process_stops_the_other_and_the_run_resumes(killed: int, flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    own = [*TRAIN, *flags, "--max-steps=2000", "--save-every-steps=1", f"--checkpoint-dir={folder}"]
-    pair = Pair([*own, "--eval-every-steps=0"])
+    arguments = [*TRAIN, *flags, "--max-steps=2000", "--save-every-steps=1", f"--checkpoint-dir={folder}"]
+    pair = ProcessPair([*arguments, "--eval-every-steps=0"])
     wait_until(lambda: list(folder.glob("checkpoints/step-*[0-9]")), pair.processes[0])
     pair.processes[killed].send_signal(signal.SIGKILL)
     codes, errors = pair.wait()
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 1, errors
     assert "Another process of this run has ended" in error_sentences(errors[1 - killed])[0]
     last = max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]"))
-    assert Pair([*own, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
+    assert ProcessPair([*arguments, "--eval-every-steps=0", "--max-hours=0"]).wait()[0] == [75, 75]
     assert max(int(p.name[5:]) for p in folder.glob("checkpoints/step-*[0-9]")) == last + 1
 
 
 @pytest.mark.parametrize(
-    "said", ["Timed out waiting 1800000ms for recv operation to complete", "[..] Connection closed by peer [127.0.0.1]"]
+    "message",
+    ["Timed out waiting 1800000ms for recv operation to complete", "[..] Connection closed by peer [127.0.0.1]"],
 )
-def test_a_lost_process_is_reported_only_if_there_are_others(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for several, kind in (("2", RunError), ("1", RuntimeError)):
-        monkeypatch.setenv("WORLD_SIZE", several)
-        message = "Another process of this run has ended" if several == "2" else None
-        with pytest.raises(kind, match=message), explain_lost_processes("start it again"):
-            raise RuntimeError(said)
+def test_a_lost_process_is_reported_only_if_there_are_others(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for world_size, error_type in (("2", RunError), ("1", RuntimeError)):
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+        expected = "Another process of this run has ended" if world_size == "2" else None
+        with pytest.raises(error_type, match=expected), explain_lost_processes("start it again"):
+            raise RuntimeError(message)
 
 
 def test_more_processes_than_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

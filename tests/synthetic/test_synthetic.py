@@ -13,7 +13,7 @@ from tests.conftest import SHARED
 from tests.helpers.templates import SIDE, answer, holds, named
 
 
-def test_every_answer_follows_from_text_and_graph(synthetic_set: Path) -> None:
+def test_every_answer_equals_that_of_an_independent_parser(synthetic_set: Path) -> None:
     kinds = set()
     for path in sorted((synthetic_set / "ssg-qa").rglob("*.txt")):
         graph = json.loads((synthetic_set / "scene_graph" / f"{path.parent.name}_{path.stem}.json").read_text())

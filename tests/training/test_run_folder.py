@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import main
-from tests.conftest import Said
+from tests.conftest import CapturedLog
 
 TINY = ["--preset=tiny", "--workers=0", "--max-steps=2", "--eval-every-steps=0", "--save-every-steps=1"]
 TINY += ["--val-max-samples=5", "--log-interval=1", "--max-train-samples=20"]
@@ -47,9 +47,11 @@ def test_a_damaged_line_of_the_metrics_is_dropped(data_flags: list[str], tmp_pat
     assert [line.partition(b",")[0] for line in path.read_bytes().splitlines()] == [b'{"step": 1', *[b'{"step": 2'] * 2]
 
 
-def test_a_log_on_a_full_disk_is_reported_once(data_flags: list[str], tmp_path: Path, said: Said) -> None:
+def test_a_log_on_a_full_disk_is_reported_once(
+    data_flags: list[str], tmp_path: Path, captured_log: CapturedLog
+) -> None:
     assert train(tmp_path / "run", data_flags, "--log-file=/dev/full") == 0
-    text = said()
+    text = captured_log()
     assert text.count("/dev/full cannot be written") == 1 and "Done: 2 steps" in text
 
 
@@ -76,7 +78,7 @@ def test_a_file_system_without_locks_is_tolerated(
 
 
 def test_a_requeued_slurm_job_replaces_only_a_run_that_is_not_its_own(
-    data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+    data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, captured_log: CapturedLog
 ) -> None:
     """SLURM starts it with the arguments that it was submitted with, ``--overwrite`` among them."""
     run = tmp_path / "run"
@@ -90,7 +92,7 @@ def test_a_requeued_slurm_job_replaces_only_a_run_that_is_not_its_own(
     # Signalled in its steps: the run is its own, and resumes.
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert train(run, data_flags, "--overwrite") == 0
-    assert "Resuming after step 1" in said()
+    assert "Resuming after step 1" in captured_log()
     # Another job, and one that was not requeued, replace it as asked.
     monkeypatch.setenv("SLURM_JOB_ID", "43")
     assert train(run, data_flags, "--overwrite", "--max-hours=0") == 75
