@@ -165,7 +165,7 @@ def test_the_stream_and_the_video_must_have_the_same_frames(model: SurgViVQAMode
 
 
 def test_a_question_without_an_answer_token_is_an_error() -> None:
-    with pytest.raises(InputError, match="nothing supervises it"):
+    with pytest.raises(InputError, match="cannot be trained on"):
         pack_training([[[1, 2]]], [[[]]], "prefix")
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from surgvivqa.data.frames import image_tensor, load_image
+from surgvivqa.data.frames import image_to_tensor, load_image
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.label_trie import LabelTrie
@@ -114,7 +114,7 @@ class SurgViVQAProcessor(ProcessorMixin):
             return load_image(Path(picture), self.image_size, self.frame_fit)
         try:
             image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-            return image_tensor(image, self.image_size, self.frame_fit)
+            return image_to_tensor(image, self.image_size, self.frame_fit)
         except (ValueError, TypeError) as error:
             raise InputError(f"The picture cannot be used ({first_line(error)}).") from None
 

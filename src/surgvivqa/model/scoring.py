@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import PackedStream, PromptTree, answer_chain, pack_stream
+from surgvivqa.data.packing import PackedStream, PromptTree, build_answer_chain, pack_stream
 from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, KVCache, build_layouts
 from surgvivqa.model.label_trie import ROOT, Edge, LabelTrie
 
@@ -86,7 +86,7 @@ def _score_each_label(
         losses = []
         for start in range(0, len(pairs), SEQUENCES_PER_PASS):
             part = pairs[start : start + SEQUENCES_PER_PASS]
-            chains = [answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
+            chains = [build_answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
             packed = pack_stream([chains], "bidirectional", len(part)).to(cache.tokens.device)
             losses.append(model.question_losses(packed, frame))
         scores.append(-torch.cat(losses).view(len(frame_prompts), len(trie.label_ids)))
