@@ -303,3 +303,11 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads((tmp_path / "kills" / "report.json").read_text())
     assert report["kills"] == 8 and report["runs"] >= 1 and report["failures"] == []
+
+
+@pytest.mark.slow
+def test_a_renamed_checkpoint_does_not_stand_for_a_later_step(stopped: Path, data_flags: list[str]) -> None:
+    found = find_state(stopped / "checkpoints")
+    assert found is not None
+    shutil.copytree(found[0], stopped / "checkpoints" / "step-0009999")
+    assert find_state(stopped / "checkpoints") == found
