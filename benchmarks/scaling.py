@@ -87,7 +87,7 @@ def frames(o: Options) -> dict[str, Any]:
                 writer.put(f"VID{frame % VIDEOS:02d}", frame, 0, rows)
             for video in range(min(VIDEOS, count)):
                 writer.merge(f"VID{video:02d}")
-            disk = writer.size()
+            disk = writer.num_bytes()
             started = time.perf_counter()
             reader = FeatureCache(folder, made_of, FEATURE_WIDTH, "fp16")
             opening.append(time.perf_counter() - started)

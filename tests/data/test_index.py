@@ -25,7 +25,7 @@ from surgvivqa.data.index import (
     subsample,
 )
 from surgvivqa.data.ssgqa import read_split
-from surgvivqa.features.batches import micro_batches
+from surgvivqa.features.batches import plan_micro_batches
 from surgvivqa.utils.errors import InputError
 
 VIDEOS = ["VID04", "VID01"]
@@ -237,7 +237,9 @@ def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
     for most in (1, 7, 1000):
         assert list(draw_subsample(frames, most, 3)) == draw_subsample(plain, most, 3)
         assert list(subsample(frames, most)) == list(subsample(plain, most))
-    assert micro_batches(question_counts(frames), 4, 3, 0, 0) == micro_batches(question_counts(plain), 4, 3, 0, 0)
+    assert plan_micro_batches(question_counts(frames), 4, 3, 0, 0) == plan_micro_batches(
+        question_counts(plain), 4, 3, 0, 0
+    )
     assert subsample(frames, None) is frames  # nothing is built where nothing is cut
 
 

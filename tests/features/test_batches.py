@@ -1,4 +1,4 @@
-"""The order of questions: each once an epoch, batches of an exact size, a function of seed and epoch alone."""
+"""The order of questions: each once per epoch, batches of exact size, determined by seed and epoch."""
 
 import itertools
 
@@ -6,47 +6,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.features.batches import micro_batches
+from surgvivqa.features.batches import plan_micro_batches
 from surgvivqa.training.schedule import rate_factor, step_plans
 
-counts = st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any)
+COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any)
 
 
-@given(counts, st.integers(1, 30), st.integers(1, 40), st.integers(0, 3))
-def test_each_question_once_in_exact_batches(sizes: list[int], batch: int, per_frame: int, epoch: int) -> None:
-    batches = micro_batches(sizes, batch, per_frame, 7, epoch)
+@given(COUNTS, st.integers(1, 30), st.integers(1, 40), st.integers(0, 3))
+def test_an_epoch_has_each_question_once(sizes: list[int], batch: int, per_frame: int, epoch: int) -> None:
+    batches = plan_micro_batches(sizes, batch, per_frame, 7, epoch)
     seen = [(frame, q) for b in batches for frame, chosen in b for q in chosen]
     assert sorted(seen) == [(f, q) for f, n in enumerate(sizes) for q in range(n)]
     assert all(sum(len(chosen) for _, chosen in b) == batch for b in batches[:-1])
     assert all(len(chosen) <= per_frame for b in batches for _, chosen in b)
-    assert batches == micro_batches(sizes, batch, per_frame, 7, epoch)
+    assert batches == plan_micro_batches(sizes, batch, per_frame, 7, epoch)
 
 
-def test_epochs_differ() -> None:
-    assert micro_batches([30, 30], 8, 8, 0, 0) != micro_batches([30, 30], 8, 8, 0, 1)
+def test_epochs_have_different_orders() -> None:
+    assert plan_micro_batches([30, 30], 8, 8, 0, 0) != plan_micro_batches([30, 30], 8, 8, 0, 1)
 
 
-@given(counts, st.integers(1, 3), st.integers(1, 3), st.integers(1, 9))
-def test_processes_share_each_step_without_loss(sizes: list[int], world: int, accumulation: int, batch: int) -> None:
+@given(COUNTS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 9))
+def test_processes_share_the_steps_of_an_epoch(sizes: list[int], world: int, accumulation: int, batch: int) -> None:
     config = TrainConfig(batch_size=batch, questions_per_frame=4, gradient_accumulation_steps=accumulation)
-    whole = micro_batches(sizes, batch, 4, config.seed, 0)
+    whole = plan_micro_batches(sizes, batch, 4, config.seed, 0)
     steps = -(-len(whole) // (world * accumulation))
     plans = [next(iter(step_plans(sizes, config, world, rank, steps))) for rank in range(world)]
-    real = []
+    trained = []
     for step in range(steps):
         total = 0.0
-        for place in range(accumulation):
+        for micro in range(accumulation):
             for plan, weights, _ in plans:
-                weight = weights[step][place]
-                chosen = plan[step * accumulation + place]
+                weight = weights[step][micro]
+                micro_batch = plan[step * accumulation + micro]
                 if weight:
-                    real.append(chosen)
-                    total += weight / world * sum(len(c) for _, c in chosen)
+                    trained.append(micro_batch)
+                    total += weight / world * sum(len(chosen) for _, chosen in micro_batch)
         assert abs(total - 1) < 1e-9
-    assert real == whole
+    assert trained == whole
 
 
-def test_the_rate_warms_up_from_the_first_step_and_falls_to_zero() -> None:
+def test_the_learning_rate_warms_up_and_then_decays_to_zero() -> None:
     config = TrainConfig(warmup_steps=10)
     rates = [rate_factor(step, 200, config) for step in range(200)]
     assert rates[0] == 0.1

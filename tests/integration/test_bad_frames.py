@@ -14,7 +14,7 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.features.batches import MicroBatch, micro_batches
+from surgvivqa.features.batches import MicroBatch, plan_micro_batches
 from surgvivqa.features.cache_file import CacheFile, IndexEntry, write_cache_file
 from surgvivqa.training import schedule
 from surgvivqa.training.run_log import MetricsLog
@@ -85,7 +85,7 @@ def test_skipping_a_frame_equals_leaving_it_out_of_the_plan(
     large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
     with monkeypatch.context() as patch:
         frame = frame_index(synthetic_set, 1)
-        patch.setattr(schedule, "micro_batches", lambda *a: drop_frame(frame, micro_batches(*a)))
+        patch.setattr(schedule, "plan_micro_batches", lambda *a: drop_frame(frame, plan_micro_batches(*a)))
         assert train(tmp_path / "planned", flags, *large) == 0
     truncate(frames / "VID04" / BAD)
     assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0
@@ -102,7 +102,7 @@ def test_a_step_without_usable_frames_makes_no_update(
     small = ["--batch-size=2", "--questions-per-frame=2", "--max-steps=12", f"--workers={workers}"]
     assert train(tmp_path / "run", flags, *small, *SKIP) == 0
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
-    plan = micro_batches(question_counts(found), 2, 2, TrainConfig.seed, 0)[:12]
+    plan = plan_micro_batches(question_counts(found), 2, 2, TrainConfig.seed, 0)[:12]
     empty = [not batch for batch in drop_frame(frame_index(synthetic_set, 1), plan)]
     assert any(empty)
     assert [line["loss"] is None for line in metrics_lines(tmp_path / "run") if "loss" in line] == empty

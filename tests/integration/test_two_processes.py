@@ -17,7 +17,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.index import draw_subsample, open_questions
-from surgvivqa.features.batches import micro_batches
+from surgvivqa.features.batches import plan_micro_batches
 from surgvivqa.utils.distributed import explain_lost_processes, start_processes
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.processes import LIMIT, wait_until
@@ -184,7 +184,7 @@ def test_a_bad_frame_is_skipped_by_all_processes(flags: list[str], synthetic_set
     found, _ = open_questions(synthetic_set / "ssg-qa", ["VID04"])
     drawn_frames = draw_subsample(found, 156, TrainConfig.seed)
     bad = [f.frame for f in drawn_frames].index(1)
-    plan = micro_batches([len(f.questions) for f in drawn_frames], 2, 2, TrainConfig.seed, 0)[:20]
+    plan = plan_micro_batches([len(f.questions) for f in drawn_frames], 2, 2, TrainConfig.seed, 0)[:20]
     empty = [all(frame == bad for frame, _ in batch) for batch in plan]
     assert any(one != other for one, other in zip(empty[::2], empty[1::2], strict=True))
     run_alone(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'one'}")

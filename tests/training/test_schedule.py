@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.features.batches import micro_batches
+from surgvivqa.features.batches import plan_micro_batches
 from surgvivqa.training.schedule import seed_micro_batch, step_plans
 
 
@@ -16,7 +16,7 @@ def test_the_plans_of_all_processes_make_up_one_plan(world: int, accumulation: i
     done = 0
     for shares in zip(*plans, strict=True):
         epoch = shares[0][2]
-        whole = micro_batches(counts, 4, 3, config.seed, epoch)
+        whole = plan_micro_batches(counts, 4, 3, config.seed, epoch)
         dealt = [(shares[i % world][0][i // world]) for i in range(world * len(shares[0][0]))]
         assert dealt[: len(whole)] == whole[: len(dealt)]
         for step in range(len(shares[0][1])):

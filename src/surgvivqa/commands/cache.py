@@ -87,9 +87,9 @@ def cache(config: CacheConfig) -> int:
     bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
         text, tokens_per_frame = build_text_source(config)
-        videos = existing_frames(text.video.reader, videos, bad)
+        videos = existing_frames(text.video_source.reader, videos, bad)
         jobs = [
-            build_video_job(text.video, tokens_per_frame, videos),
+            build_video_job(text.video_source, tokens_per_frame, videos),
             build_text_job(text, training_frames(videos, config)),
         ]
     else:
@@ -120,7 +120,7 @@ def existing_frames(
     names = {(b.video, b.frame) for b in missing}
     for frame in (f for frames in videos.values() for f in frames if (f.video, f.frame) not in names):
         try:
-            reader.key(frame.video, frame.frame)
+            reader.cache_key(frame.video, frame.frame)
         except FrameError as error:  # a broken link, or another frame of the clip is missing
             missing.append(BadFrame(frame.video, frame.frame, error.sentence))
     bad.add(missing)
@@ -134,7 +134,7 @@ def build_video_job(
 ) -> FeatureJob:
     """The video tokens of frames whose images exist."""
     items = {
-        video: [CacheItem(frame, source.reader.key(video, frame.frame)[2], tokens_per_frame) for frame in frames]
+        video: [CacheItem(frame, source.reader.cache_key(video, frame.frame)[2], tokens_per_frame) for frame in frames]
         for video, frames in videos.items()
     }
     return FeatureJob(source, items)
@@ -152,7 +152,7 @@ def build_text_job(source: TextStateSource, videos: Mapping[str, Sequence[FrameQ
         for frame in frames:
             trees = source.reader.prompt_trees(frame)
             num_rows = sum(len(tree.prompt) + len(tree.tokens) for tree in trees)
-            items[video].append(CacheItem(frame, source.reader.key(frame, trees)[2], num_rows))
+            items[video].append(CacheItem(frame, source.reader.cache_key(frame, trees)[2], num_rows))
     return FeatureJob(source, items)
 
 

@@ -19,7 +19,7 @@ from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.batches import TrainingBatches, micro_batches
+from surgvivqa.features.batches import TrainingBatches, plan_micro_batches
 from surgvivqa.features.frame_reader import FrameReader
 from surgvivqa.features.text_reader import TextReader
 from surgvivqa.features.text_states import build_text_state_source
@@ -336,7 +336,7 @@ def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: 
     items, bad, sample = 0, [], frames[::step]
     for frame in sample:
         try:
-            items += sum(reader.cached(frame) is not None for reader in readers)
+            items += sum(reader.read_cached(frame) is not None for reader in readers)
         except FrameError as error:
             bad.append(error.sentence)
     message = f"{items} items of {len(sample)} frames read"
@@ -357,7 +357,7 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     """
     assert config.image_root is not None
     model, frames = bundle.model, train[:4]
-    plan = micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
+    plan = plan_micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
     source = build_video_token_source(bundle, bundle.frame_store(config.image_root))
     batches = TrainingBatches(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
     for index in range(len(plan)):

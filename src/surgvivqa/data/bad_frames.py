@@ -1,4 +1,4 @@
-"""The frames of a run that cannot be used, and the policy for them: ``--on-bad-frame``, ``--max-bad-frames``."""
+"""The unusable frames of a run, and the policy for them: ``--on-bad-frame``, ``--max-bad-frames``."""
 
 import logging
 import math
@@ -14,51 +14,61 @@ log = logging.getLogger("surgvivqa")
 
 
 class BadFrames:
-    """The frames of a run that could not be used; the same in every process after ``gather``.
+    """The unusable frames of a run; the same in every process after ``gather``.
 
     Args:
-        policy: ``error`` allows none; ``skip`` leaves their questions out and allows a fraction of the run's frames.
-        fraction: that fraction (``--max-bad-frames``).
+        policy: ``error`` allows none; ``skip`` leaves out their questions, up to ``fraction`` of the run's frames.
+        fraction: the fraction of frames that ``skip`` allows, between 0 and 1 (``--max-bad-frames``).
         total: number of frames of the run.
-        known: frames that an earlier part of the run skipped. Under ``skip`` they count; under ``error`` a frame that
-            fails again is an error.
+        earlier: frames that the run skipped before it was resumed, as (video, frame, reason). Under ``skip`` they
+            count; under ``error`` a frame that fails again is an error.
+
+    Attributes:
+        limit: the number of frames that the policy allows.
     """
 
-    def __init__(self, policy: str, fraction: float, total: int, known: Iterable[Sequence[Any]] = ()) -> None:
+    def __init__(self, policy: str, fraction: float, total: int, earlier: Iterable[Sequence[Any]] = ()) -> None:
         self.policy, self.fraction, self.total = policy, fraction, total
         self.limit = math.ceil(round(fraction * total, 6)) if policy == "skip" else 0
-        earlier: dict[tuple[str, int], str] = {(video, frame): why for video, frame, why in known}
-        self._reasons, self._earlier = (earlier, {}) if policy == "skip" else ({}, earlier)
+        reasons: dict[tuple[str, int], str] = {(video, frame): reason for video, frame, reason in earlier}
+        self._reasons, self._earlier = (reasons, {}) if policy == "skip" else ({}, reasons)
 
     def __len__(self) -> int:
         return len(self._reasons)
 
-    def unknown(self, frames: Iterable[BadFrame]) -> list[BadFrame]:
-        """Those of ``frames`` that are not recorded yet."""
+    def filter_new(self, frames: Iterable[BadFrame]) -> list[BadFrame]:
+        """The frames that are not recorded yet."""
         return [bad for bad in frames if (bad.video, bad.frame) not in self._reasons]
 
     def gather(self, frames: Iterable[BadFrame]) -> None:
         """Records the bad frames of all processes in each of them; every process must call it."""
-        self.add(gather_object(self.unknown(frames)))
+        self.add(gather_object(self.filter_new(frames)))
 
     def add(self, frames: Iterable[BadFrame]) -> None:
-        """Records frames; under ``skip`` the log reports each once."""
-        for video, frame, why in frames:
+        """Records frames; under ``skip``, logs a warning for each new one."""
+        for video, frame, reason in frames:
             if (video, frame) not in self._reasons:
-                self._reasons[video, frame] = why
+                self._reasons[video, frame] = reason
                 if self.policy == "skip":
                     log.warning(
                         "Skipped the questions of %s frame %d: %s (%d of at most %d)",
-                        *(video, frame, why, len(self), self.limit),
+                        *(video, frame, reason, len(self), self.limit),
                     )
 
     @property
     def too_many(self) -> bool:
-        """Whether there are more than the policy allows."""
+        """Whether there are more bad frames than the policy allows."""
         return len(self) > self.limit
 
     def check(self, advice: str = "run the same command again") -> None:
-        """Raises InputError if there are too many; ``advice`` says what to do once they are fixed."""
+        """Checks that the policy allows the bad frames.
+
+        Args:
+            advice: what to do after fixing the frames, for the error message.
+
+        Raises:
+            InputError: there are too many bad frames.
+        """
         if not self.too_many:
             return
         last = list(self._reasons.values())[-1]
@@ -71,4 +81,4 @@ class BadFrames:
 
     def to_list(self) -> list[BadFrame]:
         """All bad frames of the run, in the order they were found."""
-        return [BadFrame(*name, why) for name, why in (self._earlier | self._reasons).items()]
+        return [BadFrame(*name, reason) for name, reason in (self._earlier | self._reasons).items()]

@@ -1,4 +1,4 @@
-"""The order in which the questions of an epoch are seen, and the micro-batches that a step reads."""
+"""The order of an epoch's questions, and the micro-batches that a training step reads."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,24 +11,27 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.source import FeatureReader, InputsT, read_good_frames
+from surgvivqa.features.source import FeatureReader, FrameRequest, InputsT, read_good_frames
 from surgvivqa.utils.loader_workers import ignore_signals, limit_workers
 
-Group = tuple[int, list[int]]  # the index of a frame and the indices of some of its questions
+Group = tuple[int, list[int]]  # the index of a frame, and the indices of questions about it
 MicroBatch = list[Group]
 
 
-def micro_batches(
+def plan_micro_batches(
     counts: Sequence[int], batch_size: int, questions_per_frame: int, seed: int, epoch: int
 ) -> list[MicroBatch]:
-    """Plans an epoch: every question once, in micro-batches of exactly ``batch_size`` (the last may be smaller).
+    """Plans an epoch: every question once, in micro-batches of ``batch_size`` questions (the last may be smaller).
 
     Args:
         counts: number of questions of each frame.
         batch_size: questions per micro-batch.
-        questions_per_frame: the most questions of one frame that stay together.
-        seed: with ``epoch``, decides the order.
-        epoch: with ``seed``, decides the order.
+        questions_per_frame: maximum number of questions of a frame that are kept together.
+        seed: with ``epoch``, determines the order.
+        epoch: with ``seed``, determines the order.
+
+    Returns:
+        The micro-batches, each as frames with the indices of their selected questions.
     """
     rng = np.random.default_rng([seed, epoch])
     groups: list[Group] = []
@@ -37,17 +40,17 @@ def micro_batches(
         pieces = max(1, -(-count // questions_per_frame))
         groups += [(frame, [int(q) for q in piece]) for piece in np.array_split(order, pieces) if len(piece)]
     batches: list[MicroBatch] = [[]]
-    room = batch_size
+    free = batch_size
     for index in rng.permutation(len(groups)):
         frame, questions = groups[index]
         while questions:
-            if room == 0:
+            if free == 0:
                 batches.append([])
-                room = batch_size
-            taken, questions = questions[:room], questions[room:]
+                free = batch_size
+            taken, questions = questions[:free], questions[free:]
             batches[-1].append((frame, taken))
-            room -= len(taken)
-    return [b for b in batches if b]
+            free -= len(taken)
+    return [batch for batch in batches if batch]
 
 
 @dataclass(frozen=True)
@@ -55,32 +58,32 @@ class Batch(Generic[InputsT]):
     """One micro-batch: the inputs of its frames and its packed questions.
 
     Attributes:
-        inputs: what the feature reader gives for the frames; None if no frame can be used.
-        packed: the questions of the frames that can be used; a placeholder if ``inputs`` is None.
-        asked: number of questions planned.
+        inputs: what the feature reader returns for the frames; None if no frame can be used.
+        packed: the questions of the frames that can be used; a single placeholder question if ``inputs`` is None.
+        num_planned: number of questions in the plan.
         bad: the frames that cannot be used.
     """
 
     inputs: InputsT | None
     packed: PackedStream
-    asked: int
+    num_planned: int
     bad: tuple[BadFrame, ...] = ()
 
     @property
-    def lost(self) -> int:
+    def num_unusable(self) -> int:
         """Number of planned questions whose frame cannot be used."""
-        return self.asked - (self.packed.num_questions if self.inputs is not None else 0)
+        return self.num_planned - (self.packed.num_questions if self.inputs is not None else 0)
 
 
 class TrainingBatches(Dataset[Batch[InputsT]]):
-    """The micro-batches of an epoch by index; frames are read and prompts packed on access, in a worker process.
+    """The micro-batches of an epoch; a worker process reads the frames and packs the prompts on access.
 
     Args:
         frames: the frames with their questions.
         reader: the reader of a feature source.
-        prompt_tokenizer: prompts and labels to token ids.
+        prompt_tokenizer: converts prompts and labels to token ids.
         mask: the mask mode.
-        plan: the micro-batches.
+        plan: the micro-batches (``plan_micro_batches``).
     """
 
     def __init__(
@@ -98,35 +101,46 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
         return len(self.plan)
 
     def __getitem__(self, index: int) -> Batch[InputsT]:
-        requests = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
-        asked = sum(len(chosen) for _, chosen in requests)
+        requests = self._requests(index)
+        num_planned = sum(len(chosen) for _, chosen in requests)
         inputs, good, bad = read_good_frames(self.reader, requests)
         if inputs is None:
-            good = [(requests[0][0], requests[0][1][:1])]
+            frame, chosen = requests[0]
+            good = [(frame, chosen[:1])]
         prompts, answers = [], []
         for frame, chosen in good:
             questions = [frame.questions[q] for q in chosen]
             prompts.append([self.prompt_tokenizer.prompt_ids(q.question) for q in questions])
             answers.append([self.prompt_tokenizer.label_ids[q.label] for q in questions])
-        return Batch(inputs, pack_training(prompts, answers, self.mask), asked, bad)
+        return Batch(inputs, pack_training(prompts, answers, self.mask), num_planned, bad)
 
-    def describe(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
-        """Names a question for an error message.
+    def _requests(self, index: int) -> list[FrameRequest]:
+        """The frames of a micro-batch with the indices of their selected questions."""
+        return [(self.frames[frame], chosen) for frame, chosen in self.plan[index]]
+
+    def describe_question(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
+        """Describes a question for an error message: its file, line and text.
 
         Args:
-            index: the micro-batch.
+            index: the index of the micro-batch.
             question: the question's index in ``Batch.packed``.
-            bad: ``Batch.bad``, whose questions are not in ``packed``.
+            bad: ``Batch.bad``, whose questions are not in ``Batch.packed``.
         """
-        left_out = {(b.video, b.frame) for b in bad}
-        frames = [(self.frames[f], chosen) for f, chosen in self.plan[index]]
-        packed = [f.questions[q] for f, chosen in frames if (f.video, f.frame) not in left_out for q in chosen]
-        found = packed[question]
-        return f"{found.video}/{found.frame}.txt:{found.line}: {found.question!r}"
+        unusable = {(frame.video, frame.frame) for frame in bad}
+        usable = [request for request in self._requests(index) if (request[0].video, request[0].frame) not in unusable]
+        packed = [frame.questions[q] for frame, chosen in usable for q in chosen]
+        culprit = packed[question]
+        return f"{culprit.video}/{culprit.frame}.txt:{culprit.line}: {culprit.question!r}"
 
 
-def training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
-    """Loads the micro-batches of ``order`` in ``workers`` processes (0: this one), on which they do not depend."""
+def build_training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
+    """Builds a loader of micro-batches; their content does not depend on the number of workers.
+
+    Args:
+        batches: the micro-batches.
+        order: indices of the micro-batches, in the order of loading.
+        workers: number of worker processes; 0 loads in this process.
+    """
     workers = limit_workers(workers)
     return DataLoader(
         batches,

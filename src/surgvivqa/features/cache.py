@@ -33,7 +33,7 @@ from surgvivqa.features.cache_file import (
     CacheFile,
     IndexEntry,
     Key,
-    identity_of,
+    read_identity,
     to_array,
     to_tensor,
     write_cache_file,
@@ -71,8 +71,8 @@ class FeatureCache:
 
     Args:
         root: the cache folder; nothing is written outside it.
-        made_of: plain values that determine the features (hash of the weights, settings); with dtype, width and format
-            they make the fingerprint.
+        fingerprint_values: plain values that determine the features (hash of the weights, settings); the fingerprint
+            is the hash of these, dtype, width and format.
         width: length of a row.
         dtype: ``fp16``, ``bf16`` or ``fp32``.
         flush_every: items kept in memory before they are written; bounds the memory, and what is lost when the process
@@ -87,7 +87,7 @@ class FeatureCache:
     def __init__(
         self,
         root: Path,
-        made_of: Mapping[str, Any],
+        fingerprint_values: Mapping[str, Any],
         width: int,
         dtype: str,
         *,
@@ -97,8 +97,8 @@ class FeatureCache:
         if dtype not in DTYPES:
             raise ValueError(f"cache dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.dtype, self.width, self.flush_every, self.must_write = dtype, width, flush_every, must_write
-        made_of = dict(made_of) | {"dtype": dtype, "width": width, "format": FORMAT}
-        self.fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        values = dict(fingerprint_values) | {"dtype": dtype, "width": width, "format": FORMAT}
+        self.fingerprint = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         self.folder = Path(root) / self.fingerprint[:16]
         self.writable = True
         self._pending: dict[Key, np.ndarray] = {}
@@ -107,14 +107,14 @@ class FeatureCache:
         self._frames: set[tuple[str, int]] = set()
         self._mapped: dict[CacheFile, None] = {}
         self._dropped: set[Key] = set()
-        self._seen: tuple[int, ...] = ()
-        self._writer, self._written = uuid.uuid4().hex[:12], 0
-        self._open(made_of)
+        self._folder_times: tuple[int, ...] = ()  # modification times of the folders at the last refresh
+        self._writer, self._num_written = uuid.uuid4().hex[:12], 0
+        self._create_folder(values)
         self.refresh()
 
-    def _open(self, made_of: dict[str, Any]) -> None:
+    def _create_folder(self, values: dict[str, Any]) -> None:
         manifest = self.folder / "manifest.json"
-        text = json.dumps({"fingerprint": self.fingerprint, "made_of": made_of}, indent=2) + "\n"
+        text = json.dumps({"fingerprint": self.fingerprint, "made_of": values}, indent=2) + "\n"
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
             with atomic_path(manifest, durable=False, shared=True) as temporary:
@@ -138,7 +138,7 @@ class FeatureCache:
             InputError: a file is damaged.
         """
         key = (video, frame, tag)
-        for _ in range(3):  # another process may merge the file away after the index was read
+        for _ in range(3):  # another process may merge and remove the file after the index was read
             if key in self._pending:
                 return to_tensor(self._pending[key].copy(), self.dtype)
             if key not in self._index:
@@ -149,8 +149,7 @@ class FeatureCache:
             try:
                 return to_tensor(self._read(file, key), self.dtype)
             except FileNotFoundError:
-                self._seen = ()
-                self.refresh()
+                self._reload()
         return None
 
     def has(self, video: str, frame: int, tag: int) -> bool:
@@ -195,7 +194,7 @@ class FeatureCache:
         """
         if not self._pending:
             return
-        path = self.folder / "parts" / f"{os.getpid()}-{self._writer}-{self._written:05d}.safetensors"
+        path = self.folder / "parts" / f"{os.getpid()}-{self._writer}-{self._num_written:05d}.safetensors"
         items = [(k, IndexEntry(0, len(a), zlib.crc32(a.data))) for k, a in sorted(self._pending.items())]
         try:
             write_cache_file(
@@ -206,9 +205,9 @@ class FeatureCache:
                 raise InputError(f"--cache {self.folder.parent} cannot be written ({error.strerror}).") from None
             self._stop_writing(error)
             return
-        self._written += 1
+        self._num_written += 1
         self._pending.clear()
-        self._take(CacheFile(path))
+        self._register(CacheFile(path))
 
     def refresh(self) -> None:
         """Finds files that other processes have written or merged since the last call.
@@ -218,8 +217,8 @@ class FeatureCache:
         """
         folders = (self.folder / "parts", self.folder)
         try:
-            now = tuple(f.stat().st_mtime_ns for f in folders)
-            if now == self._seen:
+            folder_times = tuple(f.stat().st_mtime_ns for f in folders)
+            if folder_times == self._folder_times:
                 return
             paths = [p for f in folders for p in f.glob("*.safetensors") if not p.name.startswith(".")]
         except OSError as error:
@@ -227,15 +226,21 @@ class FeatureCache:
         files: dict[Path, CacheFile] = {}
         for path in paths:  # parts first, so that an item in both is read from the video's file
             try:
-                known = self._files.get(path)
-                files[path] = known if known and known.identity == identity_of(path) else CacheFile(path)
+                opened = self._files.get(path)
+                files[path] = opened if opened and opened.identity == read_identity(path) else CacheFile(path)
             except FileNotFoundError:
                 continue
-        self._files, self._index, self._frames, self._seen = {}, {}, set(), now
+        self._files, self._index, self._frames, self._folder_times = {}, {}, set(), folder_times
         for file in files.values():
-            self._take(file)
+            self._register(file)
 
-    def _take(self, file: CacheFile) -> None:
+    def _reload(self) -> None:
+        """Refreshes even if the folders' modification times are the same."""
+        self._folder_times = ()
+        self.refresh()
+
+    def _register(self, file: CacheFile) -> None:
+        """Adds a file's items to the index."""
         if (file.fingerprint, file.format) != (self.fingerprint, FORMAT):
             return  # features of other weights or settings
         self._files[file.path] = file
@@ -244,6 +249,7 @@ class FeatureCache:
             self._frames.add(key[:2])
 
     def _read(self, file: CacheFile, key: Key) -> np.ndarray:
+        """Reads an item and closes the least recently used map if too many are open."""
         self._mapped.pop(file, None)
         self._mapped[file] = None
         if len(self._mapped) > _MAX_MAPS:
@@ -253,10 +259,10 @@ class FeatureCache:
         return file.read(key)
 
     def merge(self, video: str, wanted: Mapping[int, int] | None = None) -> int:
-        """Moves a video's items from ``parts`` into its own file, and removes parts that are empty then.
+        """Moves a video's items from ``parts`` into the video's file, and removes the parts that this empties.
 
         Args:
-            video: its name.
+            video: name of the video.
             wanted: current tags by frame; items of these frames with other tags are dropped.
 
         Returns:
@@ -271,8 +277,7 @@ class FeatureCache:
         path = self.folder / f"{video}.safetensors"
         self.flush()
         for attempt in range(3):
-            self._seen = ()
-            self.refresh()
+            self._reload()
             keys = sorted(k for k in self._index if k[0] == video)
             kept = [k for k in keys if wanted.get(k[1], k[2]) == k[2]]
             self._dropped |= set(keys) - set(kept)
@@ -293,22 +298,21 @@ class FeatureCache:
         return merged.data_bytes if merged else 0
 
     def _remove_empty_parts(self) -> None:
-        self._seen = ()
-        self.refresh()
+        """Removes parts whose items are all merged or dropped, and temporary files of killed processes."""
+        self._reload()
         parts = [f for f in self._files.values() if f.path.parent.name == "parts"]
         merged = {k for f in self._files.values() if f.path.parent == self.folder for k in f.entries}
         for part in parts:
             if not set(part.entries) - merged - self._dropped:
                 part.path.unlink(missing_ok=True)
         for folder in (self.folder, self.folder / "parts"):
-            for leftover in folder.glob(".*.tmp"):  # of processes that were killed
+            for leftover in folder.glob(".*.tmp"):
                 try:
                     if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER:
                         leftover.unlink()
                 except FileNotFoundError:
                     continue
-        self._seen = ()
-        self.refresh()
+        self._reload()
 
     def verify(self) -> Iterator[tuple[Path, int, int]]:
         """Reads every item and verifies its checksum. Yields for each file its path, number of items and bytes.
@@ -322,8 +326,8 @@ class FeatureCache:
                 self._read(file, key)
             yield path, len(file.entries), file.data_bytes
 
-    def size(self) -> int:
-        """Bytes of all items on disk."""
+    def num_bytes(self) -> int:
+        """Size of all items on disk in bytes."""
         return sum(file.data_bytes for file in self._files.values())
 
     def __getstate__(self) -> dict[str, Any]:

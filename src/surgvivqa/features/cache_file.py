@@ -51,19 +51,19 @@ class IndexEntry:
 
 
 def to_array(rows: Tensor) -> np.ndarray:
-    """The array that is stored for a tensor of one of the three dtypes (bfloat16 as its bits in uint16)."""
+    """Converts ``[n, width]`` float16, bfloat16 or float32 to the array that is stored (bfloat16 as bits in uint16)."""
     rows = rows.detach().cpu().contiguous()
     return rows.view(torch.uint16).numpy() if rows.dtype == torch.bfloat16 else rows.numpy()
 
 
 def to_tensor(rows: np.ndarray, dtype: str) -> Tensor:
-    """The inverse of ``to_array``; shares the array's memory."""
+    """The inverse of ``to_array`` for ``dtype`` ``fp16``, ``bf16`` or ``fp32``; shares the array's memory."""
     tensor = torch.from_numpy(rows)
     return tensor.view(torch.bfloat16) if dtype == "bf16" else tensor
 
 
-def all_finite(rows: np.ndarray, dtype: str) -> bool:
-    """Whether an array of ``to_array`` holds neither NaN nor infinity."""
+def is_finite(rows: np.ndarray, dtype: str) -> bool:
+    """Whether an array from ``to_array`` holds neither NaN nor infinity."""
     kind = np.uint32 if dtype == "fp32" else np.uint16
     exponent = kind(_EXPONENT[dtype])
     return not bool((np.bitwise_and(rows.view(kind), exponent) == exponent).any())
@@ -102,7 +102,7 @@ def write_cache_file(
     header = json.dumps(
         {
             "__metadata__": {"index": index, "index_crc32": str(zlib.crc32(index.encode()))},
-            "rows": _tensor(dtype, sum(entry.rows for _, entry in items), width),
+            "rows": _tensor_header(dtype, sum(entry.rows for _, entry in items), width),
         }
     ).encode()
     header += b" " * (-(8 + len(header)) % _ALIGNMENT)
@@ -117,7 +117,7 @@ class CacheFile:
 
     Raises:
         InputError: the file is damaged (no header, cut off, or a wrong checksum of the header).
-        FileNotFoundError: it does not exist.
+        FileNotFoundError: the file does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,17 +137,9 @@ class CacheFile:
             index = parse_json(metadata["index"])
             self.fingerprint, self.dtype = str(index["fingerprint"]), str(index["dtype"])
             self.width, self.format = int(index["width"]), int(index["format"])
-            self.entries: dict[Key, IndexEntry] = {}
-            start = 0
-            for video, frame, tag, rows, crc in index["items"]:
-                if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
-                    raise ValueError("its header lists something that is not an item")
-                if rows < 0:
-                    raise ValueError("its header lists an item with fewer than no rows")
-                self.entries[video, frame, tag] = IndexEntry(start, rows, crc)
-                start += rows
-            self.shape, self.data_start = (start, self.width), 8 + length
-            tensor = _tensor(self.dtype, start, self.width)
+            self.entries, num_rows = _parse_items(index["items"])
+            self.shape, self.data_start = (num_rows, self.width), 8 + length
+            tensor = _tensor_header(self.dtype, num_rows, self.width)
             if header["rows"] != tensor:
                 raise ValueError("its header contradicts itself")
             self.data_bytes = tensor["data_offsets"][1]
@@ -171,13 +163,13 @@ class CacheFile:
         """
         entry = self.entries[key]
         if self._map is None:
-            self._map = self._mapped()
+            self._map = self._open_map()
         rows = np.array(self._map[entry.start : entry.start + entry.rows])
         if not entry.checked:
             fault = None
             if zlib.crc32(rows.data) != entry.crc:
                 fault = f"the checksum of {key[0]} frame {key[1]} is wrong"
-            elif not all_finite(rows, self.dtype):
+            elif not is_finite(rows, self.dtype):
                 fault = f"the features of {key[0]} frame {key[1]} are not all finite"
             if fault:
                 raise FrameError(
@@ -190,7 +182,7 @@ class CacheFile:
         """Closes the memory map; the next ``read`` opens it again."""
         self._map = None
 
-    def _mapped(self) -> np.memmap:
+    def _open_map(self) -> np.memmap:
         with self.path.open("rb") as file:
             # Another process may have replaced the file.
             if _identity(os.fstat(file.fileno())) != self.identity:
@@ -202,7 +194,25 @@ class CacheFile:
         return self.__dict__ | {"_map": None}  # a worker process maps the file itself
 
 
-def _tensor(dtype: str, rows: int, width: int) -> dict[str, Any]:
+def _parse_items(items: Iterable[Any]) -> tuple[dict[Key, IndexEntry], int]:
+    """The entries of a header's items, and the total number of their rows.
+
+    Raises:
+        ValueError: something is not an item.
+    """
+    entries: dict[Key, IndexEntry] = {}
+    start = 0
+    for video, frame, tag, rows, crc in items:
+        if not isinstance(video, str) or not all(type(n) is int for n in (frame, tag, rows, crc)):
+            raise ValueError("its header lists something that is not an item")
+        if rows < 0:
+            raise ValueError("its header lists an item with a negative number of rows")
+        entries[video, frame, tag] = IndexEntry(start, rows, crc)
+        start += rows
+    return entries, start
+
+
+def _tensor_header(dtype: str, rows: int, width: int) -> dict[str, Any]:
     """The header entry of the tensor."""
     name, stored = _STORED[dtype]
     size = rows * width * np.dtype(stored).itemsize
@@ -213,6 +223,6 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def identity_of(path: Path) -> tuple[int, int, int]:
+def read_identity(path: Path) -> tuple[int, int, int]:
     """Inode, size and modification time, which change when a file is replaced."""
     return _identity(path.stat())

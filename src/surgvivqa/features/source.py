@@ -1,11 +1,11 @@
-"""What feeds a training step: clips, cached video tokens or cached text states, behind one pair of protocols.
+"""The inputs of a training step: clips, cached video tokens or cached text states, behind a pair of protocols.
 
-A *reader* runs in the worker processes that load batches: it turns frames and the questions asked about them into
-inputs, plain tensors on the CPU. A *source* runs in the training process: it turns these inputs into the arguments of
-the model's ``forward``, on the model's device.
+A *reader* runs in the worker processes that load batches: it reads the inputs of frames and of selected questions about
+them, as tensors on the CPU. A *source* runs in the training process: it converts these inputs to the arguments of the
+model's ``forward``, on the model's device.
 
 ===================================  =========================  ==============================================
-source                               the reader gives           ``model_inputs`` gives
+source                               the reader returns         ``model_inputs`` returns
 ===================================  =========================  ==============================================
 ``VideoTokenSource`` without cache   ``FrameInputs`` (clips)    ``pixel_values`` ``[F, T, 3, H, W]`` float32
 ``VideoTokenSource`` with cache      ``FrameInputs``            ``video_tokens`` ``[F, V, hidden]`` float32
@@ -24,7 +24,7 @@ from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import FrameError
 
 FrameRequest: TypeAlias = tuple[FrameQuestions, Sequence[int]]
-"""A frame, and the indices of those of its questions that are asked."""
+"""A frame and the indices of the selected questions about it."""
 
 InputsT = TypeVar("InputsT")
 InputsT_co = TypeVar("InputsT_co", covariant=True)
@@ -34,7 +34,7 @@ class FeatureReader(Protocol[InputsT_co]):
     """Reads the inputs of frames; pickled to the worker processes."""
 
     def read_requests(self, requests: Sequence[FrameRequest]) -> InputsT_co:
-        """Returns the inputs of some frames and questions, on the CPU, in the order of ``requests``.
+        """Reads the inputs of frames and questions, on the CPU, in the order of ``requests``.
 
         Raises:
             FrameError: a frame cannot be used; the error names it.
@@ -43,17 +43,21 @@ class FeatureReader(Protocol[InputsT_co]):
 
 
 class FeatureSource(Protocol[InputsT]):
-    """Makes a model's inputs of what its reader read. As a context manager it writes pending cache items on exit."""
+    """Converts what its reader read to a model's inputs. As a context manager it writes pending cache items on exit."""
 
     @property
     def reader(self) -> FeatureReader[InputsT]:
         """The reader for the worker processes."""
 
     def model_inputs(self, inputs: InputsT) -> dict[str, Tensor]:
-        """Returns the keyword arguments of the model's ``forward``, on the model's device (see the table above)."""
+        """The keyword arguments of the model's ``forward``, on the model's device (see the table in this file)."""
 
     def flush(self) -> None:
-        """Writes the computed features that are not on disk yet."""
+        """Writes the computed features that are not on disk yet.
+
+        Raises:
+            InputError: the cache folder cannot be written, and the source was built with ``must_write``.
+        """
 
     def __enter__(self) -> "FeatureSource[InputsT]": ...
 
@@ -62,7 +66,10 @@ class FeatureSource(Protocol[InputsT]):
 
 @contextlib.contextmanager
 def name_frame_in_errors(frame: FrameQuestions) -> Iterator[None]:
-    """Sets the frame of a ``FrameError``, whose bad image may be another one of the frame's clip."""
+    """Sets the frame of a ``FrameError`` of the body.
+
+    The unusable image may be another image of the frame's clip, so its path does not identify the frame.
+    """
     try:
         yield
     except FrameError as error:
@@ -73,21 +80,22 @@ def name_frame_in_errors(frame: FrameQuestions) -> Iterator[None]:
 def read_good_frames(
     reader: FeatureReader[InputsT], requests: Sequence[FrameRequest]
 ) -> tuple[InputsT | None, list[FrameRequest], tuple[BadFrame, ...]]:
-    """Reads the inputs of those frames that can be used.
+    """Reads the inputs of the frames that can be used.
 
     Returns:
-        The inputs (None if no frame can be used), the requests that they answer, and the other frames.
+        The inputs (None if no frame can be used), the requests that they belong to, and the frames that cannot be
+        used.
 
     Raises:
-        InputError: something other than a frame cannot be used.
+        InputError: an error that does not concern a single frame, such as an unreadable folder.
     """
-    left, bad = list(requests), list[BadFrame]()
-    while left:
+    remaining, bad = list(requests), list[BadFrame]()
+    while remaining:
         try:
-            return reader.read_requests(left), left, tuple(bad)
+            return reader.read_requests(remaining), remaining, tuple(bad)
         except FrameError as error:
             if error.frame is None:
                 raise
             bad.append(BadFrame(*error.frame, error.sentence))
-            left = [(frame, chosen) for frame, chosen in left if (frame.video, frame.frame) != error.frame]
+            remaining = [(frame, chosen) for frame, chosen in remaining if (frame.video, frame.frame) != error.frame]
     return None, [], tuple(bad)

@@ -1,4 +1,4 @@
-"""Reads the inputs of questions: their cached text states, or what is needed to compute them."""
+"""Reads the inputs of questions: their cached text states, or the inputs of the text encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,17 @@ from surgvivqa.features.cache_file import Key
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.features.source import FrameRequest, name_frame_in_errors
 
-TokenRange = tuple[int, int]  # the first token of a question in its frame's item, and the one after its last
+TokenRange = tuple[int, int]  # start and end (exclusive) of a question's tokens in the item of its frame
 
 
 @dataclass(frozen=True)
 class UncachedText:
-    """A frame without cached text states: the prompt trees of all its questions, and its clip or video tokens."""
+    """A frame without cached text states.
+
+    Attributes:
+        trees: the prompt trees of all questions about the frame.
+        video: its clip or its cached video tokens.
+    """
 
     trees: list[PromptTree]
     video: FrameInputs
@@ -27,14 +32,14 @@ class UncachedText:
 
 @dataclass(frozen=True)
 class TextInputs:
-    """Some questions of F frames, in the order of the stream that ``pack_training`` makes of them, on the CPU.
+    """Questions about F frames, in the order in which ``pack_training`` packs them, on the CPU.
 
     Attributes:
         keys: the cache keys of the F frames.
-        token_ranges: for each frame, the tokens of its item that belong to each question.
-        uncached: for each frame, what its text states are computed from; None if it is cached.
-        states: ``[C, hidden]`` in the cache's dtype, the questions' tokens of the cached frames, one after another.
-            None if no frame is cached.
+        token_ranges: for each frame, the tokens of each selected question in the frame's item.
+        uncached: for each frame, the inputs that its text states are computed from; None if they are cached.
+        states: ``[n, hidden]`` in the cache's dtype, the selected questions' text states of the cached frames, one
+            after another. None if no frame is cached.
     """
 
     keys: tuple[Key, ...]
@@ -44,17 +49,23 @@ class TextInputs:
 
 
 def select_tokens(item: Tensor, token_ranges: Sequence[TokenRange]) -> Tensor:
-    """The tokens ``[n, hidden]`` of some questions, from the item ``[tokens, hidden]`` of all questions of a frame."""
+    """Selects the rows ``[n, hidden]`` of questions from the item ``[tokens, hidden]`` of all questions of a frame."""
     return torch.cat([item[start:end] for start, end in token_ranges]) if token_ranges else item[:0]
 
 
 @dataclass(frozen=True)
 class TextReader:
-    """Reads text states in a worker process; a frame's image or video tokens only if its text states are not cached.
+    """Reads text states in a worker process; reads a frame's image or video tokens if its text states are not cached.
 
-    An item holds the text encoder's outputs for all questions of a frame in file order: of each question the prompt's
-    tokens, then the answer tokens that training feeds. One pass over all questions of a frame has a shape that does not
-    depend on the questions that a micro-batch asks for, so an item is the same in every run.
+    An item ``[tokens, hidden]`` holds the text encoder's outputs for all questions about a frame in file order: for
+    each question the prompt's tokens, then the answer tokens that training feeds. The pass that computes it has the
+    same shape whichever questions a micro-batch selects, so an item is the same in every run.
+
+    Attributes:
+        frames: reads the frames.
+        prompt_tokenizer: converts prompts and labels to token ids.
+        mask: the mask mode.
+        cache: the cache of text states.
     """
 
     frames: FrameReader
@@ -63,7 +74,7 @@ class TextReader:
     cache: FeatureCache
 
     def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
-        """The prompt trees of all questions of a frame, as training packs them."""
+        """Builds the prompt trees of all questions about a frame, as training packs them."""
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
@@ -71,11 +82,11 @@ class TextReader:
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
 
-    def key(self, frame: FrameQuestions, trees: Sequence[PromptTree]) -> Key:
-        """Returns the cache key of a frame with these questions.
+    def cache_key(self, frame: FrameQuestions, trees: Sequence[PromptTree]) -> Key:
+        """The cache key of a frame with these prompt trees.
 
-        The tag depends on the clip's image files, the token ids, and where each prompt ends: under ``prefix`` a
-        prompt's first token sees its last, but no answer token.
+        The tag depends on the clip's image files, the token ids, and where each prompt ends, because under ``prefix``
+        a prompt's tokens see the whole prompt, but no answer token.
 
         Raises:
             FrameError: an image of the clip is missing.
@@ -84,17 +95,18 @@ class TextReader:
         ids = [[list(tree.prompt), list(tree.tokens)] for tree in trees]
         return frame.video, frame.frame, compute_tag(files, ids)
 
-    def cached(self, frame: FrameQuestions) -> Tensor | None:
-        """Returns the cached item ``[tokens, hidden]`` of a frame with its questions, or None.
+    def read_cached(self, frame: FrameQuestions) -> Tensor | None:
+        """Reads a frame's item ``[tokens, hidden]`` in the cache's dtype; None if it is not cached.
 
         Raises:
-            FrameError: an image is missing, or the cache file is damaged there; it names the frame.
+            FrameError: an image is missing, or the frame's item in a cache file is damaged; the error names the frame.
+            InputError: a cache file is damaged as a whole.
         """
         with name_frame_in_errors(frame):
-            return self.cache.get(*self.key(frame, self.prompt_trees(frame)))
+            return self.cache.get(*self.cache_key(frame, self.prompt_trees(frame)))
 
     def read_requests(self, requests: Sequence[FrameRequest]) -> TextInputs:
-        """Returns the inputs of the questions that are asked; see ``FeatureReader``."""
+        """Reads the inputs of the selected questions (see ``FeatureReader``)."""
         keys, token_ranges, uncached, states = [], [], [], []
         for frame, chosen in requests:
             trees = self.prompt_trees(frame)
@@ -103,7 +115,7 @@ class TextReader:
                 ends.append(ends[-1] + len(tree.prompt) + len(tree.tokens))
             token_ranges.append(tuple((ends[q], ends[q + 1]) for q in chosen))
             with name_frame_in_errors(frame):
-                keys.append(self.key(frame, trees))
+                keys.append(self.cache_key(frame, trees))
                 item = self.cache.get(*keys[-1])
             if item is not None:
                 states.append(select_tokens(item, token_ranges[-1]))

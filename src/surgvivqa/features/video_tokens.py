@@ -1,4 +1,4 @@
-"""Frames to video tokens: from the cache where they are in it, else by the encoder, and then into the cache."""
+"""Computes the video tokens of frames with the video encoder, or takes them from a cache."""
 
 import logging
 from collections.abc import Callable
@@ -11,11 +11,12 @@ from torch import Tensor
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.features.cache import FeatureCache, hash_weights
+from surgvivqa.features.cache_file import Key
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.model.bundle import ModelBundle
 
 log = logging.getLogger("surgvivqa")
-# What decides the encoder's output and shows in no tensor's shape is here too.
+# The values of the configuration that determine the encoder's output, apart from the weights.
 _ARCHITECTURE = (
     *("image_size", "patch_size", "num_frames", "tubelet_size", "num_channels", "hidden_size", "num_hidden_layers"),
     *("num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps", "use_mean_pooling"),
@@ -25,15 +26,20 @@ _ARCHITECTURE = (
 class VideoTokenSource:
     """The video tokens of frames, with or without a cache.
 
-    With a cache a frame's tokens are a function of the frozen weights and the frame alone, whoever makes them: encoded
-    in float32 whatever precision the run has, one frame at a time (in a batch of another size the last bit can differ),
-    rounded to the cache's dtype, and used in that rounded form also the first time. So a hit equals a miss bit for bit.
+    With a cache, a frame's tokens depend only on the frozen weights and the frame. They are encoded in float32 under
+    any precision of the run, one frame at a time (other batch sizes may change the last bit), and rounded to the
+    cache's dtype; the rounded values are used the first time too, so a hit equals a miss bit for bit.
 
     Args:
-        encode: clips ``[F, T, 3, H, W]`` to tokens ``[F, V, H]``.
-        encoder: the module whose device the tokens are made on.
-        video_config: its configuration.
-        reader: where frames come from, and the cache, if any.
+        encode: encodes clips ``[F, T, 3, H, W]`` float32 to tokens ``[F, V, hidden]``.
+        encoder: the video encoder's module; the tokens are on its device.
+        video_config: the encoder's configuration.
+        reader: reads the frames and the cache, if there is one.
+
+    Attributes:
+        cache: the reader's cache; None without one.
+        hits: number of frames read from the cache.
+        misses: number of frames encoded, with a cache.
     """
 
     def __init__(
@@ -46,49 +52,54 @@ class VideoTokenSource:
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is now."""
+        """The encoder's device."""
         return next(self.encoder.parameters()).device
 
     def clips(self, inputs: FrameInputs) -> Tensor:
-        """The clips ``[F - C, T, 3, H, W]`` of the frames that have no cached tokens, on the encoder's device."""
+        """The clips ``[F - C, T, 3, H, W]`` float32 of the frames without cached tokens, on the encoder's device.
+
+        Raises:
+            ValueError: every frame has cached tokens.
+        """
         if inputs.clips is None:
-            raise ValueError("every frame of these inputs has cached tokens, so none has a clip")
+            raise ValueError("every frame of these inputs has cached tokens, so there are no clips")
         clips = inputs.clips.to(self.device)
         return clips.expand(-1, self.video_config.num_frames, -1, -1, -1) if clips.shape[1] == 1 else clips
 
     def model_inputs(self, inputs: FrameInputs) -> dict[str, Tensor]:
-        """What ``forward`` takes: ``pixel_values`` where the encoder runs inside it, else ``video_tokens``."""
+        """The keyword arguments of the model's ``forward``: ``video_tokens`` with a cache, else ``pixel_values``."""
         if self.cache is None:
             return {"pixel_values": self.clips(inputs)}
         return {"video_tokens": self(inputs)}
 
     def blank_inputs(self) -> dict[str, Tensor]:
-        """What ``forward`` takes of one frame that nobody has: a clip of zeros, for a place that must not count."""
+        """The keyword arguments of ``forward`` for a placeholder: ``pixel_values`` ``[1, T, 3, H, W]`` of zeros."""
         video = self.video_config
         size = (1, video.num_frames, video.num_channels, video.image_size, video.image_size)
         return {"pixel_values": torch.zeros(size, device=self.device)}
 
     def __call__(self, inputs: FrameInputs) -> Tensor:
-        """Tokens ``[F, V, H]`` on the encoder's device; float32 and without a gradient where there is a cache.
+        """Tokens ``[F, V, hidden]`` on the encoder's device; float32 and without a gradient if there is a cache.
 
         Raises:
-            RunError: the encoder gives a value that is not finite.
-            FrameError, InputError: a cache file is damaged.
+            RunError: the encoder's output is not finite.
+            FrameError: a frame's item in a cache file is damaged.
+            InputError: a cache file is damaged as a whole, or cannot be written and ``must_write`` was set.
         """
         if self.cache is None:
             return self.encode(self.clips(inputs))
         hits = iter(() if inputs.tokens is None else inputs.tokens.to(self.device).float())
         clips = iter(() if inputs.clips is None else self.clips(inputs))
-        rows = []
-        for key, cached in zip(inputs.keys, inputs.cached, strict=True):
-            # Since the worker looked, this process may have met the frame in an earlier batch.
-            found = next(hits) if cached else self._made(self.cache, key, next(clips))
-            self.hits += cached
-            rows.append(found)
-        return torch.stack(rows)
+        tokens = []
+        for key, is_cached in zip(inputs.keys, inputs.cached, strict=True):
+            tokens.append(next(hits) if is_cached else self._load_or_encode(self.cache, key, next(clips)))
+            self.hits += is_cached
+        return torch.stack(tokens)
 
     @torch.no_grad()
-    def _made(self, cache: FeatureCache, key: tuple[str, int, int], clip: Tensor) -> Tensor:
+    def _load_or_encode(self, cache: FeatureCache, key: Key, clip: Tensor) -> Tensor:
+        """The tokens ``[V, hidden]`` float32 of a clip ``[T, 3, H, W]``."""
+        # This process may have encoded the frame for an earlier batch after the worker read the cache.
         tokens = cache.get(*key)
         if tokens is not None:
             self.hits += 1
@@ -96,8 +107,8 @@ class VideoTokenSource:
         if not self._warned and cache.is_stale(*key):
             self._warned = True
             log.warning(
-                "The cache has %s frame %d, but of an image of another size or modification time; such frames are "
-                "encoded again.",
+                "The image of %s frame %d has another size or modification time than when it was cached; such frames "
+                "are encoded again.",
                 *key[:2],
             )
         self.misses += 1
@@ -106,7 +117,7 @@ class VideoTokenSource:
         return cache.put(*key, encoded).float()
 
     def flush(self) -> None:
-        """Writes what was encoded and is not on disk yet."""
+        """Writes the encoded tokens that are not on disk yet (see ``FeatureSource``)."""
         if self.cache is not None:
             self.cache.flush()
 
@@ -119,11 +130,13 @@ class VideoTokenSource:
             log.info("Cache %s: %d frames read, %d encoded", self.cache.folder, self.hits, self.misses)
 
 
-def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: FrameStore) -> dict[str, Any]:
-    """Everything that decides a frame's video tokens beside the frame, as plain values for the fingerprint."""
-    trained = getattr(video_config, "position_frames", video_config.num_frames)
-    # Named only where it matters, so that older caches stay good.
-    positions = {"position_frames": trained} if trained != video_config.num_frames else {}
+def _collect_fingerprint_values(
+    encoder: Any, video_config: Any, settings: ModelConfig, frames: FrameStore
+) -> dict[str, Any]:
+    """The plain values that determine a frame's video tokens, apart from the frame, for the cache's fingerprint."""
+    trained_frames = getattr(video_config, "position_frames", video_config.num_frames)
+    # Listed only if it differs, so that older caches remain valid.
+    positions = {"position_frames": trained_frames} if trained_frames != video_config.num_frames else {}
     return {
         **positions,
         "features": "video tokens",
@@ -144,7 +157,7 @@ def made_of(encoder: Any, video_config: Any, settings: ModelConfig, frames: Fram
 def build_video_token_source(
     bundle: ModelBundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
 ) -> VideoTokenSource:
-    """The source of a model's video tokens; with a cache its video encoder must be frozen.
+    """Builds the source of a model's video tokens; with a cache its video encoder must be frozen.
 
     The arguments are those of ``build_encoder_token_source``.
 
@@ -169,16 +182,16 @@ def build_encoder_token_source(
     *,
     must_write: bool = False,
 ) -> VideoTokenSource:
-    """The video tokens of an encoder that is not in a whole model.
+    """Builds the source of the video tokens of an encoder without a model around it.
 
     Args:
-        encode: clips ``[F, T, 3, H, W]`` to tokens ``[F, V, H]``.
-        encoder: the module behind it; with a cache its weights are hashed (0.2 s for VideoMAE-base).
+        encode: encodes clips ``[F, T, 3, H, W]`` float32 to tokens ``[F, V, hidden]``.
+        encoder: the video encoder's module; with a cache its weights are hashed (0.2 s for VideoMAE-base).
         video_config: its configuration.
-        settings: of the model; the pooling is read.
-        frames: where frames lie.
-        cache: the cache folder; None encodes every frame each time.
-        dtype: the cache's dtype.
+        settings: the model's settings; only ``video_pool`` is used.
+        frames: the frames on disk.
+        cache: the cache folder; None for no cache.
+        dtype: the cache's dtype: ``fp16``, ``bf16`` or ``fp32``.
         must_write: whether a cache folder that cannot be written is an error.
 
     Raises:
@@ -186,6 +199,6 @@ def build_encoder_token_source(
     """
     store = None
     if cache is not None:
-        parts = made_of(encoder, video_config, settings, frames)
-        store = FeatureCache(cache, parts, video_config.hidden_size, dtype, must_write=must_write)
+        values = _collect_fingerprint_values(encoder, video_config, settings, frames)
+        store = FeatureCache(cache, values, video_config.hidden_size, dtype, must_write=must_write)
     return VideoTokenSource(encode, encoder, video_config, FrameReader(frames, store))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.features.batches import MicroBatch, micro_batches
+from surgvivqa.features.batches import MicroBatch, plan_micro_batches
 
 
 class EpochPlan(NamedTuple):
@@ -40,7 +40,7 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
     """
     accumulation, done, epoch = config.gradient_accumulation_steps, 0, 0
     while done < total:
-        plan = micro_batches(counts, config.batch_size, config.questions_per_frame, config.seed, epoch)
+        plan = plan_micro_batches(counts, config.batch_size, config.questions_per_frame, config.seed, epoch)
         mine: list[MicroBatch] = []
         weights: list[list[float]] = []
         for start in range(0, len(plan), world * accumulation):
@@ -58,7 +58,7 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
 
 def steps_per_epoch(counts: Sequence[int], config: TrainConfig, world: int) -> int:
     """Number of steps in an epoch of ``world`` processes; the last one may be smaller."""
-    count = len(micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0))
+    count = len(plan_micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0))
     return math.ceil(count / (world * config.gradient_accumulation_steps))
 
 

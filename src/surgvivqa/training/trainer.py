@@ -27,7 +27,7 @@ from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
-from surgvivqa.features.batches import Batch, TrainingBatches, training_loader
+from surgvivqa.features.batches import Batch, TrainingBatches, build_training_loader
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
@@ -264,8 +264,8 @@ class Trainer:
         position = index * accelerator.num_processes + accelerator.process_index
         seed_micro_batch(self.config.seed, batches.epoch, position)
         if weight:
-            totals.asked += batch.asked
-            totals.lost += batch.lost
+            totals.asked += batch.num_planned
+            totals.lost += batch.num_unusable
         totals.bad += batch.bad
         packed = batch.packed.to(accelerator.device)
         sync = contextlib.nullcontext() if is_last else accelerator.no_sync(self.parallel_model)
@@ -279,12 +279,12 @@ class Trainer:
         totals.loss += float(loss.detach()) / accelerator.num_processes
         finite: Tensor = losses.detach().isfinite()
         if batch.inputs is not None and not finite.all():
-            totals.culprit = batches.dataset.describe(index, int((~finite).int().argmax()), batch.bad)
+            totals.culprit = batches.dataset.describe_question(index, int((~finite).int().argmax()), batch.bad)
 
     def reduce(self, totals: StepTotals) -> StepTotals:
         """Sums ``totals`` over the processes, in the one exchange of a step, so that all of them act alike."""
         stops = [self.stop.caught is not None, self.stop.signal is not None]
-        new_bad = len(self.state.bad_frames.unknown(totals.bad))
+        new_bad = len(self.state.bad_frames.filter_new(totals.bad))
         values = [totals.loss, *stops, totals.asked, totals.lost, new_bad]
         summed = self.accelerator.reduce(torch.tensor(values, device=self.accelerator.device), "sum").tolist()
         loss, stopping, signalled, *counts = summed
@@ -479,7 +479,7 @@ class Trainer:
             dataset = TrainingBatches(
                 self.train_frames, self.features.reader, self.prompt_tokenizer, self.bundle.settings.mask, plan
             )
-            loader = training_loader(dataset, range(first, len(plan)), config.workers)
+            loader = build_training_loader(dataset, range(first, len(plan)), config.workers)
             numbered = enumerate(start_workers(loader), first)
             for step_weights in weights[done:]:
                 yield StepBatches(epoch, step_weights, numbered, dataset)
@@ -502,7 +502,7 @@ class Trainer:
         self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
 
     def _open_frames(self, progress: Progress) -> tuple[BadFrames, list[BadFrame]]:
-        """Sets ``video_source`` and ``features`` (what a step is fed); returns the bad frames known and the missing."""
+        """Sets ``video_source`` and ``features``, the inputs of a step; returns the bad frames and the missing ones."""
         config = self.config
         assert config.image_root is not None
         store = self.bundle.frame_store(config.image_root)
