@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from surgvivqa.checkpoints.loading import load_checkpoint
-from surgvivqa.cli import configure_logging, main
+from surgvivqa.cli import configure_logging, expand_home, main
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, read_split
@@ -178,4 +178,6 @@ def _trainable_fraction(run_folder: Path) -> float:
 
 if __name__ == "__main__":
     configure_logging()
-    quickstart(tyro.cli(QuickstartConfig, prog="quickstart"))
+    flags = tyro.cli(QuickstartConfig, prog="quickstart")
+    expand_home(flags)
+    quickstart(flags)

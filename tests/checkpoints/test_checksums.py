@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from surgvivqa.auto import SurgViVQAModel
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
-from surgvivqa.checkpoints.saving import save_adapters, save_checkpoint
+from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
 from surgvivqa.model.bundle import ModelBundle
@@ -56,6 +56,18 @@ def test_one_changed_bit_is_refused_and_no_verify_loads_it(form: str, saved: Pat
     with pytest.raises(InputError, match=rf"{file.name} is not the file that was saved .* --no-verify"):
         load(folder)
     load(folder, verify=False)
+
+
+def test_a_changed_bit_in_a_pth_file_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
+    path = tmp_path / "best_model.pth"
+    export_pth(bundle, path)
+    load(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"best_model\.pth is damaged or cut off .* --no-verify"):
+        load(path)
+    load(path, verify=False)
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "convert", "train"])

@@ -53,6 +53,12 @@ def test_copies_are_found_whatever_they_are_called(tmp_path: Path) -> None:
     assert {(o.first, o.second) for o in found} == {("VID01", "other"), ("VID01", "part"), ("other", "part")}
 
 
+def test_a_copy_of_a_very_short_video_is_found(tmp_path: Path) -> None:
+    make(tmp_path, "VID01", ["a", "bb"])
+    make(tmp_path, "other", ["a", "bb"])
+    assert len(find_copies(tmp_path, ["VID01", "other"], ".txt")) == 1
+
+
 def test_a_few_equal_files_are_no_copy(tmp_path: Path) -> None:
     make(tmp_path, "VID01", ["black"] * 10 + ["a" * n for n in range(10)])
     make(tmp_path, "VID02", ["black"] * 10 + ["b" * n for n in range(10)])

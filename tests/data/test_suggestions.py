@@ -37,7 +37,7 @@ QUESTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "own folder": (lambda r: question(r / "2.txt"), "the folder of one video (found {root}/2.txt)"),
     "pictures": (lambda r: picture(r / "VID04" / "000002.png"), "pictures (found {root}/VID04/000002.png); are"),
     "other names": (lambda r: question(r / "VID04" / "frame002_QA.txt"), "Found {root}/VID04/frame002_QA.txt; name"),
-    "deeper": (lambda r: question(r / "VID04" / "qa" / "2.txt"), "Found {root}/VID04/qa/2.txt, one folder deeper"),
+    "deeper": (lambda r: question(r / "VID04" / "qa" / "2.txt"), "Found {root}/VID04/qa/2.txt, deeper than"),
 }
 
 
@@ -63,9 +63,14 @@ FRAMES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda r: picture(r / "VID04" / "2.png"),
         "Found {root}/VID04/2.png; frames must be named like 00000",
     ),
-    "deeper": (lambda r: picture(r / "VID04" / "in" / "000002.png"), "Found {root}/VID04/in/000002.png, one folder"),
+    "deeper": (lambda r: picture(r / "VID04" / "in" / "000002.png"), "Found {root}/VID04/in/000002.png, deeper than"),
     "lower case": (lambda r: picture(r / "vid04" / "000002.png"), "Found {root}/vid04, where the split says VID04"),
     "root above": (lambda r: picture(r / "in" / "VID04" / "000002.png"), "Found {root}/in/VID04; give --image-root"),
+    "two deeper": (lambda r: picture(r / "VID04" / "a" / "b" / "000002.png"), "Found {root}/VID04/a/b/000002.png"),
+    "root far above": (
+        lambda r: picture(r / "a" / "b" / "VID04" / "1.png"),
+        "Found {root}/a/b/VID04; give --image",
+    ),
     "own folder": (lambda r: picture(r / "000002.png"), "the folder of one video (found {root}/000002.png); give"),
     "texts": (lambda r: question(r / "VID04" / "2.txt"), "text files (found {root}/VID04/2.txt); are --ssgvqa-root"),
     "steps of 25": (

@@ -105,5 +105,5 @@ def test_a_killed_worker_is_reported_in_one_sentence(data_flags: list[str], tmp_
         wait_until(children.read_text, process)
         os.kill(int(children.read_text().split()[0]), signal.SIGKILL)  # as the kernel does when memory runs out
         code, errors, _ = wait_for_exit(process)
-    assert code == 1 and "Traceback" not in errors
+    assert code == 1 and "Traceback" not in errors, errors
     assert "surgvivqa: A process that decodes frames was killed (DataLoader worker (pid" in errors

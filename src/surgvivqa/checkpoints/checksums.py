@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,6 +66,26 @@ def verify_checksums(folder: Path, recorded: Mapping[str, str]) -> None:
                 f"Checkpoint {folder} is damaged: {name} is not the file that was saved (its checksum differs); copy "
                 f"it again, or load it anyway with --no-verify."
             )
+
+
+def check_archive(path: Path) -> None:
+    """Verifies the checksums (CRC-32) in a file that ``torch.save`` wrote.
+
+    Raises:
+        InputError: the content of the file is not what was saved.
+    """
+    if not zipfile.is_zipfile(path):  # an older form, without checksums, or not such a file
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        damaged = path.name
+    if damaged is not None:
+        raise InputError(
+            f"{path} is damaged or cut off (the checksum of its content is wrong); copy it again, or load it anyway "
+            f"with --no-verify."
+        )
 
 
 def _training_checksums(folder: Path) -> dict[str, str]:

@@ -72,7 +72,9 @@ def load_checkpoint(
     elif path.suffix in SUFFIXES:
         in_folder = _belongs_to_its_folder(path)
         bundle = (
-            _load_any_folder(path.parent, fallback, flag, verify) if in_folder else _load_file(path, fallback, flag)
+            _load_any_folder(path.parent, fallback, flag, verify)
+            if in_folder
+            else _load_file(path, fallback, flag, verify)
         )
     else:
         # A hub name looks like a path; it is one only if nothing on disk has that name.
@@ -154,11 +156,11 @@ def _load_adapters(folder: Path, fallback: ModelConfig, verify: bool) -> ModelBu
     return dataclasses.replace(bundle, checkpoint_tensors=from_checkpoint, report=str(report))
 
 
-def _load_file(path: Path, fallback: ModelConfig, flag: str) -> ModelBundle:
+def _load_file(path: Path, fallback: ModelConfig, flag: str, verify: bool) -> ModelBundle:
     """Loads a file in the published form."""
     if not path.is_file():
         raise InputError(f"{flag} {path} does not exist.")
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, verify=verify)
     settings, run = _settings_of_file(path, fallback)
     use_local_parts(settings, fallback)
     rank = adapter_rank(tensors)

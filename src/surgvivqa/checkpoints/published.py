@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from surgvivqa.checkpoints.checksums import check_archive
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.embeddings import resized_rows
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -80,12 +81,18 @@ class LoadReport:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Reads the tensors of a file, by their names in this model.
 
+    Args:
+        path: the file.
+        verify: verify the checksums of a ``torch.save`` file first; PyTorch does not.
+
     Raises:
-        InputError: the file is cut off, holds anything but tensors, or holds two tensors for one name.
+        InputError: the file is damaged or cut off, holds anything but tensors, or holds two tensors for one name.
     """
+    if verify and path.suffix != ".safetensors":
+        check_archive(path)
     saved = load_safetensors(path) if path.suffix == ".safetensors" else _load_pth(path)
     _check_names(path, saved)
     tensors: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
-from surgvivqa.data.frames import FrameStore, find_missing_frames, suggest_missing_frames
+from surgvivqa.data.frames import FrameStore, find_missing_frames, list_frames, suggest_missing_frames
 from surgvivqa.data.index import IndexedFrames, open_questions
 from surgvivqa.data.labels import LABELS, parse_label
 from surgvivqa.data.overlaps import find_copies, find_links
@@ -183,13 +183,22 @@ def _check_frames(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iter
 def _check_existence(store: FrameStore, groups: Sequence[_FrameGroup]) -> Result:
     total, missing = sum(len(group.frames) for group in groups), [name for group in groups for name in group.missing]
     if not missing:
-        return Result("frames", "PASS", f"all {total} frames exist.")
+        return Result("frames", "PASS", f"all {total} frames exist.{_describe_other_files(store, groups)}")
     exceeded = any(len(group.missing) > group.limit for group in groups)
     first = ", ".join(str(store.path(*name)) for name in missing[:3])
     skipped = "" if exceeded else f"; up to {' and '.join(str(group.limit) for group in groups)} are skipped"
     hint = suggest_missing_frames(store, missing, *(group.frames for group in groups))
     message = f"{len(missing)} of {total} frames are missing (first: {first}){skipped}.{hint}"
     return Result("frames", "FAIL" if exceeded else "WARN", message)
+
+
+def _describe_other_files(store: FrameStore, groups: Sequence[_FrameGroup]) -> str:
+    """A sentence about files in the videos' folders that are no frames, which are not used."""
+    videos = dict.fromkeys(video for group in groups for video, _ in group.frames.names())
+    others = [(video, name) for video in videos for name in list_frames(store, video)[1]]
+    if not others:
+        return ""
+    return f" {len(others)} other files are not used (first: {store.root / others[0][0] / others[0][1]})."
 
 
 def _check_rates(store: FrameStore, frames: IndexedFrames) -> Result:

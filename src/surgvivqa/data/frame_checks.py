@@ -30,7 +30,7 @@ def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> lis
     highest: dict[str, int] = {}
     for video, number in frame_names(frames):
         highest[video] = max(highest.get(video, 0), number)
-    counts = {video: len(list_frames(store, video)) for video in highest}
+    counts = {video: len(list_frames(store, video)[0]) for video in highest}
     return [
         (video, counts[video], number)
         for video, number in highest.items()

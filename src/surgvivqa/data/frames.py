@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from surgvivqa.data.index import frame_names
-from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.data.ssgqa import FrameQuestions, is_system_file
 from surgvivqa.data.suggestions import suggest_frames
 from surgvivqa.utils.errors import FrameError, InputError, first_line
 
@@ -270,9 +270,15 @@ def _list_folder(folder: str) -> frozenset[str]:
         raise FrameError(f"Folder {folder} cannot be read ({error.strerror}).") from None
 
 
-def list_frames(store: FrameStore, video: str) -> list[str]:
-    """The file names of a video's frames, ``NNNNNN.png``, as of the last ``find_missing_frames``."""
-    return [name for name in _list_folder(str(Path(store.root) / video)) if re.fullmatch(r"\d{6}\.png", name)]
+def list_frames(store: FrameStore, video: str) -> tuple[list[str], list[str]]:
+    """The names of a video's frames (``NNNNNN.png``) and of other files, as of the last ``find_missing_frames``."""
+    frames, others = [], []
+    for name in sorted(_list_folder(str(Path(store.root) / video))):
+        if re.fullmatch(r"\d{6}\.png", name):
+            frames.append(name)
+        elif not is_system_file(name):
+            others.append(name)
+    return frames, others
 
 
 def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple[str, int]]:

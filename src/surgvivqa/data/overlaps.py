@@ -84,7 +84,8 @@ def find_copies(root: Path, videos: Sequence[str], suffix: str) -> list[Overlap]
             for path, size in sample
             if size in sizes[large] and _hash_file(path) in map(_hash_file, sizes[large][size])
         }
-        if len(equal) >= max(_MIN_DISTINCT, _MIN_SHARE * len(sample)):
+        needed = max(min(_MIN_DISTINCT, len(sample)), _MIN_SHARE * len(sample))
+        if sample and len(equal) >= needed:
             overlaps.append(Overlap(*pair, f"have the same {suffix} files under {root}"))
     return overlaps
 

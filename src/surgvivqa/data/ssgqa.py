@@ -310,7 +310,7 @@ class QuestionFileNames:
             number = parse_frame_number(name)
             if number is not None:
                 numbers.append(number)
-            elif not name.startswith(".") and name not in _SYSTEM_FILES:
+            elif not is_system_file(name):
                 others.append(name)
         return cls(tuple(sorted(numbers)), tuple(sorted(others)))
 
@@ -403,6 +403,11 @@ def warn_of_faults(split: str, report: ReadReport) -> None:
 def is_synthetic(root: Path) -> bool:
     """Whether the questions under ``root`` are those of ``surgvivqa synth``, which writes a marker file."""
     return (root.parent / "synthetic.json").is_file()
+
+
+def is_system_file(name: str) -> bool:
+    """Whether a file is one that operating systems leave in folders, such as ``.DS_Store``."""
+    return name.startswith(".") or name in _SYSTEM_FILES
 
 
 def parse_frame_number(name: str) -> int | None:

@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _MAX_ENTRIES = 2000  # entries of a folder that are inspected
+_MAX_FOLDERS = 50  # folders of a root that are inspected
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -35,9 +36,9 @@ def suggest_question_files(root: Path, videos: Sequence[str]) -> str:
             return f" Found {text}; name the files after the frame's number, such as 0.txt."
         if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
             return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
-        for folder in (p for p in entries if p.is_dir()):
+        for folder in _folders(root / video):
             if text := _first(p for p in _entries(folder) if p.suffix.lower() == ".txt"):
-                return f" Found {text}, one folder deeper; move the files up."
+                return f" Found {text}, deeper than expected; move the files up."
     return ""
 
 
@@ -61,9 +62,9 @@ def suggest_frames(root: Path, video: str, numbers: Iterable[int]) -> str:
     entries = _entries(folder)
     pictures = [p for p in entries if p.suffix.lower() in _PICTURES]
     if not pictures:
-        for inner in (p for p in entries if p.is_dir()):
+        for inner in _folders(folder):
             if picture := _first(p for p in _entries(inner) if p.suffix.lower() in _PICTURES):
-                return f" Found {picture}, one folder deeper; move the frames up."
+                return f" Found {picture}, deeper than expected; move the frames up."
         if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
             return f" It holds text files (found {text}); are --ssgvqa-root and --image-root swapped?"
         return ""
@@ -90,13 +91,21 @@ def _suggest_spelling(root: Path, videos: Sequence[str], flag: str) -> str:
 
 
 def _suggest_root(root: Path, videos: Sequence[str], flag: str) -> str:
-    """Describes a video's folder one level below the root, or next to it."""
-    for inner in (p for p in _entries(root) if p.is_dir()):
+    """Describes a video's folder up to two levels below the root, or next to it."""
+    for inner in _folders(root):
         if found := _first(inner / video for video in videos if (inner / video).is_dir()):
             return f" Found {found}; give {flag} {inner}."
     if found := _first(root.parent / video for video in videos if (root.parent / video).is_dir()):
         return f" Found {found}; give {flag} {root.parent}."
     return ""
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folders in a folder, then those in them."""
+    inner = [p for p in _entries(root) if p.is_dir()]
+    yield from inner
+    for folder in inner[:_MAX_FOLDERS]:
+        yield from (p for p in _entries(folder) if p.is_dir())
 
 
 def _normalize(name: str) -> str:
