@@ -14,7 +14,7 @@ from surgvivqa.data.packing import PackedStream, build_answer_chain
 from surgvivqa.model import scoring
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.label_trie import LabelTrie
-from surgvivqa.model.scoring import best_labels, score_labels
+from surgvivqa.model.scoring import find_best_labels, score_labels
 
 STAGES = (*TRAINING, "score", "answer")
 PHASES = ("GPT-2 and output layer, backward", "AdamW")  # ranges of the profiler
@@ -37,7 +37,7 @@ class ProfiledStage:
 
         @torch.inference_mode()
         def scores() -> Tensor:
-            call = best_labels if stage == "answer" else score_labels
+            call = find_best_labels if stage == "answer" else score_labels
             found = call(model, [ours.questions.prompts], model.encode_video(ours.clip), trie, MASK)
             return found[1] if isinstance(found, tuple) else found
 

@@ -7,7 +7,7 @@ from surgvivqa.data.packing import pack_training
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
+from surgvivqa.model.scoring import find_best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import InputError
 from tests.helpers.reference import reference_log_prob
 from tests.helpers.small_models import LABEL_IDS, PROMPTS, clips, small_model
@@ -74,7 +74,7 @@ def test_branch_and_bound_finds_the_best_label(sharpness: float, mask: str) -> N
         for _ in range(4):
             model.decoder.lm_head.weight.normal_(std=sharpness, generator=generator)
             ranking = score_labels(model, prompts, video, trie, mask)
-            labels, scores, num_run = best_labels(model, prompts, video, trie, mask)
+            labels, scores, num_run = find_best_labels(model, prompts, video, trie, mask)
             assert torch.equal(labels, ranking.argmax(1))
             torch.testing.assert_close(scores, ranking.max(1).values, rtol=1e-5, atol=1e-5)
             assert num_run <= 14 * len(trie.tokens) * 2
@@ -88,7 +88,7 @@ def test_of_equal_labels_the_first_is_the_best() -> None:
         model.decoder.lm_head.weight.zero_()
         video = model.encode_video(clips())
         ranking = score_labels(model, PROMPTS, video, trie, "prefix")
-        labels, _, _ = best_labels(model, PROMPTS, video, trie, "prefix")
+        labels, _, _ = find_best_labels(model, PROMPTS, video, trie, "prefix")
     assert labels.tolist() == ranking.sort(descending=True, stable=True).indices[:, 0].tolist() == [0] * 4
 
 
@@ -109,7 +109,7 @@ def test_branch_and_bound_runs_fewer_nodes_when_the_model_is_sure() -> None:
     with torch.no_grad():
         model.decoder.lm_head.weight.mul_(8)
         video = model.encode_video(clips())
-        _, _, num_run = best_labels(model, PROMPTS, video, trie, "prefix")
+        _, _, num_run = find_best_labels(model, PROMPTS, video, trie, "prefix")
     assert num_run < 4 * len(trie.tokens)
 
 
