@@ -192,7 +192,7 @@ class SurgViVQAModel(PreTrainedModel):
         return result
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits ``[n, vocabulary]`` float32, without autocast: GPT-2's are near -100, where bfloat16 has steps of 0.5."""
+        """Logits ``[n, vocabulary]`` float32, without autocast: near GPT-2's -100, bfloat16 has steps of 0.5."""
         with torch.autocast(hidden.device.type, enabled=False):
             layer: Any = output_layer(self.decoder)
             logits: Tensor = layer(hidden.to(layer.weight.dtype))
