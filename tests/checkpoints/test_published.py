@@ -322,7 +322,8 @@ def test_the_published_evaluation_is_reproduced(parts: Path, data_flags: list[st
     The module has nothing of ours in it; a label's score is the mean of its tokens' log-probabilities under full
     attention, and frames are cropped. All 51 scores of 25 questions are equal, and so are the answers.
     """
-    published = Published(parts, True, noise=1.0).eval()
+    torch.manual_seed(3)  # of weights under which the answers differ between questions
+    published = Published(parts, True, noise=0.3).eval()
     torch.save(published.state_dict(), tmp_path / "wild.pth")
     model = settings(parts, frame_fit="crop")
     flags = [f"--{n}-model={getattr(model, f'{n}_model')}" for n in ("video", "text", "decoder")]
