@@ -1,4 +1,4 @@
-"""Train and eval modes, and recomputed activations, which change no gradient."""
+"""Training and eval modes of frozen parts, and activation checkpointing."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.helpers.small_models import LABEL_IDS, PROMPTS, clips, small_model
 
 
 def gradients(checkpointing: bool, lora: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Gradients of one step, and how often the decoder's first attention ran."""
+    """The gradients of one step, and the number of calls of the decoder's first attention."""
     model = small_model(lora)
     if lora:
         for name, parameter in model.named_parameters():
@@ -26,16 +26,16 @@ def gradients(checkpointing: bool, lora: bool) -> tuple[dict[str, torch.Tensor],
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_recomputing_activations_changes_no_gradient(lora: bool) -> None:
-    plain, once = gradients(False, lora)
-    recomputed, twice = gradients(True, lora)
-    assert (once, twice) == (1, 2)
-    assert plain.keys() == recomputed.keys()
-    for name in plain:
-        torch.testing.assert_close(plain[name], recomputed[name], rtol=0, atol=1e-7, msg=name)
+def test_activation_checkpointing_does_not_change_gradients(lora: bool) -> None:
+    expected, calls = gradients(False, lora)
+    recomputed, recomputed_calls = gradients(True, lora)
+    assert (calls, recomputed_calls) == (1, 2)
+    assert expected.keys() == recomputed.keys()
+    for name in expected:
+        torch.testing.assert_close(expected[name], recomputed[name], rtol=0, atol=1e-7, msg=name)
 
 
-def test_frozen_parts_have_no_dropout_and_adapters_keep_theirs() -> None:
+def test_dropout_is_off_in_frozen_parts_and_on_in_adapters() -> None:
     model = small_model(lora=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -1,4 +1,4 @@
-"""For any prompts and labels, the packed stream and the label trie match their definitions."""
+"""The packed stream and the label trie match their definitions for any prompts and labels."""
 
 import torch
 from hypothesis import given, settings
@@ -17,31 +17,31 @@ END = 99
 
 @st.composite
 def answer_trees(draw: st.DrawFn) -> tuple[list[int], list[int]]:
-    """Tokens of an answer tree, each with its parent before it."""
+    """Tokens and parents of an answer tree; a parent precedes its children."""
     tokens = draw(st.lists(TOKENS, max_size=5))
     return tokens, [draw(st.integers(-1, n - 1)) for n in range(len(tokens))]
 
 
 @given(st.data(), PROMPTS, st.sampled_from(["prefix", "causal", "bidirectional"]))
 @settings(max_examples=60, deadline=None)
-def test_masks_positions_and_targets_of_a_packed_stream(
+def test_masks_positions_and_targets_match_their_definitions(
     data: st.DataObject, prompts: list[list[list[int]]], mask: str
 ) -> None:
-    rows, number = [], 0
+    rows, num_questions = [], 0
     for row in prompts:
         trees = []
         for prompt in row:
             tokens, parents = data.draw(answer_trees())
-            trees.append(PromptTree(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], number))
-            number += 1
+            trees.append(PromptTree(prompt, tokens, parents, [(n, 7) for n in range(-1, len(tokens))], num_questions))
+            num_questions += 1
         rows.append(trees)
-    packed = pack_stream(rows, mask, number)
+    packed = pack_stream(rows, mask, num_questions)
     trees = [tree for row in rows for tree in row]
-    assert packed.input_ids.tolist() == [t for b in trees for t in [*b.prompt, *b.tokens]]
+    assert packed.input_ids.tolist() == [token for tree in trees for token in [*tree.prompt, *tree.tokens]]
     start = 0
     for n, tree in enumerate(trees):
         p, a = len(tree.prompt), len(tree.tokens)
-        ancestors = {}  # of each answer token, found by walking up
+        ancestors = {}  # of each answer token, including itself
         for i in range(a):
             ancestors[i] = {i}
             parent = tree.parents[i]
@@ -63,10 +63,11 @@ def test_masks_positions_and_targets_of_a_packed_stream(
                 assert bool(packed.decoder_mask[n, q, k]) == decoder, (n, q, k)
         depths = [*range(p), *(p + len(ancestors[i]) - 1 for i in range(a))]
         assert packed.position_ids[start : start + p + a].tolist() == depths
-        mine = packed.target_question == tree.question
-        assert packed.target_positions[mine].tolist() == [start + p - 1, *range(start + p, start + p + a)]
+        is_of_tree = packed.target_question == tree.question
+        assert packed.target_positions[is_of_tree].tolist() == [start + p - 1, *range(start + p, start + p + a)]
         start += p + a
-    assert packed.num_questions == number and len(packed.target_ids) == sum(len(b.targets) for b in trees)
+    assert packed.num_questions == num_questions
+    assert len(packed.target_ids) == sum(len(tree.targets) for tree in trees)
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
@@ -83,29 +84,28 @@ def test_unpad_inverts_pad(lengths: list[int]) -> None:
 
 @given(LABELS)
 @settings(max_examples=300, deadline=None)
-def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> None:
-    ended = [list(ids) for ids in labels]
-    which = _terminate_prefixes(ended, END)
-    begins = [any(o != ids and o[: len(ids)] == ids for o in labels) for ids in labels]
-    assert which == [c for c, begins_another in enumerate(begins) if begins_another]
-    trie = LabelTrie(ended)
-    for label, path in zip(ended, trie.paths, strict=True):
+def test_the_paths_of_a_trie_are_the_labels(labels: list[list[int]]) -> None:
+    label_ids = [list(ids) for ids in labels]
+    terminated = _terminate_prefixes(label_ids, END)
+    is_prefix = [any(other != ids and other[: len(ids)] == ids for other in labels) for ids in labels]
+    assert terminated == [c for c, is_prefix_of_another in enumerate(is_prefix) if is_prefix_of_another]
+    trie = LabelTrie(label_ids)
+    for label, path in zip(label_ids, trie.paths, strict=True):
         node, tokens = -1, []
         for edge in path:
-            at, token = trie.edges[edge]
-            assert at == node
+            parent, token = trie.edges[edge]
+            assert parent == node
             tokens.append(token)
-            node = trie.children.get((at, token), -2)
+            node = trie.children.get((parent, token), -2)
         assert tokens == label and node == -2  # the path ends in a leaf
     assert sorted({e for path in trie.paths for e in path}) == list(range(len(trie.edges)))
-    # Inner nodes are the proper prefixes of labels, each once, and a parent comes before its children.
-    prefixes = {tuple(ids[:n]) for ids in ended for n in range(1, len(ids))}
+    # Inner nodes are the proper prefixes of labels, each once, and a parent precedes its children.
+    prefixes = {tuple(ids[:n]) for ids in label_ids for n in range(1, len(ids))}
     assert len(trie.tokens) == len(prefixes)
     assert all(parent < n for n, parent in enumerate(trie.parents))
-    steps = torch.randn(len(trie.edges), generator=torch.Generator().manual_seed(0))
-    sums = steps @ trie.path_matrix().T
-    plain = torch.stack([sum((steps[e] for e in path), torch.tensor(0.0)) for path in trie.paths])
-    torch.testing.assert_close(sums, plain)
+    log_probs = torch.randn(len(trie.edges), generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([sum((log_probs[e] for e in path), torch.tensor(0.0)) for path in trie.paths])
+    torch.testing.assert_close(log_probs @ trie.path_matrix().T, expected)
 
 
 @given(PROMPTS, st.lists(TOKENS, min_size=1, max_size=4))

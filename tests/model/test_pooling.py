@@ -15,11 +15,11 @@ def test_temporal_is_the_mean_over_time_of_each_patch() -> None:
     tokens = torch.randn(2, 12, 8)
     pooled = pool_tokens(tokens, CONFIG, "temporal")
     assert pooled.shape == (2, token_count(CONFIG, "temporal"), 8) == (2, 4, 8)
-    for place in range(4):
-        assert torch.allclose(pooled[:, place], (tokens[:, place] + tokens[:, 4 + place] + tokens[:, 8 + place]) / 3)
+    for patch in range(4):
+        assert torch.allclose(pooled[:, patch], (tokens[:, patch] + tokens[:, 4 + patch] + tokens[:, 8 + patch]) / 3)
 
 
-def test_none_changes_nothing() -> None:
+def test_none_returns_the_tokens_unchanged() -> None:
     tokens = torch.randn(2, 12, 8)
     assert pool_tokens(tokens, CONFIG, "none") is tokens
     assert token_count(CONFIG, "none") == 12
@@ -28,10 +28,10 @@ def test_none_changes_nothing() -> None:
 def test_time_is_the_outermost_axis_of_the_encoders_tokens() -> None:
     patches = VideoMAEModel(CONFIG).embeddings.patch_embeddings
     clip = torch.zeros(1, 6, 3, 32, 32)
-    later = clip.clone()
-    later[:, 2:4] = 1.0  # the second of three moments
-    moved = (patches(later) - patches(clip)).abs().sum(-1)[0] > 0
-    assert moved.tolist() == [4 <= token < 8 for token in range(12)]
+    changed_clip = clip.clone()
+    changed_clip[:, 2:4] = 1.0  # the second of three tubelets
+    is_changed = (patches(changed_clip) - patches(clip)).abs().sum(-1)[0] > 0
+    assert is_changed.tolist() == [4 <= token < 8 for token in range(12)]
 
 
 @pytest.mark.parametrize(("tokens", "mode"), [(11, "temporal"), (12, "spatial")])

@@ -1,4 +1,4 @@
-"""Positions for clips of other lengths: the trained table, or the table interpolated over time."""
+"""Position embeddings for clips of other lengths: the trained table, interpolated over time."""
 
 from pathlib import Path
 
@@ -13,50 +13,55 @@ from surgvivqa.model.positions import interpolate_positions
 from surgvivqa.training.initial_model import build_for_training
 from tests.helpers.parts import config, make_parts, settings
 
-PLACES, HIDDEN, TRAINED = 4, 32, 16
+PATCHES, HIDDEN, TRAINED_FRAMES = 4, 32, 16
 
 
-def positions(num_frames: int, trained: int = TRAINED) -> torch.Tensor:
+def positions(num_frames: int, trained: int = TRAINED_FRAMES) -> torch.Tensor:
     video = VideoMAEConfig(image_size=32, patch_size=16, hidden_size=HIDDEN, num_frames=num_frames)
     return interpolate_positions(video, trained)
 
 
-def table(moments: int) -> torch.Tensor:
-    return get_sinusoid_encoding_table(moments * PLACES, HIDDEN).view(moments, PLACES, HIDDEN)
+def table(tubelets: int) -> torch.Tensor:
+    return get_sinusoid_encoding_table(tubelets * PATCHES, HIDDEN).view(tubelets, PATCHES, HIDDEN)
 
 
-def test_the_trained_length_is_the_table_itself() -> None:
-    assert torch.equal(positions(TRAINED), get_sinusoid_encoding_table(8 * PLACES, HIDDEN))
+def test_the_trained_length_has_the_trained_table() -> None:
+    assert torch.equal(positions(TRAINED_FRAMES), get_sinusoid_encoding_table(8 * PATCHES, HIDDEN))
     model = VideoMAEModel(VideoMAEConfig(image_size=32, patch_size=16, hidden_size=HIDDEN, num_frames=16,
                                          num_hidden_layers=1, num_attention_heads=2))  # fmt: skip
-    assert torch.equal(positions(TRAINED), model.embeddings.position_embeddings)
+    assert torch.equal(positions(TRAINED_FRAMES), model.embeddings.position_embeddings)
 
 
 @pytest.mark.parametrize("frames", [4, 6, 8, 30])
-def test_other_lengths_run_from_the_first_trained_moment_to_the_last(frames: int) -> None:
-    found = positions(frames).view(-1, PLACES, HIDDEN)
-    moments, trained = frames // 2, table(8)
-    assert len(found) == moments
-    for n in range(moments):  # the reference, moment by moment
-        place = n * 7 / (moments - 1)
-        low, share = min(int(place), 6), place - min(int(place), 6)
-        torch.testing.assert_close(found[n], (1 - share) * trained[low] + share * trained[low + 1], rtol=0, atol=1e-5)
+def test_other_lengths_span_the_trained_positions(frames: int) -> None:
+    interpolated = positions(frames).view(-1, PATCHES, HIDDEN)
+    tubelets, trained = frames // 2, table(8)
+    assert len(interpolated) == tubelets
+    for n in range(tubelets):
+        time = n * 7 / (tubelets - 1)
+        low = min(int(time), 6)
+        weight = time - low
+        expected = (1 - weight) * trained[low] + weight * trained[low + 1]
+        torch.testing.assert_close(interpolated[n], expected, rtol=0, atol=1e-5)
 
 
-def test_a_single_moment_is_the_middle_and_a_single_trained_one_is_continued() -> None:
+def test_a_single_tubelet_has_the_position_in_the_middle() -> None:
     trained = table(8)
-    torch.testing.assert_close(positions(2).view(PLACES, HIDDEN), (trained[3] + trained[4]) / 2, rtol=0, atol=1e-6)
-    assert torch.equal(positions(6, trained=2).view(3, PLACES, HIDDEN), table(3))
+    torch.testing.assert_close(positions(2).view(PATCHES, HIDDEN), (trained[3] + trained[4]) / 2, rtol=0, atol=1e-6)
 
 
-def test_a_model_of_another_length_keeps_its_positions_through_checkpoints(tmp_path: Path) -> None:
+def test_positions_trained_with_a_single_tubelet_are_not_interpolated() -> None:
+    assert torch.equal(positions(6, trained=2).view(3, PATCHES, HIDDEN), table(3))
+
+
+def test_checkpoints_keep_the_positions_of_another_clip_length(tmp_path: Path) -> None:
     parts = make_parts(tmp_path / "parts", num_frames=8)
     bundle = build_for_training(config(parts, num_frames=4))
-    wanted = interpolate_positions(bundle.model.visual_encoder.config, 8)
-    assert torch.equal(bundle.model.visual_encoder.embeddings.position_embeddings, wanted)
-    assert not torch.equal(wanted, interpolate_positions(bundle.model.visual_encoder.config, 4))
+    expected = interpolate_positions(bundle.model.visual_encoder.config, 8)
+    assert torch.equal(bundle.model.visual_encoder.embeddings.position_embeddings, expected)
+    assert not torch.equal(expected, interpolate_positions(bundle.model.visual_encoder.config, 4))
     for everything in (False, True):
         save_checkpoint(bundle, tmp_path / "saved", everything=everything)
-        again = load_checkpoint(tmp_path / "saved", settings(parts)).model
-        assert torch.equal(again.visual_encoder.embeddings.position_embeddings, wanted)
-        assert again.config.position_frames == 8 and again.config.video_config.num_frames == 4
+        loaded = load_checkpoint(tmp_path / "saved", settings(parts)).model
+        assert torch.equal(loaded.visual_encoder.embeddings.position_embeddings, expected)
+        assert loaded.config.position_frames == 8 and loaded.config.video_config.num_frames == 4
