@@ -1,4 +1,4 @@
-"""Question files at their worst: what the parser, its index, ``surgvivqa check`` and ``surgvivqa train`` say."""
+"""Faulty question files: what the parser, its index, ``surgvivqa check`` and ``surgvivqa train`` report."""
 
 import dataclasses
 import json
@@ -31,66 +31,72 @@ TEXT = f"{HEAD}Which tool is operating on gallbladder|grasper\n"
 TINY = ["--preset=tiny", "--workers=0", "--max-steps=1", "--val-max-samples=8"]
 
 
-class Bad(NamedTuple):
-    """How ``12.txt`` is made, the reason it is counted under, and what --strict says of it."""
+class FaultyFile(NamedTuple):
+    """How a faulty file is written, the reason it is counted under, and its message under --strict."""
 
-    make: Callable[[Path], Any]
+    write: Callable[[Path], Any]
     reason: str
-    said: str
+    message: str
 
 
-def sparse(path: Path, size: int = 100_000_000) -> None:
+def write_sparse(path: Path, size: int = 100_000_000) -> None:
     path.touch()
     os.truncate(path, size)
 
 
-BAD = {
-    "UTF-16": Bad(lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, not UTF-8 text; save it as UTF-8"),
-    "UTF-16 without a mark": Bad(
+FAULTY_FILES = {
+    "UTF-16": FaultyFile(
+        lambda p: p.write_text(TEXT, "utf-16"), "not_text", " is UTF-16, not UTF-8 text; save it as UTF-8"
+    ),
+    "UTF-16 without a mark": FaultyFile(
         lambda p: p.write_text(TEXT, "utf-16-be"), "not_text", " is not UTF-8 text (line 1 has a NUL byte); "
     ),
-    "Latin-1": Bad(
+    "Latin-1": FaultyFile(
         lambda p: p.write_text(f"{TEXT}\ré?|1", "latin-1"),
         "not_text",
         " is not UTF-8 text (line 5 has the byte 0xE9); ",
     ),
-    "Latin-1 after a mark": Bad(
+    "Latin-1 after a mark": FaultyFile(
         lambda p: p.write_bytes(b"\xef\xbb\xbf" + f"{HEAD}é?|1".encode("latin-1")),
         "not_text",
         " is not UTF-8 text (line 3 has the byte 0xE9)",
     ),
-    "a NUL": Bad(
+    "a NUL": FaultyFile(
         lambda p: p.write_text(f"{TEXT}\r\nHow many\0?|1"),
         "not_text",
         " is not UTF-8 text (line 5 has a NUL byte); save it",
     ),
-    "100 MB": Bad(
-        sparse, "too_large", " has 100.0 MB, too large for the questions of a frame (at most 8 MB); replace it"
+    "100 MB": FaultyFile(
+        write_sparse, "too_large", " has 100.0 MB, too large for the questions of a frame (at most 8 MB); replace it"
     ),
-    "10,000 fields": Bad(
+    "10,000 fields": FaultyFile(
         lambda p: p.write_text(f"{HEAD}a?|1{'|x' * 9998}"), "malformed", ":3 has 10000 fields, not 2, 3 or 5; fix or"
     ),
-    "no question": Bad(lambda p: p.write_text(f"{HEAD} |liver"), "malformed", ":3 has an empty question; fix or"),
-    "no pipe": Bad(lambda p: p.write_text(f"{HEAD}\nHow many?"), "no_pipe", ":4 has no '|'; fix or remove the line"),
-    "another answer": Bad(
+    "no question": FaultyFile(
+        lambda p: p.write_text(f"{HEAD} |liver"), "malformed", ":3 has an empty question; fix or"
+    ),
+    "no pipe": FaultyFile(
+        lambda p: p.write_text(f"{HEAD}\nHow many?"), "no_pipe", ":4 has no '|'; fix or remove the line"
+    ),
+    "another answer": FaultyFile(
         lambda p: p.write_text(f"{HEAD}What?|big liver"),
         "unknown_answer",
         ":3 has the answer 'big liver', which is not one",
     ),
-    "a folder": Bad(Path.mkdir, "not_a_file", " is a folder; move it away, or leave out --strict"),
-    "a named pipe": Bad(os.mkfifo, "not_a_file", " is a named pipe; move it away, or leave out --strict"),
+    "a folder": FaultyFile(Path.mkdir, "not_a_file", " is a folder; move it away, or leave out --strict"),
+    "a named pipe": FaultyFile(os.mkfifo, "not_a_file", " is a named pipe; move it away, or leave out --strict"),
 }
-EVERY = pytest.mark.parametrize("bad", list(BAD.values()), ids=list(BAD))
+EACH_FAULTY_FILE = pytest.mark.parametrize("bad", list(FAULTY_FILES.values()), ids=list(FAULTY_FILES))
 
 
 @pytest.fixture(autouse=True)
-def _nothing_waits_for_ever() -> Iterator[None]:
-    """Whoever opens a pipe that nobody writes to would wait without end."""
+def _time_limit() -> Iterator[None]:
+    """Fails a test that opens a pipe without a writer, which would block."""
 
-    def late(*_: Any) -> None:
-        raise AssertionError("It hangs.")
+    def fail(*_: Any) -> None:
+        raise AssertionError("the test hangs")
 
-    old = signal.signal(signal.SIGALRM, late)
+    old = signal.signal(signal.SIGALRM, fail)
     signal.alarm(120)
     yield
     signal.alarm(0)
@@ -99,57 +105,57 @@ def _nothing_waits_for_ever() -> Iterator[None]:
 
 @pytest.fixture
 def root(synthetic_set: Path, tmp_path: Path) -> Path:
-    """A copy of the questions, to break one file of."""
+    """A copy of the synthetic questions."""
     shutil.copytree(synthetic_set / "ssg-qa", tmp_path / "ssg-qa")
     return tmp_path / "ssg-qa"
 
 
 @pytest.fixture
 def flags(synthetic_set: Path, root: Path, tmp_path: Path) -> list[str]:
-    """Train's flags over it."""
+    """The flags of ``train`` for these questions."""
     data = [f"--image-root={synthetic_set / 'frames'}", f"--splits-dir={synthetic_set / 'splits'}"]
     return [*TINY, f"--ssgvqa-root={root}", *data, f"--checkpoint-dir={tmp_path / 'run'}"]
 
 
 def train_result(synthetic_set: Path, root: Path) -> Result:
-    """What ``check`` says of the training split; its generator is left before it builds a model."""
+    """The result of ``check`` for the training split, without the later checks."""
     config = CheckConfig(ssgvqa_root=root, image_root=synthetic_set / "frames", splits_dir=synthetic_set / "splits")
     return next(result for result in run_checks(config) if result.name == "train")
 
 
-@EVERY
-def test_it_is_counted_by_parser_and_index_and_named_by_check(root: Path, synthetic_set: Path, bad: Bad) -> None:
-    whole, _ = read_split(root, ["VID04"])
+@EACH_FAULTY_FILE
+def test_parser_index_and_check_report_a_faulty_file(root: Path, synthetic_set: Path, bad: FaultyFile) -> None:
+    expected, _ = read_split(root, ["VID04"])
     path = root / "VID04" / "12.txt"
-    bad.make(path)
+    bad.write(path)
     frames, report = read_split(root, ["VID04"])
-    indexed, same = open_questions(root, ["VID04"])
-    assert frames == whole == list(indexed) and report == same
+    indexed, index_report = open_questions(root, ["VID04"])
+    assert frames == expected == list(indexed) and report == index_report
     assert report.skipped[bad.reason] == 1 and report.examples[bad.reason][0].startswith(str(path))
     result = train_result(synthetic_set, root)
     assert result.status == "WARN"
     assert f"1 {FORMAT_FAULTS[bad.reason]} (first: {path}" in result.message
 
 
-@EVERY
-def test_strict_names_the_file_the_fault_and_the_remedy(
-    root: Path, flags: list[str], capsys: pytest.CaptureFixture[str], bad: Bad
+@EACH_FAULTY_FILE
+def test_strict_reports_the_file_the_fault_and_the_remedy(
+    root: Path, flags: list[str], capsys: pytest.CaptureFixture[str], bad: FaultyFile
 ) -> None:
     path = root / "VID04" / "12.txt"
-    bad.make(path)
+    bad.write(path)
     with pytest.raises(InputError) as plain:
         read_split(root, ["VID04"], strict=True)
     with pytest.raises(InputError) as indexed:
         open_questions(root, ["VID04"], strict=True)
-    assert f"{path}{bad.said}" in str(plain.value) and str(plain.value) == str(indexed.value)
+    assert f"{path}{bad.message}" in str(plain.value) and str(plain.value) == str(indexed.value)
     assert main(["train", *flags, "--strict"]) == 2
     assert sentence(capsys) == f"surgvivqa: {plain.value}"
     assert str(plain.value).endswith(", or leave out --strict.")
 
 
-def test_check_names_the_first_of_every_reason(root: Path, synthetic_set: Path) -> None:
-    for number, bad in enumerate(BAD.values(), 1001):
-        bad.make(root / "VID04" / f"{number}.txt")
+def test_check_reports_the_first_file_of_each_reason(root: Path, synthetic_set: Path) -> None:
+    for number, bad in enumerate(FAULTY_FILES.values(), 1001):
+        bad.write(root / "VID04" / f"{number}.txt")
     (root / "VID04" / "2000.txt").touch()
     message = train_result(synthetic_set, root).message
     assert "empty_file 1, malformed 2, no_pipe 1, not_a_file 2, not_text 5, " in message
@@ -162,8 +168,8 @@ def test_check_names_the_first_of_every_reason(root: Path, synthetic_set: Path) 
 def test_training_skips_faulty_files_and_counts_them(
     root: Path, flags: list[str], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, bad in enumerate(BAD.values(), 1001):
-        bad.make(root / "VID04" / f"{number}.txt")
+    for number, bad in enumerate(FAULTY_FILES.values(), 1001):
+        bad.write(root / "VID04" / f"{number}.txt")
     logger = logging.getLogger("surgvivqa")
     logger.addHandler(caplog.handler)
     try:
@@ -175,15 +181,15 @@ def test_training_skips_faulty_files_and_counts_them(
     expected = {"not_text": 5, "too_large": 1, "not_a_file": 2, "malformed": 2, "no_pipe": 1, "unknown_answer": 1}
     assert {reason: counted[reason] for reason in expected} == expected
     capsys.readouterr()
-    assert main(["check", *flags, "--json"]) == 0  # the command whole, on the same files
+    assert main(["check", *flags, "--json"]) == 0
     results = {r["name"]: r for r in json.loads(capsys.readouterr().out)}
     assert results["train"]["status"] == "WARN" and results["gradients"]["status"] == "PASS"
 
 
-def test_a_large_file_is_never_read(tmp_path: Path) -> None:
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "VID04").mkdir()
     (tmp_path / "VID04" / "1.txt").write_text(TEXT)
-    sparse(tmp_path / "VID04" / "12.txt", 10**12)
+    write_sparse(tmp_path / "VID04" / "12.txt", 10**12)
     tracemalloc.start()
     try:
         frames, report = read_split(tmp_path, ["VID04"])
@@ -196,7 +202,7 @@ def test_a_large_file_is_never_read(tmp_path: Path) -> None:
     assert [f.frame for f in frames] == [1] and report.skipped == {"summary": 2, "too_large": 1}
 
 
-def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_maximum_size_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssgqa, "_MAX_BYTES", len(TEXT))
     path = tmp_path / "1.txt"
     for more, skipped in (("", {"summary": 2}), ("\n", {"too_large": 1})):
@@ -206,23 +212,23 @@ def test_the_largest_file_that_is_read(tmp_path: Path, monkeypatch: pytest.Monke
         assert report.skipped == skipped
 
 
-def locked(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """As if the path could not be read: root, who runs these tests in a container, may read everything."""
+def lock(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Makes a path unreadable, also for root, who can read all files."""
 
-    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def refused(where: Any = ".", *rest: Any, **more: Any) -> Any:
+    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(where: Any = ".", *rest: Any, **more: Any) -> Any:
             if not isinstance(where, int) and Path(os.fsdecode(where)) == path:
                 raise PermissionError(13, "Permission denied", str(path))
             return function(where, *rest, **more)
 
-        return refused
+        return call
 
     for owner, name in ((os, "scandir"), (os, "listdir"), (Path, "read_bytes"), (Path, "iterdir")):
-        monkeypatch.setattr(owner, name, guarded(getattr(owner, name)))
+        monkeypatch.setattr(owner, name, guard(getattr(owner, name)))
 
 
-def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Makes something of the training split unreadable; gives what is said of it."""
+def make_unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes a part of the training split unreadable; returns the start of the expected message."""
     path = root / "VID04" / "12.txt"
     if what == "a link to nothing":
         path.symlink_to("/nowhere/12.txt")
@@ -234,22 +240,22 @@ def unreadable(root: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> str:
         )
     if what == "a locked file":
         path.write_text(TEXT)
-        locked(monkeypatch, path)
+        lock(monkeypatch, path)
         return f"Question file {path} cannot be read (Permission denied); make it readable, or remove it."
     if what == "a locked folder":
-        locked(monkeypatch, path.parent)
+        lock(monkeypatch, path.parent)
         return (
             f"Question folder {path.parent} cannot be read (Permission denied); make it readable, "
             f"or leave its videos out through --splits-dir."
         )
     is_dir = Path.is_dir
 
-    def refused(self: Path) -> bool:
+    def raise_permission_error(self: Path) -> bool:
         if self == path.parent:
             raise PermissionError(13, "Permission denied", str(self))
         return is_dir(self)
 
-    monkeypatch.setattr(Path, "is_dir", refused)
+    monkeypatch.setattr(Path, "is_dir", raise_permission_error)
     return f"Question folder {root} cannot be read (Permission denied); make it readable"
 
 
@@ -266,12 +272,12 @@ def test_an_unreadable_file_is_an_error_with_and_without_strict(
     what: str,
     strict: bool,
 ) -> None:
-    """Another start might read it, and would then train on other questions: it is never left out in silence."""
-    said = unreadable(root, what, monkeypatch)
+    """A later run might be able to read it, and would train on other questions."""
+    expected = make_unreadable(root, what, monkeypatch)
     for read in (read_split, open_questions):
         with pytest.raises(InputError) as message:
             read(root, ["VID04"], strict=strict)
-        assert str(message.value).startswith(said)
+        assert str(message.value).startswith(expected)
     assert main(["train", *flags, *(["--strict"] if strict else [])]) == 2
     assert sentence(capsys) == f"surgvivqa: {message.value}"
     result = train_result(synthetic_set, root)
@@ -279,7 +285,7 @@ def test_an_unreadable_file_is_an_error_with_and_without_strict(
 
 
 def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
-    """Dropped, it would make the answer 10 of 1 and 0."""
+    """Without the CR, the answer would be 10."""
     path = tmp_path / "1.txt"
     path.write_bytes(SUMMARY + b"How many?|1\r0\nHow much?|2\r\n\r\r\nHow few?|3")
     report = ReadReport()
@@ -288,7 +294,7 @@ def test_a_lone_cr_ends_a_line(tmp_path: Path) -> None:
     assert report.skipped == {"summary": 2, "no_pipe": 1}
 
 
-def test_a_frame_number_beyond_an_int64_is_another_file(tmp_path: Path) -> None:
+def test_a_file_with_a_frame_number_beyond_int64_is_not_a_question_file(tmp_path: Path) -> None:
     (tmp_path / "VID04").mkdir()
     for stem in ("9" * 18, "9" * 19, "9" * 200):
         (tmp_path / "VID04" / f"{stem}.txt").write_text(TEXT)
@@ -297,19 +303,19 @@ def test_a_frame_number_beyond_an_int64_is_another_file(tmp_path: Path) -> None:
     assert frames.checksum() == open_questions(tmp_path, ["VID04"])[0].checksum()
 
 
-def test_mutated_files_keep_the_parser_s_promises() -> None:
-    """The short form of ``tests/fuzz/fuzz_parser.py``."""
+def test_the_parser_is_correct_on_mutated_files() -> None:
+    """A short run of ``tests/fuzz/fuzz_parser.py``."""
     tally, failures = fuzz_parser.fuzz(2500, 20251, question_files.well_formed_lines())
     assert failures == []
     assert tally["files"] == 2500 and tally["files through columns"] == 700
     assert tally["files through an index file"] == 200
-    # The mutations reach everything that can be said of a file in memory, and leave most of it readable.
+    # The mutations cover every reason, and most lines remain questions.
     assert all(tally[reason] > 5 for reason in (*parser_oracle.LINE_REASONS, "not_text", "empty_file"))
     assert tally["questions"] > 2 * tally["files"]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
-def test_real_lines_mutated_keep_them_too() -> None:
+def test_the_parser_is_correct_on_mutated_real_files() -> None:
     tally, failures = fuzz_parser.fuzz(1000, 20252, question_files.read_lines(SHARED))
     assert failures == [] and tally["files"] == 1000 and tally["questions"] > 2000
 
@@ -320,24 +326,24 @@ def test_the_fuzz_run_finds_a_fault(
 ) -> None:
     read = ssgqa.read_question_file
 
-    def faulty(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
-        made = read(path, video, frame, report, strict)
+    def read_with_fault(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
+        parsed = read(path, video, frame, report, strict)
         if fault == "forgets" and report.skipped.pop("no_pipe", 0):
             report.lines -= 1
-        if fault == "shifts" and b"\f" in path.read_bytes() and made:
-            made = ssgqa.FrameQuestions(
-                video, frame, tuple(dataclasses.replace(q, line=q.line + 1) for q in made.questions)
+        if fault == "shifts" and b"\f" in path.read_bytes() and parsed:
+            parsed = ssgqa.FrameQuestions(
+                video, frame, tuple(dataclasses.replace(q, line=q.line + 1) for q in parsed.questions)
             )
         if fault == "breaks" and report.skipped["malformed"]:
             raise IndexError("list index out of range")
-        return made
+        return parsed
 
     if fault == "guesses":
         monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
     elif fault == "index":
         monkeypatch.setattr(VideoColumns, "build_frame", lambda self, row: None)
     else:
-        monkeypatch.setattr(fuzz_parser, "read_question_file", faulty)
+        monkeypatch.setattr(fuzz_parser, "read_question_file", read_with_fault)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1
     first = capsys.readouterr().out.splitlines()[0]
     (number,) = {part.split(" ")[0] for part in first.split("--only ")[1:]}

@@ -1,4 +1,4 @@
-"""Frames that cannot be the right ones are reported, and ordinary ones are not."""
+"""Frames that look wrong are reported, and ordinary frames are not."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def frames(*numbers: int) -> list[FrameQuestions]:
     return [FrameQuestions("VID01", n, ()) for n in numbers]
 
 
-def draw(root: Path, number: int, seed: int | None, size: tuple[int, int] = (96, 80)) -> None:
-    """A frame of noise, or with ``seed`` None a black one."""
+def write_frame(root: Path, number: int, seed: int | None, size: tuple[int, int] = (96, 80)) -> None:
+    """Writes a frame of noise, or a black one if ``seed`` is None."""
     path = root / "VID01" / f"{number:06d}.png"
     path.parent.mkdir(exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
@@ -42,7 +42,7 @@ def test_a_video_with_far_more_frames_than_seconds_is_found(
 @pytest.mark.parametrize("black, is_reported", [(0, False), (2, False), (3, True), (18, True)])
 def test_many_frames_of_one_colour_are_reported(black: int, is_reported: bool, tmp_path: Path) -> None:
     for number in range(20):
-        draw(tmp_path, number, None if number < black else number)
+        write_frame(tmp_path, number, None if number < black else number)
     sentences = inspect_frames(FrameStore(tmp_path), frames(*range(20))).describe()
     assert [s.split(" have ")[0] for s in sentences] == ([f"{black} of the 20 opened frames"] if is_reported else [])
 
@@ -50,7 +50,7 @@ def test_many_frames_of_one_colour_are_reported(black: int, is_reported: bool, t
 @pytest.mark.parametrize("same, is_reported", [(1, False), (3, False), (4, True), (20, True)])
 def test_many_identical_frames_of_a_video_are_reported(same: int, is_reported: bool, tmp_path: Path) -> None:
     for number in range(20):
-        draw(tmp_path, number, 0 if number < same else number + 1)
+        write_frame(tmp_path, number, 0 if number < same else number + 1)
     sentences = inspect_frames(FrameStore(tmp_path), frames(*range(20))).describe()
     assert [s.split(" are ")[0] for s in sentences] == (
         [f"{same} of the 20 opened frames of VID01"] if is_reported else []
@@ -58,8 +58,8 @@ def test_many_identical_frames_of_a_video_are_reported(same: int, is_reported: b
 
 
 @pytest.mark.parametrize("size", [(40, 300), (5000, 200)])
-def test_frames_of_an_absurd_size_are_reported(size: tuple[int, int], tmp_path: Path) -> None:
-    draw(tmp_path, 0, 0, size)
+def test_frames_of_an_implausible_size_are_reported(size: tuple[int, int], tmp_path: Path) -> None:
+    write_frame(tmp_path, 0, 0, size)
     (sentence,) = inspect_frames(FrameStore(tmp_path), frames(0)).describe()
     assert sentence.startswith("1 of the 1 opened frames have a side below 64 or above 4096 px")
 

@@ -1,4 +1,4 @@
-"""The question index: the same frames as the text, whatever the text, the file and its folder are like."""
+"""The question index: it always gives the same frames as the text files."""
 
 import os
 import pickle
@@ -55,7 +55,7 @@ NAMES = st.integers(0, 12).map(lambda n: f"{n}.txt") | st.sampled_from(
 TREES = st.fixed_dictionaries({video: st.dictionaries(NAMES, FILES, max_size=5) for video in VIDEOS})
 
 
-def plant(root: Path, tree: dict[str, dict[str, bytes]]) -> Path:
+def write_tree(root: Path, tree: dict[str, dict[str, bytes]]) -> Path:
     for video, files in tree.items():
         (root / video).mkdir(parents=True, exist_ok=True)
         for name, raw in files.items():
@@ -63,28 +63,28 @@ def plant(root: Path, tree: dict[str, dict[str, bytes]]) -> Path:
     return root
 
 
-def small(root: Path) -> Path:
+def write_small_tree(root: Path) -> Path:
     text = (HEAD + "\n".join(LINES)).encode()
-    return plant(root, {v: {"2.txt": text, "10.txt": text.replace(b"many", v.encode())} for v in VIDEOS})
+    return write_tree(root, {v: {"2.txt": text, "10.txt": text.replace(b"many", v.encode())} for v in VIDEOS})
 
 
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once, so that what a test has just written is not read twice."""
+    """Files count as settled at once, so that files just written are not read again."""
     monkeypatch.setattr(index, "_SETTLED_NS", -(10**12))
 
 
 @pytest.fixture
-def no_parser(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """To be called where from now on nothing may be parsed."""
+def forbid_parsing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after whose call parsing raises an error."""
 
-    def forbidden(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise AssertionError("parsed")
 
-    return lambda: monkeypatch.setattr(index, "parse_video", forbidden)
+    return lambda: monkeypatch.setattr(index, "parse_video", fail)
 
 
-def outcome(read: Callable[[], Any]) -> Any:
+def frames_or_error(read: Callable[[], Any]) -> Any:
     try:
         frames, report = read()
     except InputError as error:
@@ -99,33 +99,38 @@ def test_the_index_equals_the_parsed_text(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, dict[str, bytes]], strict: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("tree")
-    root = plant(folder / "ssg", tree)
-    expected = outcome(lambda: read_split(root, VIDEOS, strict=strict))
-    for _ in range(2):  # parsed, then from the file or, as it is so young, parsed again
-        assert outcome(lambda: open_questions(root, VIDEOS, strict=strict, index_dir=folder / "index")) == expected
+    root = write_tree(folder / "ssg", tree)
+    expected = frames_or_error(lambda: read_split(root, VIDEOS, strict=strict))
+    for _ in range(2):  # parsed, then parsed again because the files are not settled
+        assert (
+            frames_or_error(lambda: open_questions(root, VIDEOS, strict=strict, index_dir=folder / "index")) == expected
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "_SETTLED_NS", -(10**12))
         for _ in range(2):
-            assert outcome(lambda: open_questions(root, VIDEOS, strict=strict, index_dir=folder / "index")) == expected
+            assert (
+                frames_or_error(lambda: open_questions(root, VIDEOS, strict=strict, index_dir=folder / "index"))
+                == expected
+            )
     shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_an_unchanged_tree_is_not_parsed_again(tmp_path: Path, no_parser: Callable[[], None]) -> None:
-    root = small(tmp_path / "ssg")
-    built, _ = open_questions(root, VIDEOS, index_dir=tmp_path / "index")
-    no_parser()
-    again, report = open_questions(root, VIDEOS[::-1], index_dir=tmp_path / "index")  # one file for any split of it
+def test_an_unchanged_tree_is_not_parsed_again(tmp_path: Path, forbid_parsing: Callable[[], None]) -> None:
+    root = write_small_tree(tmp_path / "ssg")
+    first, _ = open_questions(root, VIDEOS, index_dir=tmp_path / "index")
+    forbid_parsing()
+    second, report = open_questions(root, VIDEOS[::-1], index_dir=tmp_path / "index")  # all splits share a file
     frames, expected = read_split(root, VIDEOS[::-1])
-    assert list(again) == frames and report == expected
-    assert list(built) == read_split(root, VIDEOS)[0]
+    assert list(second) == frames and report == expected
+    assert list(first) == read_split(root, VIDEOS)[0]
     assert len(list((tmp_path / "index").iterdir())) == 1
 
 
 @pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("change", ["edit", "edit keeping size and time", "add", "remove", "rename"])
-def test_a_changed_tree_is_noticed(tmp_path: Path, change: str) -> None:
-    root = small(tmp_path / "ssg")
+def test_changed_files_are_parsed_again(tmp_path: Path, change: str) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "index")
     path = root / "VID01" / "2.txt"
     if change == "edit":
@@ -138,7 +143,7 @@ def test_a_changed_tree_is_noticed(tmp_path: Path, change: str) -> None:
         path.rename(path.with_name("4.txt"))
     else:
         status = path.stat()
-        while path.stat().st_ctime_ns == status.st_ctime_ns:  # no_wait has switched off what guards one clock tick
+        while path.stat().st_ctime_ns == status.st_ctime_ns:  # no_wait disables the check for this
             path.write_text(path.read_text().replace("|grasper", "|bipolar"))
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert path.stat().st_size == status.st_size
@@ -147,17 +152,17 @@ def test_a_changed_tree_is_noticed(tmp_path: Path, change: str) -> None:
     assert list(frames) == expected and report == expected_report
 
 
-def test_a_file_just_written_is_read_again(tmp_path: Path, no_parser: Callable[[], None]) -> None:
-    root = small(tmp_path / "ssg")
+def test_files_that_were_just_written_are_parsed_again(tmp_path: Path, forbid_parsing: Callable[[], None]) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "index")
-    no_parser()
+    forbid_parsing()
     with pytest.raises(AssertionError, match="parsed"):
         open_questions(root, VIDEOS, index_dir=tmp_path / "index")
 
 
 @pytest.mark.usefixtures("no_wait")
 def test_only_the_named_videos_are_read(tmp_path: Path) -> None:
-    root = small(tmp_path / "ssg")
+    root = write_small_tree(tmp_path / "ssg")
     (root / "VID01" / "2.txt").unlink()
     (root / "VID01" / "2.txt").symlink_to(tmp_path / "nowhere")
     frames, _ = open_questions(root, ["VID04"], index_dir=tmp_path / "index")
@@ -167,35 +172,35 @@ def test_only_the_named_videos_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_a_damaged_file_is_rebuilt(tmp_path: Path) -> None:
-    root = small(tmp_path / "ssg")
+def test_a_damaged_index_is_rebuilt(tmp_path: Path) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "index")
     (path,) = (tmp_path / "index").iterdir()
-    whole, expected = path.read_bytes(), read_split(root, VIDEOS)
+    content, expected = path.read_bytes(), read_split(root, VIDEOS)
     rng = random.Random(0)
-    damaged = [b"", b"ARROW1", whole[:-1], whole[: len(whole) // 2], rng.randbytes(len(whole))]
+    damaged = [b"", b"ARROW1", content[:-1], content[: len(content) // 2], rng.randbytes(len(content))]
     for _ in range(300):
-        changed = bytearray(whole)
-        for at in rng.choices(range(len(changed)), k=rng.choice([1, 1, 4, 64])):
-            changed[at] = rng.randrange(256)
+        changed = bytearray(content)
+        for offset in rng.choices(range(len(changed)), k=rng.choice([1, 1, 4, 64])):
+            changed[offset] = rng.randrange(256)
         damaged.append(bytes(changed))
     for raw in damaged:
-        path.unlink()  # earlier Frames still map it
+        path.unlink()  # earlier frames still map it
         path.write_bytes(raw)
         frames, report = open_questions(root, VIDEOS, index_dir=tmp_path / "index")
         assert (list(frames), report) == expected
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == content
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_another_parser_s_file_is_rebuilt(
-    tmp_path: Path, no_parser: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_the_index_of_another_version_is_rebuilt(
+    tmp_path: Path, forbid_parsing: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = small(tmp_path / "ssg")
+    root = write_small_tree(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "index")
     other = columns.schema().with_metadata({b"surgvivqa": b"another"})
     monkeypatch.setattr(index, "schema", lambda: other)
-    no_parser()
+    forbid_parsing()
     with pytest.raises(AssertionError, match="parsed"):
         open_questions(root, VIDEOS, index_dir=tmp_path / "index")
 
@@ -203,7 +208,7 @@ def test_another_parser_s_file_is_rebuilt(
 def test_without_a_writable_folder_the_text_is_parsed_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = small(tmp_path / "ssg")
+    root = write_small_tree(tmp_path / "ssg")
     (tmp_path / "file").write_text("")
     warn_once.cache_clear()
     for _ in range(2):
@@ -214,8 +219,8 @@ def test_without_a_writable_folder_the_text_is_parsed_with_a_warning(
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
-    root = small(tmp_path / "ssg")
+def test_indexed_frames_equal_a_list(tmp_path: Path) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     frames, _ = open_questions(root, VIDEOS, index_dir=tmp_path / "index")
     plain, _ = read_split(root, VIDEOS)
     joined = IndexedFrames.concatenate([frames[1:], IndexedFrames(), frames[:1], frames[::-2]])
@@ -235,19 +240,19 @@ def test_the_lazy_sequence_answers_as_the_list_does(tmp_path: Path) -> None:
     assert frames[-1] == plain[-1]
     with pytest.raises(IndexError):
         frames[4]
-    for most in (1, 7, 1000):
-        assert list(draw_subsample(frames, most, 3)) == draw_subsample(plain, most, 3)
-        assert list(subsample(frames, most)) == list(subsample(plain, most))
+    for max_questions in (1, 7, 1000):
+        assert list(draw_subsample(frames, max_questions, 3)) == draw_subsample(plain, max_questions, 3)
+        assert list(subsample(frames, max_questions)) == list(subsample(plain, max_questions))
     assert plan_micro_batches(question_counts(frames), 4, 3, 0, 0) == plan_micro_batches(
         question_counts(plain), 4, 3, 0, 0
     )
-    assert subsample(frames, None) is frames  # nothing is built where nothing is cut
+    assert subsample(frames, None) is frames  # returned unchanged
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_a_pickle_is_small_and_outlives_the_file_but_not_a_change(tmp_path: Path) -> None:
+def test_a_pickle_is_small_and_detects_changed_files(tmp_path: Path) -> None:
     lines = HEAD + "\n".join(f"question number {i}?|{i % 10}" for i in range(3000))
-    root = plant(tmp_path / "ssg", {"VID04": {"1.txt": lines.encode()}})
+    root = write_tree(tmp_path / "ssg", {"VID04": {"1.txt": lines.encode()}})
     frames, _ = open_questions(root, ["VID04"], index_dir=tmp_path / "index")
     raw = pickle.dumps(frames)
     assert len(raw) < 2000
@@ -259,8 +264,8 @@ def test_a_pickle_is_small_and_outlives_the_file_but_not_a_change(tmp_path: Path
         pickle.loads(raw)
 
 
-def test_processes_that_build_at_once_all_get_the_text(tmp_path: Path) -> None:
-    root = small(tmp_path / "ssg")
+def test_processes_can_build_the_index_at_the_same_time(tmp_path: Path) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     program = (
         "import sys; from surgvivqa.data.index import open_questions; from surgvivqa.data.ssgqa import read_split\n"
         "for i in range(20):\n"
@@ -271,12 +276,12 @@ def test_processes_that_build_at_once_all_get_the_text(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", program, str(root), str(tmp_path / "index"), str(i)] for i in range(3)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     assert [(p.communicate()[1], p.returncode) for p in running] == [("", 0)] * 3
-    assert len(list((tmp_path / "index").iterdir())) == 1  # and nobody left half a file
+    assert len(list((tmp_path / "index").iterdir())) == 1  # no partial file is left
 
 
 @pytest.mark.usefixtures("no_wait")
-def test_several_processes_parse_the_same_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = small(tmp_path / "ssg")
+def test_several_processes_write_the_same_index_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_small_tree(tmp_path / "ssg")
     open_questions(root, VIDEOS, index_dir=tmp_path / "one")
     monkeypatch.setattr(index, "_MANY_FILES", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})

@@ -1,4 +1,4 @@
-"""One video under two names: found by its name, by links and by equal files."""
+"""One video under two names: it is found by its name, by links and by equal files."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_a_videos_name_is_recognised_in_any_spelling(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["VID20", "VID22", "VID021", "clip02", "XVID02"])
-def test_other_names_are_other_videos(name: str) -> None:
+def test_different_videos_have_different_names(name: str) -> None:
     assert base_video(name) != "VID02"
 
 
@@ -36,37 +36,37 @@ def test_a_split_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert load_splits(tmp_path).train == ("VID01",)
 
 
-def make(root: Path, video: str, contents: list[str]) -> None:
+def write_video(root: Path, video: str, contents: list[str]) -> None:
     (root / video).mkdir(parents=True)
     for number, content in enumerate(contents):
         (root / video / f"{number}.txt").write_text(content)
 
 
-def test_copies_are_found_whatever_they_are_called(tmp_path: Path) -> None:
+def test_copies_under_any_name_are_found(tmp_path: Path) -> None:
     lines = [f"question {n}" * (n + 1) for n in range(20)]
-    make(tmp_path, "VID01", lines)
-    make(tmp_path, "other", lines)
-    make(tmp_path, "part", lines[5:15])  # renumbered
-    make(tmp_path, "VID02", [line.upper() for line in lines])
-    make(tmp_path, "empty", [])
-    found = find_copies(tmp_path, ["VID01", "VID02", "other", "part", "empty", "absent"], ".txt")
-    assert {(o.first, o.second) for o in found} == {("VID01", "other"), ("VID01", "part"), ("other", "part")}
+    write_video(tmp_path, "VID01", lines)
+    write_video(tmp_path, "other", lines)
+    write_video(tmp_path, "part", lines[5:15])  # renumbered
+    write_video(tmp_path, "VID02", [line.upper() for line in lines])
+    write_video(tmp_path, "empty", [])
+    copies = find_copies(tmp_path, ["VID01", "VID02", "other", "part", "empty", "absent"], ".txt")
+    assert {(o.first, o.second) for o in copies} == {("VID01", "other"), ("VID01", "part"), ("other", "part")}
 
 
 def test_a_copy_of_a_very_short_video_is_found(tmp_path: Path) -> None:
-    make(tmp_path, "VID01", ["a", "bb"])
-    make(tmp_path, "other", ["a", "bb"])
+    write_video(tmp_path, "VID01", ["a", "bb"])
+    write_video(tmp_path, "other", ["a", "bb"])
     assert len(find_copies(tmp_path, ["VID01", "other"], ".txt")) == 1
 
 
-def test_a_few_equal_files_are_no_copy(tmp_path: Path) -> None:
-    make(tmp_path, "VID01", ["black"] * 10 + ["a" * n for n in range(10)])
-    make(tmp_path, "VID02", ["black"] * 10 + ["b" * n for n in range(10)])
+def test_a_few_equal_files_do_not_make_a_copy(tmp_path: Path) -> None:
+    write_video(tmp_path, "VID01", ["black"] * 10 + ["a" * n for n in range(10)])
+    write_video(tmp_path, "VID02", ["black"] * 10 + ["b" * n for n in range(10)])
     assert find_copies(tmp_path, ["VID01", "VID02"], ".txt") == []
 
 
 def test_links_to_one_folder_are_found_and_refused_across_splits(tmp_path: Path) -> None:
-    make(tmp_path, "VID01", ["a"])
+    write_video(tmp_path, "VID01", ["a"])
     (tmp_path / "VID02").symlink_to(tmp_path / "VID01")
     assert find_links(tmp_path, ["VID01", "VID02"]) == [
         Overlap("VID01", "VID02", f"are links to one folder under {tmp_path}")
@@ -88,17 +88,18 @@ def test_check_reports_a_copied_video(part: str, split: str, status: str, synthe
     splits = {"train": ["VID04"], "val": ["VID01"], "test": []}
     splits[split].append("VID90")
     write_splits(tmp_path / "splits", **splits)
-    found = results(tmp_path)["overlap"]
-    assert found.status == status
-    assert f"VID04 (train) and VID90 ({split})" in found.message
+    overlap = check_results(tmp_path)["overlap"]
+    assert overlap.status == status
+    assert f"VID04 (train) and VID90 ({split})" in overlap.message
 
 
-def results(root: Path) -> dict[str, Result]:
+def check_results(root: Path) -> dict[str, Result]:
+    """The results of ``check`` by name, up to the images."""
     config = CheckConfig(preset="tiny", ssgvqa_root=root / "ssg-qa", image_root=root / "frames")
     config.splits_dir = root / "splits"
-    found = {}
+    results = {}
     for result in run_checks(config):
-        found[result.name] = result
+        results[result.name] = result
         if result.name == "images":
             break
-    return found
+    return results

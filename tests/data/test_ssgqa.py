@@ -1,4 +1,4 @@
-"""The parser: what counts, what is left out, and that every line is accounted for."""
+"""The parser of question files: every line is a question or is counted by reason."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def write(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_the_three_kinds_of_line(tmp_path: Path) -> None:
+def test_lines_have_two_three_or_five_fields(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         "Which tool is operating on gallbladder|grasper",
@@ -38,7 +38,7 @@ def test_the_three_kinds_of_line(tmp_path: Path) -> None:
     assert report.skipped == {"summary": 2}
 
 
-def test_an_answer_that_is_not_one_label_is_counted_and_never_guessed(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_a_label_is_counted_and_left_out(tmp_path: Path) -> None:
     path = write(tmp_path, "a?|retract, grasp", "b?|big liver", "no pipe here", "c?|liver|x|y", "d?|yes", "", "e?|1")
     report = ReadReport()
     frame = read_question_file(path, "VID04", 7, report)
@@ -51,9 +51,7 @@ def test_an_answer_that_is_not_one_label_is_counted_and_never_guessed(tmp_path: 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=400))
-def test_no_bytes_break_it_and_every_line_is_accounted_for(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
+def test_every_line_of_any_file_is_counted(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     path = tmp_path_factory.mktemp("raw") / "1.txt"
     path.write_bytes(raw)
     report = ReadReport()
@@ -62,7 +60,7 @@ def test_no_bytes_break_it_and_every_line_is_accounted_for(
     assert report.lines == report.questions + left_out
 
 
-def test_only_plain_folders_and_numbered_files_are_taken(tmp_path: Path) -> None:
+def test_only_named_videos_and_numbered_files_are_read(tmp_path: Path) -> None:
     for folder in ("VID04", "VID04_clean"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, "a?|liver")
@@ -80,7 +78,7 @@ def test_a_binary_file_is_counted_once(tmp_path: Path) -> None:
     assert report.skipped == {"not_text": 1}
 
 
-def test_an_empty_root_is_one_sentence(tmp_path: Path) -> None:
+def test_a_root_without_question_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 1 videos"):
         read_split(tmp_path, ["VID04"])
     (tmp_path / "VID04").mkdir()
@@ -89,7 +87,7 @@ def test_an_empty_root_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data is not here")
-def test_the_real_files_lose_no_line() -> None:
+def test_the_counts_of_the_real_files() -> None:
     _, report = read_split(SHARED / "ssg-qa", ["VID01"])
     assert (report.lines, report.questions, dict(report.skipped)) == (27, 23, {"summary": 4})
     _, report = read_split(SHARED / "real" / "ssg-qa", ["VID68", "VID70", "VID73", "VID75"])
@@ -122,7 +120,7 @@ def test_a_file_under_another_name_is_counted_and_an_error_under_strict(name: st
             read(tmp_path, ["VID04"], strict=True)
 
 
-def test_a_file_that_is_added_under_another_name_is_counted_in_the_index_too(tmp_path: Path) -> None:
+def test_the_index_notices_a_new_file_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "VID04").mkdir()
     write(tmp_path / "VID04", "a?|liver")
     assert not open_questions(tmp_path, ["VID04"])[1].skipped["other_name"]

@@ -11,7 +11,7 @@ from surgvivqa.data.splits import load_splits
 from surgvivqa.utils.errors import InputError
 
 
-def test_there_are_51_labels_and_no_guessing() -> None:
+def test_answers_are_matched_exactly_to_the_51_labels() -> None:
     assert len(LABELS) == len(set(LABELS)) == 51
     assert [parse_label(x) for x in LABELS] == list(range(51))
     assert parse_label("yes") == LABELS.index("True")
@@ -25,7 +25,7 @@ def test_prompts_equal_the_published_ones() -> None:
     assert build_prompt("What is it?", "choices").endswith("white, yellow\nAnswer:")
 
 
-def test_the_shipped_split_is_ssg_vqa_nets() -> None:
+def test_the_packaged_split_is_that_of_ssg_vqa_net() -> None:
     splits = load_splits()
     assert [len(splits.videos(s)) for s in ("train", "val", "test")] == [35, 5, 5]
     assert splits.test == ("VID02", "VID22", "VID43", "VID60", "VID74")
@@ -43,7 +43,7 @@ def test_the_shipped_split_is_ssg_vqa_nets() -> None:
         (["VID04", "VID04"], ["VID01"], "more than once"),
     ],
 )
-def test_unsound_splits_are_refused(tmp_path: Path, train: list[str], val: list[str], message: str) -> None:
+def test_invalid_splits_are_refused(tmp_path: Path, train: list[str], val: list[str], message: str) -> None:
     for name, videos in (("train", train), ("val", val), ("test", ["VID75"])):
         (tmp_path / f"{name}_videos.json").write_text(json.dumps(videos))
     with pytest.raises(InputError, match=message):

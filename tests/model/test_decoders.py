@@ -72,7 +72,7 @@ def encode_clips(model: SurgViVQAModel) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_of_all_labels_equal_the_reference(parts: Path, kind: str, mask: str) -> None:
     bundle = build_bundle(parts, kind)
-    prompts, tokens = bundle.prompt_tokenizer(), encode_clips(.model)
+    prompts, tokens = bundle.prompt_tokenizer(), encode_clips(bundle.model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     trie = LabelTrie(prompts.label_ids)
     scores = score_labels(bundle.model, ids, tokens, trie, mask)
@@ -98,7 +98,7 @@ def test_scores_of_all_labels_equal_the_reference(parts: Path, kind: str, mask: 
 def test_losses_and_gradients_equal_the_reference(parts: Path, kind: str) -> None:
     bundle = build_bundle(parts, kind, lora_dropout=0.0)
     model, prompts = bundle.model, bundle.prompt_tokenizer()
-    tokens = encode_clips()
+    tokens = encode_clips(model)
     ids = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS]
     answers = [[prompts.label_ids[2], prompts.label_ids[12]], [prompts.label_ids[30]]]
     losses = model(pack_training(ids, answers, "prefix"), video_tokens=tokens)
@@ -167,7 +167,7 @@ def test_prefix_labels_without_an_end_of_text_token_are_an_error() -> None:
 def test_the_probabilities_of_all_continuations_sum_to_that_of_the_prefix(parts: Path) -> None:
     """The end-of-text token after a terminated label is one of the continuations."""
     bundle = build_bundle(parts, "split")
-    prompts, tokens = bundle.prompt_tokenizer(), encode_clips(.model)
+    prompts, tokens = bundle.prompt_tokenizer(), encode_clips(bundle.model)
     one = prompts.label_ids[LABELS.index("1")]
     prompt = prompts.prompt_ids("How many?")
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Pa
     bundle = build_for_training(run)
     model = bundle.model.eval()
     assert isinstance(model.video_projection, torch.nn.Linear) and model.video_projection.in_features == 64
-    tokens, prompts = encode_clips(), bundle.prompt_tokenizer()
+    tokens, prompts = encode_clips(model), bundle.prompt_tokenizer()
     assert tokens.shape[-1] == 64  # the encoder's width, which a cache stores
     ids, trie = [[prompts.prompt_ids(q) for q in row] for row in QUESTIONS], LabelTrie(prompts.label_ids)
     scores = score_labels(model, ids, tokens, trie, "prefix")
@@ -256,13 +256,11 @@ def test_other_decoders_train_or_are_refused(parts: Path, tmp_path: Path, name: 
     set_modes(bundle.model)
     prompts = bundle.prompt_tokenizer()
     packed = pack_training([[prompts.prompt_ids("How many?")]], [[prompts.label_ids[3]]], "prefix")
-    loss = bundle.model(packed, video_tokens=encode_clips(.model)[:1]).sum()
+    loss = bundle.model(packed, video_tokens=encode_clips(bundle.model)[:1]).sum()
     loss.backward()
-    expected = -reference_log_prob(
-        bundle.model.eval(), prompts.prompt_ids("How many?"), prompts.label_ids[3], encode_clips(.model)[:1], "prefix"
-    )
-    bundle.model.eval()
-    loss = bundle.model(packed, video_tokens=encode_clips(.model)[:1]).sum()
+    model, prompt, answer = bundle.model.eval(), prompts.prompt_ids("How many?"), prompts.label_ids[3]
+    expected = -reference_log_prob(model, prompt, answer, encode_clips(model)[:1], "prefix")
+    loss = model(packed, video_tokens=encode_clips(model)[:1]).sum()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 
 

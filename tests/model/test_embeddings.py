@@ -211,7 +211,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(stand_ins: Path, tmp
         build_for_training(TrainConfig(preset="tiny", text_embeddings="aligned"))
 
 
-def test_the_command_reports_a_contradicting_flag(
+def test_a_contradicting_flag_is_an_error(
     data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*data_flags, "--preset=tiny", "--text-embeddings=aligned", f"--checkpoint-dir={tmp_path / 'run'}"]
