@@ -19,7 +19,7 @@ from benchmarks.timing import time_call
 from surgvivqa.model.attention import build_layouts
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.label_trie import LabelTrie
-from surgvivqa.model.scoring import best_labels
+from surgvivqa.model.scoring import find_best_labels
 
 TRAINED_LAYERS, TRAINED_STEPS, TRAINED_BATCH, TRAINED_QUESTIONS, TRAINED_RATE = 3, 200, 16, 480, 2e-3
 
@@ -41,7 +41,7 @@ def answer(o: Options) -> dict[str, Any]:
 
         @torch.inference_mode()
         def work() -> None:
-            found.append(best_labels(model, [asked.prompts], model.encode_video(ours.clip), trie, MASK))
+            found.append(find_best_labels(model, [asked.prompts], model.encode_video(ours.clip), trie, MASK))
 
         work()
         seconds = [time_call(o.device, work) for _ in range(repeats)]

@@ -10,11 +10,11 @@ from torch.profiler import record_function
 from benchmarks.project_model import MASK, ProjectModel
 from benchmarks.questions import FRAME_QUESTIONS, LABEL_IDS
 from benchmarks.switches import TRAINING
-from surgvivqa.data.packing import PackedStream, answer_chain
+from surgvivqa.data.packing import PackedStream, build_answer_chain
 from surgvivqa.model import scoring
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.label_trie import LabelTrie
-from surgvivqa.model.scoring import best_labels, score_labels
+from surgvivqa.model.scoring import find_best_labels, score_labels
 
 STAGES = (*TRAINING, "score", "answer")
 PHASES = ("GPT-2 and output layer, backward", "AdamW")  # ranges of the profiler
@@ -37,7 +37,7 @@ class ProfiledStage:
 
         @torch.inference_mode()
         def scores() -> Tensor:
-            call = best_labels if stage == "answer" else score_labels
+            call = find_best_labels if stage == "answer" else score_labels
             found = call(model, [ours.questions.prompts], model.encode_video(ours.clip), trie, MASK)
             return found[1] if isinstance(found, tuple) else found
 
@@ -56,7 +56,7 @@ class ProfiledStage:
     def _trees(self) -> list[Any]:
         asked = self.ours.questions
         pairs = zip(asked.prompts, asked.answers, strict=True)
-        return [answer_chain(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
+        return [build_answer_chain(p, a, n, MASK) for n, (p, a) in enumerate(pairs)]
 
     def _step(self, losses: Callable[[], Tensor]) -> Callable[[], Any]:
         model = self.ours.model

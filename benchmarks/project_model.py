@@ -12,7 +12,7 @@ from benchmarks.questions import FRAME_QUESTIONS, Questions, make_questions
 from benchmarks.timing import time_call, training_step
 from surgvivqa.data.packing import PackedStream, pack_training
 from surgvivqa.model.attention import CrossAttentionCache, build_layouts
-from surgvivqa.model.modeling import SurgViVQAModel, answer_losses
+from surgvivqa.model.modeling import SurgViVQAModel, sum_answer_losses
 
 MASK = "prefix"
 REPEATS = 2  # timed passes in one process, after one that is not timed
@@ -48,7 +48,7 @@ class ProjectModel:
     def losses_of_text_states(self, packed: PackedStream, text: Tensor) -> Tensor:
         """Losses ``[Q]`` from BLIP's output: GPT-2 alone."""
         states = self.model.decoder_states(packed, text.float(), build_layouts(packed, torch.float32)[1])
-        return answer_losses(packed, self.model.log_probs_at(packed, states))
+        return sum_answer_losses(packed, self.model.log_probs_at(packed, states))
 
     def time_steps(self, loss: Callable[[], Tensor]) -> list[float]:
         """Seconds of training steps, after one that is not timed."""

@@ -97,30 +97,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with exit_on_signal() if command.resumable else contextlib.nullcontext():
             result = _import_object(command.run)(config)
         code = result if isinstance(result, int) else 0
-        _leave_if_several(code)
+        _exit_if_several(code)
         return code
     except SurgViVQAError as error:
         if not error.reported_elsewhere:
             print(f"surgvivqa: {one_line(mask_secrets(error.sentence))}", file=sys.stderr)
-        _leave_if_several(error.exit_code)  # while the traceback holds the model: see leave_if_several
+        _exit_if_several(error.exit_code)  # while the traceback holds the model: see exit_if_several
         return error.exit_code
     except KeyboardInterrupt:
         print("surgvivqa: interrupted.", file=sys.stderr)
-        _leave_if_several(130)
+        _exit_if_several(130)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception:
-        _leave_if_several(1, traceback.format_exc())
+        _exit_if_several(1, traceback.format_exc())
         raise
 
 
-def _leave_if_several(exit_code: int, message: str = "") -> None:
-    """Calls ``utils.distributed.leave_if_several`` if a command has imported that module, which imports torch."""
+def _exit_if_several(exit_code: int, message: str = "") -> None:
+    """Calls ``utils.distributed.exit_if_several`` if a command has imported that module, which imports torch."""
     distributed = sys.modules.get("surgvivqa.utils.distributed")
     if distributed is not None:
-        distributed.leave_if_several(exit_code, message)
+        distributed.exit_if_several(exit_code, message)
 
 
 def _import_object(place: str) -> Any:

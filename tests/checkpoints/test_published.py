@@ -26,7 +26,7 @@ from surgvivqa.cli import main
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompt_tokens import PromptTokenizer
-from surgvivqa.model.embeddings import resized_rows
+from surgvivqa.model.embeddings import resize_rows
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import score_labels
 from surgvivqa.synthetic.tokenizer import train_tokenizer
@@ -50,7 +50,7 @@ class Published(nn.Module):
         self.llm: Any = GPT2LMHeadModel.from_pretrained(parts / "gpt2")
         rows = self.llm.config.vocab_size
         words = nn.Embedding(rows, 32)
-        words.weight.data.copy_(resized_rows(self.text_encoder.embeddings.word_embeddings.weight.data, rows))
+        words.weight.data.copy_(resize_rows(self.text_encoder.embeddings.word_embeddings.weight.data, rows))
         self.text_encoder.embeddings.word_embeddings = words
         if lora:
             targets = LoraConfig(r=4, lora_alpha=32, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
@@ -167,7 +167,7 @@ def test_blip_rows_that_were_never_resized_grow_as_published(parts: Path, state:
     bundle = load_checkpoint(tmp_path / "wild.pth", settings(parts))
     rows = bundle.model.state_dict()[name]
     assert torch.equal(rows[:300], state[name][:300])
-    assert torch.equal(rows, resized_rows(state[name][:300], len(rows)))
+    assert torch.equal(rows, resize_rows(state[name][:300], len(rows)))
     assert "grew from 300" in bundle.report
 
 
@@ -322,7 +322,8 @@ def test_the_published_evaluation_is_reproduced(parts: Path, data_flags: list[st
     The module has nothing of ours in it; a label's score is the mean of its tokens' log-probabilities under full
     attention, and frames are cropped. All 51 scores of 25 questions are equal, and so are the answers.
     """
-    published = Published(parts, True, noise=1.0).eval()
+    torch.manual_seed(3)  # of weights under which the answers differ between questions
+    published = Published(parts, True, noise=0.3).eval()
     torch.save(published.state_dict(), tmp_path / "wild.pth")
     model = settings(parts, frame_fit="crop")
     flags = [f"--{n}-model={getattr(model, f'{n}_model')}" for n in ("video", "text", "decoder")]

@@ -644,7 +644,7 @@ def test_a_forged_index_is_rebuilt(forged: dict[str, Any], tmp_path: Path) -> No
     (tmp_path / "q" / "VID01" / "1.txt").write_text("a\nb\nHow many tools are there?|2\n")
     frames, _ = index.open_questions(tmp_path / "q", ["VID01"], index_dir=tmp_path / "i")
     (path,) = (tmp_path / "i").glob("*.arrow")
-    (batch,) = index._batches(path)
+    (batch,) = index._read_batches(path)
     columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
     columns |= {name: [value] for name, value in forged.items()}
     arrays = [pa.array(columns[f.name], f.type) for f in schema()]
@@ -653,7 +653,7 @@ def test_a_forged_index_is_rebuilt(forged: dict[str, Any], tmp_path: Path) -> No
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema()))
     with path.open("ab") as file:
         file.write(index._digest(path.read_bytes()))
-    assert index._batches(path) == []
+    assert index._read_batches(path) == []
     again, _ = index.open_questions(tmp_path / "q", ["VID01"], index_dir=tmp_path / "i")
     assert list(again) == list(frames)
 

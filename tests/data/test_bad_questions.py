@@ -335,7 +335,7 @@ def test_the_fuzz_run_finds_a_fault(
     if fault == "guesses":
         monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
     elif fault == "index":
-        monkeypatch.setattr(VideoColumns, "frame", lambda self, row: None)
+        monkeypatch.setattr(VideoColumns, "build_frame", lambda self, row: None)
     else:
         monkeypatch.setattr(fuzz_parser, "read_question_file", faulty)
     assert fuzz_parser.main(["--files=300", "--processes=1", f"--keep={tmp_path / 'kept'}"]) == 1

@@ -27,6 +27,7 @@ from surgvivqa.data.index import (
 from surgvivqa.data.ssgqa import read_split
 from surgvivqa.features.batches import plan_micro_batches
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.warn_once import warn_once
 
 VIDEOS = ["VID04", "VID01"]
 HEAD = "Which anatomical structures are present?|liver, gut\nWhich tools are present?|hook\n"
@@ -204,7 +205,7 @@ def test_without_a_writable_folder_the_text_is_parsed_with_a_warning(
 ) -> None:
     root = small(tmp_path / "ssg")
     (tmp_path / "file").write_text("")
-    index._warn_once.cache_clear()
+    warn_once.cache_clear()
     for _ in range(2):
         frames, report = open_questions(root, VIDEOS, index_dir=tmp_path / "file" / "index")
         assert (list(frames), report) == read_split(root, VIDEOS)

@@ -75,7 +75,7 @@ FRAMES: dict[str, tuple[Callable[[Path], object], str]] = {
     "texts": (lambda r: question(r / "VID04" / "2.txt"), "text files (found {root}/VID04/2.txt); are --ssgvqa-root"),
     "steps of 25": (
         lambda r: pictures(*(r / "VID04" / f"{n:06d}.png" for n in (0, 25, 50, 75))),
-        "go in steps of 25 (found {root}/VID04/000025.png)",
+        "increase in steps of 25 (found {root}/VID04/000025.png)",
     ),
     "other names": (lambda r: picture(r / "VID04" / "img_a.png"), "Found {root}/VID04/img_a.png; frames must be"),
 }

@@ -128,7 +128,7 @@ def check_columns(root: Path, numbers: Iterable[int], through_file: bool) -> Non
         found.checksum()
     else:
         columns = VideoColumns(parse_video(root, VIDEO, None), root)
-        got, report = [columns.frame(row) for row in range(len(columns.numbers))], columns.report()
+        got, report = [columns.build_frame(row) for row in range(len(columns.numbers))], columns.build_report()
     check(got == frames, "the index returns other frames")
     check(report == expected, f"the index reports {report}, not {expected}")
 

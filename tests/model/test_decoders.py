@@ -29,7 +29,7 @@ from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.freezing import set_modes, trainable_table
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import best_labels, score_labels
+from surgvivqa.model.scoring import find_best_labels, score_labels
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
 from tests.helpers.parts import (
@@ -89,7 +89,7 @@ def test_scores_of_all_labels_equal_the_reference(parts: Path, kind: str, mask: 
         )
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
     if mask != "bidirectional":
-        best, sums, _ = best_labels(bundle.model, ids, tokens, trie, mask)
+        best, sums, _ = find_best_labels(bundle.model, ids, tokens, trie, mask)
         assert torch.equal(best, plain.argmax(dim=1))
         torch.testing.assert_close(sums, plain.max(dim=1).values, rtol=1e-5, atol=1e-5)
 
@@ -208,13 +208,13 @@ def test_a_video_encoder_of_another_width_is_projected(parts: Path, tmp_path: Pa
     with torch.no_grad():
         plain = reference_log_prob(model, ids[1][0], prompts.label_ids[7], tokens[1:], "prefix")
     torch.testing.assert_close(ours[2, 7], plain, rtol=1e-5, atol=1e-5)
-    best, _, _ = best_labels(model, ids, tokens, trie, "prefix")
+    best, _, _ = find_best_labels(model, ids, tokens, trie, "prefix")
     assert torch.equal(best, ours.argmax(dim=1))
     losses = model(pack_training(ids, [[[3], [4]], [[5, 6]]], "prefix"), video_tokens=tokens)
     losses.sum().backward()
     assert model.video_projection.weight.grad is not None
     run.cache, run.cache_text = tmp_path / "cache", True
-    with pytest.raises(InputError, match="projection that trains"):
+    with pytest.raises(InputError, match="trainable projection"):
         build_for_training(run)
 
 
@@ -283,7 +283,7 @@ def test_a_window_shorter_than_a_sequence_is_an_error(parts: Path, tmp_path: Pat
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     made = MistralConfig(vocab_size=405, num_key_value_heads=2, sliding_window=64, **sizes)
     AutoModelForCausalLM.from_config(made).save_pretrained(folder)
-    with pytest.raises(InputError, match="looks back over 64 tokens"):
+    with pytest.raises(InputError, match="attends to the last 64 tokens"):
         build_for_training(config(parts, decoder_model=str(folder), max_length=128))
     assert build_for_training(config(parts, decoder_model=str(folder))).settings.max_length == 64
 

@@ -19,7 +19,7 @@ from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.config import ModelConfig, TrainConfig
-from surgvivqa.model.embeddings import align_word_embeddings, aligned_rows, resize_word_embeddings
+from surgvivqa.model.embeddings import align_rows, align_word_embeddings, resize_word_embeddings
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import InputError
@@ -78,7 +78,7 @@ BYTE_LEVEL = [
 @pytest.mark.parametrize("case", range(len(BYTE_LEVEL)), ids=lambda n: repr(BYTE_LEVEL[n][0]))
 def test_rows_of_a_byte_level_vocabulary(pieces: BertTokenizer, case: int) -> None:
     tokenizer = byte_level([token for token, _ in BYTE_LEVEL], eos_token="<|endoftext|>")
-    rows = aligned_rows(ROWS, pieces, tokenizer, len(BYTE_LEVEL))
+    rows = align_rows(ROWS, pieces, tokenizer, len(BYTE_LEVEL))
     torch.testing.assert_close(rows[case], BYTE_LEVEL[case][1])
 
 
@@ -88,25 +88,25 @@ def test_rows_of_a_sentencepiece_vocabulary(pieces: BertTokenizer) -> None:
     said = ["liver", "liver", None, None, "ing", "the"]
     expected = [NEUTRAL, NEUTRAL, mean("[SEP]"), NEUTRAL, mean("7"), NEUTRAL]
     expected += [NEUTRAL if word is None else mean(word) for word in said]
-    torch.testing.assert_close(aligned_rows(ROWS, pieces, tokenizer, len(vocabulary)), torch.stack(expected))
+    torch.testing.assert_close(align_rows(ROWS, pieces, tokenizer, len(vocabulary)), torch.stack(expected))
 
 
 def test_rows_beyond_the_tokenizer_and_special_tokens_are_neutral(pieces: BertTokenizer) -> None:
     tokenizer = byte_level(["<|endoftext|>", "Ġliver"], eos_token="<|endoftext|>")
     tokenizer.add_tokens([AddedToken("<liver>", special=True), AddedToken("the", special=False)])
-    rows = aligned_rows(ROWS, pieces, tokenizer, 7)
+    rows = align_rows(ROWS, pieces, tokenizer, 7)
     expected = [mean("[SEP]"), mean("liver"), NEUTRAL, mean("the"), NEUTRAL, NEUTRAL, NEUTRAL]
     torch.testing.assert_close(rows, torch.stack(expected))
 
 
 def test_an_embedding_shorter_than_the_tokenizer_gets_only_its_own_rows(pieces: BertTokenizer) -> None:
     tokenizer = byte_level(["Ġliver", "Ġthe", "<|endoftext|>"], eos_token="<|endoftext|>")
-    torch.testing.assert_close(aligned_rows(ROWS, pieces, tokenizer, 2), torch.stack([mean("liver"), mean("the")]))
+    torch.testing.assert_close(align_rows(ROWS, pieces, tokenizer, 2), torch.stack([mean("liver"), mean("the")]))
 
 
 def test_half_precision_is_kept_and_averaged_in_full(pieces: BertTokenizer) -> None:
     tokenizer = byte_level(["Ġgrasper", "Ġ"], eos_token=None)
-    rows = aligned_rows(ROWS.half() * 30, pieces, tokenizer, 2)  # the sum over rows is beyond float16
+    rows = align_rows(ROWS.half() * 30, pieces, tokenizer, 2)  # the sum over rows is beyond float16
     assert rows.dtype == torch.float16 and rows.isfinite().all()
     torch.testing.assert_close(rows[0], (30 * mean("grasp", "##er")).half())
 
@@ -121,7 +121,7 @@ def test_every_row_of_a_trained_vocabulary_equals_the_reference() -> None:
     texts = [text for text, _ in asked()]
     blip, tokenizer = word_pieces(texts, 120), train_tokenizer(texts, 400)
     words = torch.randn(len(blip), 8, generator=torch.Generator().manual_seed(0))
-    rows = aligned_rows(words, blip, tokenizer, 410)
+    rows = align_rows(words, blip, tokenizer, 410)
     several = 0
     for index in range(410):
         if index < len(tokenizer) and index != tokenizer.eos_token_id:

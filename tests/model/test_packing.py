@@ -7,7 +7,7 @@ from surgvivqa.data.packing import pack_training
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
+from surgvivqa.model.scoring import find_best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import InputError
 from tests.helpers.reference import reference_log_prob
 from tests.helpers.small_models import LABEL_IDS, PROMPTS, clips, small_model
@@ -74,7 +74,7 @@ def test_branch_and_bound_finds_the_best_label(sharpness: float, mask: str) -> N
         for _ in range(4):
             model.decoder.lm_head.weight.normal_(std=sharpness, generator=generator)
             ranking = score_labels(model, prompts, video, trie, mask)
-            labels, scores, num_run = best_labels(model, prompts, video, trie, mask)
+            labels, scores, num_run = find_best_labels(model, prompts, video, trie, mask)
             assert torch.equal(labels, ranking.argmax(1))
             torch.testing.assert_close(scores, ranking.max(1).values, rtol=1e-5, atol=1e-5)
             assert num_run <= 14 * len(trie.tokens) * 2
@@ -88,7 +88,7 @@ def test_of_equal_labels_the_first_is_the_best() -> None:
         model.decoder.lm_head.weight.zero_()
         video = model.encode_video(clips())
         ranking = score_labels(model, PROMPTS, video, trie, "prefix")
-        labels, _, _ = best_labels(model, PROMPTS, video, trie, "prefix")
+        labels, _, _ = find_best_labels(model, PROMPTS, video, trie, "prefix")
     assert labels.tolist() == ranking.sort(descending=True, stable=True).indices[:, 0].tolist() == [0] * 4
 
 
@@ -109,7 +109,7 @@ def test_branch_and_bound_runs_fewer_nodes_when_the_model_is_sure() -> None:
     with torch.no_grad():
         model.decoder.lm_head.weight.mul_(8)
         video = model.encode_video(clips())
-        _, _, num_run = best_labels(model, PROMPTS, video, trie, "prefix")
+        _, _, num_run = find_best_labels(model, PROMPTS, video, trie, "prefix")
     assert num_run < 4 * len(trie.tokens)
 
 
@@ -160,17 +160,17 @@ def test_the_frame_matters(model: SurgViVQAModel) -> None:
 
 def test_the_stream_and_the_video_must_have_the_same_frames(model: SurgViVQAModel) -> None:
     packed = pack_training([[PROMPTS[0][0]]], [[LABEL_IDS[3]]], "prefix")
-    with pytest.raises(ValueError, match="1 frames, but there are video tokens of 2"):
+    with pytest.raises(ValueError, match="1 frames, but the video tokens have 2"):
         model(packed, pixel_values=clips())
 
 
 def test_a_question_without_an_answer_token_is_an_error() -> None:
-    with pytest.raises(InputError, match="nothing supervises it"):
+    with pytest.raises(InputError, match="cannot be trained on"):
         pack_training([[[1, 2]]], [[[]]], "prefix")
 
 
 def test_a_label_that_is_a_prefix_of_another_is_an_error() -> None:
-    with pytest.raises(InputError, match="prefix-free"):
+    with pytest.raises(InputError, match="label 1 is a prefix of another label"):
         LabelTrie([[1, 2], [1]])
 
 

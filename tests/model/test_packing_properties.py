@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgvivqa.data.packing import PaddedLayout, PromptTree, answer_chain, pack_stream
+from surgvivqa.data.packing import PaddedLayout, PromptTree, build_answer_chain, pack_stream
 from surgvivqa.data.prompt_tokens import _terminate_prefixes
 from surgvivqa.model.attention import pad, unpad
 from surgvivqa.model.label_trie import LabelTrie
@@ -111,7 +111,7 @@ def test_a_trie_holds_every_label_and_nothing_else(labels: list[list[int]]) -> N
 @given(PROMPTS, st.lists(TOKENS, min_size=1, max_size=4))
 def test_a_chain_predicts_every_token_of_its_answer_once(prompts: list[list[list[int]]], answer: list[int]) -> None:
     for mask in ("prefix", "bidirectional"):
-        tree = answer_chain(prompts[0][0], answer, 0, mask)
+        tree = build_answer_chain(prompts[0][0], answer, 0, mask)
         assert [token for _, token in tree.targets] == answer
         assert [node for node, _ in tree.targets] == list(range(-1, len(answer) - 1))
         assert list(tree.tokens) == (answer if mask == "bidirectional" else answer[:-1])

@@ -75,9 +75,8 @@ def test_few_open_files_allow_fewer_workers(
     files: int, wanted: int, given: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    loader_workers._warn_once.cache_clear()
     warnings: list[str] = []
-    monkeypatch.setattr(loader_workers.log, "warning", warnings.append)
+    monkeypatch.setattr(loader_workers, "warn_once", warnings.append)
     count = limit_workers(wanted)
     assert count == given if given is not None else 0 < count < wanted
     assert len(warnings) == (count < wanted)
@@ -112,7 +111,7 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
 
 
 def test_a_read_that_does_not_return_is_reported_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_workers, "_PATIENCE", 0.2)
+    monkeypatch.setattr(loader_workers, "_WARNING_INTERVAL", 0.2)
     warnings: list[str] = []
     monkeypatch.setattr(loader_workers.log, "warning", lambda text, waited: warnings.append(text))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from surgvivqa.checkpoints.checksums import check_archive
 from surgvivqa.model.bundle import ModelBundle
-from surgvivqa.model.embeddings import resized_rows
+from surgvivqa.model.embeddings import resize_rows
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.safe_json import check_regular_file
@@ -222,7 +222,7 @@ def load_tensors(
     given = _without_tied(model, {n: t for n, t in tensors.items() if n not in set(report.ignored)}, where)
     words = given.get(WORDS)
     if words is not None and WORDS in state and len(words) < len(state[WORDS]):
-        given[WORDS] = resized_rows(words, len(state[WORDS]))
+        given[WORDS] = resize_rows(words, len(state[WORDS]))
         report.notes.append(
             f"BLIP's word embedding grew from {len(words)} to {len(state[WORDS])} rows, as published resizing does it"
         )

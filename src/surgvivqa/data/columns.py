@@ -49,12 +49,24 @@ class QuestionFiles:
 class VideoColumns:
     """The columns of one video's record batch, without copies.
 
-    Attributes:
+    Args:
+        batch: the record batch.
         root: the folder of the text files.
         path: the index file; None if the batch is in memory.
-        numbers: the frames that have questions.
-        counts: ``[frames]`` int32, the number of questions of each.
+
+    Raises:
+        ValueError: ``about`` is not JSON.
+        KeyError: a column or an entry of ``about`` is missing.
+
+    Attributes:
+        about: the entries of the column ``about``.
+        video: name of the video.
+        files: the fingerprint of the question files, without their names.
+        numbers: numbers of the frames that have questions.
+        values: the columns with one value per question, ``[questions]`` of the dtypes in ``_VALUES``.
+        counts: ``[frames]`` int32, the number of questions of each frame.
         starts: ``[frames + 1]`` int64, the index of each frame's first question.
+        num_texts: number of distinct question strings.
     """
 
     def __init__(self, batch: pa.RecordBatch, root: Path, path: Path | None = None) -> None:
@@ -67,40 +79,45 @@ class VideoColumns:
         self.counts: np.ndarray = batch.column("counts").values.to_numpy()
         self.starts = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
         # Questions are decoded from the mapped bytes on access, so no Python strings are kept.
-        self.distinct = len(batch.column("questions").values)
+        self.num_texts = len(batch.column("questions").values)
         _, offsets, text = batch.column("questions").values.buffers()
         self._offsets = (
-            np.frombuffer(offsets, np.int64)[: self.distinct + 1] if self.distinct else np.zeros(1, np.int64)
+            np.frombuffer(offsets, np.int64)[: self.num_texts + 1] if self.num_texts else np.zeros(1, np.int64)
         )
-        self._text = memoryview(text if self.distinct else b"")[: self._offsets[-1]]
+        self._text = memoryview(text if self.num_texts else b"")[: self._offsets[-1]]
 
-    def is_sound(self) -> bool:
-        """Whether all indices are in range. Arrow does not check them, and a forged file has a valid checksum."""
+    def is_valid(self) -> bool:
+        """Whether all indices are in range. Arrow does not check them, and a forged file may have a valid checksum.
+
+        Raises:
+            pyarrow.ArrowInvalid: the batch itself is malformed.
+        """
         self.batch.validate(full=True)
-        bounds = {"code": self.distinct, "label": len(labels.LABELS), "answer": len(self.about["answers"])}
-        bounds |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
-        least = {"reasoning": -1, "type": -1}
-        asked = int(self.counts.sum())
+        sizes = {"code": self.num_texts, "label": len(labels.LABELS), "answer": len(self.about["answers"])}
+        sizes |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
+        minimums = {"reasoning": -1, "type": -1}  # 0 for the others
+        num_questions = int(self.counts.sum())
         return bool(
             isinstance(self.video, str)
-            and all(isinstance(n, int) for n in self.numbers)
-            and all(isinstance(a, str) for a in self.about["answers"])
+            and all(isinstance(number, int) for number in self.numbers)
+            and all(isinstance(answer, str) for answer in self.about["answers"])
             and len(self.numbers) == len(self.counts)
             and (self.counts >= 0).all()
-            and all(len(values) == asked for values in self.values.values())
+            and all(len(values) == num_questions for values in self.values.values())
             and all(
-                not asked or (self.values[n].min() >= least.get(n, 0) and self.values[n].max() < most)
-                for n, most in bounds.items()
+                not num_questions
+                or (self.values[name].min() >= minimums.get(name, 0) and self.values[name].max() < size)
+                for name, size in sizes.items()
             )
         )
 
-    def texts(self, codes: np.ndarray) -> list[str]:
-        """The question strings of some codes."""
+    def question_texts(self, codes: np.ndarray) -> list[str]:
+        """The question strings that ``codes`` ``[n]`` int32 refer to."""
         starts, ends = self._offsets[codes].tolist(), self._offsets[codes + 1].tolist()
         return [str(self._text[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
-    def frame(self, row: int) -> FrameQuestions:
-        """One frame with its questions."""
+    def build_frame(self, row: int) -> FrameQuestions:
+        """Builds the frame ``numbers[row]`` with its questions."""
         number, answers = self.numbers[row], self.about["answers"]
         part = slice(self.starts[row], self.starts[row + 1])
         code, *others = (self.values[name][part] for name in _VALUES)
@@ -119,23 +136,28 @@ class VideoColumns:
                     line,
                 )
                 for text, answer, label, reasoning, kind, line in zip(
-                    self.texts(code), *(column.tolist() for column in others), strict=True
+                    self.question_texts(code), *(column.tolist() for column in others), strict=True
                 )
             ),
         )
 
-    def report(self) -> ReadReport:
-        """The report about this video."""
-        kept = self.about["report"]
-        report = ReadReport(examples={k: list(v) for k, v in kept["examples"].items()})
-        report.files, report.lines, report.questions = kept["files"], kept["lines"], kept["questions"]
-        report.skipped.update(kept["skipped"])
-        report.suspect.update(kept["suspect"])
+    def build_report(self) -> ReadReport:
+        """Builds the report about this video's question files."""
+        stored = self.about["report"]
+        report = ReadReport(examples={reason: list(examples) for reason, examples in stored["examples"].items()})
+        report.files, report.lines, report.questions = stored["files"], stored["lines"], stored["questions"]
+        report.skipped.update(stored["skipped"])
+        report.suspect.update(stored["suspect"])
         return report
 
 
 def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.RecordBatch:
-    """Parses one video's ``files``; if None, the files that its folder holds now.
+    """Parses one video's question files into a record batch.
+
+    Args:
+        root: the folder of the text files.
+        video: name of the video.
+        files: the state of the question files; None lists the folder, and the batch has no fingerprint.
 
     Raises:
         InputError: the folder or a file cannot be read.
@@ -144,7 +166,7 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
     report = ReadReport()
     codes: dict[str, int] = {}
     answers: dict[str, int] = {}
-    kept: dict[int, int] = {}
+    counts: dict[int, int] = {}
     rows: list[tuple[int, ...]] = []
     for frame in ssgqa.read_video(root, video, names, report):
         rows += [
@@ -158,16 +180,16 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
             )
             for q in frame.questions
         ]
-        kept[frame.frame] = len(frame.questions)
+        counts[frame.frame] = len(frame.questions)
     about = {
         "video": video,
         "fingerprint": files.fingerprint if files else "",
         "settled": files is not None and files.settled,
-        "frames": list(kept),
+        "frames": list(counts),
         "answers": list(answers),
         "report": vars(report),
     }
-    columns: dict[str, Any] = {"about": json.dumps(about), "counts": list(kept.values())}
+    columns: dict[str, Any] = {"about": json.dumps(about), "counts": list(counts.values())}
     table = np.array(rows, np.int32).reshape(-1, len(_VALUES))
     columns |= {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(_VALUES.items())}
     columns["questions"] = list(codes)
@@ -186,5 +208,5 @@ def _parser_key() -> bytes:
 
 
 def schema() -> pa.Schema:
-    """The columns; the metadata names the format and the parser."""
+    """The columns' names and types; the metadata identifies the format and the parser."""
     return pa.schema(_COLUMNS, metadata={b"surgvivqa": _parser_key()})

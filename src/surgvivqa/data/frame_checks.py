@@ -1,4 +1,4 @@
-"""Finds frames that cannot be the right ones: another frame rate, one colour, one picture, an absurd size."""
+"""Finds frames that look wrong: another frame rate, frames of one colour, identical frames, implausible sizes."""
 
 import hashlib
 from collections import Counter
@@ -13,20 +13,20 @@ from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.utils.errors import FrameError
 
-# CholecT45 has about as many frames as its highest question number, since questions are about seconds. Twice the rate
-# is wrong for sure; the second bound keeps short videos quiet.
+# Questions are numbered by second, so a video of CholecT45 has about as many frames as its highest question number. A
+# rate near twice that is wrong; the second bound avoids false alarms for short videos.
 _MAX_RATE = 1.8
 _MIN_SURPLUS = 10
-_FLAT = 12  # of 255: a frame whose channels vary less has one colour, also after JPEG compression
-# Real videos have some black frames where the camera is outside the body, and some that repeat.
+_FLAT = 12  # of 255; a frame whose channels all vary less has one colour, even after JPEG compression
+# Real videos have a few black frames, when the camera is outside the body, and a few that repeat.
 _MAX_FLAT_SHARE = 0.1
 _MAX_IDENTICAL_SHARE = 0.2
 _MIN_COUNT = 3
-_SIDES = (64, 4096)  # shortest and longest side in px that an endoscope's frame has
+_SIDES = (64, 4096)  # shortest and longest plausible side of an endoscopic frame in px
 
 
 def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> list[tuple[str, int, int]]:
-    """The videos with far more frames than seconds: name, number of frames, highest question number."""
+    """Finds videos with far more frames than seconds: name, number of frames, highest question number."""
     highest: dict[str, int] = {}
     for video, number in frame_names(frames):
         highest[video] = max(highest.get(video, 0), number)
@@ -40,14 +40,14 @@ def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> lis
 
 @dataclass
 class Inspection:
-    """What a sample of frames looks like.
+    """The results of opening a sample of frames.
 
     Attributes:
         opened: number of frames opened.
-        unreadable: the reason for each frame that cannot be used, or an image of its clip.
+        unreadable: the reason for each frame that cannot be used, because of its image or another one of its clip.
         one_colour: frames that have one colour.
-        odd_sizes: frames with a side that no endoscope's frame has.
-        digests: of each other frame, by video.
+        odd_sizes: frames with an implausibly short or long side.
+        digests: by video, the hash of the pixels and the path of each frame that has more than one colour.
     """
 
     opened: int = 0
@@ -66,7 +66,7 @@ class Inspection:
             self.digests.setdefault(video, []).extend(digests)
 
     def describe(self) -> list[str]:
-        """A sentence for each kind of frame that there is too much of."""
+        """Formats a sentence for each problem that too many frames have."""
         sentences = []
         if len(self.one_colour) >= max(_MIN_COUNT, _MAX_FLAT_SHARE * self.opened):
             sentences.append(
@@ -90,10 +90,10 @@ class Inspection:
 
 
 def inspect_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> Inspection:
-    """Opens the images of some frames' clips, each once."""
+    """Opens the images of the clips of ``frames``, each once, and inspects the images of ``frames`` themselves."""
     result = Inspection(opened=len(frames))
     reasons: dict[tuple[str, int], str | None] = {}
-    asked = set(frame_names(frames))
+    sampled = set(frame_names(frames))
     for frame in frames:
         clip = [(frame.video, number) for number in dict.fromkeys(store.clip_frames(frame.video, frame.frame))]
         for name in clip:
@@ -105,7 +105,7 @@ def inspect_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> Inspe
             except FrameError as error:
                 reasons[name] = str(error)
                 continue
-            if name in asked:
+            if name in sampled:
                 _inspect_image(image, name[0], store.path(*name), result)
         if reason := next((reason for name in clip if (reason := reasons[name])), None):
             result.unreadable.append(reason)
@@ -113,6 +113,7 @@ def inspect_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> Inspe
 
 
 def _inspect_image(image: Image.Image, video: str, path: Path, result: Inspection) -> None:
+    """Adds a frame's size, colour and digest to ``result``."""
     if min(image.size) < _SIDES[0] or max(image.size) > _SIDES[1]:
         result.odd_sizes.append(path)
     extrema: Sequence[tuple[int, int]] = image.getextrema()

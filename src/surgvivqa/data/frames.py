@@ -40,10 +40,16 @@ class BadFrame(NamedTuple):
 
 
 def fit_image(image: Image.Image, size: int, fit: str) -> Image.Image:
-    """Fits an RGB image to ``size x size`` pixels, bilinear.
+    """Fits an RGB image to ``size x size`` pixels with bilinear interpolation.
 
-    ``squash`` resizes the whole frame, ``pad`` keeps its aspect ratio, and ``crop`` cuts out the centre after scaling
-    the short edge, as VideoMAE's image processor does.
+    Args:
+        image: the image, in RGB.
+        size: side of the result in pixels.
+        fit: ``squash`` resizes the whole image; ``pad`` keeps its aspect ratio and fills the rest with ImageNet's mean
+            colour; ``crop`` scales the short edge and crops the centre, as VideoMAE's image processor does.
+
+    Raises:
+        ValueError: ``fit`` is unknown.
     """
     width, height = image.size
     if fit == "squash":
@@ -73,20 +79,22 @@ def load_image(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """One frame as float32 ``[3, size, size]``, normalised by channel.
+    """Loads an image file as float32 ``[3, size, size]``, normalised by channel.
+
+    The arguments after ``path`` are those of ``image_to_tensor``.
 
     Raises:
-        FrameError: as ``open_image``.
+        FrameError: the file is not a usable image (``open_image``).
     """
-    return image_tensor(open_image(path), size, fit, mean, std)
+    return image_to_tensor(open_image(path), size, fit, mean, std)
 
 
 def open_image(path: Path) -> Image.Image:
     """Reads and decodes an image as RGB.
 
     Raises:
-        FrameError: the file is missing, damaged, cut off, absurdly large, not an image, or not a still picture
-            of 8 bits per channel in grey or RGB.
+        FrameError: the file is missing, damaged, truncated, too large, not an image, or not a still picture with
+            8 bits per channel in grey or RGB.
     """
     try:
         if not stat.S_ISREG((status := path.stat()).st_mode):  # opening a pipe would block
@@ -102,7 +110,7 @@ def open_image(path: Path) -> Image.Image:
                 # checksums, which decoding does not, in 1% of the decoding time.
                 image.verify()
             with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
-                return _rgb(image)
+                return _to_rgb(image)
     except FileNotFoundError:
         raise FrameError(f"Frame {path} does not exist.") from None
     except Image.UnidentifiedImageError:
@@ -121,10 +129,11 @@ class _Refused(ValueError):
     """An image that cannot be converted to RGB without guessing."""
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Converts an image to RGB, turned as its EXIF orientation says.
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an image to RGB and applies its EXIF orientation.
 
-    Images whose conversion would be a guess are refused: several pictures, 16 bits, CMYK.
+    Raises:
+        ValueError: the conversion would be a guess: several pictures, more than 8 bits per channel, or CMYK.
     """
     pictures = getattr(image, "n_frames", 1)
     if pictures > 1:
@@ -134,30 +143,37 @@ def _rgb(image: Image.Image) -> Image.Image:
         raise _Refused("it has more than 8 bits per channel; convert it to 8")
     if image.mode not in _MODES:
         raise _Refused(f"its colours are {image.mode}; convert it to RGB")
-    return _upright(image).convert("RGB")
+    return _apply_orientation(image).convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image, turned as its EXIF orientation says; as it is if its EXIF data are damaged."""
+def _apply_orientation(image: Image.Image) -> Image.Image:
+    """Rotates an image by its EXIF orientation; returns it unchanged if its EXIF data are damaged."""
     with contextlib.suppress(Exception):  # Pillow's EXIF parser raises errors of many kinds
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
 
 
-def image_tensor(
+def image_to_tensor(
     image: Image.Image,
     size: int = 224,
     fit: str = "squash",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """An image as float32 ``[3, size, size]``, normalised by channel.
+    """Converts an image to float32 ``[3, size, size]``, normalised by channel.
+
+    Args:
+        image: the image.
+        size: side of the result in pixels.
+        fit: how the image is fitted to it (``fit_image``).
+        mean: mean of each channel, for values in [0, 1].
+        std: standard deviation of each channel, for values in [0, 1].
 
     Raises:
         ValueError: it has several pictures, more than 8 bits per channel, or colours other than grey and RGB.
     """
-    fitted = fit_image(_rgb(image), size, fit)
+    fitted = fit_image(_to_rgb(image), size, fit)
     pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0).permute(2, 0, 1)
     return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).contiguous()
 
@@ -192,22 +208,34 @@ class FrameStore:
         return Path(self.root) / video / f"{frame:06d}.png"
 
     def image(self, video: str, frame: int) -> Tensor:
-        """One frame, float32 ``[3, size, size]``."""
+        """Loads one frame as float32 ``[3, size, size]``.
+
+        Raises:
+            FrameError: the image cannot be used (``open_image``).
+        """
         return load_image(self.path(video, frame), self.size, self.fit, self.mean, self.std)
 
     def clip_frames(self, video: str, frame: int) -> list[int]:
-        """Numbers of the frames in a frame's clip, ``num_frames`` of them, oldest first."""
+        """The numbers of the ``num_frames`` frames in a frame's clip, oldest first.
+
+        Raises:
+            FrameError: the video's folder cannot be read.
+        """
         if self.clip_mode == "repeat":
             return [frame] * self.num_frames
         numbers = [frame]
-        existing = _listing(str(Path(self.root) / video))
+        existing = _list_folder(str(Path(self.root) / video))
         for back in range(1, self.num_frames):
             wanted = frame - back * self.stride
             numbers.append(wanted if wanted >= 0 and f"{wanted:06d}.png" in existing else numbers[-1])
         return numbers[::-1]
 
     def clip(self, video: str, frame: int) -> Tensor:
-        """The clip of a frame, float32 ``[T, 3, size, size]``, oldest frame first."""
+        """Loads the clip of a frame, float32 ``[T, 3, size, size]``, oldest frame first.
+
+        Raises:
+            FrameError: an image of the clip cannot be used (``open_image``).
+        """
         numbers = self.clip_frames(video, frame)
         images = {number: self.image(video, number) for number in dict.fromkeys(numbers)}
         if len(images) == 1:
@@ -218,7 +246,7 @@ class FrameStore:
         """``[frame, bytes, modification time in ns]`` of each image of a frame's clip, which change with the images.
 
         Raises:
-            FrameError: an image is missing.
+            FrameError: an image is missing or cannot be accessed.
         """
         states = []
         for number in sorted(set(self.clip_frames(video, frame))):
@@ -232,7 +260,8 @@ class FrameStore:
 
 
 @functools.lru_cache(maxsize=64)
-def _listing(folder: str) -> frozenset[str]:
+def _list_folder(folder: str) -> frozenset[str]:
+    """The names in a folder, cached; empty if it does not exist."""
     try:
         return frozenset(p.name for p in Path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -244,7 +273,7 @@ def _listing(folder: str) -> frozenset[str]:
 def list_frames(store: FrameStore, video: str) -> tuple[list[str], list[str]]:
     """The names of a video's frames (``NNNNNN.png``) and of other files, as of the last ``find_missing_frames``."""
     frames, others = [], []
-    for name in sorted(_listing(str(Path(store.root) / video))):
+    for name in sorted(_list_folder(str(Path(store.root) / video))):
         if re.fullmatch(r"\d{6}\.png", name):
             frames.append(name)
         elif not is_system_file(name):
@@ -253,22 +282,27 @@ def list_frames(store: FrameStore, video: str) -> tuple[list[str], list[str]]:
 
 
 def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) -> list[tuple[str, int]]:
-    """Video and number of the frames that do not exist. Lists each video's folder once.
+    """Finds the frames that do not exist, as video and number. Lists each video's folder once.
 
     Raises:
         InputError: a folder cannot be read.
     """
-    _listing.cache_clear()
+    _list_folder.cache_clear()
     return [
         (video, frame)
         for group in frames
         for video, frame in frame_names(group)
-        if store.path(video, frame).name not in _listing(str(Path(store.root) / video))
+        if store.path(video, frame).name not in _list_folder(str(Path(store.root) / video))
     ]
 
 
 def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], allowed: int = 0) -> list[BadFrame]:
-    """The frames of questions that do not exist, at most ``allowed`` of them.
+    """Checks that at most ``allowed`` frames do not exist, and returns these.
+
+    Args:
+        store: the frames on disk.
+        frames: the frames that are needed, in one or more groups.
+        allowed: the number of frames that may be missing.
 
     Raises:
         InputError: there are more than ``allowed``.
@@ -287,7 +321,7 @@ def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], a
 def suggest_missing_frames(
     store: FrameStore, missing: Sequence[tuple[str, int]], *frames: Sequence[FrameQuestions]
 ) -> str:
-    """What is there instead of the frames of a video that are all missing, as a clause that starts with a space.
+    """Describes what exists instead of a video's frames, if all of them are missing.
 
     Args:
         store: the frames.
@@ -295,7 +329,7 @@ def suggest_missing_frames(
         frames: the frames that are needed.
 
     Returns:
-        The clause; empty if every video has some of its frames, or nothing similar is found.
+        A sentence that starts with a space; empty if every video has some of its frames, or nothing similar is found.
     """
     absent = set(missing)
     existing = {video for group in frames for video, frame in frame_names(group) if (video, frame) not in absent}

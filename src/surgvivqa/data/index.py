@@ -7,10 +7,8 @@ the stream, where Arrow's readers do not look.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
-import logging
 import os
 import time
 import zlib
@@ -31,11 +29,11 @@ from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, sch
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.warn_once import warn_once
 
 _MANY_FILES = 2000  # with more files several processes parse
 _DIGEST = 16  # bytes of the checksum at the end of a file
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of file systems in use (FAT, some network ones)
-log = logging.getLogger("surgvivqa")
 
 
 class IndexedFrames(Sequence[FrameQuestions]):
@@ -71,7 +69,7 @@ class IndexedFrames(Sequence[FrameQuestions]):
     def __getitem__(self, index: slice) -> "IndexedFrames": ...
     def __getitem__(self, index: int | slice) -> "FrameQuestions | IndexedFrames":
         if not isinstance(index, slice):
-            return self._videos[self._video[index]].frame(self._row[index])
+            return self._videos[self._video[index]].build_frame(self._row[index])
         selected = IndexedFrames()
         selected._videos, selected._video, selected._row = self._videos, self._video[index], self._row[index]
         return selected
@@ -84,8 +82,8 @@ class IndexedFrames(Sequence[FrameQuestions]):
         """Questions of each frame, ``[frames]`` int32."""
         counts = np.zeros(len(self), np.int32)
         for index, video in enumerate(self._videos):
-            is_here = self._video == index
-            counts[is_here] = video.counts[self._row[is_here]]
+            is_of_video = self._video == index
+            counts[is_of_video] = video.counts[self._row[is_of_video]]
         return counts
 
     def names(self) -> Iterator[tuple[str, int]]:
@@ -96,27 +94,28 @@ class IndexedFrames(Sequence[FrameQuestions]):
     def checksum(self) -> int:
         """CRC-32 of the frames, their questions and their labels."""
         crc = 0
-        for index, video in enumerate(self._videos):
-            rows = self._row[self._video == index]
-            chosen = np.zeros(len(video.numbers), bool)
-            chosen[rows] = True
-            asked = np.repeat(chosen, video.counts)
-            codes, places = np.unique(video.values["code"][asked], return_inverse=True)
-            crc = zlib.crc32(json.dumps([video.video, video.texts(codes)]).encode(), crc)
-            for column in (np.asarray(video.numbers)[rows], rows, places, video.values["label"][asked]):
+        for video, rows, is_selected in self._selections():
+            codes, inverse = np.unique(video.values["code"][is_selected], return_inverse=True)
+            crc = zlib.crc32(json.dumps([video.video, video.question_texts(codes)]).encode(), crc)
+            for column in (np.asarray(video.numbers)[rows], rows, inverse, video.values["label"][is_selected]):
                 crc = zlib.crc32(np.ascontiguousarray(column, np.int64).tobytes(), crc)
         return crc
 
     def unique_questions(self) -> list[str]:
         """Each distinct question once, in the order of the index."""
         seen: dict[str, None] = {}
+        for video, _, is_selected in self._selections():
+            codes = np.unique(video.values["code"][is_selected])
+            seen.update(dict.fromkeys(video.question_texts(codes)))
+        return list(seen)
+
+    def _selections(self) -> Iterator[tuple[VideoColumns, np.ndarray, np.ndarray]]:
+        """For each video, its columns, the selected rows, and ``[questions]`` bool, whether a question is selected."""
         for index, video in enumerate(self._videos):
             rows = self._row[self._video == index]
-            chosen = np.zeros(len(video.numbers), bool)
-            chosen[rows] = True
-            codes = np.unique(video.values["code"][np.repeat(chosen, video.counts)])
-            seen.update(dict.fromkeys(video.texts(codes)))
-        return list(seen)
+            is_selected = np.zeros(len(video.numbers), bool)
+            is_selected[rows] = True
+            yield video, rows, np.repeat(is_selected, video.counts)
 
     def __getstate__(self) -> dict[str, Any]:
         sources = [v.batch if v.path is None else (v.path, v.root, v.video, v.files) for v in self._videos]
@@ -153,8 +152,8 @@ def questions_checksum(frames: Sequence[FrameQuestions]) -> int:
         return frames.checksum()
     crc = 0
     for frame in frames:
-        asked = [(q.question, q.label) for q in frame.questions]
-        crc = zlib.crc32(json.dumps([frame.video, frame.frame, asked]).encode(), crc)
+        questions = [(q.question, q.label) for q in frame.questions]
+        crc = zlib.crc32(json.dumps([frame.video, frame.frame, questions]).encode(), crc)
     return crc
 
 
@@ -187,20 +186,23 @@ def draw_subsample(frames: Sequence[FrameQuestions], max_questions: int, seed: i
 def _first_questions(
     frames: Sequence[FrameQuestions], order: Iterable[int], max_questions: int
 ) -> list[FrameQuestions]:
-    kept, left = [], max_questions
+    """The first questions of frames in an order; the last frame may be incomplete."""
+    selected, remaining = [], max_questions
     for index in order:
-        if left <= 0:
+        if remaining <= 0:
             break
         frame = frames[index]
-        kept.append(FrameQuestions(frame.video, frame.frame, frame.questions[:left]))
-        left -= len(kept[-1].questions)
-    return kept
+        selected.append(FrameQuestions(frame.video, frame.frame, frame.questions[:remaining]))
+        remaining -= len(selected[-1].questions)
+    return selected
 
 
 def open_questions(
     root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
 ) -> tuple[IndexedFrames, ReadReport]:
-    """The result of ``ssgqa.read_split``, from the index. New and changed videos are parsed first.
+    """Reads the questions of videos as ``ssgqa.read_split`` does, but from the index.
+
+    New and changed videos are parsed first.
 
     A video is unchanged if the names, sizes, modification times and status-change times of its question files are.
     Files that were changed less than two seconds before they were read are read again the next time, since a second
@@ -214,30 +216,34 @@ def open_questions(
             If it cannot be written, the text is parsed each time, and the log says so once.
 
     Raises:
-        InputError: as ``read_split`` does.
+        InputError: the root or a video's folder does not exist, there is no question file, or one cannot be read; under
+            ``strict`` also a line or file with one of ``STRICT_FAULTS``.
+
+    Returns:
+        The frames, in the order of ``videos`` and by number, and the report about their files.
     """
     root = Path(root)
     names = ssgqa.find_videos(root, videos)
     path = _index_path(root, index_dir)
     files = {name: _scan(root / name) for name in names}
-    found = (
-        _map_videos(path, root, {name: f for name, f in files.items() if f is not None and f.settled}) if path else {}
-    )
-    stale = {name: f for name, f in files.items() if name not in found}
+    columns: dict[str, VideoColumns] = {}
+    if path:
+        columns = _map_videos(path, root, {name: f for name, f in files.items() if f is not None and f.settled})
+    stale = {name: f for name, f in files.items() if name not in columns}
     if stale:
         parsed = {video.video: video for video in (VideoColumns(b, root) for b in _parse_all(root, stale))}
-        found |= parsed
+        columns |= parsed
         if path and _write(path, parsed):
             # Mapped columns share their memory with the DataLoader workers.
-            found |= _map_videos(path, root, {name: f for name, f in stale.items() if f is not None})
+            columns |= _map_videos(path, root, {name: f for name, f in stale.items() if f is not None})
     report = ReadReport()
     for name in names:
-        report.add(found[name].report())
+        report.add(columns[name].build_report())
     if strict and any(report.skipped[reason] or report.suspect[reason] for reason in ssgqa.STRICT_FAULTS):
-        ssgqa.read_split(root, videos, strict=True)  # raises, naming the first one
+        ssgqa.read_split(root, videos, strict=True)  # raises an error that names the first fault
         return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file has been fixed meanwhile
     ssgqa.check_any_file(root, videos, report)
-    return IndexedFrames(found[name] for name in names), report
+    return IndexedFrames(columns[name] for name in names), report
 
 
 def _index_path(root: Path, index_dir: Path | None) -> Path | None:
@@ -245,9 +251,7 @@ def _index_path(root: Path, index_dir: Path | None) -> Path | None:
     try:
         folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or "~/.cache/surgvivqa").expanduser() / "index"
     except RuntimeError:
-        _warn_once(
-            "There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text."
-        )
+        warn_once("There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text.")
         return None
     spelled = os.fsencode(root.resolve()) + b"\0" + os.fsencode(root)
     return folder / f"{hashlib.blake2b(spelled, digest_size=16).hexdigest()}.arrow"
@@ -276,7 +280,7 @@ def _scan(folder: Path) -> QuestionFiles | None:
     return QuestionFiles(sorted_names, digest, newest + _SETTLED_NS < now)
 
 
-def _batches(path: Path) -> list[pa.RecordBatch]:
+def _read_batches(path: Path) -> list[pa.RecordBatch]:
     """The record batches of an index file, mapped; empty if it is missing, damaged, or of another version."""
     # Arrow does not check what it maps: a flipped bit could make it read outside the file.
     faults = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # from a forged file
@@ -286,7 +290,7 @@ def _batches(path: Path) -> list[pa.RecordBatch]:
             reader = pa.ipc.open_stream(raw[:-_DIGEST])
             if reader.schema.equals(schema(), check_metadata=True):
                 batches = list(reader)
-                if all(VideoColumns(batch, Path(), path).is_sound() for batch in batches):
+                if all(VideoColumns(batch, Path(), path).is_valid() for batch in batches):
                     return batches
     return []
 
@@ -297,13 +301,13 @@ def _digest(content: Any) -> bytes:
 
 def _map_videos(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
     """The videos of ``wanted`` that an index file holds, if their files have not changed."""
-    found = {}
-    for video in (VideoColumns(batch, root, path) for batch in _batches(path)):
+    unchanged = {}
+    for video in (VideoColumns(batch, root, path) for batch in _read_batches(path)):
         files = wanted.get(video.video)
         # Files that were not settled when they were read are used by that run only.
         if files and video.files.fingerprint == files.fingerprint and video.files.settled >= files.settled:
-            found[video.video] = video
-    return found
+            unchanged[video.video] = video
+    return unchanged
 
 
 def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
@@ -311,7 +315,7 @@ def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, durable=False, shared=True) as temporary:
-            others = [b for b in _batches(path) if VideoColumns(b, Path()).video not in parsed]
+            others = [b for b in _read_batches(path) if VideoColumns(b, Path()).video not in parsed]
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
                 for batch in [*others, *(video.batch for video in parsed.values())]:
                     writer.write_batch(batch)
@@ -319,7 +323,7 @@ def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
             with temporary.open("ab") as file:
                 file.write(digest)
     except OSError as error:
-        _warn_once(
+        warn_once(
             f"The question index cannot be written in {path.parent} ({error.strerror or error}); set SURGVIVQA_CACHE "
             f"to a folder, or each start parses the text."
         )
@@ -327,21 +331,18 @@ def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     return True
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
 def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
     """The record batch of each video, in order; several processes parse them if there are many files."""
     arguments = [root] * len(stale), list(stale), list(stale.values())
     many = sum(len(f.names.numbers) for f in stale.values() if f) >= _MANY_FILES
-    console = Console(stderr=True)
-    shown = functools.partial(
-        track, description="index", total=len(stale), console=console, disable=not many or not console.is_terminal
-    )
     workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(stale))
     if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader worker) cannot have children
         with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(workers) as pool:
-            return list(shown(pool.map(parse_video, *arguments)))
-    return list(shown(map(parse_video, *arguments)))
+            return list(_show_progress(pool.map(parse_video, *arguments), len(stale), is_visible=many))
+    return list(_show_progress(map(parse_video, *arguments), len(stale), is_visible=many))
+
+
+def _show_progress(batches: Iterable[pa.RecordBatch], total: int, *, is_visible: bool) -> Iterable[pa.RecordBatch]:
+    """The batches, with a progress bar if standard error is a terminal."""
+    console = Console(stderr=True)
+    return track(batches, "index", total, console=console, disable=not is_visible or not console.is_terminal)

@@ -1,4 +1,4 @@
-"""The 51 answer classes of SSG-QA, in the order every published figure uses."""
+"""The 51 answer classes of SSG-QA, in the order that all published results use."""
 
 LABELS: tuple[str, ...] = tuple(
     "0 1 10 2 3 4 5 6 7 8 9 False True abdominal_wall_cavity adhesion anatomy aspirate bipolar blood_vessel blue brown "
@@ -13,9 +13,9 @@ ALIASES: dict[str, str] = {"yes": "True", "no": "False"}
 def parse_label(answer: str) -> int | None:
     """Index of ``answer`` among the 51 labels, or None if it is not one of them.
 
-    The match is exact after stripping blanks; ``yes`` and ``no`` (any case) and ``true`` and ``false`` (any case) name
-    the two boolean classes. ``specimen_bag`` (a target) and ``specimenbag`` (a tool) are two classes. Nothing is
-    guessed from a part of the answer.
+    The match is exact after white space is stripped, except that ``yes``, ``no``, ``true`` and ``false`` in any case
+    name the two boolean classes. ``specimen_bag`` (a target) and ``specimenbag`` (a tool) are two classes. A part of
+    the answer never matches.
     """
     text = answer.strip()
     if text in LABEL_INDEX:

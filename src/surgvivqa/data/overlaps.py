@@ -27,7 +27,7 @@ class Overlap:
     Attributes:
         first: the first video.
         second: the second video.
-        how: what they share, as a phrase.
+        how: a phrase about what they share, for messages.
     """
 
     first: str
@@ -36,7 +36,7 @@ class Overlap:
 
 
 def find_links(root: Path, videos: Sequence[str]) -> list[Overlap]:
-    """The pairs of videos whose folders are one and the same, through links."""
+    """Finds the pairs of videos whose folders are the same folder, because of links."""
     folders: dict[tuple[int, int], str] = {}
     overlaps = []
     for video in videos:
@@ -51,7 +51,11 @@ def find_links(root: Path, videos: Sequence[str]) -> list[Overlap]:
 
 
 def check_no_links(roots: Sequence[Path], splits: Splits) -> None:
-    """Raises InputError if a link makes two splits share a video."""
+    """Checks that no link makes two splits share a video.
+
+    Raises:
+        InputError: two splits share a video.
+    """
     split_of = {video: name for name in SPLIT_NAMES for video in splits.videos(name)}
     for root in roots:
         for overlap in find_links(root, list(split_of)):
@@ -61,17 +65,17 @@ def check_no_links(roots: Sequence[Path], splits: Splits) -> None:
 
 
 def find_copies(root: Path, videos: Sequence[str], suffix: str) -> list[Overlap]:
-    """The pairs of videos with the same files, whatever they are called.
+    """Finds the pairs of videos with the same files, whatever the files' names.
 
     Args:
         root: the folder with one folder per video.
         videos: names of the videos.
-        suffix: of the files that are compared, such as ``.png``.
+        suffix: suffix of the files that are compared, such as ``.png``.
     """
     sizes = {video: _files_by_size(root / video, suffix) for video in videos}
     overlaps = []
     for pair in itertools.combinations(videos, 2):
-        # The smaller video may be a part of the larger one.
+        # The smaller video may be a part of the larger one, so its files are the sample.
         small, large = sorted(pair, key=lambda video: sum(map(len, sizes[video].values())))
         files = sorted((path, size) for size, paths in sizes[small].items() for path in paths)
         sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]

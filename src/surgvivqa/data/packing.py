@@ -1,13 +1,13 @@
 """Packs the questions of several frames into one stream of tokens, without padding between them.
 
 A *prompt tree* is one prompt with the answer tokens that follow it. For training the answer is a chain of tokens; for
-scoring it is the trie of all labels, so that the prompt is run once for all of them. The packed stream holds the trees
-one after another, frame after frame::
+scoring it is the trie of all labels, so that the prompt runs once for all of them. The packed stream holds the trees
+one after another, frame by frame::
 
     frame        |------------- 0 -------------|------- 1 -------|
     sequence     |------ 0 ------|----- 1 -----|------- 2 -------|
     token         p p p p p a a   p p p a a a   p p p p p p a a      p prompt, a answer
-    position      0 1 2 3 4 5 6   0 1 2 3 4 4   0 1 2 3 4 5 6 7      two answer tokens of one depth: two branches
+    position      0 1 2 3 4 5 6   0 1 2 3 4 4   0 1 2 3 4 5 6 7      answer tokens of equal depth: two branches
 
 A *sequence* is one tree's part of the stream. Self-attention stays within a sequence (the mask is block-diagonal);
 cross-attention of all sequences of a frame reads that frame's video tokens. In a sequence, the mask mode says which
@@ -45,11 +45,11 @@ MASK_MODES = ("prefix", "causal", "bidirectional")
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """Where each token of a stream ``[N]`` goes in a padded tensor of G groups of length L, and back.
+    """The mapping between a stream of N tokens and a padded tensor ``[G, L]`` of G groups.
 
     Attributes:
         slots: ``[N]`` int64, the flat index ``group * L + offset`` of each token in the padded tensor.
-        source: ``[G * L]`` int64, the token in each slot; a padding slot repeats some token, which masks hide.
+        source: ``[G * L]`` int64, the token in each slot; padding slots repeat token 0, which the masks hide.
         num_groups: G.
     """
 
@@ -59,7 +59,7 @@ class PaddedLayout:
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int]) -> "PaddedLayout":
-        """The layout of groups with the given lengths, one after another in the stream."""
+        """Builds the layout of groups of these lengths, which follow one another in the stream."""
         sizes = np.asarray(lengths, np.int64)
         width = int(sizes.max(initial=0))
         slots = np.flatnonzero(np.arange(width)[None, :] < sizes[:, None])
@@ -84,7 +84,7 @@ class PaddedLayout:
 
 @dataclass(frozen=True)
 class PackedStream:
-    """N tokens in S sequences of F frames, with T tokens to predict (drawn at the top of this file).
+    """N tokens in S sequences of F frames, with T tokens to predict (see the diagram at the top of this file).
 
     Attributes:
         input_ids: ``[N]`` int64.
@@ -96,7 +96,7 @@ class PackedStream:
         target_positions: ``[T]`` int64, the token whose output predicts each target.
         target_ids: ``[T]`` int64, the token id to predict.
         target_question: ``[T]`` int64, the question that each target belongs to.
-        num_questions: how many questions there are.
+        num_questions: Q, the number of questions.
     """
 
     input_ids: Tensor
@@ -136,11 +136,17 @@ class PromptTree:
     question: int
 
 
-def answer_chain(prompt: Sequence[int], answer: Sequence[int], question: int, mask: str) -> PromptTree:
-    """A prompt with one answer.
+def build_answer_chain(prompt: Sequence[int], answer: Sequence[int], question: int, mask: str) -> PromptTree:
+    """Builds the prompt tree of a prompt with one answer.
 
     The last answer token predicts nothing, so it is left out, except under ``bidirectional``, where earlier tokens see
     it.
+
+    Args:
+        prompt: the prompt's token ids.
+        answer: the answer's token ids.
+        question: the index of the question.
+        mask: the mask mode.
     """
     fed = list(answer) if mask == "bidirectional" else list(answer[:-1])
     parents = list(range(-1, len(fed) - 1))
@@ -155,9 +161,12 @@ def pack_stream(
     Args:
         frames: the trees of each frame.
         mask: the mask mode.
-        num_questions: how many questions the targets belong to.
-        cached_length: 0, or the length C of a KV cache that holds the prompts already, padded to the longest. Then only
+        num_questions: the number of questions that the targets belong to.
+        cached_length: 0, or the length C of a KV cache that holds the prompts, padded to the longest. Then only
             the answer tokens are packed, and the masks are ``[S, L, C + L]``.
+
+    Returns:
+        The stream, on the CPU.
 
     Raises:
         ValueError: the mask mode is unknown.
@@ -187,7 +196,7 @@ def pack_stream(
             text[n, :p, :p] = True
         elif mask == "bidirectional":
             text[n, : p + a, : p + a] = True
-        # A padding query sees one key, so that its softmax is not empty; no token sees a padding key.
+        # A padding query sees one key, because a softmax over none is NaN; no token sees a padding key.
         text[n, p + a :, 0] = decoder[n, p + a :, 0] = True
         targets += [(start + p + node, token, tree.question) for node, token in tree.targets]
         start += p + a
@@ -228,7 +237,7 @@ def pack_training(
         mask: the mask mode.
 
     Raises:
-        InputError: a prompt or an answer has no token, so nothing would supervise it.
+        InputError: a prompt or an answer has no token.
     """
     frames: list[list[PromptTree]] = []
     count = 0
@@ -236,7 +245,9 @@ def pack_training(
         frames.append([])
         for prompt, answer in zip(frame_prompts, frame_answers, strict=True):
             if not answer or not prompt:
-                raise InputError(f"Question {count} of the batch has no prompt or answer token: nothing supervises it.")
-            frames[-1].append(answer_chain(prompt, answer, count, mask))
+                raise InputError(
+                    f"Question {count} of the batch has no prompt or answer token, so it cannot be trained on."
+                )
+            frames[-1].append(build_answer_chain(prompt, answer, count, mask))
             count += 1
     return pack_stream(frames, mask, count)

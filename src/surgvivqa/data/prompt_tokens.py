@@ -1,4 +1,4 @@
-"""Prompts and labels to token ids."""
+"""Converts prompts and labels to token ids."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,25 +13,26 @@ from surgvivqa.utils.errors import InputError
 class PromptTokenizer:
     """Tokenizes prompts and labels.
 
-    A label's ids are those that follow the prompt's last word in one text. With GPT-2's tokenizer they equal the ids of
-    the label alone; other tokenizers would mark the start of a text.
+    A label's ids are those of the label after the end of a prompt, in one text. With GPT-2's tokenizer they equal the
+    ids of the label alone; other tokenizers may mark the start of a text.
 
-    A label whose ids begin another's, as `` 1`` begins `` 10`` with tokenizers that split numbers, is terminated by the
-    end-of-text token, in training and in scoring. So no label is a prefix of another, and the summed log-probabilities
-    are those of distinct outcomes.
+    If a label's ids are a prefix of another label's, as `` 1`` and `` 10`` with tokenizers that split numbers, the
+    end-of-text token is appended to them, in training and in scoring. So no label is a prefix of another, and the
+    summed log-probabilities belong to distinct outcomes.
 
     Args:
         tokenizer: the decoder's Hugging Face tokenizer; its end-of-text token is the only special token used.
         prompt_mode: ``simple`` or ``choices``.
-        max_length: the longest prompt with its label allowed, in tokens.
-        model_limit: the longest that the model can hold; None if it is not known.
+        max_length: the maximum length of a prompt with its label, in tokens.
+        model_limit: the maximum length that the model supports, in tokens; None if it is not known.
 
     Raises:
-        InputError: a label has no token, or must be terminated and the tokenizer has no end-of-text token.
+        InputError: a label has no token, or a label is a prefix of another and there is no end-of-text token.
 
     Attributes:
+        max_length: the smaller of the two limits, in tokens.
         label_ids: the token ids of each label.
-        terminated: the labels that end with the end-of-text token.
+        terminated: the indices of the labels that end with the end-of-text token.
     """
 
     def __init__(self, tokenizer: Any, prompt_mode: str, max_length: int, model_limit: int | None = None) -> None:
@@ -46,20 +47,20 @@ class PromptTokenizer:
             )
         self.terminated = _terminate_prefixes(self.label_ids, tokenizer.eos_token_id)
 
-    def _ids(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _continuation(self, text: str) -> list[int]:
-        """Token ids of a text that follows the end of a prompt."""
-        before, both = self._ids(PROMPT_END), self._ids(PROMPT_END + text)
-        return both[len(before) :] if both[: len(before)] == before else self._ids(text)
+        """The token ids of a text that follows the end of a prompt."""
+        end, both = self._tokenize(PROMPT_END), self._tokenize(PROMPT_END + text)
+        return both[len(end) :] if both[: len(end)] == end else self._tokenize(text)
 
     def prompt_ids(self, question: str) -> list[int]:
-        """Token ids of a question's prompt."""
-        return self._ids(build_prompt(question, self.prompt_mode))
+        """The token ids of a question's prompt."""
+        return self._tokenize(build_prompt(question, self.prompt_mode))
 
     def batch_prompt_ids(self, questions: Sequence[str]) -> list[list[int]]:
-        """``prompt_ids`` of several questions in one call of the tokenizer, which is much faster."""
+        """The token ids of several questions' prompts; one call of the tokenizer is much faster than several."""
         if not questions:
             return []
         texts = [build_prompt(q, self.prompt_mode) for q in questions]
@@ -68,19 +69,20 @@ class PromptTokenizer:
     def longest_prompt(self, *frames: Iterable[FrameQuestions]) -> tuple[int, str]:
         """The number of tokens of the longest prompt with the longest label, and the prompt's question."""
         questions = sorted({question for group in frames for question in distinct_questions(group)})
-        tail = max(len(ids) for ids in self.label_ids)
-        best = (0, "")
+        longest_label = max(len(ids) for ids in self.label_ids)
+        longest = (0, "")
         for start in range(0, len(questions), 4096):
             batch = questions[start : start + 4096]
             encoded = self.tokenizer([build_prompt(q, self.prompt_mode) for q in batch], add_special_tokens=False)
-            best = max([best, *((len(ids) + tail, q) for ids, q in zip(encoded["input_ids"], batch, strict=True))])
-        return best
+            lengths = (len(ids) + longest_label for ids in encoded["input_ids"])
+            longest = max([longest, *zip(lengths, batch, strict=True)])
+        return longest
 
     def check_fits(self, *frames: Iterable[FrameQuestions]) -> None:
         """Checks that every prompt fits in ``max_length`` with every label.
 
         Raises:
-            InputError: one does not fit; the message names its question.
+            InputError: a prompt does not fit; the message names its question.
         """
         length, question = self.longest_prompt(*frames)
         if length > self.max_length:
@@ -96,7 +98,14 @@ class PromptTokenizer:
 
 
 def _terminate_prefixes(label_ids: list[list[int]], end: int | None) -> list[int]:
-    """Appends ``end`` to the labels that begin another one, in place; returns their indices."""
+    """Appends ``end`` to the ids of labels that are a prefix of another label's, in place.
+
+    Returns:
+        The indices of these labels.
+
+    Raises:
+        InputError: there are such labels, and ``end`` is None.
+    """
     prefixes = [
         c
         for c, ids in enumerate(label_ids)
@@ -104,7 +113,7 @@ def _terminate_prefixes(label_ids: list[list[int]], end: int | None) -> list[int
     ]
     if prefixes and end is None:
         raise InputError(
-            f"With this tokenizer the label {LABELS[prefixes[0]]!r} is the beginning of another one, and it has no "
+            f"With this tokenizer the label {LABELS[prefixes[0]]!r} is a prefix of another one, and there is no "
             f"end-of-text token to tell them apart; use a decoder whose tokenizer has one."
         )
     for c in prefixes:

@@ -1,4 +1,4 @@
-"""The two prompts, word for word as published, and the target that follows them."""
+"""The two prompts, word for word as published, and the target text that follows them."""
 
 from typing import Literal, get_args
 
@@ -6,11 +6,19 @@ from surgvivqa.data.labels import LABELS
 
 PromptMode = Literal["simple", "choices"]
 PROMPT_MODES: tuple[str, ...] = get_args(PromptMode)
-PROMPT_END = "Answer:"  # of both
+PROMPT_END = "Answer:"  # the end of both prompts
 
 
 def build_prompt(question: str, mode: str = "simple") -> str:
-    """The prompt for one question: ``simple`` asks it, ``choices`` also lists the 51 candidates."""
+    """Builds the prompt for one question.
+
+    Args:
+        question: the question's text.
+        mode: ``simple`` asks the question; ``choices`` also lists the 51 labels.
+
+    Raises:
+        ValueError: ``mode`` is unknown.
+    """
     if mode == "simple":
         return f"Question: {question}\n{PROMPT_END}"
     if mode == "choices":
@@ -19,5 +27,5 @@ def build_prompt(question: str, mode: str = "simple") -> str:
 
 
 def build_target(label: str) -> str:
-    """The text to be predicted after the prompt: the label with a leading space, as GPT-2's BPE expects."""
+    """Builds the text to predict after the prompt: the label with a leading space, as GPT-2's BPE expects."""
     return f" {label}"

@@ -1,4 +1,4 @@
-"""The video splits of SSG-VQA-Net, and the guards that keep the test videos out of training."""
+"""The video splits of SSG-VQA-Net, and the checks that keep the test videos out of training."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,11 @@ class Splits:
     test: tuple[str, ...]
 
     def videos(self, split: str) -> tuple[str, ...]:
-        """Videos of ``train``, ``val`` or ``test``."""
+        """The videos of a split.
+
+        Raises:
+            InputError: ``split`` is not ``train``, ``val`` or ``test``.
+        """
         if split not in SPLIT_NAMES:
             raise InputError(f"Split {split!r} is not one of {', '.join(SPLIT_NAMES)}.")
         return tuple(getattr(self, split))
@@ -34,7 +38,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
 
     Args:
         splits_dir: folder of the three files, each a JSON list of video names; None takes SSG-VQA-Net's split
-            (35/5/5 videos), which is shipped with the package.
+            (35/5/5 videos), which is included in the package.
 
     Raises:
         InputError: a file is missing or is not a list of video names, a name is repeated or could leave the data
@@ -61,7 +65,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
 
 
 def base_video(video: str) -> str:
-    """The video that a folder shows: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``."""
+    """The name of the original video: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``."""
     found = re.match(r"vid(?:eo)?[_-]?0*(\d+)", video, re.IGNORECASE)
     return f"VID{int(found[1]):02d}" if found else video.casefold()
 
@@ -73,6 +77,7 @@ def shared_videos(first: Iterable[str], second: Iterable[str]) -> list[str]:
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
+    """Reads and validates the video names of a split file."""
     try:
         names = read_json(path)
     except FileNotFoundError:

@@ -1,17 +1,21 @@
-"""Hints for data that are not found: what is there instead, and how to use it."""
+"""Hints for missing data: what exists instead, and how to use it."""
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-_MANY = 2000  # entries of a folder that are looked at
-_MANY_FOLDERS = 50  # folders of a root that are looked into
+_MAX_ENTRIES = 2000  # entries of a folder that are inspected
+_MAX_FOLDERS = 50  # folders of a root that are inspected
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def suggest_question_root(root: Path, videos: Sequence[str]) -> str:
-    """What the question root holds instead of ``<VIDxx>/<frame>.txt``: a clause that starts with a space, or empty."""
+    """Describes what the question root holds instead of ``<VIDxx>/<frame>.txt``.
+
+    Returns:
+        A sentence that starts with a space; empty if nothing similar is found.
+    """
     entries = _entries(root)
     if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
         return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
@@ -21,7 +25,11 @@ def suggest_question_root(root: Path, videos: Sequence[str]) -> str:
 
 
 def suggest_question_files(root: Path, videos: Sequence[str]) -> str:
-    """What the videos' folders hold instead of ``<frame>.txt``, as a clause that starts with a space; or empty."""
+    """Describes what the videos' folders hold instead of ``<frame>.txt``.
+
+    Returns:
+        A sentence that starts with a space; empty if nothing similar is found.
+    """
     for video in videos:
         entries = _entries(root / video)
         if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
@@ -35,12 +43,15 @@ def suggest_question_files(root: Path, videos: Sequence[str]) -> str:
 
 
 def suggest_frames(root: Path, video: str, numbers: Iterable[int]) -> str:
-    """What is there instead of a video's frames, as a clause that starts with a space; or empty.
+    """Describes what exists instead of a video's frames.
 
     Args:
         root: ``--image-root``.
         video: a video of which frames are missing.
         numbers: the missing frames.
+
+    Returns:
+        A sentence that starts with a space; empty if nothing similar is found.
     """
     folder = root / video
     if not folder.is_dir():
@@ -63,17 +74,15 @@ def suggest_frames(root: Path, video: str, numbers: Iterable[int]) -> str:
             return f" Found {picture}; frames must be named like {number:06d}.png and be PNG files."
     steps = {n for n in by_number if n}
     if len(steps) > 2 and (step := math.gcd(*steps)) > 1:
-        return (
-            f" The numbers of the frames go in steps of {step} (found {by_number[min(steps)]}); number them by second."
-        )
+        return f" The frame numbers increase in steps of {step} (found {by_number[min(steps)]}); number them by second."
     return "" if by_number else f" Found {pictures[0]}; frames must be named like 000000.png."
 
 
 def _suggest_spelling(root: Path, videos: Sequence[str], flag: str) -> str:
-    """A folder that differs from a video's name only by case or zeros."""
-    folders = {_plain(p.name): p for p in reversed(_entries(root)) if p.is_dir()}
+    """Describes a folder whose name differs from a video's only by case, zeros or separators."""
+    folders = {_normalize(p.name): p for p in reversed(_entries(root)) if p.is_dir()}
     for video in videos:
-        found = folders.get(_plain(video))
+        found = folders.get(_normalize(video))
         if found is not None and found.name != video:
             return (
                 f" Found {found}, where the split says {video}; rename the folders, or write their names into {flag}."
@@ -82,7 +91,7 @@ def _suggest_spelling(root: Path, videos: Sequence[str], flag: str) -> str:
 
 
 def _suggest_root(root: Path, videos: Sequence[str], flag: str) -> str:
-    """A folder of a video one level deeper, or beside the root."""
+    """Describes a video's folder up to two levels below the root, or next to it."""
     for inner in _folders(root):
         if found := _first(inner / video for video in videos if (inner / video).is_dir()):
             return f" Found {found}; give {flag} {inner}."
@@ -95,11 +104,11 @@ def _folders(root: Path) -> Iterator[Path]:
     """The folders in a folder, then those in them."""
     inner = [p for p in _entries(root) if p.is_dir()]
     yield from inner
-    for folder in inner[:_MANY_FOLDERS]:
+    for folder in inner[:_MAX_FOLDERS]:
         yield from (p for p in _entries(folder) if p.is_dir())
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     """A video's name without case, zeros before numbers, and separators."""
     return re.sub(r"0*(\d)", r"\1", re.sub(r"[\s_-]", "", name.lower()))
 
@@ -110,7 +119,7 @@ def _entries(folder: Path) -> list[Path]:
         names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
     except OSError:
         return []
-    return [folder / name for name in names[:_MANY]]
+    return [folder / name for name in names[:_MAX_ENTRIES]]
 
 
 def _first(paths: Iterable[Path]) -> Path | None:

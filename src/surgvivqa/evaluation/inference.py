@@ -25,7 +25,7 @@ from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
-from surgvivqa.model.scoring import best_labels, normalise_scores, score_labels
+from surgvivqa.model.scoring import find_best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, limit_workers, start_workers
 
@@ -169,7 +169,7 @@ class _Scorer:
         ids = [[self.prompt_tokenizer.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
         questions = [q for frame in questions_by_frame for q in frame]
         if self.options.answer_only:
-            labels, sums, _ = best_labels(self.model, ids, video, self.trie, self.mask)
+            labels, sums, _ = find_best_labels(self.model, ids, video, self.trie, self.mask)
             _check_finite(questions, sums)
             return [Prediction.of_question(q, label) for q, label in zip(questions, labels.tolist(), strict=True)]
         scores = score_labels(self.model, ids, video, self.trie, self.mask).float().cpu()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import PromptTree, answer_chain
+from surgvivqa.data.packing import PromptTree, build_answer_chain
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.cache import FeatureCache, compute_tag
@@ -78,7 +78,7 @@ class TextReader:
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
         answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
         return [
-            answer_chain(prompt, answer, n, self.mask)
+            build_answer_chain(prompt, answer, n, self.mask)
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
         ]
 

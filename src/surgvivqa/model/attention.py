@@ -1,13 +1,13 @@
 """Attention over packed streams, under Transformers' own BLIP and decoder layers.
 
 Every linear layer of the model runs on the stream ``[1, N, hidden]`` of all tokens, without padding. Only attention
-needs to know which tokens belong together. It pads the stream to one row per sequence ``[S, L, hidden]``, so that its
-cost grows with the number of questions and not with its square, attends, and unpads the result::
+depends on the sequences. It pads the stream to one row per sequence ``[S, L, hidden]``, so that its cost is linear in
+the number of questions and not quadratic, attends, and unpads the result::
 
     [1, N, hidden] --pad--> [S, L, hidden] --attention--> [S, L, hidden] --unpad--> [1, N, hidden]
 
-The layout travels to the attention modules in the place of the attention mask (BLIP) or as an argument of Transformers'
-attention interface (decoder). Without an ``AttentionLayout`` both attention functions fall back to Transformers' own;
+The layout is passed to the attention modules as the attention mask (BLIP) or as an argument of Transformers' attention
+interface (decoder). Without an ``AttentionLayout`` both attention functions fall back to Transformers' own;
 the tests' reference implementation relies on that.
 """
 
@@ -31,20 +31,24 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass
 class KVCache:
-    """Keys and values ``[S, heads, L, head size]`` of each self-attention, for later tokens of the same sequences."""
+    """Keys and values of each self-attention, for later tokens of the same sequences.
+
+    Attributes:
+        layers: by attention module, keys and values ``[S, heads, L, head size]``.
+    """
 
     layers: dict[nn.Module, KeysValues] = field(default_factory=dict)
 
 
 @dataclass
 class AttentionLayout:
-    """How one model's self-attention pads a stream and which keys each query sees.
+    """How the self-attention of one model pads a stream, and which keys each query sees.
 
     Attributes:
         padding: the padded layout of the S sequences.
-        mask: additive, ``[S, 1, L, L]``, or ``[S, 1, L, C + L]`` with a cache of length C to read.
+        mask: additive float mask, ``[S, 1, L, L]``, or ``[S, 1, L, C + L]`` if a cache of length C is read.
         write_cache: receives the keys and values of this pass.
-        read_cache: keys and values of an earlier pass, which come before those of this pass.
+        read_cache: keys and values of an earlier pass, which precede those of this pass.
         read_rows: ``[S]`` int64, the row of ``read_cache`` that each sequence continues.
     """
 
@@ -56,11 +60,16 @@ class AttentionLayout:
 
 
 class CrossAttentionCache:
-    """The video tokens that cross-attention reads, and each layer's keys and values of them.
+    """Video tokens for cross-attention, with each layer's keys and values of them.
 
     Args:
-        tokens: ``[F, V, hidden]``.
+        tokens: video tokens ``[F, V, hidden]`` float.
         reuse: whether each layer's keys and values are computed once and kept for later streams.
+
+    Attributes:
+        layers: by attention module, keys and values ``[F, heads, V, head size]``.
+        frames: the padded layout of the current stream's F frames.
+        projection: the layer that is applied to the video tokens before cross-attention; None for no layer.
     """
 
     def __init__(self, tokens: Tensor, *, reuse: bool = False) -> None:
@@ -71,25 +80,25 @@ class CrossAttentionCache:
         self._projected: Tensor | None = None
 
     def for_stream(self, frames: PaddedLayout, projection: nn.Module | None = None) -> "CrossAttentionCache":
-        """Sets this cache up for one stream, in place, and returns it.
+        """Prepares this cache for one stream, in place, and returns it.
 
         Args:
-            frames: which tokens of the stream read which frame.
-            projection: applied to the video tokens, where the encoders' widths differ.
+            frames: the padded layout of the stream's tokens by frame.
+            projection: applied to the video tokens if the encoders' widths differ.
 
         Raises:
-            ValueError: stream and video tokens differ in their number of frames. Transformers' BLIP would broadcast in
-                silence.
+            ValueError: the stream and the video tokens have different numbers of frames, which Transformers' BLIP would
+                broadcast silently.
         """
         if frames.num_groups != self.tokens.shape[0]:
             raise ValueError(
-                f"the stream has {frames.num_groups} frames, but there are video tokens of {self.tokens.shape[0]}"
+                f"the stream has {frames.num_groups} frames, but the video tokens have {self.tokens.shape[0]}"
             )
         self.frames, self.projection, self._projected = frames, projection, None
         return self
 
     def select_frame(self, index: int) -> "CrossAttentionCache":
-        """The cache of one frame, with the keys and values computed so far."""
+        """A cache of one frame ``[1, V, hidden]``, with the keys and values computed so far."""
         if len(self.tokens) == 1:
             return self
         part = slice(index, index + 1)
@@ -112,9 +121,9 @@ class CrossAttentionCache:
 
 
 class PackedBlipAttention(BlipTextSelfAttention):
-    """BLIP's self- or cross-attention over packed streams, through PyTorch's fused kernel.
+    """BLIP's self- or cross-attention over packed streams, with PyTorch's fused kernel.
 
-    The parameters are those of ``BlipTextSelfAttention``, whose own forward is eager only.
+    The parameters are those of ``BlipTextSelfAttention``, whose forward has only eager attention.
     """
 
     def forward(
@@ -125,23 +134,23 @@ class PackedBlipAttention(BlipTextSelfAttention):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attends over a packed stream, or as in Transformers where the mask is a tensor.
+        """Attends over a packed stream; as in Transformers if the mask is not an ``AttentionLayout``.
 
         Args:
-            hidden_states: ``[1, N, hidden]``.
+            hidden_states: ``[1, N, hidden]`` float.
             attention_mask: an ``AttentionLayout``.
-            encoder_hidden_states: a ``CrossAttentionCache`` in cross-attention.
+            encoder_hidden_states: a ``CrossAttentionCache`` for cross-attention; None for self-attention.
             *args: passed on to Transformers' forward.
             **kwargs: passed on to Transformers' forward.
 
         Returns:
-            ``[1, N, hidden]``, and None in the place of attention weights.
+            Outputs ``[1, N, hidden]``, and None instead of attention weights.
         """
         if not isinstance(attention_mask, AttentionLayout):
-            stock: tuple[Tensor, Tensor] = super().forward(
+            output: tuple[Tensor, Tensor] = super().forward(
                 hidden_states, attention_mask, encoder_hidden_states, *args, **kwargs
             )
-            return stock
+            return output
         heads = self.num_attention_heads
         query = self.query(hidden_states)
         dropout = self.dropout.p if self.training else 0.0
@@ -162,8 +171,8 @@ class PackedBlipAttention(BlipTextSelfAttention):
 def install_packed_attention(text_encoder: BlipTextModel, decoder: PreTrainedModel) -> None:
     """Makes a text encoder and a decoder attend over packed streams; parameters and their names stay the same.
 
-    GPT-2's activation, eight passes over memory in Transformers, becomes PyTorch's fused one of the same formula: with
-    cached text states it saves 11% of a training step.
+    GPT-2's activation, which takes eight passes over memory in Transformers, is replaced by PyTorch's fused one with
+    the same formula. With cached text states this saves 11% of a training step.
     """
     for layer in text_encoder.encoder.layer:
         for attention in (layer.attention, layer.crossattention):
@@ -176,28 +185,28 @@ def install_packed_attention(text_encoder: BlipTextModel, decoder: PreTrainedMod
 
 
 def build_layouts(packed: PackedStream, dtype: torch.dtype) -> tuple[AttentionLayout, AttentionLayout]:
-    """The text encoder's and the decoder's layout of a stream, with masks in ``dtype``."""
+    """Builds the text encoder's and the decoder's layout of a stream, with additive masks in ``dtype``."""
     text, decoder = (_additive_mask(mask, dtype) for mask in (packed.text_mask, packed.decoder_mask))
     return AttentionLayout(packed.sequences, text), AttentionLayout(packed.sequences, decoder)
 
 
 def pad(stream: Tensor, layout: PaddedLayout) -> Tensor:
-    """``[N, hidden]`` to ``[G, L, hidden]``; padding slots repeat some token."""
+    """Pads a stream ``[N, hidden]`` to ``[G, L, hidden]``; padding slots repeat the first token."""
     padded = _PadTokens.apply(stream, layout.source, layout.slots) if layout.has_padding else stream
     return padded.view(layout.num_groups, -1, stream.shape[-1])
 
 
 def unpad(padded: Tensor, layout: PaddedLayout) -> Tensor:
-    """``[G, L, hidden]`` to ``[N, hidden]``, the inverse of ``pad``."""
+    """Removes the padding of ``[G, L, hidden]``, to ``[N, hidden]``; the inverse of ``pad``."""
     flat = padded.flatten(0, 1)
     return _UnpadTokens.apply(flat, layout.slots) if layout.has_padding else flat
 
 
 class _PadTokens(torch.autograd.Function):
-    """Gathers tokens into slots; the gradient is gathered back.
+    """Gathers tokens into slots; the backward gathers the gradient from the slots.
 
-    Autograd's own backward would sum over slots that repeat a token, which is slow and not needed: the gradient of a
-    padding slot is zero, as its key and value are masked and its query's result is dropped.
+    The backward of ``index_select`` would sum over slots that repeat a token, which is slow and not needed: a padding
+    slot has a zero gradient, because its key and value are masked and its query's result is not used.
     """
 
     @staticmethod
@@ -240,19 +249,20 @@ def _decoder_attention(
 ) -> tuple[Tensor, None]:
     """Transformers' attention interface: ``[1, heads, N, head size]`` in, ``[1, N, heads, head size]`` out."""
     if layout is None:
-        stock: tuple[Tensor, None] = sdpa_attention_forward(
+        output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-        return stock
+        return output
     unsupported = [name for name in ("s_aux", "softcap") if kwargs.get(name) is not None]
     if unsupported:
         raise ValueError(f"its attention has {', '.join(unsupported)}, which packed streams do not support")
-    # With grouped queries there are fewer key heads than query heads; each keeps its own number.
-    padded = [
+    # With grouped queries there are fewer key and value heads than query heads.
+    num_heads, head_size = query.shape[1], query.shape[3]
+    query, key, value = (
         _split_heads(pad(x.transpose(1, 2).flatten(2)[0], layout.padding), x.shape[1]) for x in (query, key, value)
-    ]
-    context = _self_attention(module, padded[0], padded[1], padded[2], layout, dropout, scaling)
-    return unpad(_merge_heads(context), layout.padding).view(1, -1, query.shape[1], query.shape[3]), None
+    )
+    context = _self_attention(module, query, key, value, layout, dropout, scaling)
+    return unpad(_merge_heads(context), layout.padding).view(1, -1, num_heads, head_size), None
 
 
 def _self_attention(
@@ -283,17 +293,17 @@ def _self_attention(
 
 
 def _split_heads(padded: Tensor, heads: int) -> Tensor:
-    """``[G, L, hidden]`` to ``[G, heads, L, head size]``."""
+    """Reshapes ``[G, L, hidden]`` to ``[G, heads, L, head size]``."""
     return padded.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _merge_heads(padded: Tensor) -> Tensor:
-    """``[G, heads, L, head size]`` to ``[G, L, hidden]``."""
+    """Reshapes ``[G, heads, L, head size]`` to ``[G, L, hidden]``."""
     return padded.transpose(1, 2).flatten(2)
 
 
 def _additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """``[S, L, K]`` bool to an additive ``[S, 1, L, K]``."""
+    """Converts a mask ``[S, L, K]`` bool, True for visible keys, to an additive one ``[S, 1, L, K]``."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf).unsqueeze(1)
 
 

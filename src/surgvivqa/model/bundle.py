@@ -13,10 +13,10 @@ from surgvivqa.model.processing import SurgViVQAProcessor
 
 
 def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224) -> FrameStore:
-    """The frames under ``image_root`` as a model with these settings reads them.
+    """Builds the store of the frames under ``image_root`` for a model with these settings.
 
     Args:
-        settings: the frame fit, the clip mode and its stride.
+        settings: the model's settings; frame fit, clip mode and clip stride are used.
         image_root: the folder with one folder of frames per video.
         num_frames: frames per clip.
         image_size: frames become ``image_size x image_size``.
@@ -69,10 +69,10 @@ class ModelBundle:
     Attributes:
         model: the model.
         tokenizer: the decoder's Hugging Face tokenizer.
-        settings: the part of a run's flags that a checkpoint needs.
+        settings: the flags that a checkpoint needs.
         run: the run that trained the model, as far as it is recorded.
         checkpoint_tensors: names of the tensors that come from a checkpoint and not from the published parts.
-        report: what loading a file in the published form found, as a sentence for the log.
+        report: a sentence for the log about loading a file in the published form; empty for other checkpoints.
     """
 
     model: SurgViVQAModel
@@ -86,24 +86,28 @@ class ModelBundle:
         self.apply_settings()
 
     def apply_settings(self) -> None:
-        """Copies the settings that the model computes with into its configuration; fills in the maximum length."""
+        """Copies settings into the model's configuration, and sets the maximum length if it is not set."""
         if self.settings.max_length is None:
             self.settings.max_length = self.model.config.max_tokens
         for name in ("video_pool", "mask", "prompt_mode"):
             setattr(self.model.config, name, getattr(self.settings, name))
 
     def frame_store(self, image_root: Path) -> FrameStore:
-        """The frames under ``image_root`` as this model reads them."""
+        """Builds the store of the frames under ``image_root`` for this model."""
         video = self.model.config.video_config
         return build_frame_store(self.settings, image_root, video.num_frames, video.image_size)
 
     def prompt_tokenizer(self) -> PromptTokenizer:
-        """Prompts and labels to token ids, with this model's prompt mode and maximum length."""
+        """Builds the tokenizer of prompts and labels, with this model's prompt mode and maximum length.
+
+        Raises:
+            InputError: the labels cannot be tokenized (``PromptTokenizer``).
+        """
         limit = self.model.config.max_tokens
         return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length or limit, limit)
 
     def processor(self) -> SurgViVQAProcessor:
-        """The Hugging Face processor of this model."""
+        """Builds the Hugging Face processor of this model."""
         settings, video = self.settings, self.model.config.video_config
         return SurgViVQAProcessor(
             self.tokenizer,

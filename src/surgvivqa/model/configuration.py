@@ -1,4 +1,4 @@
-"""The model's configuration: those of its three parts, the adapters, and how it was trained."""
+"""The model's configuration: its three parts, the adapters, and how it was trained."""
 
 from typing import Any
 
@@ -9,14 +9,15 @@ class SurgViVQAConfig(PreTrainedConfig):
     """The configuration of a ``SurgViVQAModel``.
 
     Args:
-        video_config: VideoMAE's configuration; an object, a dictionary or None for the defaults.
-        text_config: BLIP's text configuration, with the decoder's vocabulary size; ``is_decoder`` is set, which gives
-            the text model its cross-attention.
+        video_config: VideoMAE's configuration: an object, a dictionary, or None for the defaults.
+        text_config: BLIP's text configuration, with the decoder's vocabulary size. ``is_decoder`` is set, so that the
+            text model has cross-attention.
         decoder_config: the configuration of any causal language model of Transformers; GPT-2's by default.
-        lora: ``{"r", "alpha", "dropout"}`` of the decoder's adapters (``decoders.lora_targets``); None for no adapters.
+        lora: ``r``, ``alpha`` and ``dropout`` of the decoder's LoRA adapters; None for no adapters.
         video_pool: ``none`` or ``temporal``, how video tokens are pooled (``pooling.pool_tokens``).
-        position_frames: the clip length that the video encoder was trained with; for clips of another length its
-            positions are interpolated (``positions.interpolate_positions``). Its own ``num_frames`` by default.
+        position_frames: the clip length in frames that the video encoder was trained with; its positions are
+            interpolated for other lengths (``positions.interpolate_positions``). By default ``num_frames`` of
+            ``video_config``.
         mask: the mask mode of training and scoring (``data.packing``).
         prompt_mode: the prompt mode of training and scoring (``data.prompts``).
         **kwargs: passed on to ``PreTrainedConfig``.
@@ -42,7 +43,7 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.decoder_config = _decoder_config(decoder_config)
         self.text_config.is_decoder = True
         for part in (self.video_config, self.text_config, self.decoder_config):
-            part.dtype = None  # only the model's own dtype counts, so that all parts have the same
+            part.dtype = None  # all parts have the model's dtype
         self.lora = lora
         self.video_pool = video_pool
         self.position_frames = position_frames or self.video_config.num_frames
@@ -51,12 +52,12 @@ class SurgViVQAConfig(PreTrainedConfig):
 
     @property
     def max_tokens(self) -> int:
-        """The longest prompt with its answer, in tokens, that both text encoder and decoder can hold."""
+        """The maximum length in tokens of a prompt with its answer, for both text encoder and decoder."""
         return max_tokens(self.text_config, self.decoder_config)
 
 
 def max_tokens(text_config: Any, decoder_config: Any) -> int:
-    """The smallest of the numbers of positions of a text encoder and a decoder, and of the decoder's sliding window."""
+    """The maximum sequence length in tokens: the smaller number of positions, or the decoder's sliding window."""
     limits = [text_config.max_position_embeddings, getattr(decoder_config, "max_position_embeddings", None)]
     if getattr(decoder_config, "use_sliding_window", True):
         limits.append(getattr(decoder_config, "sliding_window", None))
@@ -77,28 +78,34 @@ def _decoder_config(value: Any) -> Any:
 
 
 def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> SurgViVQAConfig:
-    """The ``tiny`` preset: about 3 million parameters, for two CPU cores; 64 patches of 14 x 14 pixels."""
-    hidden, layers, heads = 128, 4, 4
+    """Builds the ``tiny`` preset: about 3 million parameters, for two CPU cores.
+
+    Args:
+        vocab_size: size of the decoder's vocabulary.
+        num_frames: frames per clip.
+        image_size: side of a frame in pixels; the default gives 64 patches of 14 x 14 pixels.
+    """
+    hidden_size, num_layers, num_heads = 128, 4, 4
     return SurgViVQAConfig(
         video_config=VideoMAEConfig(
             image_size=image_size,
             patch_size=14,
             num_frames=num_frames,
             tubelet_size=2,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=4 * hidden,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=4 * hidden_size,
             use_mean_pooling=False,
             initializer_range=0.05,
         ),
         text_config=BlipTextConfig(
             vocab_size=vocab_size,
-            hidden_size=hidden,
-            encoder_hidden_size=hidden,
-            intermediate_size=4 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
+            hidden_size=hidden_size,
+            encoder_hidden_size=hidden_size,
+            intermediate_size=4 * hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
             max_position_embeddings=512,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
@@ -109,9 +116,9 @@ def tiny_config(vocab_size: int, num_frames: int = 2, image_size: int = 112) -> 
         ),
         decoder_config=GPT2Config(
             vocab_size=vocab_size,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
+            n_embd=hidden_size,
+            n_layer=num_layers,
+            n_head=num_heads,
             n_positions=512,
             resid_pdrop=0.0,
             embd_pdrop=0.0,

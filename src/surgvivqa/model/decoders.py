@@ -1,4 +1,4 @@
-"""What differs among causal language models: their layers, LoRA's targets, and whether they run packed streams."""
+"""Differences between causal language models: layers, LoRA's targets, and support of packed streams."""
 
 import torch
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
@@ -12,18 +12,18 @@ from surgvivqa.utils.errors import InputError, first_line
 
 _GPT2_TARGETS = ["c_attn", "c_proj"]  # as published; c_proj is in the attention and in the MLP
 _LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
-_TOLERANCE = 1e-3  # of packed logits, relative to the largest logit
-_FAULTS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
+_TOLERANCE = 1e-3  # for packed logits, relative to the largest logit
+_FORWARD_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, KeyError)
 
 
 def output_layer(decoder: PreTrainedModel) -> nn.Module:
-    """The layer from hidden states to logits."""
+    """The layer that computes logits ``[..., vocabulary]`` from hidden states ``[..., hidden]``."""
     layer: nn.Module = decoder.get_output_embeddings()
     return layer
 
 
 def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers, first to last.
+    """The decoder's transformer layers, from first to last.
 
     Raises:
         InputError: the decoder has no list of layers.
@@ -36,23 +36,26 @@ def decoder_layers(decoder: PreTrainedModel) -> nn.ModuleList:
 
 
 def lora_targets(decoder: PreTrainedModel) -> list[str]:
-    """Names of the modules that LoRA adapts in a decoder of this kind.
+    """The names of the modules that LoRA adapts in a decoder.
 
-    For GPT-2 they are the published ones, for Llama-like decoders the four attention projections, for other kinds
-    PEFT's default, and for kinds that PEFT does not know all linear modules of the layers.
+    These are the published ones for GPT-2, the four attention projections for Llama-like decoders, PEFT's default for
+    other model types, and all linear modules of the layers for model types that PEFT does not list.
+
+    Raises:
+        InputError: PEFT does not list the model type, and the decoder has no list of layers.
     """
-    kind = decoder.config.model_type
-    if kind == "gpt2":
+    model_type = decoder.config.model_type
+    if model_type == "gpt2":
         return list(_GPT2_TARGETS)
     names = {name.rpartition(".")[2] for name, _ in decoder.named_modules()}
     if names.issuperset(_LLAMA_TARGETS):
         return list(_LLAMA_TARGETS)
-    if kind in PEFT_TARGETS:
-        return list(PEFT_TARGETS[kind])
-    inner = decoder_layers(decoder).named_modules()
-    # Under adapters the linear module itself is called base_layer.
-    linear = [n for n, m in inner if isinstance(m, nn.Linear | Conv1D) and ".lora_" not in n]
-    return sorted({n.removesuffix(".base_layer").rpartition(".")[2] for n in linear})
+    if model_type in PEFT_TARGETS:
+        return list(PEFT_TARGETS[model_type])
+    modules = decoder_layers(decoder).named_modules()
+    # PEFT names an adapted linear module "base_layer".
+    linear = [name for name, m in modules if isinstance(m, nn.Linear | Conv1D) and ".lora_" not in name]
+    return sorted({name.removesuffix(".base_layer").rpartition(".")[2] for name in linear})
 
 
 def is_transposed(decoder: PreTrainedModel, targets: list[str]) -> bool:
@@ -64,8 +67,8 @@ def run_decoder(decoder: PreTrainedModel, states: Tensor, position_ids: Tensor, 
     """Runs a decoder on a packed stream of input embeddings.
 
     Args:
-        decoder: with ``attention.install_packed_attention`` done.
-        states: ``[N, hidden]``.
+        decoder: the decoder, after ``attention.install_packed_attention``.
+        states: input embeddings ``[N, hidden]`` float.
         position_ids: ``[N]`` int64.
         layout: the decoder's layout of the stream.
 
@@ -75,43 +78,42 @@ def run_decoder(decoder: PreTrainedModel, states: Tensor, position_ids: Tensor, 
     result: Tensor = decoder.base_model(
         inputs_embeds=states.unsqueeze(0),
         position_ids=position_ids.unsqueeze(0),
-        attention_mask=states.new_empty(1, 1, 1, 1),  # so that Transformers builds none; the layout masks
+        attention_mask=states.new_empty(1, 1, 1, 1),  # not used, but without it Transformers builds a mask
         layout=layout,
         use_cache=False,
     ).last_hidden_state[0]
     return result
 
 
-def _probe(decoder: PreTrainedModel) -> list[Tensor]:
-    """Token ids of two short sequences, lengths 5 and 8."""
+def _draw_probe_ids(decoder: PreTrainedModel) -> list[Tensor]:
+    """Random token ids of two sequences, ``[5]`` and ``[8]`` int64."""
     generator = torch.Generator().manual_seed(0)
-    rows = decoder.get_input_embeddings().weight.shape[0]
-    return [torch.randint(rows, (length,), generator=generator) for length in (5, 8)]
+    vocab_size = decoder.get_input_embeddings().weight.shape[0]
+    return [torch.randint(vocab_size, (length,), generator=generator) for length in (5, 8)]
 
 
 @torch.no_grad()
 def reference_logits(decoder: PreTrainedModel, name: str) -> Tensor:
-    """Logits of two short sequences, one at a time, through Transformers' eager attention, for ``check_packing``.
+    """Computes the logits of two short sequences one at a time, with eager attention, for ``check_packing``.
 
     Args:
-        decoder: in eval mode, before ``attention.install_packed_attention``.
-        name: its name, for error messages.
+        decoder: the decoder in eval mode, before ``attention.install_packed_attention``.
+        name: the decoder's name, for error messages.
 
     Returns:
-        ``[13, vocabulary]``.
+        Logits ``[13, vocabulary]`` float.
 
     Raises:
-        InputError: the decoder does not accept embeddings in the place of token ids.
+        InputError: the decoder does not accept embeddings instead of token ids.
     """
     implementation = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")
-    words = decoder.get_input_embeddings().weight
+    embeddings = decoder.get_input_embeddings().weight
     try:
-        return torch.cat(
-            [decoder(inputs_embeds=words[ids].unsqueeze(0), use_cache=False).logits[0] for ids in _probe(decoder)]
-        )
-    except _FAULTS as error:
-        raise _cannot(decoder, name, error) from error
+        inputs = [embeddings[ids].unsqueeze(0) for ids in _draw_probe_ids(decoder)]
+        return torch.cat([decoder(inputs_embeds=embeds, use_cache=False).logits[0] for embeds in inputs])
+    except _FORWARD_ERRORS as error:
+        raise _packing_error(decoder, name, error) from error
     finally:
         decoder.set_attn_implementation(implementation)
 
@@ -120,14 +122,14 @@ def reference_logits(decoder: PreTrainedModel, name: str) -> Tensor:
 def check_packing(decoder: PreTrainedModel, name: str, max_length: int, reference: Tensor) -> None:
     """Checks that two short sequences have the same logits packed as one at a time.
 
-    Without the check, wrong numbers would go unnoticed for a decoder whose attention bypasses Transformers' interface,
-    has sinks or soft caps, uses another kind of position, or that changes its logits after the output layer.
+    It detects decoders whose attention bypasses Transformers' interface, has sinks or soft caps, uses another kind of
+    position, or that change their logits after the output layer. Their results would be wrong without an error.
 
     Args:
-        decoder: in eval mode, with ``attention.install_packed_attention`` done.
-        name: its name, for error messages.
-        max_length: the longest sequence it will run, in tokens.
-        reference: from ``reference_logits``.
+        decoder: the decoder in eval mode, after ``attention.install_packed_attention``.
+        name: the decoder's name, for error messages.
+        max_length: maximum sequence length in tokens.
+        reference: ``[13, vocabulary]``, from ``reference_logits``.
 
     Raises:
         InputError: the logits differ, or a sliding window is shorter than ``max_length``.
@@ -136,28 +138,28 @@ def check_packing(decoder: PreTrainedModel, name: str, max_length: int, referenc
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True) and window < max_length:
         raise InputError(
-            f"--decoder-model {name} looks back over {window} tokens only, but --max-length is {max_length}; take a "
-            f"--max-length of at most {window}, or another decoder."
+            f"--decoder-model {name} attends to the last {window} tokens only, but --max-length is {max_length}; take "
+            f"a --max-length of at most {window}, or another decoder."
         )
     decoder_layers(decoder)
-    prompts = [PromptTree(ids.tolist(), (), (), (), n) for n, ids in enumerate(_probe(decoder))]
+    prompts = [PromptTree(ids.tolist(), (), (), (), n) for n, ids in enumerate(_draw_probe_ids(decoder))]
     packed = pack_stream([prompts], "causal", len(prompts))
     try:
         states = decoder.get_input_embeddings().weight[packed.input_ids]
         hidden = run_decoder(decoder, states, packed.position_ids, build_layouts(packed, states.dtype)[1])
         logits = output_layer(decoder)(hidden)
-    except _FAULTS as error:
-        raise _cannot(decoder, name, error) from error
+    except _FORWARD_ERRORS as error:
+        raise _packing_error(decoder, name, error) from error
     difference = float((logits - reference).abs().max() / reference.abs().max().clamp(min=1))
     if not difference < _TOLERANCE:
         raise InputError(
             f"--decoder-model {name}, a {config.model_type} model, has other logits in a packed stream than for one "
-            f"sequence at a time (by {difference:.2g}), so its figures would be wrong; take a decoder such as GPT-2, "
+            f"sequence at a time (by {difference:.2g}), so its results would be wrong; take a decoder such as GPT-2, "
             f"Llama or Qwen3."
         )
 
 
-def _cannot(decoder: PreTrainedModel, name: str, error: BaseException) -> InputError:
+def _packing_error(decoder: PreTrainedModel, name: str, error: BaseException) -> InputError:
     return InputError(
         f"--decoder-model {name}, a {decoder.config.model_type} model, cannot run a packed stream "
         f"({first_line(error)}); take a decoder such as GPT-2, Llama or Qwen3."

@@ -1,4 +1,4 @@
-"""Which parameters train, from the freezing flags, and the table of trainable parameters."""
+"""Applies the freezing flags, and counts the trainable parameters."""
 
 import contextlib
 import functools
@@ -18,14 +18,14 @@ PARTS = ("visual_encoder", "text_encoder", "projections", "llm base", "llm LoRA"
 
 
 def lora_settings(config: TrainConfig) -> dict[str, float] | None:
-    """The settings of the adapters that a run asks for; None for no adapters."""
+    """The settings of a run's LoRA adapters; None for no adapters."""
     if config.full_finetune or config.lora_r == 0:
         return None
     return {"r": config.lora_r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
 
 
 def check_cache_flags(config: TrainConfig) -> None:
-    """Checks that what a run caches does not change while it trains.
+    """Checks that the features that a run caches do not change while it trains.
 
     Raises:
         InputError: ``--cache`` is set and the video encoder trains; or ``--cache-text`` is set and BLIP trains, the
@@ -41,10 +41,10 @@ def check_cache_flags(config: TrainConfig) -> None:
 
 def _check_text_cache_flags(config: TrainConfig) -> None:
     if config.cache is None:
-        raise InputError("--cache-text keeps text states in the cache folder; name it with --cache DIR.")
+        raise InputError("--cache-text stores text states in the cache folder; give it with --cache DIR.")
     if config.mask == "bidirectional":
         raise InputError(
-            "--cache-text needs a mask under which a prompt's text states do not depend on its answer; leave out "
+            "--cache-text needs a mask with which a prompt's text states do not depend on its answer; leave out "
             "--cache-text, or --mask bidirectional."
         )
     if config.train_blip or config.unfreeze_blip_last_n:
@@ -53,15 +53,15 @@ def _check_text_cache_flags(config: TrainConfig) -> None:
 
 
 def check_text_cache(model: SurgViVQAModel, config: TrainConfig) -> None:
-    """Checks that no trainable projection lies before a text encoder whose states are cached.
+    """Checks that no trainable projection precedes a text encoder whose states are cached.
 
     Raises:
         InputError: ``--cache-text`` is set and the model has a ``video_projection``.
     """
     if config.cache_text and model.video_projection is not None:
         raise InputError(
-            "--cache-text needs a text encoder whose outputs do not change, but the frames reach it through a "
-            "projection that trains; leave out --cache-text, or take a --video-model of the text encoder's width."
+            "--cache-text needs a text encoder whose outputs do not change, but its video tokens pass through a "
+            "trainable projection; leave out --cache-text, or take a --video-model of the text encoder's width."
         )
 
 
@@ -70,7 +70,7 @@ def apply_freezing(model: SurgViVQAModel, config: TrainConfig) -> None:
 
     By default only the LoRA adapters and the projections between parts of different widths train. ``--full-finetune``
     and ``--train-gpt2-full`` add the decoder's own weights, ``--train-blip`` and ``--unfreeze-blip-last-n`` the text
-    encoder's, ``--train-video`` the video encoder's. BLIP's pooler never trains, since nothing reads its output.
+    encoder's, ``--train-video`` the video encoder's. BLIP's pooler never trains, since its output is not used.
 
     Raises:
         InputError: nothing would train, or ``--unfreeze-blip-last-n`` exceeds the text encoder's layers.
@@ -115,10 +115,10 @@ def _unfreeze_text_encoder(model: SurgViVQAModel, config: TrainConfig) -> None:
 def _unfreeze_decoder(model: SurgViVQAModel, config: TrainConfig) -> None:
     if config.full_finetune or config.train_gpt2_full:
         model.llm.requires_grad_(True)
-        # The decoder's input is the text encoder's output, so the decoder's word embedding trains only where it is tied
-        # to the output layer, as in GPT-2.
-        words = model.decoder.get_input_embeddings().weight
-        words.requires_grad_(words is output_layer(model.decoder).weight)
+        # The decoder's input is the text encoder's output, so the decoder's word embedding trains only if it is tied to
+        # the output layer, as in GPT-2.
+        embedding = model.decoder.get_input_embeddings().weight
+        embedding.requires_grad_(embedding is output_layer(model.decoder).weight)
     for name, parameter in model.llm.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
@@ -126,42 +126,43 @@ def _unfreeze_decoder(model: SurgViVQAModel, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def frozen_as(model: SurgViVQAModel, config: TrainConfig) -> Iterator[None]:
-    """A context in which the model is frozen as a run's flags say; afterwards every parameter is as before.
+    """Context manager that freezes the model as a run does, and restores ``requires_grad`` afterwards.
 
     Raises:
-        InputError: as ``apply_freezing``.
+        InputError: the flags are invalid (``apply_freezing``).
     """
     before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         apply_freezing(model, config)
         yield
     finally:
-        for parameter, needed in before:
-            parameter.requires_grad_(needed)
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
 
 
 def set_modes(model: SurgViVQAModel) -> None:
-    """Sets training mode for the parts that train, and eval mode for frozen parts, whose dropout stays off."""
+    """Sets training mode for the parts that train and eval mode for frozen parts, so that their dropout is off."""
     model.train()
     for part in (model.visual_encoder, model.text_encoder):
         if not any(p.requires_grad for p in part.parameters()):
             part.eval()
     if not any(p.requires_grad for n, p in model.llm.named_parameters() if "lora_" not in n):
-        # A frozen decoder keeps its own dropout off; the adapters' dropout stays on.
+        # The dropout of a frozen decoder is off; the dropout of its adapters is on.
         model.llm.eval()
         for name, module in model.llm.named_modules():
             if "lora_dropout" in name:
                 module.train()
         layer: Any
         for layer in decoder_layers(model.decoder):
-            # Only the layer itself, not its modules: it recomputes its activations only in training mode.
+            # Only the layer and not its modules: activation checkpointing needs training mode.
             layer.training = layer.gradient_checkpointing
 
 
 def checkpoint_activations(model: SurgViVQAModel) -> None:
-    """Makes every layer of the three parts recompute its activations in the backward pass.
+    """Enables activation checkpointing: every layer recomputes its activations in the backward pass.
 
-    The layers are set one by one, since Transformers has no switch for BLIP's text model, whose layers support it.
+    The layers are set one by one, because Transformers has no switch for BLIP's text model, although its layers support
+    it.
     """
     recompute = functools.partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
     for layer in _layers(model):
@@ -175,10 +176,10 @@ def _layers(model: SurgViVQAModel) -> list[Any]:
 
 
 def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Parameter counts by part of the model.
+    """Counts the parameters of each part of the model.
 
     Returns:
-        Rows (part, trainable parameters, all parameters) for ``PARTS``, without projections where there are none.
+        Rows (part, trainable parameters, all parameters) for ``PARTS``; projections are left out if there are none.
     """
     counts: dict[str, list[int]] = {part: [0, 0] for part in PARTS}
     for name, parameter in model.named_parameters():
@@ -193,13 +194,13 @@ def trainable_table(model: nn.Module) -> list[tuple[str, int, int]]:
 
 
 def trainable_fraction(model: nn.Module) -> float:
-    """The trainable fraction of all parameters."""
+    """The trainable fraction of all parameters, between 0 and 1."""
     table = trainable_table(model)
     return sum(row[1] for row in table) / max(1, sum(row[2] for row in table))
 
 
 def format_trainable_table(model: nn.Module) -> str:
-    """Formats ``trainable_table`` as text, with a total."""
+    """Formats ``trainable_table`` as text with a total."""
     lines = [f"{'part':<16}{'trainable':>14}{'all':>14}"]
     rows = trainable_table(model)
     for part, trained, total in [*rows, ("total", sum(r[1] for r in rows), sum(r[2] for r in rows))]:

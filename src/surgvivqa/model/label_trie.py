@@ -1,4 +1,4 @@
-"""The labels' token ids as a trie, so that one pass of the decoder scores all of them."""
+"""A trie of the labels' token ids, with which one pass of the decoder scores all labels."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ Edge = tuple[int, int]  # (node, token id): this token after that node
 class LabelTrie:
     """A trie of C labels.
 
-    Only its inner nodes are run through the model. A label's last token is a leaf: its log-probability is read from its
-    parent's output.
+    Only the inner nodes run through the model. A label's last token is a leaf, whose log-probability is computed from
+    the output of its parent.
 
     Args:
         label_ids: the token ids of each label.
 
     Raises:
-        InputError: a label's ids begin another label's, or equal them.
+        InputError: a label's ids are a prefix of another label's, or equal to them.
 
     Attributes:
         tokens: the token id of each inner node below the root, each after its parent.
-        parents: the index of each inner node's parent; ``ROOT`` for the root.
-        edges: the E edges whose log-probability is needed.
+        parents: the index of each inner node's parent; ``ROOT`` for children of the root.
+        edges: all E edges, each as its parent node and its token id.
         children: the inner node that an edge leads to, for edges that lead to one.
         ends: the label that an edge completes, for the other edges.
         paths: for each label, the indices of its edges.
@@ -49,8 +49,8 @@ class LabelTrie:
         for c, ids in enumerate(self.label_ids):
             if tuple(ids) in nodes or self.label_ids.index(ids) != c:
                 raise InputError(
-                    f"With this tokenizer label {c} is the beginning of another label (or equal to one), so a sum of "
-                    f"token log-probabilities cannot tell them apart; use a tokenizer that keeps labels prefix-free."
+                    f"With this tokenizer label {c} is a prefix of another label (or equal to one), so a sum of token "
+                    f"log-probabilities cannot tell them apart; use a tokenizer with which no label is a prefix."
                 )
         self.children = {(nodes[prefix[:-1]], prefix[-1]): n for prefix, n in nodes.items() if prefix}
         self.ends = {(nodes[tuple(ids[:-1])], ids[-1]): c for c, ids in enumerate(self.label_ids)}
@@ -66,12 +66,12 @@ class LabelTrie:
         return [edge for edge in self.edges if edge[0] == node]
 
     def with_ancestors(self, nodes: Sequence[int]) -> list[int]:
-        """Inner nodes and their ancestors below the root, each after its parent."""
-        found = set(nodes)
+        """The given inner nodes and their ancestors below the root, each after its parent."""
+        result = set(nodes)
         for node in nodes:
             while (node := self.parents[node]) != ROOT:
-                found.add(node)
-        return sorted(found)  # a parent has the smaller index
+                result.add(node)
+        return sorted(result)  # a parent has a smaller index than its children
 
     def path_matrix(self) -> Tensor:
         """``[C, E]`` float32: 1 where an edge is on a label's path."""

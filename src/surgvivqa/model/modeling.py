@@ -7,9 +7,8 @@
     packed stream of token ids [N] --BLIP text encoder--> text states [N, hidden]
                                    --decoder, as inputs_embeds--> states [N, hidden] --output layer--> logits
 
-VideoMAE: arXiv 2203.12602; BLIP: arXiv 2201.12086; GPT-2: Radford et al. 2019; LoRA: arXiv 2106.09685. The packed
-stream is drawn in ``data.packing``; ``model.scoring`` scores labels with it. Loading and saving of checkpoints is in
-``checkpoints``.
+VideoMAE: arXiv 2203.12602; BLIP: arXiv 2201.12086; GPT-2: Radford et al. 2019; LoRA: arXiv 2106.09685. ``data.packing``
+describes the packed stream, ``model.scoring`` scores labels with it, and ``checkpoints`` loads and saves models.
 """
 
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from surgvivqa.model.positions import set_position_embeddings
 from surgvivqa.model.scoring import score_labels
 from surgvivqa.utils.errors import InputError, first_line
 
-LOGIT_ROWS = 64  # positions per call of the output layer without gradients, whose logits stay in the processor's cache
+LOGIT_ROWS = 64  # positions per call of the output layer without gradients, so that logits fit in the CPU's cache
 
 
 class SurgViVQAModel(PreTrainedModel):
@@ -40,9 +39,9 @@ class SurgViVQAModel(PreTrainedModel):
     Attributes:
         visual_encoder: a ``VideoMAEModel``.
         text_encoder: a ``BlipTextModel`` with cross-attention to the video tokens.
-        llm: a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT where the configuration has
+        llm: a causal language model (published: ``GPT2LMHeadModel``), wrapped by PEFT if the configuration has
             ``lora``.
-        video_projection: a linear layer between video tokens and text encoder; None where their widths are equal.
+        video_projection: a linear layer between video tokens and text encoder; None if their widths are equal.
         text_projection: the same between text encoder and decoder.
     """
 
@@ -59,8 +58,8 @@ class SurgViVQAModel(PreTrainedModel):
 
         Args:
             config: the configuration.
-            parts: modules by attribute name, used as they are; a decoder without adapters is given fresh ones where the
-                configuration has ``lora``.
+            parts: modules by attribute name, used unchanged, except that a decoder without adapters gets new ones if
+                the configuration has ``lora``.
 
         Raises:
             InputError: PEFT cannot adapt the decoder.
@@ -79,14 +78,14 @@ class SurgViVQAModel(PreTrainedModel):
             setattr(self, name, parts.get(name) or nn.Linear(from_width, to_width))
         self.llm = _add_adapters(llm, config.lora) if config.lora and not isinstance(llm, PeftModel) else llm
         install_packed_attention(self.text_encoder, self.decoder)
-        # Depending on how it was built, Transformers leaves VideoMAE with fused or with eager attention.
+        # Transformers builds VideoMAE with fused or with eager attention, depending on the constructor.
         self.visual_encoder.set_attn_implementation("sdpa")
         self.post_init()
 
     def init_weights(self) -> None:
-        """Initialises nothing, since each part has its weights, but collects the names of tied weights.
+        """Collects the names of tied weights, which Transformers cannot do through PEFT's wrapper.
 
-        Transformers cannot collect them through PEFT's wrapper.
+        It initialises no weights, because each part has them.
         """
         prefix = "llm.base_model.model." if self.config.lora else "llm."
         tied = self.decoder.all_tied_weights_keys
@@ -94,34 +93,42 @@ class SurgViVQAModel(PreTrainedModel):
 
     @property
     def decoder(self) -> Any:
-        """The language model without PEFT's wrapper; its adapters stay in place."""
+        """The language model without PEFT's wrapper, but with its adapters."""
         return self.llm.base_model.model if self.config.lora else self.llm
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embedding of the prompts: the text encoder's."""
-        words: nn.Module = self.text_encoder.embeddings.word_embeddings
-        return words
+        """The word embedding of the text encoder."""
+        embedding: nn.Module = self.text_encoder.embeddings.word_embeddings
+        return embedding
 
     def encode_video(self, pixel_values: Tensor) -> Tensor:
         """Encodes clips.
 
         Args:
-            pixel_values: ``[F, T, 3, H, W]``, normalised.
+            pixel_values: ``[F, T, 3, H, W]`` float, normalised.
 
         Returns:
-            Video tokens ``[F, T/2 * H/16 * W/16, hidden]`` (for 16-pixel patches and tubelets of 2 frames), pooled as
-            configured.
+            Video tokens ``[F, V, hidden]``, pooled as configured. Without pooling, V is ``T/2 * H/16 * W/16`` for
+            patches of 16 pixels and tubelets of 2 frames.
         """
-        trains = any(p.requires_grad for p in self.visual_encoder.parameters())
-        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+        is_trainable = any(p.requires_grad for p in self.visual_encoder.parameters())
+        with torch.set_grad_enabled(is_trainable and torch.is_grad_enabled()):
             tokens = self.visual_encoder(pixel_values=pixel_values).last_hidden_state
             return pool_tokens(tokens, self.config.video_config, self.config.video_pool)
 
     def text_states(self, packed: PackedStream, video: CrossAttentionCache, layout: AttentionLayout) -> Tensor:
-        """The text encoder's last hidden states ``[N, hidden]`` of a stream.
+        """Computes the text encoder's last hidden states.
+
+        Args:
+            packed: the stream of N tokens.
+            video: the video tokens ``[F, V, hidden]``.
+            layout: the text encoder's layout of the stream.
+
+        Returns:
+            ``[N, hidden]``.
 
         Raises:
-            ValueError: the stream has another number of frames than ``video``.
+            ValueError: the stream and ``video`` have different numbers of frames.
         """
         embedded = self.text_encoder.embeddings(
             input_ids=packed.input_ids.unsqueeze(0), position_ids=packed.position_ids.unsqueeze(0)
@@ -136,29 +143,38 @@ class SurgViVQAModel(PreTrainedModel):
         return states
 
     def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor:
-        """The decoder's last hidden states ``[N, hidden]`` of a stream, from its text states ``[N, text hidden]``."""
+        """Computes the decoder's last hidden states.
+
+        Args:
+            packed: the stream of N tokens.
+            text: text states ``[N, hidden]`` of the text encoder's width.
+            layout: the decoder's layout of the stream.
+
+        Returns:
+            ``[N, hidden]`` of the decoder's width.
+        """
         if self.text_projection is not None:
             text = self.text_projection(text)
         return run_decoder(self.decoder, text, packed.position_ids, layout)
 
     def hidden_states(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """The decoder's last hidden states ``[N, hidden]``, from video tokens ``[F, V, hidden]`` or a cache of them."""
+        """Computes the decoder's last hidden states ``[N, hidden]`` from video tokens ``[F, V, hidden]``."""
         cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
         text_layout, decoder_layout = build_layouts(packed, cache.tokens.dtype)
         return self.decoder_states(packed, self.text_states(packed, cache, text_layout), decoder_layout)
 
     def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
-        """Log-probability of each target token over the whole vocabulary.
+        """Computes the log-probability of each target token over the vocabulary.
 
-        The output layer runs only at the distinct positions that predict a target; without gradients, at
-        ``LOGIT_ROWS`` of them at a time.
+        The output layer runs only at the distinct positions that predict a target; without gradients, at ``LOGIT_ROWS``
+        of them at a time.
 
         Args:
-            packed: the stream.
+            packed: the stream of N tokens with T targets.
             hidden: the decoder's last hidden states ``[N, hidden]``.
 
         Returns:
-            ``[T]`` float32.
+            ``[T]`` float32, in nats.
         """
         positions, target_rows = torch.unique(packed.target_positions, return_inverse=True)
         if torch.is_grad_enabled():
@@ -176,22 +192,22 @@ class SurgViVQAModel(PreTrainedModel):
         return result
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits in float32 under any autocast: GPT-2's lie near -100, where neighbouring bfloat16s are 0.5 apart."""
+        """Logits ``[n, vocabulary]`` float32, without autocast: near GPT-2's -100, bfloat16 has steps of 0.5."""
         with torch.autocast(hidden.device.type, enabled=False):
             layer: Any = output_layer(self.decoder)
             logits: Tensor = layer(hidden.to(layer.weight.dtype))
             return logits.float()
 
     def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Log-probability ``[T]`` (float32) of each target token over the whole vocabulary."""
+        """Computes the log-probability ``[T]`` (float32, nats) of each target token over the vocabulary."""
         return self.log_probs_at(packed, self.hidden_states(packed, video))
 
     def question_losses(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Negative log-likelihood ``[Q]`` (float32, nats) of each question's answer, summed over its tokens."""
-        return answer_losses(packed, self.target_log_probs(packed, video))
+        """Computes the negative log-likelihood ``[Q]`` (float32, nats) of each answer, summed over its tokens."""
+        return sum_answer_losses(packed, self.target_log_probs(packed, video))
 
     def stream_logits(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
-        """Logits ``[N, vocabulary]`` at every token, for the check that an answer does not reach its prompt."""
+        """Computes the logits ``[N, vocabulary]`` of every token, to check that prompts do not depend on answers."""
         logits: Tensor = output_layer(self.decoder)(self.hidden_states(packed, video))
         return logits
 
@@ -203,16 +219,20 @@ class SurgViVQAModel(PreTrainedModel):
         label_ids: Sequence[Sequence[int]],
         mask: str | None = None,
     ) -> Tensor:
-        """Scores all labels of each question; takes what ``SurgViVQAProcessor`` returns.
+        """Computes the scores of all labels for each question; its arguments are the output of ``SurgViVQAProcessor``.
 
         Args:
-            pixel_values: clips ``[F, T, 3, H, W]``.
+            pixel_values: clips ``[F, T, 3, H, W]`` float.
             prompts: token ids of each frame's prompts.
             label_ids: token ids of the C labels.
             mask: the mask mode; the configuration's by default.
 
         Returns:
             ``[Q, C]`` float32, summed log-probabilities in nats, questions in frame order.
+
+        Raises:
+            InputError: a label's ids are a prefix of another label's.
+            ValueError: the mask mode is unknown, or the number of frames differs between clips and prompts.
         """
         video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
         return score_labels(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
@@ -224,21 +244,24 @@ class SurgViVQAModel(PreTrainedModel):
         video_tokens: Tensor | None = None,
         text_states: Tensor | None = None,
     ) -> Tensor:
-        """The loss ``[Q]`` of each question's answer, as ``question_losses``, from one of three inputs.
+        """Computes the loss of each question's answer from clips, video tokens or text states.
 
         Args:
-            packed: the stream.
-            pixel_values: clips ``[F, T, 3, H, W]``.
-            video_tokens: ``[F, V, hidden]``, in the place of clips.
-            text_states: ``[N, hidden]``, in the place of clips and video tokens.
+            packed: the stream of N tokens, F frames and Q questions.
+            pixel_values: clips ``[F, T, 3, H, W]`` float.
+            video_tokens: ``[F, V, hidden]`` float, instead of clips.
+            text_states: ``[N, hidden]`` float, instead of clips and video tokens.
+
+        Returns:
+            Negative log-likelihoods ``[Q]`` (float32, nats), summed over the tokens of each answer.
 
         Raises:
-            ValueError: none of the three is given.
+            ValueError: none of the three inputs is given.
         """
         if text_states is not None:
             _, decoder_layout = build_layouts(packed, text_states.dtype)
             hidden = self.decoder_states(packed, text_states, decoder_layout)
-            return answer_losses(packed, self.log_probs_at(packed, hidden))
+            return sum_answer_losses(packed, self.log_probs_at(packed, hidden))
         if video_tokens is None:
             if pixel_values is None:
                 raise ValueError("forward needs pixel_values, video_tokens or text_states")
@@ -246,17 +269,21 @@ class SurgViVQAModel(PreTrainedModel):
         return self.question_losses(packed, video_tokens)
 
 
-def answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
-    """Negative log-likelihood ``[Q]`` of whole answers, from log-probabilities ``[T]`` of their tokens."""
+def sum_answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
+    """Sums log-probabilities ``[T]`` of tokens to the negative log-likelihood ``[Q]`` of each answer."""
     return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
 
 
 def _add_adapters(llm: Any, lora: dict[str, float]) -> PeftModel:
-    """Wraps a decoder in fresh LoRA adapters; PEFT freezes the decoder's own weights."""
+    """Adds new LoRA adapters to a decoder; PEFT freezes the decoder's weights.
+
+    Raises:
+        InputError: PEFT cannot adapt the decoder.
+    """
     targets = lora_targets(llm)
     settings = LoraConfig(
         r=int(lora["r"]),
-        lora_alpha=lora["alpha"],  # may be a fraction
+        lora_alpha=lora["alpha"],  # need not be an integer
         lora_dropout=float(lora["dropout"]),
         target_modules=targets,
         fan_in_fan_out=is_transposed(llm, targets),
@@ -265,16 +292,16 @@ def _add_adapters(llm: Any, lora: dict[str, float]) -> PeftModel:
     try:
         adapted = get_peft_model(llm, settings)
     except ValueError as error:
-        raise InputError(f"The decoder takes no LoRA adapters ({first_line(error)}).") from None
+        raise InputError(f"LoRA adapters cannot be added to the decoder ({first_line(error)}).") from None
     install_lane_dropout(adapted)
     return adapted
 
 
 def projections(config: SurgViVQAConfig) -> list[tuple[str, int, int]]:
-    """Name, input width and output width of the linear layers between parts of different widths."""
+    """The projections between parts of different widths: name, input width, output width."""
     video, text, decoder = config.video_config, config.text_config, config.decoder_config
     candidates = (
         ("video_projection", video.hidden_size, text.encoder_hidden_size),
         ("text_projection", text.hidden_size, decoder.hidden_size),
     )
-    return [(name, width, to_width) for name, width, to_width in candidates if width != to_width]
+    return [(name, from_width, to_width) for name, from_width, to_width in candidates if from_width != to_width]

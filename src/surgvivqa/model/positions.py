@@ -1,4 +1,4 @@
-"""The video encoder's position embeddings for clips of another length than it was trained on."""
+"""Position embeddings of the video encoder, for clips of another length than in its training."""
 
 import torch
 from torch import Tensor
@@ -8,19 +8,19 @@ from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding
 
 
 def interpolate_positions(video_config: VideoMAEConfig, position_frames: int) -> Tensor:
-    """VideoMAE's position table for its configured clips, interpolated over time from the trained one.
+    """Interpolates VideoMAE's position table over time, from the trained clip length to the configured one.
 
-    The trained table holds sinusoids of a token's index, time outermost. It is interpolated linearly along time, patch
-    by patch, so that a clip of any length spans the trained positions. For the trained length it is returned unchanged.
-    Where the weights were trained with a single tubelet there is nothing to interpolate; a longer clip gets the
-    sinusoids of its own indices.
+    The trained table holds sinusoids of a token's index, with time outermost. It is interpolated linearly along time
+    for each patch, so that a clip of any length spans the trained positions. For the trained length it is unchanged. If
+    the weights were trained with a single tubelet, there is nothing to interpolate, and the table holds the sinusoids
+    of the longer clip's indices.
 
     Args:
-        video_config: VideoMAE's configuration; its ``num_frames`` is the clips' length.
-        position_frames: the clip length that the weights were trained with.
+        video_config: VideoMAE's configuration; its ``num_frames`` is the clip length in frames.
+        position_frames: the clip length in frames that the weights were trained with.
 
     Returns:
-        ``[1, V, hidden]`` float32.
+        ``[1, V, hidden]`` float32, on the CPU.
     """
     patches = (video_config.image_size // video_config.patch_size) ** 2
     trained, wanted = (frames // video_config.tubelet_size for frames in (position_frames, video_config.num_frames))
@@ -29,8 +29,8 @@ def interpolate_positions(video_config: VideoMAEConfig, position_frames: int) ->
         table: Tensor = get_sinusoid_encoding_table(length * patches, video_config.hidden_size)
     if length == wanted:
         return table
-    by_time = table.view(trained, patches * video_config.hidden_size).T.unsqueeze(0)
-    resized = interpolate(by_time, size=wanted, mode="linear", align_corners=wanted > 1)
+    rows_by_time = table.view(trained, patches * video_config.hidden_size).T.unsqueeze(0)
+    resized = interpolate(rows_by_time, size=wanted, mode="linear", align_corners=wanted > 1)
     return resized[0].T.reshape(1, wanted * patches, video_config.hidden_size).contiguous()
 
 
@@ -38,8 +38,8 @@ def set_position_embeddings(video_encoder: VideoMAEModel, position_frames: int) 
     """Sets a video encoder's position table for its configured clip length, in place.
 
     Args:
-        video_encoder: the encoder.
-        position_frames: the clip length that its weights were trained with.
+        video_encoder: the video encoder.
+        position_frames: the clip length in frames that its weights were trained with.
     """
     if position_frames != video_encoder.config.num_frames:
         video_encoder.embeddings.position_embeddings = interpolate_positions(video_encoder.config, position_frames)

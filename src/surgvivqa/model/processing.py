@@ -1,4 +1,4 @@
-"""The Hugging Face processor: images and questions to model inputs, scores to answers."""
+"""The Hugging Face processor: converts images and questions to model inputs, and scores to answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from surgvivqa.data.frames import image_tensor, load_image
+from surgvivqa.data.frames import image_to_tensor, load_image
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.label_trie import LabelTrie
@@ -28,10 +28,10 @@ class SurgViVQAProcessor(ProcessorMixin):
         image_size: frames become ``image_size x image_size``.
         num_frames: frames per clip.
         frame_fit: ``squash``, ``pad`` or ``crop`` (``data.frames.fit_image``).
-        clip_mode: ``repeat`` for clips of one frame, repeated; ``past`` for clips that end with the frame in question.
-        clip_stride: seconds between the frames of a ``past`` clip; for the caller, who collects them.
+        clip_mode: ``repeat`` for clips that repeat one frame; ``past`` for clips that end with the frame in question.
+        clip_stride: seconds between the frames of a ``past`` clip, for callers that collect the frames.
         prompt_mode: ``simple`` or ``choices``.
-        max_length: the longest prompt with its answer, in tokens.
+        max_length: the maximum length of a prompt with its answer, in tokens.
         **kwargs: passed on to ``ProcessorMixin``.
     """
 
@@ -55,7 +55,7 @@ class SurgViVQAProcessor(ProcessorMixin):
 
     @property
     def prompt_tokenizer(self) -> PromptTokenizer:
-        """Prompts and labels to token ids."""
+        """The tokenizer of prompts and labels."""
         if self._prompt_tokenizer is None:
             self._prompt_tokenizer = PromptTokenizer(self.tokenizer, self.prompt_mode, self.max_length)
         return self._prompt_tokenizer
@@ -69,18 +69,19 @@ class SurgViVQAProcessor(ProcessorMixin):
         """Converts frames with their questions to the arguments of ``SurgViVQAModel.score``.
 
         Args:
-            images: a picture (a PIL image, an array ``[H, W, 3]`` uint8, or a path), or one for each frame. In the
-                place of a picture a list is a clip, oldest frame first; a short clip is filled with its first frame, a
-                long one keeps its last frames.
-            text: a question, the questions about one frame, or such a list for each frame.
+            images: a picture (a PIL image, an array ``[H, W, 3]`` uint8, or a path), or a list with one for each frame.
+                A list in place of a picture is a clip, oldest frame first. A short clip is padded with its first frame;
+                a long clip is cut to its last frames.
+            text: a question, a list of questions about one frame, or such a list for each frame.
             **kwargs: only ``return_tensors="pt"`` is accepted.
 
         Returns:
-            ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids by frame and question) and
+            ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids of each frame's questions) and
             ``label_ids`` (token ids of the 51 labels).
 
         Raises:
-            InputError: an image cannot be read, a question is too long, or frames and lists of questions do not match.
+            InputError: an image cannot be used, a question is too long, the numbers of frames and of lists of questions
+                differ, or an argument is not supported.
         """
         if kwargs.pop("return_tensors", None) not in (None, "pt"):
             raise InputError("The processor returns only PyTorch tensors; leave out return_tensors, or use 'pt'.")
@@ -99,32 +100,34 @@ class SurgViVQAProcessor(ProcessorMixin):
         longest = max(len(ids) for row in prompts for ids in row) + max(map(len, self.prompt_tokenizer.label_ids))
         if longest > self.max_length:
             raise InputError(f"The question takes {longest} tokens with its answer, but at most {self.max_length} fit.")
-        pixels = torch.stack([self._clip(frame) for frame in frames])
+        pixels = torch.stack([self._load_clip(frame) for frame in frames])
         return BatchFeature({"pixel_values": pixels, "prompts": prompts, "label_ids": self.prompt_tokenizer.label_ids})
 
-    def _clip(self, frame: Picture | Sequence[Picture]) -> Tensor:
+    def _load_clip(self, frame: Picture | Sequence[Picture]) -> Tensor:
+        """The clip ``[T, 3, H, W]`` float32 of a picture or a list of pictures."""
         pictures = [frame] if isinstance(frame, Picture) else list(frame)[-self.num_frames :]
         if not pictures:
             raise InputError("A clip has no frame; give it at least one.")
-        tensors = [self._pixels(picture) for picture in pictures]
+        tensors = [self._load_picture(picture) for picture in pictures]
         return torch.stack([tensors[0]] * (self.num_frames - len(tensors)) + tensors)
 
-    def _pixels(self, picture: Picture) -> Tensor:
+    def _load_picture(self, picture: Picture) -> Tensor:
+        """A picture as float32 ``[3, H, W]``."""
         if isinstance(picture, str | Path):
             return load_image(Path(picture), self.image_size, self.frame_fit)
         try:
             image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-            return image_tensor(image, self.image_size, self.frame_fit)
+            return image_to_tensor(image, self.image_size, self.frame_fit)
         except (ValueError, TypeError) as error:
-            raise InputError(f"The picture cannot be used ({first_line(error)}).") from None
+            raise InputError(f"The image cannot be used ({first_line(error)}).") from None
 
     def answers(self, scores: Tensor, top: int = 1, norm: str = "sum") -> list[list[tuple[str, float]]]:
-        """The best labels of each question with their probabilities, best first.
+        """Finds the best labels of each question with their probabilities, best first.
 
         Args:
-            scores: ``[Q, 51]``, from ``SurgViVQAModel.score``.
-            top: how many labels.
-            norm: ``sum``, or ``mean`` over a label's tokens, as published.
+            scores: ``[Q, 51]`` float, from ``SurgViVQAModel.score``.
+            top: number of labels to return.
+            norm: ``sum``, or ``mean`` over a label's tokens, as published (``scoring.normalise_scores``).
         """
         _, probability = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
         best = probability.sort(dim=1, descending=True, stable=True)

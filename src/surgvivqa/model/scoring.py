@@ -1,7 +1,7 @@
-"""Closed-set scoring: a label's score is its tokens' summed log-probability after the prompt.
+"""Closed-set scoring: the score of a label is the summed log-probability of its tokens after the prompt.
 
-``score_labels`` computes all C scores of a question in one pass. ``best_labels`` finds only the best label, exactly and
-with less work.
+``score_labels`` computes the scores of all C labels in one pass. ``find_best_labels`` finds the best label exactly and
+with less computation.
 """
 
 import itertools
@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from surgvivqa.data.packing import PackedStream, PromptTree, answer_chain, pack_stream
+from surgvivqa.data.packing import PackedStream, PromptTree, build_answer_chain, pack_stream
 from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, KVCache, build_layouts
 from surgvivqa.model.label_trie import ROOT, Edge, LabelTrie
 
-SEQUENCES_PER_PASS = 1024  # under the bidirectional mask; bounds the memory of a pass
+SEQUENCES_PER_PASS = 1024  # under the bidirectional mask, to bound the memory of a pass
 
 
 class PackedModel(Protocol):
@@ -30,7 +30,7 @@ class PackedModel(Protocol):
         ...
 
     def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
-        """Log-probability ``[T]`` of each target, from the decoder's states."""
+        """Log-probability ``[T]`` of each target, from the decoder's last hidden states ``[N, hidden]``."""
         ...
 
     def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def score_labels(
     trie: LabelTrie,
     mask: str,
 ) -> Tensor:
-    """Scores all labels of each question in one pass.
+    """Computes the scores of all labels for each question, in one pass.
 
     Args:
         model: a ``SurgViVQAModel`` in eval mode.
@@ -71,14 +71,14 @@ def score_labels(
     num_questions = next(counter)
     packed = pack_stream(trees, mask, num_questions).to(cache.tokens.device)
     edge_log_probs = model.target_log_probs(packed, cache).view(num_questions, len(trie.edges))
-    with torch.autocast(edge_log_probs.device.type, enabled=False):  # which would round the sums
+    with torch.autocast(edge_log_probs.device.type, enabled=False):  # autocast would round the sums
         return edge_log_probs @ trie.path_matrix().to(edge_log_probs).T
 
 
 def _score_each_label(
     model: PackedModel, prompts: Sequence[Sequence[Sequence[int]]], cache: CrossAttentionCache, trie: LabelTrie
 ) -> Tensor:
-    """``score_labels`` under the bidirectional mask: one sequence per question and label."""
+    """Computes ``score_labels`` under the bidirectional mask: one sequence per question and label."""
     scores = []
     for index, frame_prompts in enumerate(prompts):
         frame = cache.select_frame(index)
@@ -86,7 +86,7 @@ def _score_each_label(
         losses = []
         for start in range(0, len(pairs), SEQUENCES_PER_PASS):
             part = pairs[start : start + SEQUENCES_PER_PASS]
-            chains = [answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
+            chains = [build_answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
             packed = pack_stream([chains], "bidirectional", len(part)).to(cache.tokens.device)
             losses.append(model.question_losses(packed, frame))
         scores.append(-torch.cat(losses).view(len(frame_prompts), len(trie.label_ids)))
@@ -94,18 +94,18 @@ def _score_each_label(
 
 
 @torch.inference_mode()
-def best_labels(
+def find_best_labels(
     model: PackedModel,
     prompts: Sequence[Sequence[Sequence[int]]],
     video: CrossAttentionCache | Tensor,
     trie: LabelTrie,
     mask: str,
 ) -> tuple[Tensor, Tensor, int]:
-    """Finds the best label of each question by branch and bound, without the scores of labels that cannot win.
+    """Finds the best label of each question by branch and bound, without computing the scores of all labels.
 
-    No token's log-probability is above 0, so a label's score is at most that of its first tokens. The prompts run once
-    and fill a KV cache: this gives one-token labels their scores, and the other labels bounds. Then, one trie level per
-    pass, only those inner nodes run whose bound still reaches the best score found.
+    No log-probability is above 0, so the score of a label's first tokens is an upper bound of its score. The prompts
+    run once and fill a KV cache, which gives the scores of one-token labels and the bounds of the others. Then each
+    pass runs the inner nodes of one trie level whose bound is not below the best score so far.
 
     Args:
         model: a ``SurgViVQAModel`` in eval mode.
@@ -115,8 +115,8 @@ def best_labels(
         mask: the mask mode, ``prefix`` or ``causal``.
 
     Returns:
-        The labels ``[Q]`` int64, the first of equal ones; their scores ``[Q]`` float32, not finite where the model's
-        are not; and how many nodes were run.
+        The labels ``[Q]`` int64, the first of equal ones; their scores ``[Q]`` float32, which are not finite if the
+        model's outputs are not; and the number of nodes that were run.
 
     Raises:
         ValueError: the mask is ``bidirectional``, under which labels cannot share a prompt.
@@ -139,10 +139,10 @@ class _Search:
     """Branch and bound over the trie, for Q questions at once.
 
     Attributes:
-        scores: ``[Q, C]`` float32, the scores of the labels completed so far; -inf for the others.
-        sums: for each node, ``[Q]`` float32, the summed log-probability of the path to it; NaN where its parent did not
+        scores: ``[Q, C]`` float32, the scores of labels that are complete; -inf for the others.
+        sums: for each node, ``[Q]`` float32, the summed log-probability of the path to it; NaN if its parent did not
             run.
-        nodes_run: how many nodes were run, over all questions.
+        nodes_run: the number of nodes that were run, over all questions.
     """
 
     def __init__(
@@ -162,7 +162,11 @@ class _Search:
         self.nodes_run = 0
 
     def run_prompts(self) -> Tensor:
-        """Runs the prompts, fills the KV caches, and returns the root's edges' log-probabilities ``[Q, edges]``."""
+        """Runs the prompts and fills the KV caches.
+
+        Returns:
+            The log-probabilities ``[Q, edges]`` of the root's edges, on the CPU.
+        """
         edges = self.trie.edges_from(ROOT)
         trees: list[list[PromptTree]] = [[] for _ in range(self.num_frames)]
         for q, (frame, prompt) in enumerate(self.questions):
@@ -176,7 +180,7 @@ class _Search:
         return log_probs
 
     def run_level(self, level: Sequence[int]) -> bool:
-        """Runs the nodes of a trie level whose bound reaches their question's best score; False if there is none."""
+        """Runs the nodes of a trie level whose bound is not below the best score; False if there is none."""
         open_nodes = self._open_nodes(level)
         active = [q for q, nodes in enumerate(open_nodes) if nodes]
         if not active:
@@ -202,13 +206,13 @@ class _Search:
         return True
 
     def _open_nodes(self, level: Sequence[int]) -> list[list[int]]:
-        """For each question, the nodes of a level whose bound reaches its best score."""
-        bounds = torch.stack([self.sums[n] for n in level], dim=1)
-        reaches = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
-        return [[n for n, is_open in zip(level, row, strict=True) if is_open] for row in reaches.tolist()]
+        """For each question, the nodes of a level whose bound is not below its best score."""
+        bounds = torch.stack([self.sums[node] for node in level], dim=1)
+        is_open = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
+        return [list(itertools.compress(level, row)) for row in is_open.tolist()]
 
     def _log_probs(self, packed: PackedStream, layouts: tuple[AttentionLayout, AttentionLayout]) -> Tensor:
-        """Log-probabilities ``[T]`` of the targets, from a pass that writes or reads the KV caches."""
+        """Computes the log-probabilities ``[T]`` of the targets, writing or reading the KV caches."""
         text = self.model.text_states(packed, self.video, layouts[0])
         return self.model.log_probs_at(packed, self.model.decoder_states(packed, text, layouts[1]))
 
@@ -225,26 +229,26 @@ class _Search:
 def _subtree(
     trie: LabelTrie, prompt: Sequence[int], nodes: Sequence[int], question: int
 ) -> tuple[PromptTree, list[Edge]]:
-    """The part of the trie that leads to some nodes, as a prompt tree, with the edges that are its targets."""
-    tree = trie.with_ancestors(nodes)
+    """Builds the prompt tree of some nodes and their ancestors; returns it with the edges that leave the nodes."""
+    ancestors = trie.with_ancestors(nodes)
     edges = [edge for edge in trie.edges if edge[0] in nodes]
-    tokens = [trie.tokens[n] for n in tree]
-    parents = [tree.index(trie.parents[n]) if trie.parents[n] != ROOT else ROOT for n in tree]
-    targets = [(tree.index(node), token) for node, token in edges]
+    tokens = [trie.tokens[n] for n in ancestors]
+    parents = [ancestors.index(trie.parents[n]) if trie.parents[n] != ROOT else ROOT for n in ancestors]
+    targets = [(ancestors.index(node), token) for node, token in edges]
     return PromptTree(prompt, tokens, parents, targets, question), edges
 
 
 def normalise_scores(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:
-    """Ranking scores and a probability distribution over the labels.
+    """Computes ranking scores and a probability distribution over the labels.
 
     Args:
-        scores: ``[Q, C]`` summed log-probabilities.
+        scores: ``[Q, C]`` float, summed log-probabilities in nats.
         trie: the labels.
-        norm: ``sum`` leaves the scores; ``mean`` divides each by its label's number of tokens, as published (which
+        norm: ``sum`` keeps the scores; ``mean`` divides each by its label's number of tokens, as published (which
             favours long labels with predictable endings).
 
     Returns:
-        The ranking scores and their softmax over the labels, both ``[Q, C]``.
+        The ranking scores and their softmax over the labels, both ``[Q, C]`` float.
 
     Raises:
         ValueError: ``norm`` is unknown.

@@ -1,8 +1,8 @@
 """Atomic writes: files and folders are written under a temporary name and moved into place by a rename.
 
-A process that is killed at any moment leaves the old version or the new one, never a part. A folder cannot be replaced
-by one rename, so for a moment the old folder has another name; ``surviving_folder`` finds it there. Temporary names
-begin with a dot, so that they do not collide with a user's own backups.
+A process that is killed at any moment leaves the old version or the new one, never a partial one. A folder cannot be
+replaced by one rename, so for a moment only the old folder exists, under another name; ``surviving_folder`` finds it.
+Temporary names begin with a dot, so that they do not collide with the user's files.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ _PYTORCH_WRITE_ERRORS = ("PytorchStreamWriter", "file write", "inline_container"
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
-    """Yields a temporary path for the body to write a file to; renames it to ``path`` when the body succeeds.
+    """Yields a temporary path for the body to write, and renames it to ``path`` when the body succeeds.
 
     Args:
-        path: where the file is to be.
+        path: the final path of the file.
         durable: flush the file to the disk before the rename and the folder after it, so that the new file survives a
-            power failure. Without it a crash of the machine, but not of the process, may leave an empty file.
-        shared: several processes may write ``path`` at the same time; each gets a temporary name of its own
+            power failure. Otherwise a crash of the machine, but not of the process, may leave an empty file.
+        shared: several processes may write ``path`` at the same time; each gets a unique temporary name
             (``.NAME.PID-RANDOM.tmp``), and the last rename wins.
 
     Raises:
@@ -38,7 +38,7 @@ def atomic_path(path: Path, *, durable: bool = True, shared: bool = False) -> It
     """
     temporary = _hidden(path, f".{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp" if shared else _TEMPORARY)
     try:
-        temporary.unlink(missing_ok=True)  # a link left there would be written through
+        temporary.unlink(missing_ok=True)  # writing to an old link would write to its target
         yield temporary
         if durable:
             _flush(temporary)
@@ -62,19 +62,19 @@ def write_file(path: Path, write: Callable[[Path], object], *, durable: bool = T
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Writes ``text`` in UTF-8 as ``write_file`` does."""
+    """Writes ``text`` in UTF-8; see ``write_file``."""
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), durable=durable)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` with an empty temporary folder and moves the result to ``folder``, replacing what is there.
+    """Calls ``write`` with an empty temporary folder and moves it to ``folder``, replacing an existing folder.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written, and ``folder`` is unchanged; or it is a link.
+        RunError: ``folder`` is a link, the disk is full, or the folder cannot be written; ``folder`` is unchanged.
     """
-    if folder.is_symlink():  # in an untrusted folder it may lead anywhere, and what is there would be replaced
+    if folder.is_symlink():  # a link in an untrusted folder may point anywhere, and its target would be replaced
         raise RunError(f"{folder} is a link, which is not written through; give the folder itself, or remove the link.")
-    folder = folder.resolve()  # "." has no name
+    folder = folder.resolve()  # because "." has no name
     temporary, old = _hidden(folder, _TEMPORARY), _hidden(folder, REPLACED)
     with _disk_errors(folder):
         try:
@@ -95,7 +95,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder and its content if it exists; of a link only the link."""
+    """Removes a folder and its content if it exists; if it is a link, removes only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
@@ -103,7 +103,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def surviving_folder(folder: Path) -> Path:
-    """The folder, or its old version where a kill fell between the two renames that replace it."""
+    """The folder, or its old version if a process was killed between the two renames of ``write_folder``."""
     old = _hidden(folder.resolve(), REPLACED)
     return old if not folder.exists() and old.is_dir() else folder
 
@@ -114,23 +114,24 @@ def _hidden(path: Path, ending: str) -> Path:
 
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns the body's errors about the disk into a ``RunError``."""
     try:
         yield
     except Exception as error:
-        if (reason := _disk_error(error)) is None:
+        if (reason := _find_disk_fault(error)) is None:
             raise
         raise RunError(f"{path} cannot be written ({reason}); what was there before is kept.") from error
 
 
-def _disk_error(error: Exception) -> str | None:
-    """Why the disk refused a write, or None if ``error`` is something else.
+def _find_disk_fault(error: Exception) -> str | None:
+    """The reason why the disk refused a write; None if ``error`` is another error.
 
-    PyTorch, safetensors and tokenizers (a plain ``Exception``) each report a full disk in their own way.
+    PyTorch, safetensors and tokenizers (a plain ``Exception``) report a full disk in different ways.
     """
     if isinstance(error, OSError | SafetensorError) or "(os error " in str(error):
         return first_line(error)
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _PYTORCH_WRITE_ERRORS):
-        return f"PyTorch could not write it to its end, so the disk may be full: {first_line(error, 90)}"
+        return f"PyTorch could not complete it, so the disk may be full: {first_line(error, 90)}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Runs of several processes that torchrun started: devices, errors that all processes raise, shared work."""
+"""Runs of several processes under torchrun: devices, errors raised in all processes, shared work."""
 
 import contextlib
 import logging
@@ -20,34 +20,34 @@ R = TypeVar("R")
 
 
 def start_processes() -> PartialState:
-    """Joins the processes of this run; without torchrun there is one. Only the main process logs below ERROR.
+    """Connects the processes of this run (one without torchrun). Other processes than the main one log only errors.
 
     Raises:
         InputError: there are more processes than GPUs on this machine.
     """
-    several, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    world_size, local_world_size = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     # Without cpu=True, Accelerate treats each of torchrun's processes on CPUs as a run of its own.
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (several > 1 and not torch.cuda.is_available())
-    devices = torch.cuda.device_count()
-    if not cpu and here > 1 and devices < here:
+    use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (world_size > 1 and not torch.cuda.is_available())
+    num_gpus = torch.cuda.device_count()
+    if not use_cpu and local_world_size > 1 and num_gpus < local_world_size:
         raise InputError(
-            f"{here} processes were started on this machine but {devices} GPUs are visible; start one for each GPU, or "
-            f"set ACCELERATE_USE_CPU=1."
+            f"{local_world_size} processes were started on this machine but {num_gpus} GPUs are visible; start one for "
+            f"each GPU, or set ACCELERATE_USE_CPU=1."
         )
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=use_cpu)
     if not state.is_main_process:
         log.setLevel(logging.ERROR)
     return state
 
 
 def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
-    """Starts the processes of this run and sets devices and precision.
+    """Connects the processes of this run, and sets devices and mixed precision.
 
     Raises:
-        InputError: both precisions are asked for, or fp16 without a GPU; or there are more processes than GPUs.
+        InputError: both precisions are requested, or fp16 without a GPU; or there are more processes than GPUs.
     """
     if fp16 and bf16:
-        raise InputError("--fp16 and --bf16 exclude each other; give one.")
+        raise InputError("--fp16 and --bf16 cannot be combined; give one of them.")
     if fp16 and not torch.cuda.is_available():
         raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
     start_processes()
@@ -56,10 +56,13 @@ def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
 
 @contextlib.contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """If the body fails in one process it fails in all, so that none waits for one that has ended.
+    """Makes an error of the body in one process an error in all, so that no process waits for one that has ended.
 
-    Every process must enter it. The first process that failed raises its own error and reports it; the others raise
-    the same sentence, marked ``reported_elsewhere``.
+    Every process must enter it.
+
+    Raises:
+        Exception: the body's error, in the process with the lowest rank of those that failed.
+        InputError, RunError: in the other processes, with the same sentence and ``reported_elsewhere`` set.
     """
     error: Exception | None = None
     try:
@@ -67,19 +70,19 @@ def raise_on_all_ranks() -> Iterator[None]:
     except Exception as raised:
         error = raised
     state = PartialState()
-    own = None if error is None else (isinstance(error, InputError), _sentence(error))
-    faults: list[Any] = gather_object([own]) if state.num_processes > 1 else [own]
-    first = next((process for process, fault in enumerate(faults) if fault is not None), None)
+    local_fault = None if error is None else (isinstance(error, InputError), _sentence(error))
+    faults: list[Any] = gather_object([local_fault]) if state.num_processes > 1 else [local_fault]
+    first = next((rank for rank, fault in enumerate(faults) if fault is not None), None)
     if first is None:
         return
     if error is None or first != state.process_index:
-        by_input, sentence = faults[first]
-        error = InputError(sentence) if by_input else RunError(sentence)
+        is_input_error, sentence = faults[first]
+        error = InputError(sentence) if is_input_error else RunError(sentence)
         error.reported_elsewhere = True
     raise error
 
 
-# What gloo and NCCL report of a lost process; the last two if its machine is lost.
+# Parts of the messages of gloo and NCCL about a lost process; the last two also if its machine is lost.
 _LOST_PROCESS = (
     "connection closed",
     "connection reset",
@@ -93,39 +96,46 @@ _LOST_PROCESS = (
 
 @contextlib.contextmanager
 def explain_lost_processes(advice: str) -> Iterator[None]:
-    """Turns the body's error into a ``RunError`` with ``advice`` if another process of the run was killed."""
+    """Turns the body's error into a ``RunError`` if another process of the run was killed.
+
+    Args:
+        advice: what to do next, for the message.
+
+    Raises:
+        RunError: another process was killed.
+    """
     try:
         yield
-    except RuntimeError as error:  # gloo and NCCL have no exception type of their own for it
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if not several or not any(word in str(error).lower() for word in _LOST_PROCESS):
+    except RuntimeError as error:  # gloo and NCCL have no exception type for it
+        has_others = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not has_others or not any(word in str(error).lower() for word in _LOST_PROCESS):
             raise
         raise RunError(f"Another process of this run has ended ({first_line(error, 80)}); {advice}.") from error
 
 
-def leave_if_several(exit_code: int, last_words: str = "") -> None:
-    """Ends this process at once with ``exit_code`` if it is one of several; returns if it is alone.
+def exit_if_several(exit_code: int, last_message: str = "") -> None:
+    """Ends this process at once if it is one of several; returns if it is the only one.
 
-    The usual teardown can hang: PyTorch 2.13's ``DistributedDataParallel`` joins gloo's threads while it holds Python's
-    lock, and such a thread may wait for that lock to release a tensor (seen in one of twenty failing runs on a busy
-    machine). Or gloo's threads abort the process.
+    The regular teardown can hang: PyTorch 2.13's ``DistributedDataParallel`` joins gloo's threads while it holds
+    Python's lock, and such a thread may need that lock to release a tensor (seen in one of twenty failing runs on a
+    busy machine). Or gloo's threads abort the process.
 
     Args:
-        exit_code: of the process.
-        last_words: written to standard error before.
+        exit_code: exit code of the process.
+        last_message: text that is written to standard error before.
     """
     if not torch.distributed.is_initialized():
         return
     end_workers()
     logging.shutdown()
-    sys.stderr.write(last_words)
+    sys.stderr.write(last_message)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` is set in any process; all processes must call it."""
+    """Whether ``flag`` is true in any process; every process must call it, with its ``device``."""
     return bool(reduce(torch.tensor(float(flag), device=device), "sum").item())
 
 
@@ -135,12 +145,12 @@ def shard_and_gather(
     item_key: Callable[[T], Hashable],
     result_key: Callable[[R], Hashable],
 ) -> list[R]:
-    """Computes results for ``items``, every process for its share of them, and gathers them in every process.
+    """Computes results for ``items``, each process for a part of them, and gathers all in each process.
 
     Args:
         items: all items, the same list in every process.
-        compute: gives the results of the items it is handed, in their order: any number per item, or none.
-        item_key: a value that tells items apart.
+        compute: returns the results of the given items, in their order; any number per item.
+        item_key: the unique key of an item.
         result_key: the key of the item that a result belongs to.
 
     Returns:
@@ -152,11 +162,11 @@ def shard_and_gather(
     state = PartialState()
     rank, world = state.process_index, state.num_processes
     with raise_on_all_ranks():
-        mine = compute(items[rank::world])
+        results = compute(items[rank::world])
     if world == 1:
-        return mine
+        return results
     order = {item_key(item): i for i, item in enumerate(items)}
-    return sorted(gather_object(mine), key=lambda result: order[result_key(result)])
+    return sorted(gather_object(results), key=lambda result: order[result_key(result)])
 
 
 def _sentence(error: Exception) -> str:

@@ -1,8 +1,8 @@
-"""The errors that reach the user, each a single sentence with an exit code."""
+"""Errors for the user, each one sentence with an exit code."""
 
 
 class SurgViVQAError(Exception):
-    """Base of every error raised on purpose; ``cli.main`` prints its sentence and exits with ``exit_code``."""
+    """Base class of all expected errors; ``cli.main`` prints the sentence and exits with ``exit_code``."""
 
     exit_code = 1
     reported_elsewhere = False
@@ -10,25 +10,25 @@ class SurgViVQAError(Exception):
 
     @property
     def sentence(self) -> str:
-        """The message alone; PyTorch forwards an error of a worker process with that process's traceback in it."""
+        """The message without a traceback, which PyTorch adds to an error of a worker process."""
         text = str(self).strip()
         if text.startswith("Caught "):
             return text.splitlines()[-1].partition(": ")[2]
         return text
 
 
-def first_line(error: BaseException, most: int = 160) -> str:
-    """The first line of an error's message, at most ``most`` characters; its type's name if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+def first_line(error: BaseException, max_length: int = 160) -> str:
+    """The first line of an error's message, at most ``max_length`` characters; its type's name if it is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:max_length]
 
 
 def one_line(text: str) -> str:
-    """``text`` with a space for each unprintable character, which could forge a line or control the terminal."""
+    """Replaces unprintable characters, which could fake a line or control the terminal, by spaces."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 class InputError(SurgViVQAError):
-    """Wrong usage or wrong input (a flag, a path, a file): exit code 2."""
+    """Wrong input, such as a flag, a path or a file: exit code 2."""
 
     exit_code = 2
 
@@ -40,10 +40,10 @@ class FrameError(InputError):
     """
 
     frame: tuple[str, int] | None = None
-    """The frame whose questions cannot be asked: video and number; None where only the image is known."""
+    """Video and number of the frame that cannot be used; None if only the image is known."""
 
 
 class RunError(SurgViVQAError):
-    """A check or a run failed although its input was well-formed: exit code 1."""
+    """A check or run that failed with valid input: exit code 1."""
 
     exit_code = 1

@@ -1,9 +1,8 @@
-"""Worker processes of a ``DataLoader``: they ignore stop signals, and end with the process that they work for."""
+"""Worker processes of a ``DataLoader``: they ignore stop signals and end with their parent process."""
 
 import atexit
 import contextlib
 import errno
-import functools
 import logging
 import multiprocessing
 import multiprocessing.util  # registers its exit handler, which must run after end_workers
@@ -19,75 +18,88 @@ from torch.utils.data import DataLoader
 
 from surgvivqa.utils.errors import RunError, first_line
 from surgvivqa.utils.signals import STOP_SIGNALS
+from surgvivqa.utils.warn_once import warn_once
 
 log = logging.getLogger("surgvivqa")
-_RESERVED_FILES = 64  # for this process's own files
-_FILES_PER_WORKER = 80  # its pipes, and the shared tensors of the batches that are loaded ahead
-_WANTED_FILES = 65_536
-_PATIENCE = 60.0  # seconds
+_RESERVED_FILES = 64  # open files of this process itself
+_FILES_PER_WORKER = 80  # pipes, and shared tensors of prefetched batches
+_MAX_OPEN_FILES = 65_536  # the limit is not raised further
+_WARNING_INTERVAL = 60.0  # seconds of waiting for a batch
 
 
 def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     """Starts a loader's workers and iterates over its batches; warns while a batch does not arrive.
 
-    Stop signals are blocked while the workers start: until ``ignore_signals`` runs in a worker, a signal to the process
-    group would end it by PyTorch's handler, and with it the run.
+    Stop signals are blocked while the workers start. Until ``ignore_signals`` runs in a worker, PyTorch's handler would
+    end it on a signal to the process group, and the run with it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         batches = iter(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
     return _warn_while_waiting(batches)
 
 
 def _warn_while_waiting(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, with a warning for each ``_PATIENCE`` seconds that one does not arrive.
+    """The batches, with a warning for each ``_WARNING_INTERVAL`` that one does not arrive.
 
-    A read from a network file system may never return. The run waits, since it can continue when the storage does.
+    A read from a network file system may never return. The run waits, since it can continue once the storage responds.
     """
-    waiting_since: list[float | None] = [None]
-    done = threading.Event()
-
-    def watch() -> None:
-        warned = 0
-        while not done.wait(_PATIENCE / 10):
-            since = waiting_since[0]
-            waited = 0.0 if since is None else time.monotonic() - since
-            if waited < _PATIENCE:
-                warned = 0
-            elif waited >= _PATIENCE * (warned + 1):
-                warned += 1
-                log.warning("Waiting for frames for %.0f s; does the storage of the frames respond?", waited)
-
-    threading.Thread(target=watch, daemon=True).start()
+    monitor = _WaitMonitor()
+    threading.Thread(target=monitor.run, daemon=True).start()
     try:
         while True:
-            waiting_since[0] = time.monotonic()
+            monitor.waiting_since = time.monotonic()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            waiting_since[0] = None
+            monitor.waiting_since = None
             yield batch
     finally:
-        done.set()
+        monitor.is_done.set()
+
+
+class _WaitMonitor:
+    """Warns, from another thread, while the main thread waits for a batch.
+
+    Attributes:
+        waiting_since: ``time.monotonic()`` when the wait began; None if the main thread does not wait.
+        is_done: set to end ``run``.
+    """
+
+    def __init__(self) -> None:
+        self.waiting_since: float | None = None
+        self.is_done = threading.Event()
+
+    def run(self) -> None:
+        """Logs a warning for each ``_WARNING_INTERVAL`` of a wait."""
+        num_warnings = 0
+        while not self.is_done.wait(_WARNING_INTERVAL / 10):
+            since = self.waiting_since
+            waited = 0.0 if since is None else time.monotonic() - since
+            if waited < _WARNING_INTERVAL:
+                num_warnings = 0
+            elif waited >= _WARNING_INTERVAL * (num_warnings + 1):
+                num_warnings += 1
+                log.warning("Waiting for frames for %.0f s; does the storage of the frames respond?", waited)
 
 
 def ignore_signals(_: int) -> None:
-    """A ``worker_init_fn`` that makes a ``DataLoader``'s worker ignore stop signals.
+    """Makes a worker ignore stop signals; a ``worker_init_fn`` for ``DataLoader``.
 
-    SLURM and terminals signal a whole process group. A worker that ended on such a signal would end the run before its
-    checkpoint is written. Workers end when their process does.
+    SLURM and terminals signal the whole process group. If a worker ended on such a signal, the run would fail before
+    its checkpoint is written. Workers end when their parent process ends.
     """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def limit_workers(wanted: int) -> int:
-    """The number of workers that this process's limit of open files allows; a smaller one is reported once.
+    """The number of workers, at most ``wanted``, that this process's limit on open files allows.
 
-    The limit is raised first, as far as the system permits.
+    The limit is raised first, as far as the system permits. A warning is logged once if it is too low.
     """
     limit = _raise_file_limit()
     if limit is None:
@@ -99,7 +111,7 @@ def limit_workers(wanted: int) -> int:
     possible = max(0, (limit - in_use - _RESERVED_FILES) // _FILES_PER_WORKER)
     if wanted <= possible:
         return wanted
-    _warn_once(
+    warn_once(
         f"Only {limit} files may be open at a time (ulimit -n), too few for {wanted} processes that decode frames; "
         f"{possible} are used. Raise the limit, or lower --workers."
     )
@@ -107,12 +119,12 @@ def limit_workers(wanted: int) -> int:
 
 
 def _raise_file_limit() -> int | None:
-    """The limit of open files, raised as far as permitted; None if there is none."""
+    """Raises the limit on open files as far as permitted, and returns it; None if there is no limit."""
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
             return None
-        wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
+        wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return wanted
@@ -121,19 +133,17 @@ def _raise_file_limit() -> int | None:
     return soft
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
 @contextlib.contextmanager
 def explain_lost_workers(advice: str) -> Iterator[None]:
-    """Turns errors of workers and of this process's limits, which any line may raise, into a ``RunError``.
+    """Turns the body's errors about workers into a ``RunError``.
 
-    They are a killed worker, too many open files, and too little shared memory.
+    These are a killed worker, too many open files, and too little shared memory. PyTorch may raise them at any line.
 
     Args:
-        advice: what to do once the cause is removed.
+        advice: what to do after removing the cause, for the message.
+
+    Raises:
+        RunError: one of these errors occurred.
     """
     try:
         yield
@@ -144,7 +154,7 @@ def explain_lost_workers(advice: str) -> Iterator[None]:
 
 
 def _describe_limit(error: BaseException) -> str:
-    """What ran out and what to change; empty for another error."""
+    """Describes what ran out and what to change; empty for another error."""
     text, number = str(error), getattr(error, "errno", None)
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -162,13 +172,13 @@ def _describe_limit(error: BaseException) -> str:
 def end_workers() -> None:
     """Kills the remaining workers when this process exits.
 
-    An error's traceback may keep their ``DataLoader`` alive, and Python would end them by SIGTERM, which they ignore,
-    and wait.
+    An error's traceback may keep their ``DataLoader`` alive. Python would then send SIGTERM, which they ignore, and
+    wait for them.
     """
     workers = [child for child in multiprocessing.active_children() if child.daemon]
     if not workers:
         return
-    # PyTorch's SIGCHLD handler raises an error when a worker dies, which could fall between two kills of this loop.
+    # PyTorch's SIGCHLD handler raises an error when a worker dies, which could interrupt this loop.
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:

@@ -1,6 +1,6 @@
-"""JSON from untrusted files: regular files of a bounded size and depth, read as data.
+"""Reads JSON from untrusted files: regular files of limited size and depth.
 
-Each problem is a ``ValueError`` whose text says what is wrong with the file; the reader of the file names it.
+The message of a ``ValueError`` says what is wrong with "it"; the caller adds the file's name.
 """
 
 import json
@@ -8,15 +8,15 @@ import stat
 from pathlib import Path
 from typing import Any
 
-_MAX_JSON_BYTES = 64_000_000  # bytes; an index of a large model's shards has a few hundred thousand
+_MAX_JSON_BYTES = 64_000_000  # the index of a large model's shards has a few hundred thousand bytes
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Reads a JSON file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, not a regular file, too large, or nested too deep.
+        ValueError: it is not JSON, not a regular file, too large, or nested too deeply.
     """
     check_regular_file(path)
     if path.stat().st_size > _MAX_JSON_BYTES:
@@ -25,16 +25,21 @@ def read_json(path: Path) -> Any:
 
 
 def check_regular_file(path: Path) -> None:
-    """Raises ValueError where a file is a pipe or a device, to be read without end; OSError where there is none."""
+    """Checks that a path is a regular file; reading a pipe or a device might never end.
+
+    Raises:
+        OSError: the file does not exist or cannot be accessed.
+        ValueError: it is not a regular file.
+    """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is not a regular file")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON text's content.
+    """Parses JSON.
 
     Raises:
-        ValueError: it is not JSON, or nested so deep that the parser gives up.
+        ValueError: it is not JSON, or nested too deeply for the parser.
     """
     try:
         return json.loads(text)
