@@ -1,4 +1,4 @@
-# make setup | quickstart | test | fast | lint | bench    (Python 3.11 or later; everything lands in .venv and runs/)
+# make setup | quickstart | test | fast | lint | bench. Needs Python 3.11 or later; writes to .venv and runs/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 
 setup: $(VENV)/.ready
 
-# torch first: a plain requirement would let pip pull a CUDA build of several GB.
+# torch first, so that TORCH chooses its version and build.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -35,7 +35,7 @@ test: lint
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
 
-# About a quarter of an hour on two cores; BENCH_FLAGS="--size small" tries it in one.
+# About a quarter of an hour on two cores. BENCH_FLAGS="--size small" tests the benchmark itself in a minute.
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks.run --out $(BENCH) $(BENCH_FLAGS)

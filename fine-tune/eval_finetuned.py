@@ -1,4 +1,4 @@
-"""Evaluates: `surgvivqa eval` under the name that the recipes use. See README.md beside this file."""
+"""Runs `surgvivqa eval` under the file name of the published recipe. See fine-tune/README.md."""
 
 import sys
 from pathlib import Path

@@ -6,9 +6,9 @@
 #SBATCH --mem=32G
 #SBATCH --output=surgvivqa-eval-%j.log
 #
-# Scores a checkpoint on the test split; runs with or without SLURM, from the project's root:
+# Evaluates a checkpoint on the test split, with or without SLURM. Run it from the repository's root:
 #   bash fine-tune/run_eval.sh CHECKPOINT [PROMPT_MODE] [more flags of eval]
-# SSGVQA_ROOT and IMAGE_ROOT, where set, win over the folders that the checkpoint remembers. Also read: PYTHON
+# Environment variables: SSGVQA_ROOT and IMAGE_ROOT override the data folders that the checkpoint records; PYTHON.
 set -euo pipefail
 
 if [[ -n "${SLURM_SUBMIT_DIR:-}" ]]; then
@@ -22,7 +22,7 @@ if [[ $# -lt 1 ]]; then
 fi
 checkpoint=$1
 shift
-mode=()  # without one, the prompt that the checkpoint was trained with
+mode=()  # default: the prompt mode of the checkpoint
 if [[ $# -gt 0 && "$1" != --* ]]; then
   mode=(--prompt-mode "$1")
   shift

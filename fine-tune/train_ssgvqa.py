@@ -1,4 +1,4 @@
-"""Fine-tunes: `surgvivqa train` under the name that the recipes use. See README.md beside this file."""
+"""Runs `surgvivqa train` under the file name of the published recipe; the run folder is fine-tune/ckpt by default."""
 
 import sys
 from pathlib import Path
