@@ -2,10 +2,12 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,12 +77,25 @@ def test_few_open_files_allow_fewer_workers(
     files: int, wanted: int, given: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    monkeypatch.setattr(loader_workers, "_limit_by_shared_memory", lambda wanted: wanted)
     warnings: list[str] = []
     monkeypatch.setattr(loader_workers, "warn_once", warnings.append)
     count = limit_workers(wanted)
     assert count == given if given is not None else 0 < count < wanted
     assert len(warnings) == (count < wanted)
     assert all(f"Only {files} files may be open" in w and "--workers" in w for w in warnings)
+
+
+@pytest.mark.parametrize("size, wanted, given", [(2**16, 2, 0), (2**26, 8, 2), (2**32, 8, 8), (2**16, 0, 0)])
+def test_little_shared_memory_allows_fewer_workers(
+    size: int, wanted: int, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=size))
+    warnings: list[str] = []
+    monkeypatch.setattr(loader_workers, "warn_once", warnings.append)
+    assert limit_workers(wanted) == given
+    assert len(warnings) == (given < wanted)
+    assert all("The shared memory (/dev/shm) has" in w and "--workers" in w for w in warnings)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import multiprocessing.util  # registers its exit handler, which must run after end_workers
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from surgvivqa.utils.warn_once import warn_once
 log = logging.getLogger("surgvivqa")
 _RESERVED_FILES = 64  # open files of this process itself
 _FILES_PER_WORKER = 80  # pipes, and shared tensors of prefetched batches
+_SHARED_MEMORY_PER_WORKER = 32 * 2**20  # bytes, for the batches it has ready
 _MAX_OPEN_FILES = 65_536  # the limit is not raised further
 _WARNING_INTERVAL = 60.0  # seconds of waiting for a batch
 
@@ -97,10 +99,30 @@ def ignore_signals(_: int) -> None:
 
 
 def limit_workers(wanted: int) -> int:
-    """The number of workers, at most ``wanted``, that this process's limit on open files allows.
+    """The number of workers, at most ``wanted``, that the shared memory and the limit on open files allow.
 
-    The limit is raised first, as far as the system permits. A warning is logged once if it is too low.
+    The limit on open files is raised first, as far as the system permits. A warning is logged once if fewer are used.
     """
+    return _limit_by_open_files(_limit_by_shared_memory(wanted))
+
+
+def _limit_by_shared_memory(wanted: int) -> int:
+    """Workers hand over their batches in shared memory; where it is too small they wait without an error."""
+    try:
+        size = shutil.disk_usage("/dev/shm").total
+    except OSError:  # not Linux
+        return wanted
+    possible = size // _SHARED_MEMORY_PER_WORKER
+    if wanted <= possible:
+        return wanted
+    warn_once(
+        f"The shared memory (/dev/shm) has {size / 1e6:.1f} MB, too little for {wanted} processes that decode frames; "
+        f"{possible} are used. Enlarge it (docker run --shm-size 4g), or lower --workers."
+    )
+    return possible
+
+
+def _limit_by_open_files(wanted: int) -> int:
     limit = _raise_file_limit()
     if limit is None:
         return wanted
