@@ -103,7 +103,7 @@ def without_packing(model: SurgViVQAModel) -> contextlib.AbstractContextManager[
             position_ids=packed.position_ids[sequences.source],
             sequences=PaddedLayout(places, places, sequences.num_groups),
             frames=PaddedLayout(places, places, packed.frames.num_groups),
-            target_positions=sequences.slots[packed.target_positions],
+            output_positions=sequences.slots[packed.output_positions],
         )
 
     return patched(scoring, "pack_stream", pack_padded)

@@ -105,7 +105,7 @@ def test_the_paths_of_a_trie_are_the_labels(labels: list[list[int]]) -> None:
     assert all(parent < n for n, parent in enumerate(trie.parents))
     log_probs = torch.randn(len(trie.edges), generator=torch.Generator().manual_seed(0))
     expected = torch.stack([sum((log_probs[e] for e in path), torch.tensor(0.0)) for path in trie.paths])
-    torch.testing.assert_close(log_probs @ trie.path_matrix().T, expected)
+    torch.testing.assert_close(log_probs @ trie.path_matrix(log_probs.device).T, expected)
 
 
 @given(PROMPTS, st.lists(TOKENS, min_size=1, max_size=4))

@@ -28,11 +28,10 @@ mask mode          a prompt token                     an answer token
 ``bidirectional`` (arXiv 2511.03325, as published) the text encoder sees the answer, which leaks into the loss.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,10 +57,10 @@ class PaddedLayout:
     num_groups: int
 
     @classmethod
-    def of_lengths(cls, lengths: Sequence[int]) -> "PaddedLayout":
-        """Builds the layout of groups of these lengths, which follow one another in the stream."""
+    def of_lengths(cls, lengths: Sequence[int], width: int = 0) -> "PaddedLayout":
+        """Builds the layout of groups of these lengths, which follow one another in the stream; L is at least width."""
         sizes = np.asarray(lengths, np.int64)
-        width = int(sizes.max(initial=0))
+        width = max(width, int(sizes.max(initial=0)))
         slots = np.flatnonzero(np.arange(width)[None, :] < sizes[:, None])
         source = np.zeros(len(sizes) * width, np.int64)
         source[slots] = np.arange(len(slots))
@@ -77,9 +76,15 @@ class PaddedLayout:
         """Whether groups differ in length; without padding the padded tensor is a view of the stream."""
         return len(self.slots) != len(self.source)
 
-    def to(self, device: torch.device | str) -> "PaddedLayout":
-        """The same layout on another device."""
-        return PaddedLayout(self.slots.to(device), self.source.to(device), self.num_groups)
+
+class StreamShape(NamedTuple):
+    """The sizes of a packed stream, which are the same for all streams of a bucket (``bucket_shape``)."""
+
+    num_tokens: int
+    num_sequences: int
+    sequence_length: int
+    num_targets: int
+    question_slots: int
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,13 @@ class PackedStream:
         frames: the padded layout of the F frames, for cross-attention.
         text_mask: ``[S, L, L]`` bool, True where a query (second axis) sees a key (third), in the text encoder.
         decoder_mask: ``[S, L, L]`` bool, the same in the decoder.
-        target_positions: ``[T]`` int64, the token whose output predicts each target.
+        output_positions: ``[P]`` int64, the distinct tokens whose output predicts a target, in order.
+        target_rows: ``[T]`` int64, the index in ``output_positions`` of the output that predicts each target; sorted.
         target_ids: ``[T]`` int64, the token id to predict.
         target_question: ``[T]`` int64, the question that each target belongs to.
+        targets_before: for each of the P output positions, and for the end, the number of targets of earlier ones.
         num_questions: Q, the number of questions.
+        question_slots: number of questions with those that padding adds; Q without padding.
     """
 
     input_ids: Tensor
@@ -105,15 +113,94 @@ class PackedStream:
     frames: PaddedLayout
     text_mask: Tensor
     decoder_mask: Tensor
-    target_positions: Tensor
+    output_positions: Tensor
+    target_rows: Tensor
     target_ids: Tensor
     target_question: Tensor
+    targets_before: tuple[int, ...]
     num_questions: int
+    question_slots: int
 
-    def to(self, device: torch.device | str) -> "PackedStream":
+    @property
+    def target_positions(self) -> Tensor:
+        """``[T]`` int64, the token whose output predicts each target."""
+        return self.output_positions[self.target_rows]
+
+    @property
+    def shape(self) -> StreamShape:
+        """The sizes of the stream."""
+        return StreamShape(
+            len(self.input_ids),
+            self.sequences.num_groups,
+            self.sequences.group_length,
+            len(self.target_ids),
+            self.question_slots,
+        )
+
+    def map_buffers(self, function: Callable[[Tensor], Tensor]) -> "PackedStream":
+        """The stream with ``function`` applied to its two buffers, of all integers and of both masks.
+
+        A stream is moved, pinned and sent between processes as two tensors; its own are views of them.
+
+        Args:
+            function: returns a tensor of the same shape and dtype, such as a copy on another device.
+        """
+        tensors, numbers = self._parts()
+        buffers = self.__dict__.get("_buffers") or _join_buffers(tensors)
+        return _split_buffers((function(buffers[0]), function(buffers[1])), [t.shape for t in tensors], numbers)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedStream":
         """The same stream on another device."""
-        moved: Any = {k: v.to(device) if isinstance(v, Tensor | PaddedLayout) else v for k, v in vars(self).items()}
-        return dataclasses.replace(self, **moved)
+        if self.input_ids.device == torch.device(device):
+            return self
+        return self.map_buffers(lambda buffer: buffer.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PackedStream":
+        """The same stream in pinned memory, from which a copy to a GPU is asynchronous."""
+        return self.map_buffers(lambda buffer: buffer.pin_memory())
+
+    def _parts(self) -> tuple[list[Tensor], tuple[Any, ...]]:
+        """The tensors, integers first and masks last, and the other values."""
+        tensors = [
+            *(self.input_ids, self.position_ids, self.sequences.slots, self.sequences.source, self.frames.slots),
+            *(self.frames.source, self.output_positions, self.target_rows, self.target_ids, self.target_question),
+            *(self.text_mask, self.decoder_mask),
+        ]
+        numbers = (
+            *(self.sequences.num_groups, self.frames.num_groups),
+            *(self.targets_before, self.num_questions, self.question_slots),
+        )
+        return tensors, numbers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tensors, numbers = self._parts()
+        buffers = self.__dict__.get("_buffers") or _join_buffers(tensors)
+        return _split_buffers, (buffers, [tuple(t.shape) for t in tensors], numbers)
+
+
+def _join_buffers(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat([t.flatten() for t in tensors[:-2]]), torch.stack(list(tensors[-2:]))
+
+
+def _split_buffers(
+    buffers: tuple[Tensor, Tensor], shapes: Sequence[Sequence[int]], numbers: tuple[Any, ...]
+) -> PackedStream:
+    """The stream whose tensors are views of two buffers; the inverse of ``_join_buffers``."""
+    ids, positions, slots, source, frame_slots, frame_source, *rest = buffers[0].split([s[0] for s in shapes[:-2]])
+    num_sequences, num_frames, targets_before, num_questions, question_slots = numbers
+    stream = PackedStream(
+        ids,
+        positions,
+        PaddedLayout(slots, source, num_sequences),
+        PaddedLayout(frame_slots, frame_source, num_frames),
+        *buffers[1],
+        *rest,
+        targets_before,
+        num_questions,
+        question_slots,
+    )
+    object.__setattr__(stream, "_buffers", buffers)  # no field, so dataclasses.replace does not keep it
+    return stream
 
 
 @dataclass(frozen=True)
@@ -154,7 +241,11 @@ def build_answer_chain(prompt: Sequence[int], answer: Sequence[int], question: i
 
 
 def pack_stream(
-    frames: Sequence[Sequence[PromptTree]], mask: str, num_questions: int, cached_length: int = 0
+    frames: Sequence[Sequence[PromptTree]],
+    mask: str,
+    num_questions: int,
+    cached_length: int = 0,
+    shape: StreamShape | None = None,
 ) -> PackedStream:
     """Packs prompt trees into one stream.
 
@@ -164,22 +255,28 @@ def pack_stream(
         num_questions: the number of questions that the targets belong to.
         cached_length: 0, or the length C of a KV cache that holds the prompts, padded to the longest. Then only
             the answer tokens are packed, and the masks are ``[S, L, C + L]``.
+        shape: the sizes to which the stream is padded, at least those that ``bucket_shape`` gives. Sequences that no
+            other one sees are added, with targets of a question that does not count; ``frames`` has no place for them.
 
     Returns:
         The stream, on the CPU.
 
     Raises:
-        ValueError: the mask mode is unknown.
+        ValueError: the mask mode is unknown, the targets of a tree are not in the order of its nodes, or the stream is
+            larger than ``shape``.
     """
     if mask not in MASK_MODES:
         raise ValueError(f"mask {mask!r} is not one of {', '.join(MASK_MODES)}")
     trees = [tree for frame in frames for tree in frame]
     lengths = [(0 if cached_length else len(tree.prompt)) + len(tree.tokens) for tree in trees]
-    sequences = PaddedLayout.of_lengths(lengths)
+    added = _added_lengths(lengths, shape) if shape else []
+    sequences = PaddedLayout.of_lengths([*lengths, *added], shape.sequence_length if shape else 0)
     width = sequences.group_length
-    ids, positions = np.zeros(sum(lengths), np.int64), np.zeros(sum(lengths), np.int64)
-    decoder = np.zeros((len(trees), width, cached_length + width), bool)
+    num_tokens = sum(lengths) + sum(added)
+    ids, positions = np.zeros(num_tokens, np.int64), np.zeros(num_tokens, np.int64)
+    decoder = np.zeros((len(trees) + len(added), width, cached_length + width), bool)
     text = decoder.copy()
+    outputs: list[int] = []
     targets: list[tuple[int, int, int]] = []
     start = 0
     for n, tree in enumerate(trees):
@@ -198,9 +295,23 @@ def pack_stream(
             text[n, : p + a, : p + a] = True
         # A padding query sees one key, because a softmax over none is NaN; no token sees a padding key.
         text[n, p + a :, 0] = decoder[n, p + a :, 0] = True
-        targets += [(start + p + node, token, tree.question) for node, token in tree.targets]
+        for node, token in tree.targets:
+            position = start + p + node
+            if not outputs or outputs[-1] < position:
+                outputs.append(position)
+            elif outputs[-1] > position:
+                raise ValueError("the targets of a prompt tree must be in the order of its nodes")
+            targets.append((len(outputs) - 1, token, tree.question))
         start += p + a
+    text[len(trees) :, :, 0] = decoder[len(trees) :, :, 0] = True
+    if shape:
+        missing = shape.num_targets - len(targets)
+        if missing < 0:
+            raise ValueError(f"a stream of {len(targets)} targets does not fit into {shape}")
+        targets += [(len(outputs) + i, 0, shape.question_slots - 1) for i in range(missing)]
+        outputs += [0] * missing
     target_table = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
+    before = np.searchsorted(target_table[:, 0].numpy(), np.arange(len(outputs) + 1))
     ends = np.cumsum([0, *(len(frame) for frame in frames)])
     return PackedStream(
         input_ids=torch.from_numpy(ids),
@@ -209,11 +320,56 @@ def pack_stream(
         frames=PaddedLayout.of_lengths([sum(lengths[i:j]) for i, j in itertools.pairwise(ends)]),
         text_mask=torch.from_numpy(text),
         decoder_mask=torch.from_numpy(decoder),
-        target_positions=target_table[:, 0],
+        output_positions=torch.tensor(outputs, dtype=torch.long),
+        target_rows=target_table[:, 0],
         target_ids=target_table[:, 1],
         target_question=target_table[:, 2],
+        targets_before=tuple(before.tolist()),
         num_questions=num_questions,
+        question_slots=shape.question_slots if shape else num_questions,
     )
+
+
+def bucket_shape(trees: Sequence[PromptTree], num_questions: int) -> StreamShape:
+    """The sizes to which a stream of trees is padded, so that an epoch has few different ones.
+
+    Sizes are rounded up to multiples of an eighth of the next lower power of two: at most 12.5% are added, except to
+    small streams.
+
+    Args:
+        trees: the trees of the stream.
+        num_questions: number of questions.
+    """
+    lengths = [len(tree.prompt) + len(tree.tokens) for tree in trees]
+    longest = _round_up(max(lengths), 8)
+    num_tokens = _round_up(sum(lengths) + 1, 32)
+    # The added tokens are in sequences of at most the same length; there is at least one.
+    room = max(1, -(-(num_tokens - sum(lengths)) // longest))
+    return StreamShape(
+        num_tokens=num_tokens,
+        num_sequences=_round_up(len(trees) + room, 4),
+        sequence_length=longest,
+        num_targets=_round_up(sum(len(tree.targets) for tree in trees), 16),
+        question_slots=_round_up(num_questions + 1, 4),
+    )
+
+
+def _round_up(size: int, least: int) -> int:
+    step = max(least, 2 ** (size.bit_length() - 1) // 8)
+    return -(-size // step) * step
+
+
+def _added_lengths(lengths: Sequence[int], shape: StreamShape) -> list[int]:
+    """The lengths of the sequences that are added to a stream to give it a shape; some may be 0.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    count, rest = shape.num_sequences - len(lengths), shape.num_tokens - sum(lengths)
+    added = [min(shape.sequence_length, max(0, rest - n * shape.sequence_length)) for n in range(count)]
+    if count < 0 or rest < 0 or sum(added) != rest or max(lengths, default=0) > shape.sequence_length:
+        raise ValueError(f"sequences of {sum(lengths)} tokens do not fit into {shape}")
+    return added
 
 
 def _ancestors(parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """A trie of the labels' token ids, with which one pass of the decoder scores all labels."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +27,7 @@ class LabelTrie:
     Attributes:
         tokens: the token id of each inner node below the root, each after its parent.
         parents: the index of each inner node's parent; ``ROOT`` for children of the root.
-        edges: all E edges, each as its parent node and its token id.
+        edges: all E edges, each as its parent node and its token id, in the order of the nodes.
         children: the inner node that an edge leads to, for edges that lead to one.
         ends: the label that an edge completes, for the other edges.
         paths: for each label, the indices of its edges.
@@ -54,12 +55,12 @@ class LabelTrie:
                 )
         self.children = {(nodes[prefix[:-1]], prefix[-1]): n for prefix, n in nodes.items() if prefix}
         self.ends = {(nodes[tuple(ids[:-1])], ids[-1]): c for c, ids in enumerate(self.label_ids)}
-        edges: dict[Edge, int] = {}
-        self.paths: list[list[int]] = []
-        for ids in self.label_ids:
-            path = [(nodes[tuple(ids[:depth])], token) for depth, token in enumerate(ids)]
-            self.paths.append([edges.setdefault(edge, len(edges)) for edge in path])
-        self.edges: list[Edge] = list(edges)
+        paths = [[(nodes[tuple(ids[:depth])], token) for depth, token in enumerate(ids)] for ids in self.label_ids]
+        distinct = dict.fromkeys(itertools.chain.from_iterable(paths))
+        self.edges: list[Edge] = sorted(distinct, key=lambda edge: edge[0])
+        numbers = {edge: n for n, edge in enumerate(self.edges)}
+        self.paths = [[numbers[edge] for edge in path] for path in paths]
+        self._path_matrices: dict[torch.device, Tensor] = {}
 
     def edges_from(self, node: int) -> list[Edge]:
         """The edges that leave a node, in the order of ``edges``."""
@@ -73,9 +74,11 @@ class LabelTrie:
                 result.add(node)
         return sorted(result)  # a parent has a smaller index than its children
 
-    def path_matrix(self) -> Tensor:
-        """``[C, E]`` float32: 1 where an edge is on a label's path."""
-        matrix = torch.zeros(len(self.paths), len(self.edges))
-        for c, path in enumerate(self.paths):
-            matrix[c, path] = 1.0
-        return matrix
+    def path_matrix(self, device: torch.device) -> Tensor:
+        """``[C, E]`` float32: 1 where an edge is on a label's path. It is made once for a device."""
+        if device not in self._path_matrices:
+            matrix = torch.zeros(len(self.paths), len(self.edges))
+            for c, path in enumerate(self.paths):
+                matrix[c, path] = 1.0
+            self._path_matrices[device] = matrix.to(device)
+        return self._path_matrices[device]

@@ -30,7 +30,8 @@ from surgvivqa.model.positions import set_position_embeddings
 from surgvivqa.model.scoring import score_labels
 from surgvivqa.utils.errors import InputError, first_line
 
-LOGIT_ROWS = 64  # positions per call of the output layer without gradients, so that logits fit in the CPU's cache
+# Positions per call of the output layer without gradients: so that logits fit in a CPU's cache, or into 0.8 GB.
+LOGIT_ROWS, LOGIT_ROWS_ON_GPU = 64, 4096
 
 
 class SurgViVQAModel(PreTrainedModel):
@@ -166,8 +167,8 @@ class SurgViVQAModel(PreTrainedModel):
     def log_probs_at(self, packed: PackedStream, hidden: Tensor) -> Tensor:
         """Computes the log-probability of each target token over the vocabulary.
 
-        The output layer runs only at the distinct positions that predict a target; without gradients, at ``LOGIT_ROWS``
-        of them at a time.
+        The output layer runs only at the distinct positions that predict a target; without gradients, at some of them
+        at a time.
 
         Args:
             packed: the stream of N tokens with T targets.
@@ -176,20 +177,16 @@ class SurgViVQAModel(PreTrainedModel):
         Returns:
             ``[T]`` float32, in nats.
         """
-        positions, target_rows = torch.unique(packed.target_positions, return_inverse=True)
+        outputs = hidden.index_select(0, packed.output_positions)
         if torch.is_grad_enabled():
-            logits = self._logits(hidden[positions])
-            return logits[target_rows, packed.target_ids] - logits.logsumexp(dim=-1)[target_rows]
-        result = torch.empty(len(target_rows), device=hidden.device)
-        order = torch.argsort(target_rows)
-        chunk_starts = torch.arange(0, len(positions) + LOGIT_ROWS, LOGIT_ROWS).to(target_rows)
-        bounds = torch.searchsorted(target_rows[order], chunk_starts)
-        for n, start in enumerate(range(0, len(positions), LOGIT_ROWS)):
-            logits = self._logits(hidden[positions[start : start + LOGIT_ROWS]])
-            targets = order[int(bounds[n]) : int(bounds[n + 1])]
-            rows = target_rows[targets] - start
-            result[targets] = logits[rows, packed.target_ids[targets]] - logits.logsumexp(dim=-1)[rows]
-        return result
+            return _select_log_probs(self._logits(outputs), packed.target_rows, packed.target_ids)
+        rows_per_call = LOGIT_ROWS if hidden.device.type == "cpu" else LOGIT_ROWS_ON_GPU
+        parts = [hidden.new_empty(0, dtype=torch.float32)]
+        for start in range(0, len(outputs), rows_per_call):
+            logits = self._logits(outputs[start : start + rows_per_call])
+            first, end = packed.targets_before[start], packed.targets_before[min(start + rows_per_call, len(outputs))]
+            parts.append(_select_log_probs(logits, packed.target_rows[first:end] - start, packed.target_ids[first:end]))
+        return torch.cat(parts)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[n, vocabulary]`` float32, without autocast: near GPT-2's -100, bfloat16 has steps of 0.5."""
@@ -271,7 +268,14 @@ class SurgViVQAModel(PreTrainedModel):
 
 def sum_answer_losses(packed: PackedStream, log_probs: Tensor) -> Tensor:
     """Sums log-probabilities ``[T]`` of tokens to the negative log-likelihood ``[Q]`` of each answer."""
-    return torch.zeros(packed.num_questions).to(log_probs).index_add(0, packed.target_question, -log_probs)
+    losses = log_probs.new_zeros(packed.question_slots).index_add(0, packed.target_question, -log_probs)
+    return losses[: packed.num_questions]
+
+
+def _select_log_probs(logits: Tensor, rows: Tensor, ids: Tensor) -> Tensor:
+    """The log-probability ``[n]`` of each token id ``[n]`` in a row ``[n]`` of logits ``[P, vocabulary]``."""
+    chosen = logits.flatten().index_select(0, rows * logits.shape[1] + ids)
+    return chosen - logits.logsumexp(dim=-1).index_select(0, rows)
 
 
 def _add_adapters(llm: Any, lora: dict[str, float]) -> PeftModel:

@@ -72,7 +72,7 @@ def score_labels(
     packed = pack_stream(trees, mask, num_questions).to(cache.tokens.device)
     edge_log_probs = model.target_log_probs(packed, cache).view(num_questions, len(trie.edges))
     with torch.autocast(edge_log_probs.device.type, enabled=False):  # autocast would round the sums
-        return edge_log_probs @ trie.path_matrix().to(edge_log_probs).T
+        return edge_log_probs @ trie.path_matrix(edge_log_probs.device).T
 
 
 def _score_each_label(
