@@ -254,7 +254,7 @@ def fine_tune(
 ) -> dict[int, float]:
     """Trains LoRA in batches of 32; returns the held-out loss (nats per label) after each of the ``marks`` steps."""
     bundle = build_for_training(config)
-    optimizer = make_optimizer(bundle.model, config)
+    optimizer = make_optimizer(bundle.model, config.lr, config.weight_decay)
     trained = [p for p in bundle.model.parameters() if p.requires_grad]
     tokens, rng, figures = black_clip(bundle.model), np.random.default_rng(config.seed), {}
     for step in range(max(marks) + 1):

@@ -35,7 +35,7 @@ from surgvivqa.config import (
 )
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.configuration import max_tokens
-from surgvivqa.training.precision import resolve_precision
+from surgvivqa.training.machine_defaults import resolve_machine_defaults
 from surgvivqa.utils.errors import InputError
 
 
@@ -155,21 +155,21 @@ def _with_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
 
 
 def test_bfloat16_is_the_default_on_gpus_that_support_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_precision(TrainConfig()).bf16 is False
+    assert resolve_machine_defaults(TrainConfig()).bf16 is False
     _with_gpu(monkeypatch, bf16=True)
-    assert resolve_precision(TrainConfig()).bf16 is True
-    assert resolve_precision(TrainConfig(fp16=True)).bf16 is False
-    assert resolve_precision(parse("train", TrainConfig, ["--no-bf16"])).bf16 is False
+    assert resolve_machine_defaults(TrainConfig()).bf16 is True
+    assert resolve_machine_defaults(TrainConfig(fp16=True)).bf16 is False
+    assert resolve_machine_defaults(parse("train", TrainConfig, ["--no-bf16"])).bf16 is False
     _with_gpu(monkeypatch, bf16=False)
-    assert resolve_precision(TrainConfig()).bf16 is False
-    assert resolve_precision(parse("train", TrainConfig, ["--bf16"])).bf16 is True
+    assert resolve_machine_defaults(TrainConfig()).bf16 is False
+    assert resolve_machine_defaults(parse("train", TrainConfig, ["--bf16"])).bf16 is True
 
 
 def test_a_run_keeps_the_precision_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_yaml(TrainConfig(bf16=False), tmp_path / "config.yaml")
     _with_gpu(monkeypatch, bf16=True)
-    assert resolve_precision(TrainConfig(checkpoint_dir=tmp_path)).bf16 is False
-    assert resolve_precision(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).bf16 is True
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).bf16 is False
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).bf16 is True
 
 
 def test_the_models_limit_is_the_smallest_of_its_parts() -> None:

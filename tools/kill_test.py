@@ -29,6 +29,7 @@ from surgvivqa import cli
 from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic import write
 from surgvivqa.training import trainer
+from surgvivqa.training.run_log import TIMINGS
 
 assert trainer  # imported here, once, for all forks
 STEPS = 60
@@ -89,7 +90,8 @@ def outcome(run: Path) -> dict[str, str]:
     lines = []
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        record.pop("questions_per_second", None)
+        for name in TIMINGS:
+            record.pop(name, None)
         lines.append(json.dumps(record, sort_keys=True))
     files = ["best/model.safetensors", f"checkpoints/step-{STEPS:07d}/model.safetensors"]
     files += [f"checkpoints/step-{STEPS:07d}/training.safetensors"]

@@ -34,6 +34,7 @@ VideoPool = Literal["none", "temporal"]
 TextEmbeddings = Literal["published", "aligned"]
 CacheDtype = Literal["fp16", "bf16", "fp32"]
 OnBadFrame = Literal["error", "skip"]
+CudaGraphs = Literal["auto", "on", "off"]
 BestMetric = Literal["acc", "mAP", "mAR", "mAF1", "wF1", "loss"]
 
 OnResume = Literal["same", "free", "presence"]
@@ -345,6 +346,19 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Train in bfloat16 mixed precision. Default: on if the GPU supports it and --fp16 is not given, off on a CPU.",
         None,
         in_card=True,
+    )
+    tf32: bool = flag("Allow TF32 for products in float32; faster on a GPU and less exact.", False, in_card=True)
+    encode_ahead: int | None = flag(
+        "Number of forward passes whose frozen encoders run together; 1 runs them one by one. Default: as many as "
+        "hold 64 frames on a GPU, 16 on a CPU.",
+        None,
+        least=1,
+    )
+    cuda_graphs: CudaGraphs = flag(
+        "Record the decoder's kernels once for each shape of a batch and replay them, if both encoders are frozen. "
+        "auto: on a GPU, unless a step cannot be recorded. on: an error if it cannot.",
+        "auto",
+        on_resume="free",
     )
     gradient_checkpointing: bool = flag(
         "Recompute activations in the backward pass to save memory, about a third slower.", False

@@ -21,6 +21,7 @@ from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.run_log import TIMINGS
 from surgvivqa.utils.errors import InputError, RunError
 from tests.conftest import CapturedLog
 
@@ -42,7 +43,7 @@ def train(base: Path, data_flags: list[str], folder: Path, *flags: str) -> list[
     start = [f"--pretrained-ckpt={base}", f"--checkpoint-dir={folder}", "--save-every-steps=0"]
     assert main(["train", *TINY, *STEPS, *data_flags, *start, *flags]) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
 def evaluate_scores(checkpoint: Path, data_flags: list[str], output: Path, *flags: str) -> list[list[float]]:

@@ -41,7 +41,7 @@ def test_processes_share_the_steps_of_an_epoch(sizes: list[int], world: int, acc
                 micro_batch = plan[step * accumulation + micro]
                 if weight:
                     trained.append(micro_batch)
-                    total += weight / world * sum(len(chosen) for _, chosen in micro_batch)
+                    total += weight * sum(len(chosen) for _, chosen in micro_batch)
         assert abs(total - 1) < 1e-9
     assert trained == whole
 

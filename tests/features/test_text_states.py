@@ -1,4 +1,5 @@
-"""The cache of text states: a hit equals a miss bit for bit, losses equal those without a cache, no encoder runs."""
+"""The cache of text states: a hit equals a miss bit for bit, losses equal those without a cache, no encoder runs."""from surgvivqa.training.run_log import TIMINGS
+
 
 import dataclasses
 import json
@@ -14,7 +15,8 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.index import open_questions
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.batches import TrainingBatches, plan_micro_batches
+from surgvivqa.features.ahead import WindowEncoder
+from surgvivqa.features.batches import Ahead, TrainingWindows, plan_micro_batches
 from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.features.text_states import TextStateSource, build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
@@ -42,7 +44,7 @@ def train(base: Path, data_flags: list[str], folder: Path, *flags: str) -> list[
     start = [f"--pretrained-ckpt={base}", f"--checkpoint-dir={folder}", "--save-every-steps=0"]
     assert main(["train", *TINY, *STEPS, *data_flags, *start, *flags]) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "questions_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
 def count_cached_frames(folder: Path) -> tuple[int, int]:
@@ -71,9 +73,12 @@ class Setup:
     def losses(self, micro_batch: list[tuple[int, list[int]]], source: Any) -> torch.Tensor:
         """The losses ``[Q]`` of a micro-batch with the inputs of a feature source."""
         mask = self.bundle.settings.mask
-        batch = TrainingBatches(self.frames, source.reader, self.prompt_tokenizer, mask, [micro_batch])[0]
+        ahead = Ahead("text")
+        window = TrainingWindows(self.frames, source.reader, self.prompt_tokenizer, mask, [micro_batch], ahead)[0]
+        encoder = WindowEncoder(self.bundle.model.eval(), self.uncached_source, source, "text", ahead.frames_per_pass)
+        ((batch, inputs),) = encoder.batches(window)
         with torch.no_grad():
-            return self.bundle.model.eval()(batch.packed, **source.model_inputs(batch.inputs))
+            return self.bundle.model(batch.packed, **inputs)
 
     def assert_close_losses(self, micro_batch: list[tuple[int, list[int]]]) -> None:
         """Asserts that a micro-batch has the same losses with cached text states as without a cache."""
@@ -280,11 +285,13 @@ def test_the_command_refuses_settings_under_which_training_does_not_read_the_cac
 def test_only_adapters_get_gradients_and_all_of_them_do(base: Path, synthetic_set: Path, tmp_path: Path) -> None:
     setup = Setup(base, synthetic_set, tmp_path)
     model = setup.bundle.model
-    batch = TrainingBatches(setup.frames, setup.text_source.reader, setup.prompt_tokenizer, "prefix", [[(0, [0, 1])]])[
-        0
-    ]
-    assert isinstance(batch.inputs, TextInputs)
-    model(batch.packed, **setup.text_source.model_inputs(batch.inputs)).sum().backward()
+    source = setup.text_source
+    windows = TrainingWindows(
+        setup.frames, source.reader, setup.prompt_tokenizer, "prefix", [[(0, [0, 1])]], Ahead("text")
+    )
+    assert isinstance(windows[0].inputs, TextInputs)
+    ((batch, inputs),) = WindowEncoder(model, setup.uncached_source, source, "text", 1).batches(windows[0])
+    model(batch.packed, **inputs).sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == {
         n for n, p in model.named_parameters() if "lora_" in n
     }

@@ -18,6 +18,7 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.index import draw_subsample, open_questions
 from surgvivqa.features.batches import plan_micro_batches
+from surgvivqa.training.run_log import TIMINGS
 from surgvivqa.utils.distributed import explain_lost_processes, start_processes
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.processes import LIMIT, wait_until
@@ -89,7 +90,7 @@ def error_sentences(stderr: str) -> list[str]:
 def metrics_lines(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` without timings and without null values (the loss of no question)."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "questions_per_second" and v is not None} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMINGS and v is not None} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ def spoil_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = trainer.Trainer.train_step
 
-    def train_step(self: trainer.Trainer, batches: trainer.StepBatches) -> trainer.StepResult:
-        if self.state.step == step - 1:
+    def train_step(self: trainer.Trainer, number: int, batches: trainer.StepBatches) -> trainer.StepResult:
+        if number == step:
             with torch.no_grad():
-                self.trained_parameters[0].fill_(torch.inf)
-        return real(self, batches)
+                self.updater.bucket.parameters[0].fill_(torch.inf)
+        return real(self, number, batches)
 
     monkeypatch.setattr(trainer, "seed_micro_batch", seed)
     monkeypatch.setattr(trainer.Trainer, "train_step", train_step)

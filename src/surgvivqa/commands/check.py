@@ -19,7 +19,7 @@ from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.features.batches import TrainingBatches, plan_micro_batches
+from surgvivqa.features.batches import TrainingWindows, plan_micro_batches
 from surgvivqa.features.frame_reader import FrameReader
 from surgvivqa.features.text_reader import TextReader
 from surgvivqa.features.text_states import build_text_state_source
@@ -359,15 +359,16 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     model, frames = bundle.model, train[:4]
     plan = plan_micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
     source = build_video_token_source(bundle, bundle.frame_store(config.image_root))
-    batches = TrainingBatches(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
+    windows = TrainingWindows(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
     for index in range(len(plan)):
-        batch = batches[index]
-        if batch.inputs is not None or config.on_bad_frame == "error":
+        window = windows[index]
+        (batch,) = window.batches
+        if window.inputs is not None or config.on_bad_frame == "error":
             break
-    if batch.inputs is None:
+    if window.inputs is None or batch.packed is None:
         raise InputError(batch.bad[0].why)
     set_modes(model)
-    losses: Tensor = model(batch.packed, **source.model_inputs(batch.inputs))
+    losses: Tensor = model(batch.packed, video_tokens=source(window.inputs).index_select(0, batch.frames))
     mean, questions = float(losses.detach().mean()), batch.packed.num_questions
     if not math.isfinite(mean):
         return losses, Result("loss", "FAIL", f"the loss is {mean}.")

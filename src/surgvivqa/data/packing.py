@@ -186,18 +186,23 @@ def _split_buffers(
     buffers: tuple[Tensor, Tensor], shapes: Sequence[Sequence[int]], numbers: tuple[Any, ...]
 ) -> PackedStream:
     """The stream whose tensors are views of two buffers; the inverse of ``_join_buffers``."""
-    ids, positions, slots, source, frame_slots, frame_source, *rest = buffers[0].split([s[0] for s in shapes[:-2]])
+    integers = buffers[0].split([shape[0] for shape in shapes[:-2]])
+    ids, positions, slots, source, frame_slots, frame_source, outputs, rows, target_ids, questions = integers
     num_sequences, num_frames, targets_before, num_questions, question_slots = numbers
     stream = PackedStream(
-        ids,
-        positions,
-        PaddedLayout(slots, source, num_sequences),
-        PaddedLayout(frame_slots, frame_source, num_frames),
-        *buffers[1],
-        *rest,
-        targets_before,
-        num_questions,
-        question_slots,
+        input_ids=ids,
+        position_ids=positions,
+        sequences=PaddedLayout(slots, source, num_sequences),
+        frames=PaddedLayout(frame_slots, frame_source, num_frames),
+        text_mask=buffers[1][0],
+        decoder_mask=buffers[1][1],
+        output_positions=outputs,
+        target_rows=rows,
+        target_ids=target_ids,
+        target_question=questions,
+        targets_before=targets_before,
+        num_questions=num_questions,
+        question_slots=question_slots,
     )
     object.__setattr__(stream, "_buffers", buffers)  # no field, so dataclasses.replace does not keep it
     return stream
@@ -255,8 +260,9 @@ def pack_stream(
         num_questions: the number of questions that the targets belong to.
         cached_length: 0, or the length C of a KV cache that holds the prompts, padded to the longest. Then only
             the answer tokens are packed, and the masks are ``[S, L, C + L]``.
-        shape: the sizes to which the stream is padded, at least those that ``bucket_shape`` gives. Sequences that no
-            other one sees are added, with targets of a question that does not count; ``frames`` has no place for them.
+        shape: the sizes to which the stream is padded, for the decoder alone: the stream has no ``frames`` then, and
+            all streams of a shape have buffers of the same sizes. Sequences are added, which no other one sees, and
+            targets of a question that does not count.
 
     Returns:
         The stream, on the CPU.
@@ -313,11 +319,12 @@ def pack_stream(
     target_table = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
     before = np.searchsorted(target_table[:, 0].numpy(), np.arange(len(outputs) + 1))
     ends = np.cumsum([0, *(len(frame) for frame in frames)])
+    frame_lengths = [] if shape else [sum(lengths[i:j]) for i, j in itertools.pairwise(ends)]
     return PackedStream(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
         sequences=sequences,
-        frames=PaddedLayout.of_lengths([sum(lengths[i:j]) for i, j in itertools.pairwise(ends)]),
+        frames=PaddedLayout.of_lengths(frame_lengths),
         text_mask=torch.from_numpy(text),
         decoder_mask=torch.from_numpy(decoder),
         output_positions=torch.tensor(outputs, dtype=torch.long),

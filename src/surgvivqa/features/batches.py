@@ -1,19 +1,25 @@
-"""The order of an epoch's questions, and the micro-batches that a training step reads."""
+"""The order of an epoch's questions, the micro-batches of the training steps, and the windows that load them."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.data.packing import PackedStream, pack_training
+from surgvivqa.data.packing import PackedStream, PromptTree, bucket_shape, build_answer_chain, pack_stream
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.features.source import FeatureReader, FrameRequest, InputsT, read_good_frames
+from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.utils.loader_workers import ignore_signals, limit_workers
 
+AheadPart = Literal["none", "video", "text"]
 Group = tuple[int, list[int]]  # the index of a frame, and the indices of questions about it
 MicroBatch = list[Group]
 
@@ -54,29 +60,89 @@ def plan_micro_batches(
 
 
 @dataclass(frozen=True)
-class Batch(Generic[InputsT]):
-    """One micro-batch: the inputs of its frames and its packed questions.
+class Batch:
+    """One micro-batch.
 
     Attributes:
-        inputs: what the feature reader returns for the frames; None if no frame can be used.
-        packed: the questions of the frames that can be used; a single placeholder question if ``inputs`` is None.
+        packed: the questions of the frames that can be used; None if no frame can be used.
+        frames: ``[F]`` int64, for each frame of ``packed`` its index in the window.
+        tokens: ``[N]`` int64, for each token of ``packed`` its index among the window's text states; None if they are
+            not computed ahead.
         num_planned: number of questions in the plan.
         bad: the frames that cannot be used.
     """
 
-    inputs: InputsT | None
-    packed: PackedStream
+    packed: PackedStream | None
+    frames: Tensor
+    tokens: Tensor | None
     num_planned: int
     bad: tuple[BadFrame, ...] = ()
 
     @property
     def num_unusable(self) -> int:
         """Number of planned questions whose frame cannot be used."""
-        return self.num_planned - (self.packed.num_questions if self.inputs is not None else 0)
+        return self.num_planned - (self.packed.num_questions if self.packed is not None else 0)
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The micro-batch with ``function`` applied to each tensor, and to the two buffers of the stream."""
+        return dataclasses.replace(
+            self,
+            packed=None if self.packed is None else self.packed.map_buffers(function),
+            frames=function(self.frames),
+            tokens=None if self.tokens is None else function(self.tokens),
+        )
 
 
-class TrainingBatches(Dataset[Batch[InputsT]]):
-    """The micro-batches of an epoch; a worker process reads the frames and packs the prompts on access.
+@dataclass(frozen=True)
+class Window(Generic[InputsT]):
+    """Consecutive micro-batches that are loaded together, and whose frozen encoders run together.
+
+    Attributes:
+        inputs: what the feature reader returns for the frames of the window, each once; None if no frame can be used.
+        text: the questions of the window, frame by frame, in streams for the text encoder; empty if its outputs are not
+            computed ahead, or are cached.
+        batches: the micro-batches.
+    """
+
+    inputs: InputsT | None
+    text: tuple[PackedStream, ...]
+    batches: tuple[Batch, ...]
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Window[InputsT]":
+        """The window with ``function`` applied to each tensor."""
+        return Window(
+            None if self.inputs is None else self.inputs.map_tensors(function),
+            tuple(stream.map_buffers(function) for stream in self.text),
+            tuple(batch.map_tensors(function) for batch in self.batches),
+        )
+
+    def pin_memory(self) -> "Window[InputsT]":
+        """The window in pinned memory, from which a copy to a GPU is asynchronous; ``DataLoader`` calls it."""
+        return self.map_tensors(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What the frozen encoders compute ahead of the steps.
+
+    Attributes:
+        part: ``none``; ``video``: video tokens, because the text encoder trains; or ``text``: text states too.
+        batches: number of micro-batches in a window.
+        frames_per_pass: number of frames that are encoded in one pass.
+        buckets: pad the decoder's streams to the sizes of a bucket, so that an epoch has few different ones.
+    """
+
+    part: AheadPart = "none"
+    batches: int = 1
+    frames_per_pass: int = 1
+    buckets: bool = False
+
+
+class TrainingWindows(Dataset[Window[InputsT]]):
+    """The windows of an epoch; a worker process reads the frames and packs the questions on access.
+
+    Window n holds the micro-batches ``n * ahead.batches`` and following ones, so it does not depend on the step that a
+    run starts from.
 
     Args:
         frames: the frames with their questions.
@@ -84,6 +150,7 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
         prompt_tokenizer: converts prompts and labels to token ids.
         mask: the mask mode.
         plan: the micro-batches (``plan_micro_batches``).
+        ahead: what is computed ahead. With ``none`` a window is one micro-batch.
     """
 
     def __init__(
@@ -93,30 +160,27 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
         prompt_tokenizer: PromptTokenizer,
         mask: str,
         plan: Sequence[MicroBatch],
+        ahead: Ahead = Ahead(),
     ) -> None:
-        self.frames, self.reader, self.plan = frames, reader, plan
+        self.frames, self.reader, self.plan, self.ahead = frames, reader, plan, ahead
         self.prompt_tokenizer, self.mask = prompt_tokenizer, mask
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return -(-len(self.plan) // self.ahead.batches)
 
-    def __getitem__(self, index: int) -> Batch[InputsT]:
-        requests = self._requests(index)
-        num_planned = sum(len(chosen) for _, chosen in requests)
-        inputs, good, bad = read_good_frames(self.reader, requests)
-        if inputs is None:
-            frame, chosen = requests[0]
-            good = [(frame, chosen[:1])]
-        prompts, answers = [], []
-        for frame, chosen in good:
-            questions = [frame.questions[q] for q in chosen]
-            prompts.append([self.prompt_tokenizer.prompt_ids(q.question) for q in questions])
-            answers.append([self.prompt_tokenizer.label_ids[q.label] for q in questions])
-        return Batch(inputs, pack_training(prompts, answers, self.mask), num_planned, bad)
-
-    def _requests(self, index: int) -> list[FrameRequest]:
-        """The frames of a micro-batch with the indices of their selected questions."""
-        return [(self.frames[frame], chosen) for frame, chosen in self.plan[index]]
+    def __getitem__(self, index: int) -> Window[InputsT]:
+        first = index * self.ahead.batches
+        plan = self.plan[first : first + self.ahead.batches]
+        chosen: dict[int, dict[int, None]] = {}  # the questions of each frame, in the order of the plan
+        for frame, questions in itertools.chain.from_iterable(plan):
+            chosen.setdefault(frame, {}).update(dict.fromkeys(questions))
+        requests: list[FrameRequest] = [(self.frames[frame], list(questions)) for frame, questions in chosen.items()]
+        inputs, _, bad = read_good_frames(self.reader, requests)
+        bad_by_frame = {(b.video, b.frame): b for b in bad}
+        packing = _WindowPacking(self, [(f, q) for f, q in requests if (f.video, f.frame) not in bad_by_frame])
+        batches = tuple(packing.pack_batch([(self.frames[f], q) for f, q in batch], bad_by_frame) for batch in plan)
+        text = packing.pack_text() if self.ahead.part == "text" and not isinstance(inputs, TextInputs) else ()
+        return Window(inputs, text, batches)
 
     def describe_question(self, index: int, question: int, bad: Iterable[BadFrame] = ()) -> str:
         """Describes a question for an error message: its file, line and text.
@@ -127,26 +191,87 @@ class TrainingBatches(Dataset[Batch[InputsT]]):
             bad: ``Batch.bad``, whose questions are not in ``Batch.packed``.
         """
         unusable = {(frame.video, frame.frame) for frame in bad}
-        usable = [request for request in self._requests(index) if (request[0].video, request[0].frame) not in unusable]
+        requests = [(self.frames[frame], chosen) for frame, chosen in self.plan[index]]
+        usable = [(frame, chosen) for frame, chosen in requests if (frame.video, frame.frame) not in unusable]
         packed = [frame.questions[q] for frame, chosen in usable for q in chosen]
         culprit = packed[question]
         return f"{culprit.video}/{culprit.frame}.txt:{culprit.line}: {culprit.question!r}"
 
 
-def build_training_loader(batches: TrainingBatches[Any], order: Sequence[int], workers: int) -> DataLoader[Any]:
-    """Builds a loader of micro-batches; their content does not depend on the number of workers.
+class _WindowPacking:
+    """Packs the questions of a window: into the text encoder's streams, and into those of the micro-batches."""
+
+    def __init__(self, windows: TrainingWindows[Any], requests: Sequence[FrameRequest]) -> None:
+        self.mask, self.ahead = windows.mask, windows.ahead
+        tokenizer = windows.prompt_tokenizer
+        self.trees: list[list[PromptTree]] = []
+        self.places: dict[tuple[str, int, int], tuple[PromptTree, int]] = {}  # each question's tree and first token
+        self.rows = {(frame.video, frame.frame): row for row, (frame, _) in enumerate(requests)}
+        start = 0
+        for frame, chosen in requests:
+            self.trees.append([])
+            prompts = tokenizer.batch_prompt_ids([frame.questions[q].question for q in chosen])
+            for q, prompt in zip(chosen, prompts, strict=True):
+                answer = tokenizer.label_ids[frame.questions[q].label]
+                tree = build_answer_chain(prompt, answer, len(self.trees[-1]), self.mask)
+                self.trees[-1].append(tree)
+                self.places[frame.video, frame.frame, q] = tree, start
+                start += len(tree.prompt) + len(tree.tokens)
+
+    def pack_text(self) -> tuple[PackedStream, ...]:
+        """The text encoder's streams, each of the questions about ``frames_per_pass`` frames."""
+        size = self.ahead.frames_per_pass
+        passes = (self.trees[n : n + size] for n in range(0, len(self.trees), size))
+        return tuple(pack_stream(trees, self.mask, max(map(len, trees))) for trees in passes)
+
+    def pack_batch(self, requests: Sequence[FrameRequest], bad_by_frame: Mapping[tuple[str, int], BadFrame]) -> Batch:
+        """Packs a micro-batch of some of the window's questions."""
+        keys = [(frame.video, frame.frame) for frame, _ in requests]
+        bad = tuple(bad_by_frame[key] for key in dict.fromkeys(keys) if key in bad_by_frame)
+        num_planned = sum(len(chosen) for _, chosen in requests)
+        usable = [
+            (key, [self.places[*key, q] for q in chosen])
+            for key, (_, chosen) in zip(keys, requests, strict=True)
+            if key not in bad_by_frame
+        ]
+        frames = torch.tensor([self.rows[key] for key, _ in usable], dtype=torch.long)
+        if not usable:
+            return Batch(None, frames, None, num_planned, bad)
+        numbers = itertools.count()
+        trees = [[dataclasses.replace(tree, question=next(numbers)) for tree, _ in places] for _, places in usable]
+        count = next(numbers)
+        if self.ahead.part != "text":
+            return Batch(pack_stream(trees, self.mask, count), frames, None, num_planned, bad)
+        flat = list(itertools.chain.from_iterable(trees))
+        shape = bucket_shape(flat, count) if self.ahead.buckets else None
+        packed = pack_stream(trees, self.mask, count, shape=shape)
+        tokens = np.zeros(len(packed.input_ids), np.int64)  # padding tokens are those of the window's first token
+        end = 0
+        for tree, start in itertools.chain.from_iterable(places for _, places in usable):
+            length = len(tree.prompt) + len(tree.tokens)
+            tokens[end : end + length] = np.arange(start, start + length)
+            end += length
+        return Batch(packed, frames, torch.from_numpy(tokens), num_planned, bad)
+
+
+def build_training_loader(
+    windows: TrainingWindows[Any], order: Sequence[int], workers: int, *, pin_memory: bool = False
+) -> DataLoader[Any]:
+    """Builds a loader of windows; their content does not depend on the number of workers.
 
     Args:
-        batches: the micro-batches.
-        order: indices of the micro-batches, in the order of loading.
+        windows: the windows.
+        order: indices of the windows, in the order of loading.
         workers: number of worker processes; 0 loads in this process.
+        pin_memory: whether the windows are in pinned memory, from which they are copied to a GPU.
     """
     workers = limit_workers(workers)
     return DataLoader(
-        batches,
+        windows,
         batch_size=None,
         sampler=list(order),
         num_workers=workers,
         worker_init_fn=ignore_signals,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=(4 if windows.ahead.batches == 1 else 2) if workers else None,
+        pin_memory=pin_memory,
     )

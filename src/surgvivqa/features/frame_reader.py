@@ -1,6 +1,7 @@
 """Reads the inputs of frames: a frame's cached video tokens, or its clip if the tokens are not cached."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from surgvivqa.features.source import FrameRequest, name_frame_in_errors
 
 @dataclass(frozen=True)
 class FrameInputs:
-    """F frames, each as a clip or as cached video tokens, on the CPU.
+    """F frames, each as a clip or as cached video tokens.
 
     Attributes:
         keys: the cache keys of the F frames.
@@ -29,6 +30,27 @@ class FrameInputs:
     cached: tuple[bool, ...]
     clips: Tensor | None
     tokens: Tensor | None
+
+    def part(self, start: int, stop: int) -> "FrameInputs":
+        """The inputs of the frames ``start`` to ``stop - 1``."""
+        before, inside = sum(self.cached[:start]), sum(self.cached[start:stop])
+        keys = self.keys[start:stop]
+        clips_before, num_clips = start - before, len(keys) - inside
+        return FrameInputs(
+            keys=keys,
+            cached=self.cached[start:stop],
+            clips=self.clips[clips_before : clips_before + num_clips] if num_clips and self.clips is not None else None,
+            tokens=self.tokens[before : before + inside] if inside and self.tokens is not None else None,
+        )
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "FrameInputs":
+        """The inputs with ``function`` applied to each tensor."""
+        clips, tokens = (None if t is None else function(t) for t in (self.clips, self.tokens))
+        return dataclasses.replace(self, clips=clips, tokens=tokens)
+
+    def pin_memory(self) -> "FrameInputs":
+        """The inputs in pinned memory, from which a copy to a GPU is asynchronous."""
+        return self.map_tensors(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True)

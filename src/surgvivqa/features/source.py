@@ -1,21 +1,21 @@
-"""The inputs of a training step: clips, cached video tokens or cached text states, behind a pair of protocols.
+"""The features that a training step starts from: video tokens or text states, behind a pair of protocols.
 
-A *reader* runs in the worker processes that load batches: it reads the inputs of frames and of selected questions about
-them, as tensors on the CPU. A *source* runs in the training process: it converts these inputs to the arguments of the
-model's ``forward``, on the model's device.
+A *reader* runs in the worker processes that load windows: it reads the inputs of frames and of selected questions about
+them, as tensors on the CPU. A *source* runs in the training process: it computes features from these inputs, on the
+model's device.
 
 ===================================  =========================  ==============================================
-source                               the reader returns         ``model_inputs`` returns
+source                               the reader returns         the source returns
 ===================================  =========================  ==============================================
-``VideoTokenSource`` without cache   ``FrameInputs`` (clips)    ``pixel_values`` ``[F, T, 3, H, W]`` float32
-``VideoTokenSource`` with cache      ``FrameInputs``            ``video_tokens`` ``[F, V, hidden]`` float32
-``TextStateSource``                  ``TextInputs``             ``text_states`` ``[N, hidden]`` float32
+``VideoTokenSource`` without cache   ``FrameInputs`` (clips)    video tokens ``[F, V, hidden]``
+``VideoTokenSource`` with cache      ``FrameInputs``            video tokens ``[F, V, hidden]`` float32
+``TextStateSource``                  ``TextInputs``             text states ``[N, hidden]`` float32
 ===================================  =========================  ==============================================
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, Self, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -26,8 +26,16 @@ from surgvivqa.utils.errors import FrameError
 FrameRequest: TypeAlias = tuple[FrameQuestions, Sequence[int]]
 """A frame and the indices of the selected questions about it."""
 
-InputsT = TypeVar("InputsT")
-InputsT_co = TypeVar("InputsT_co", covariant=True)
+
+class DeviceInputs(Protocol):
+    """What a reader returns: inputs whose tensors can be moved to a device."""
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The inputs with ``function`` applied to each tensor."""
+
+
+InputsT = TypeVar("InputsT", bound=DeviceInputs)
+InputsT_co = TypeVar("InputsT_co", bound=DeviceInputs, covariant=True)
 
 
 class FeatureReader(Protocol[InputsT_co]):
@@ -43,14 +51,14 @@ class FeatureReader(Protocol[InputsT_co]):
 
 
 class FeatureSource(Protocol[InputsT]):
-    """Converts what its reader read to a model's inputs. As a context manager it writes pending cache items on exit."""
+    """Computes features from what its reader read. As a context manager it writes pending cache items on exit."""
 
     @property
     def reader(self) -> FeatureReader[InputsT]:
         """The reader for the worker processes."""
 
-    def model_inputs(self, inputs: InputsT) -> dict[str, Tensor]:
-        """The keyword arguments of the model's ``forward``, on the model's device (see the table in this file)."""
+    def __call__(self, inputs: InputsT) -> Tensor:
+        """The features of the inputs, on the model's device (see the table in this file)."""
 
     def flush(self) -> None:
         """Writes the computed features that are not on disk yet.

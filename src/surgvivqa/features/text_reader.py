@@ -1,6 +1,7 @@
 """Reads the inputs of questions: their cached text states, or the inputs of the text encoder."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,10 @@ class TextInputs:
     token_ranges: tuple[tuple[TokenRange, ...], ...]
     uncached: tuple[UncachedText | None, ...]
     states: Tensor | None
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "TextInputs":
+        """The inputs with ``function`` applied to the cached text states; what is not cached stays on the CPU."""
+        return dataclasses.replace(self, states=None if self.states is None else function(self.states))
 
 
 def select_tokens(item: Tensor, token_ranges: Sequence[TokenRange]) -> Tensor:

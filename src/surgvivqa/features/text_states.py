@@ -43,10 +43,6 @@ class TextStateSource:
         self.model, self.video_source, self.reader, self.cache = model, video_source, reader, reader.cache
         self.hits = self.misses = 0
 
-    def model_inputs(self, inputs: TextInputs) -> dict[str, Tensor]:
-        """The keyword arguments of the model's ``forward``: ``text_states``."""
-        return {"text_states": self(inputs)}
-
     @torch.no_grad()
     def __call__(self, inputs: TextInputs) -> Tensor:
         """Text states ``[N, hidden]`` float32 on the model's device, in the order of the packed stream.

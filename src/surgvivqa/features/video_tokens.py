@@ -66,18 +66,6 @@ class VideoTokenSource:
         clips = inputs.clips.to(self.device)
         return clips.expand(-1, self.video_config.num_frames, -1, -1, -1) if clips.shape[1] == 1 else clips
 
-    def model_inputs(self, inputs: FrameInputs) -> dict[str, Tensor]:
-        """The keyword arguments of the model's ``forward``: ``video_tokens`` with a cache, else ``pixel_values``."""
-        if self.cache is None:
-            return {"pixel_values": self.clips(inputs)}
-        return {"video_tokens": self(inputs)}
-
-    def blank_inputs(self) -> dict[str, Tensor]:
-        """The keyword arguments of ``forward`` for a placeholder: ``pixel_values`` ``[1, T, 3, H, W]`` of zeros."""
-        video = self.video_config
-        size = (1, video.num_frames, video.num_channels, video.image_size, video.image_size)
-        return {"pixel_values": torch.zeros(size, device=self.device)}
-
     def __call__(self, inputs: FrameInputs) -> Tensor:
         """Tokens ``[F, V, hidden]`` on the encoder's device; float32 and without a gradient if there is a cache.
 

@@ -188,8 +188,8 @@ def load_optimizer_state(folder: Path, model: nn.Module, optimizer: torch.optim.
                 raise InputError(
                     f"{folder / OPTIMIZER_STATE} belongs to another model ({names[parameter]} has another shape)."
                 )
-            # The step counter stays on the CPU, as AdamW keeps it.
-            state[parameter] = {k: t.to(parameter.device) if t.ndim else t for k, t in mine.items()}
+            # A fused optimizer keeps the step counter on the device too.
+            state[parameter] = {k: t.to(parameter.device) for k, t in mine.items()}
     if sum(map(len, state.values())) != len(tensors):
         raise InputError(
             f"{path} belongs to other parameters than this run trains; use the flags that the run began with."

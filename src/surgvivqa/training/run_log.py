@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from surgvivqa.utils.errors import RunError, first_line
 
 log = logging.getLogger("surgvivqa")
+TIMINGS = ("questions_per_second", "waited_for_data", "waited_for_device")  # figures that no two runs share
 
 
 class LossWindow:
@@ -24,11 +25,16 @@ class LossWindow:
     Args:
         losses: mean loss of each step so far, where a run resumes inside a window.
         questions: number of questions so far; they do not count for the rate.
+
+    Attributes:
+        data_wait: seconds that the run waited for frames and questions.
+        device_wait: seconds that the run waited for a GPU.
     """
 
     def __init__(self, losses: Sequence[float] = (), questions: int = 0) -> None:
         self.losses, self.questions = list(losses), questions
         self._timed_from, self._started = questions, time.monotonic()
+        self.data_wait = self.device_wait = 0.0
 
     def add(self, loss: float, questions: int) -> None:
         """Adds one step's mean loss and its number of questions."""
@@ -41,7 +47,15 @@ class LossWindow:
 
     def rate(self) -> float:
         """Questions per second."""
-        return (self.questions - self._timed_from) / max(1e-9, time.monotonic() - self._started)
+        return (self.questions - self._timed_from) / self._seconds()
+
+    def waits(self) -> dict[str, float]:
+        """What the run waited for, as fractions of the time; the rest is the host's own work, on a CPU the model's."""
+        seconds = self._seconds()
+        return {"waited_for_data": self.data_wait / seconds, "waited_for_device": self.device_wait / seconds}
+
+    def _seconds(self) -> float:
+        return max(1e-9, time.monotonic() - self._started)
 
 
 class MetricsLog:

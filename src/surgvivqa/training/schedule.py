@@ -28,8 +28,8 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
     """Yields the plan of each epoch until ``total`` steps are planned.
 
     A step takes ``world * accumulation`` micro-batches in order, and this process every ``world``-th of them. A weight
-    is ``world / questions in the step`` (gradients are averaged over processes), so that a step's loss is the mean over
-    its questions. Where an epoch does not divide evenly, empty places repeat its first micro-batch with weight 0.
+    is ``1 / questions in the step``, so that the losses of all processes sum to the mean over the step's questions.
+    Where an epoch does not divide evenly, empty places repeat its first micro-batch with weight 0.
 
     Args:
         counts: number of questions of each frame.
@@ -50,7 +50,7 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
             questions = sum(len(chosen) for batch in part for _, chosen in batch)
             places = [m * world + rank for m in range(accumulation)]
             mine += [part[place] if place < len(part) else plan[0] for place in places]
-            weights.append([world / questions if place < len(part) else 0.0 for place in places])
+            weights.append([1 / questions if place < len(part) else 0.0 for place in places])
             done += 1
         yield EpochPlan(mine, weights, epoch)
         epoch += 1
@@ -67,14 +67,14 @@ def seed_micro_batch(seed: int, epoch: int, position: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, position]).generate_state(1)[0]))
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float, *, fused: bool = False) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; weight decay on matrices only, not on biases and norms."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, fused=fused)
 
 
 def rate_factor(step: int, total: int, config: TrainConfig) -> float:

@@ -1,12 +1,12 @@
 """Fine-tuning. ``Trainer.run`` is the loop, ``Trainer.train_step`` makes one step."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,30 +23,30 @@ from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.overlaps import check_no_links
+from surgvivqa.data.packing import PackedStream
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
-from surgvivqa.features.batches import Batch, TrainingBatches, build_training_loader
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.features.ahead import WindowEncoder, frozen_part
+from surgvivqa.features.batches import Ahead, Batch, TrainingWindows, build_training_loader
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.precision import FrozenWeights
+from surgvivqa.training.graphs import DecoderGraphs
 from surgvivqa.training.initial_model import build_for_training
-from surgvivqa.training.precision import resolve_precision
+from surgvivqa.training.machine_defaults import frames_per_pass, resolve_machine_defaults
 from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights, step_folders
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
 from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
-from surgvivqa.training.schedule import (
-    is_due,
-    make_optimizer,
-    rate_factor,
-    seed_micro_batch,
-    step_plans,
-    steps_per_epoch,
-)
+from surgvivqa.training.schedule import is_due, rate_factor, seed_micro_batch, step_plans, steps_per_epoch
+from surgvivqa.training.update import LateFigures, StepFigures, Updater
+from surgvivqa.utils.device_feed import feed_device
 from surgvivqa.utils.distributed import (
     any_rank,
     explain_lost_processes,
@@ -57,6 +57,7 @@ from surgvivqa.utils.distributed import (
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
+from surgvivqa.utils.tf32 import allow_tf32
 
 CHANCE_LOSS = math.log(len(LABELS))
 log = logging.getLogger("surgvivqa")
@@ -76,12 +77,14 @@ def train(config: TrainConfig) -> int:
     """
     config = without_overwrite_if_requeued(_debug_limits(config) if config.debug else config)
     check_ranges(config)
-    automatic, config = config.bf16 is None, resolve_precision(config)
+    automatic, config = config.bf16 is None, resolve_machine_defaults(config)
     advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
     with explain_lost_processes(advice), explain_lost_workers(advice):
         accelerator = start_accelerator(config.fp16, bool(config.bf16))
         if automatic and config.bf16:
             log.info("Training in bfloat16, which this GPU supports; --no-bf16 trains in float32.")
+        if config.tf32:
+            allow_tf32()
         set_seed(config.seed)
         with RunFolder(config.checkpoint_dir, accelerator.is_main_process) as folder:
             with raise_on_all_ranks():
@@ -119,50 +122,46 @@ class StepBatches:
     Attributes:
         epoch: the step's epoch, from 0.
         loss_weights: factor on the summed loss of each micro-batch (``schedule.step_plans``).
-        loader: the epoch's micro-batches with their indices; a step takes the next ``len(loss_weights)``.
-        dataset: describes questions for error messages.
+        loader: the epoch's micro-batches with their indices and the arguments of the model's ``forward``; a step takes
+            the next ``len(loss_weights)``.
+        windows: describes questions for error messages.
     """
 
     epoch: int
     loss_weights: Sequence[float]
-    loader: Iterator[tuple[int, Batch[Any]]]
-    dataset: TrainingBatches[Any]
+    loader: Iterator[tuple[int, Batch, dict[str, Tensor]]]
+    windows: TrainingWindows[Any]
 
 
 @dataclass
-class StepTotals:
-    """Sums over the micro-batches of one step, in one process or, after ``Trainer.reduce``, in all.
+class StepResult:
+    """One step that the device has been given. Its figures are read later, so that the device never waits for the host.
 
     Attributes:
-        loss: this process's part of the mean loss per question, in nats; the mean after ``Trainer.reduce``.
-        stopping: whether a signal or the time limit asks for a stop.
-        signalled: whether a signal does.
-        asked: number of questions planned.
-        lost: number of those whose frame cannot be used.
+        step: the step, from 1.
+        epoch: its epoch, from 0.
+        lr: its learning rate.
+        windows: describes questions for error messages.
+        losses: the index of each micro-batch, its losses ``[Q]`` on the device, and its bad frames.
         bad: the frames of this process that cannot be used.
-        new_bad: how many of them are not recorded yet.
-        culprit: a question of this process whose loss is not finite.
+        late: the step's figures, once they are asked for.
     """
 
-    loss: float = 0.0
-    stopping: bool = False
-    signalled: bool = False
-    asked: int = 0
-    lost: int = 0
-    bad: list[BadFrame] = field(default_factory=list)
-    new_bad: int = 0
-    culprit: str = ""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step reports: learning rate, gradient norm before clipping, and whether a stop is asked for."""
-
+    step: int
     epoch: int
     lr: float
-    grad_norm: float
-    stopping: bool
-    signalled: bool
+    windows: TrainingWindows[Any]
+    losses: list[tuple[int, Tensor, Sequence[BadFrame]]] = field(default_factory=list)
+    bad: list[BadFrame] = field(default_factory=list)
+    late: LateFigures | None = None
+
+    def find_culprit(self) -> str:
+        """A question of this process whose loss is not finite; empty if there is none."""
+        for index, losses, bad in self.losses:
+            finite = losses.isfinite()
+            if not finite.all():
+                return self.windows.describe_question(index, int((~finite).int().argmax()), bad)
+        return ""
 
 
 class Trainer:
@@ -214,92 +213,134 @@ class Trainer:
                 if not self.validate():
                     return self.report_stop()
                 self.save()
-            for batches in self.step_batches():
-                result = self.train_step(batches)
+            for step, batches in enumerate(self.step_batches(), state.step + 1):
+                self.pending.append(self.train_step(step, batches))
                 advance(1)
-                last = state.step == self.total_steps
-                if last or state.step % config.log_interval == 0:
-                    self.log_losses(result)
-                stopping = result.stopping and not last
-                if self.val_frames and (last or is_due(state.step, config.eval_every_steps)):
+                last = step == self.total_steps
+                to_log = last or step % config.log_interval == 0
+                to_validate = bool(self.val_frames) and (last or is_due(step, config.eval_every_steps))
+                to_save = is_due(step, config.save_every_steps)
+                # The figures of a step are read while the device makes the next one, or at once where they are needed.
+                result = self.read_figures(wait=to_log or to_validate or to_save)
+                if to_log:
+                    self.log_losses(self.newest)
+                stopping = bool(result.stopping) and not last
+                if to_validate:
                     state.validated = False
                     if result.signalled or not self.validate():  # after a signal the resumed run validates
                         stopping = True
                     if not last:  # validation may have taken a while
                         stopping = stopping or any_rank(self.stop.caught is not None, self.accelerator.device)
                 # The last weights are saved too: best/ may hold earlier ones.
-                if stopping or is_due(state.step, config.save_every_steps) or (last and config.save_every_steps):
+                if stopping or to_save or (last and config.save_every_steps):
                     self.save()
                 if stopping:
                     return self.report_stop()
         self.finish()
         return 0
 
-    def train_step(self, batches: StepBatches) -> StepResult:
-        """Makes one step: forward and backward of each micro-batch, one all-reduce of the totals, the update.
+    def train_step(self, step: int, batches: StepBatches) -> StepResult:
+        """Gives the device one step: forward and backward of each micro-batch, one all-reduce, the update.
 
-        Gradients are reduced in the last micro-batch's backward pass.
+        No update is made if the loss or the gradients are not finite; ``read_figures`` reports it.
+        """
+        lr = self.config.lr * rate_factor(step - 1, self.total_steps, self.config)
+        result = StepResult(step, batches.epoch, lr, batches.windows)
+        asked = lost = 0
+        for weight in batches.loss_weights:
+            index, batch, inputs = next(batches.loader)
+            if not weight:  # an empty place at the end of an epoch
+                continue
+            asked += batch.num_planned
+            lost += batch.num_unusable
+            result.bad += batch.bad
+            if batch.packed is not None:
+                losses = self.forward_backward(batch.packed, inputs, weight, batches.epoch, index)
+                result.losses.append((index, losses, batch.bad))
+        new_bad = len(self.state.bad_frames.filter_new(result.bad))
+        stops = (self.stop.caught is not None, self.stop.signal is not None)
+        self.updater.bucket.add_figures(StepFigures(0.0, asked, lost, *stops, new_bad))
+        result.late = self.updater.step(lr)
+        return result
+
+    def forward_backward(
+        self, packed: PackedStream, inputs: dict[str, Tensor], weight: float, epoch: int, index: int
+    ) -> Tensor:
+        """Adds a micro-batch's gradients and its loss to the bucket; returns its losses ``[Q]``.
+
+        Dropout depends on the position of the micro-batch in its epoch alone.
+        """
+        accelerator = self.accelerator
+        position = index * accelerator.num_processes + accelerator.process_index
+        seed = functools.partial(seed_micro_batch, self.config.seed, epoch, position)
+        if self.graphs is not None and not self.graphs.failed:
+            losses = self.graphs.run(packed, inputs["text_states"], weight, seed)
+            if losses is not None:
+                return losses
+        seed()
+        return self._add_gradients(packed, inputs, weight)
+
+    def _add_gradients(self, packed: PackedStream, inputs: dict[str, Tensor], weight: float | Tensor) -> Tensor:
+        """Forward and backward of a micro-batch; reads nothing on the host, so that a CUDA graph can record it."""
+        # Without autocast's cache of casts: a graph could not replay a cast that it did not record.
+        with torch.autocast(**self.autocast):
+            losses: Tensor = self.model(packed, **inputs)
+            loss = losses.sum() * weight
+        self.updater.bucket.add_gradients(self.updater.scale(loss))
+        self.updater.bucket.figures[0] += loss.detach()
+        return losses.detach()
+
+    def read_figures(self, wait: bool) -> StepFigures:
+        """Reads the figures of the steps that the device has made, in their order, and acts on them.
+
+        Args:
+            wait: read those of every step; otherwise those of the newest are left for later on a GPU. All are read as
+                well if one of them says something else than that training goes on.
+
+        Returns:
+            The figures of the newest step that was read, with a stop that any of them asks for.
 
         Raises:
             InputError: more frames cannot be used than ``--on-bad-frame`` allows; a checkpoint is written.
-            RunError: the loss or the gradients are not finite; no update is made.
+            RunError: a loss or gradients are not finite; no update was made with them.
         """
-        totals = StepTotals()
-        for micro, weight in enumerate(batches.loss_weights):
-            self.forward_backward(batches, weight, totals, is_last=micro == len(batches.loss_weights) - 1)
-        totals = self.reduce(totals)
-        if totals.new_bad:
-            self.record_unusable(totals.bad)
-        self.check_loss(totals)
-        lr = self.config.lr * rate_factor(self.state.step, self.total_steps, self.config)
-        grad_norm = self.update(totals, lr) if totals.asked > totals.lost else 0.0
-        self.optimizer.zero_grad()
-        self.state.step += 1
-        return StepResult(batches.epoch, lr, grad_norm, totals.stopping, totals.signalled)
+        found: list[tuple[StepResult, StepFigures]] = []
+        while len(self.pending) > (0 if wait else self.max_pending):
+            result = self.pending.popleft()
+            assert result.late is not None
+            started = time.monotonic()
+            found.append((result, result.late.read()))
+            self.state.window.device_wait += time.monotonic() - started
+            figures = found[-1][1]
+            # From here on the weights must be those after state.step.
+            wait = wait or bool(figures.stopping or figures.new_bad) or not self.is_finite(figures)
+        for result, figures in found:
+            self.check_finite(result, figures)
+            self.state.step = result.step
+            asked = figures.asked - figures.lost
+            if asked:
+                self.state.window.add(figures.loss * figures.asked / asked, int(asked))
+            self.newest = result, figures
+        if any(figures.new_bad for _, figures in found):
+            self.record_unusable([frame for result, _ in found for frame in result.bad])
+        stopping, signalled = (sum(getattr(f, name) for _, f in found) for name in ("stopping", "signalled"))
+        return StepFigures(stopping=stopping, signalled=signalled)
 
-    def forward_backward(self, batches: StepBatches, weight: float, totals: StepTotals, is_last: bool) -> None:
-        """Adds the gradients of the next micro-batch to the parameters' and its sums to ``totals``."""
-        accelerator = self.accelerator
-        index, batch = next(batches.loader)
-        position = index * accelerator.num_processes + accelerator.process_index
-        seed_micro_batch(self.config.seed, batches.epoch, position)
-        if weight:
-            totals.asked += batch.num_planned
-            totals.lost += batch.num_unusable
-        totals.bad += batch.bad
-        packed = batch.packed.to(accelerator.device)
-        sync = contextlib.nullcontext() if is_last else accelerator.no_sync(self.parallel_model)
-        with accelerator.autocast(), sync:
-            if batch.inputs is None:  # no frame of it can be used, but the other processes wait for this one
-                losses, weight = self.parallel_model(packed, **self.video_source.blank_inputs()), 0.0
-            else:
-                losses = self.parallel_model(packed, **self.features.model_inputs(batch.inputs))
-            loss = losses.sum() * weight
-            accelerator.backward(loss)
-        totals.loss += float(loss.detach()) / accelerator.num_processes
-        finite: Tensor = losses.detach().isfinite()
-        if batch.inputs is not None and not finite.all():
-            totals.culprit = batches.dataset.describe_question(index, int((~finite).int().argmax()), batch.bad)
+    def is_finite(self, figures: StepFigures) -> bool:
+        """Whether a step's loss and gradients are finite; under fp16 the loss scaler deals with the gradients."""
+        return math.isfinite(figures.loss) and (self.config.fp16 or math.isfinite(figures.grad_norm))
 
-    def reduce(self, totals: StepTotals) -> StepTotals:
-        """Sums ``totals`` over the processes, in the one exchange of a step, so that all of them act alike."""
-        stops = [self.stop.caught is not None, self.stop.signal is not None]
-        new_bad = len(self.state.bad_frames.filter_new(totals.bad))
-        values = [totals.loss, *stops, totals.asked, totals.lost, new_bad]
-        summed = self.accelerator.reduce(torch.tensor(values, device=self.accelerator.device), "sum").tolist()
-        loss, stopping, signalled, *counts = summed
-        asked, lost, new_bad = map(int, counts)
-        return StepTotals(loss, bool(stopping), bool(signalled), asked, lost, totals.bad, new_bad, totals.culprit)
-
-    def check_loss(self, totals: StepTotals) -> None:
-        """Raises RunError, with a question at fault, where the loss of the step is not finite."""
-        if math.isfinite(totals.loss):
+    def check_finite(self, result: StepResult, figures: StepFigures) -> None:
+        """Raises RunError, with a question at fault, if the loss or the gradients of a step are not finite."""
+        if self.is_finite(figures):
             return
         with raise_on_all_ranks():
-            culprit = next(filter(None, gather_object([totals.culprit])), "no single question")
+            what = f"The gradients of step {result.step} are not finite"
+            if not math.isfinite(figures.loss):
+                culprit = next(filter(None, gather_object([result.find_culprit()])), "no single question")
+                what = f"The loss of step {result.step} is {figures.loss} ({culprit})"
             raise RunError(
-                f"The loss of step {self.state.step + 1} is {totals.loss} ({culprit}); no update was made. "
-                f"{self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
+                f"{what}; no update was made. {self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
             )
 
     def describe_last_good_checkpoint(self) -> str:
@@ -309,9 +350,7 @@ class Trainer:
         for folder in [*step_folders(self.folder.checkpoints), self.folder.path / "best"]:
             try:
                 load_weights(folder, self.model)
-                predict_frames(
-                    self.bundle, frames, self.video_source, InferenceOptions(), bad=[], max_bad_frames=len(frames)
-                )
+                self._predict(frames, options=InferenceOptions(), bad=[], max_bad_frames=len(frames))
                 return f"The newest checkpoint that scores finite numbers is {folder}."
             except (SurgViVQAError, OSError):
                 continue
@@ -326,28 +365,6 @@ class Trainer:
             advice.append("leave out --fp16")
         text = ", or ".join(advice)
         return f"{text[0].upper()}{text[1:]}, and start again with --overwrite."
-
-    def update(self, totals: StepTotals, lr: float) -> float:
-        """Clips the gradients and updates the parameters; returns the norm before clipping."""
-        loss = totals.loss
-        if totals.lost:  # the mean over the questions that could be asked
-            scale = totals.asked / (totals.asked - totals.lost)
-            loss *= scale
-            for parameter in self.trained_parameters:
-                if parameter.grad is not None:
-                    parameter.grad *= scale
-        norm = float(self.accelerator.clip_grad_norm_(self.trained_parameters, self.config.max_grad_norm or math.inf))
-        if not math.isfinite(norm) and not self.config.fp16:  # under fp16 the loss scaler skips such a step
-            with raise_on_all_ranks():
-                raise RunError(
-                    f"The gradients of step {self.state.step + 1} are not finite; no update was made. "
-                    f"{self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
-                )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.state.window.add(loss, totals.asked - totals.lost)
-        return norm
 
     def validate(self) -> bool:
         """Scores the validation questions, logs the figures, and saves the weights if they are the best so far.
@@ -378,7 +395,8 @@ class Trainer:
         score = -figures["loss"] if self.config.best_metric == "loss" else figures[self.config.best_metric]
         if state.best is None or score > state.best:
             state.best = score
-            self.folder.save_best(self.bundle)
+            with self.frozen_weights.originals():
+                self.folder.save_best(self.bundle)
         set_modes(self.model)
         state.validated = True
         return True
@@ -391,9 +409,7 @@ class Trainer:
         self.model.eval()
         bad: list[BadFrame] = []
         predict = functools.partial(
-            predict_frames,
-            self.bundle,
-            video_source=self.video_source,
+            self._predict,
             options=InferenceOptions(workers=self.config.workers),
             bad=bad,
             max_bad_frames=self.state.bad_frames.limit,
@@ -404,6 +420,11 @@ class Trainer:
         )
         metrics = compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
         return metrics.to_json() | {"loss": mean_label_loss(predictions)}, bad
+
+    def _predict(self, frames: Sequence[FrameQuestions], **arguments: Any) -> list[Prediction]:
+        """``predict_frames`` in the precision of the run."""
+        with torch.autocast(**self.autocast):
+            return predict_frames(self.bundle, frames, self.video_source, **arguments)
 
     def record_unusable(self, found: Sequence[BadFrame]) -> None:
         """Records frames that cannot be used, found by this process; all processes must call it.
@@ -435,18 +456,21 @@ class Trainer:
             bad=list(state.bad_frames.to_list() if bad_frames is None else bad_frames),
             validated=state.validated,
         )
-        self.folder.save_step(self.bundle, progress, self.optimizer.optimizer, self.config.keep_checkpoints)
+        with self.frozen_weights.originals():
+            self.folder.save_step(self.bundle, progress, self.updater.optimizer, self.config.keep_checkpoints)
 
-    def log_losses(self, result: StepResult) -> None:
+    def log_losses(self, newest: tuple[StepResult, StepFigures]) -> None:
         """Writes the mean loss since the last line, and starts a new window."""
+        (result, figures), window = newest, self.state.window
         self.metrics_log.write(
             step=self.state.step,
             epoch=result.epoch,
-            loss=self.state.window.mean(),
+            loss=window.mean(),
             chance=CHANCE_LOSS,
             lr=result.lr,
-            grad_norm=result.grad_norm,
-            questions_per_second=self.state.window.rate(),
+            grad_norm=figures.grad_norm,
+            questions_per_second=window.rate(),
+            **window.waits(),
         )
         self.state.window = LossWindow()
 
@@ -461,7 +485,8 @@ class Trainer:
         """Marks the run as finished."""
         state, folder = self.state, self.folder
         if state.best is None:  # no validation questions: the last weights are the best known
-            folder.save_best(self.bundle)
+            with self.frozen_weights.originals():
+                folder.save_best(self.bundle)
         folder.mark_finished(state.step, state.bad_frames)
         count = len(state.bad_frames)
         skipped = f"; the questions of {count} frames were skipped (finished.json)" if count else ""
@@ -476,13 +501,49 @@ class Trainer:
             if done >= len(weights):
                 continue
             first = done * config.gradient_accumulation_steps
-            dataset = TrainingBatches(
-                self.train_frames, self.features.reader, self.prompt_tokenizer, self.bundle.settings.mask, plan
+            windows = TrainingWindows(
+                self.train_frames,
+                self.features.reader,
+                self.prompt_tokenizer,
+                self.bundle.settings.mask,
+                plan,
+                self.ahead,
             )
-            loader = build_training_loader(dataset, range(first, len(plan)), config.workers)
-            numbered = enumerate(start_workers(loader), first)
+            loader = self._micro_batches(windows, first)
             for step_weights in weights[done:]:
-                yield StepBatches(epoch, step_weights, numbered, dataset)
+                yield StepBatches(epoch, step_weights, loader, windows)
+
+    def _micro_batches(
+        self, windows: TrainingWindows[Any], first: int
+    ) -> Iterator[tuple[int, Batch, dict[str, Tensor]]]:
+        """Yields an epoch's micro-batches from ``first`` on, with their indices and the arguments of ``forward``.
+
+        The window of ``first`` is encoded as a whole, as in a run that was not stopped.
+        """
+        device, size = self.accelerator.device, self.ahead.batches
+        order = range(first // size, len(windows))
+        loader = build_training_loader(windows, order, self.config.workers, pin_memory=device.type == "cuda")
+        for number, window in zip(order, self._timed(feed_device(start_workers(loader), device)), strict=True):
+            # The encoders run while the first micro-batch is asked for, in the precision of the run.
+            batches = enumerate(self.encoder.batches(window), number * size)
+            while True:
+                with torch.autocast(**self.autocast):
+                    found = next(batches, None)
+                if found is None:
+                    break
+                index, (batch, inputs) = found
+                if index >= first:
+                    yield index, batch, inputs
+
+    def _timed(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items; the time until each arrives is noted for the log."""
+        while True:
+            started = time.monotonic()
+            item = next(items, None)
+            self.state.window.data_wait += time.monotonic() - started
+            if item is None:
+                return
+            yield item
 
     def _build_model(self, checkpoint: Path | None) -> None:
         """Sets ``bundle``, ``model`` and ``prompt_tokenizer``; loads the weights of ``checkpoint``, if any."""
@@ -522,14 +583,41 @@ class Trainer:
         return bad_frames, missing
 
     def _prepare_steps(self) -> None:
-        """Sets the optimizer, the wrapped model and the number of steps."""
+        """Sets what makes the steps: encoder, updater, graphs; and the number of steps."""
         config, accelerator = self.config, self.accelerator
-        optimizer = make_optimizer(self.model, config)
+        device = accelerator.device
+        self.model.to(device)
+        part = frozen_part(self.model)
+        decoder_only = part == "text" and device.type == "cuda" and not config.gradient_checkpointing
+        use_graphs = decoder_only and config.cuda_graphs != "off"
+        if config.cuda_graphs == "on" and not use_graphs:
+            raise InputError(
+                "--cuda-graphs on needs a GPU, frozen encoders, and no --gradient-checkpointing; leave the flag out."
+            )
+        size = 1 if part == "none" else config.encode_ahead or 1
+        self.ahead = Ahead(part, size, frames_per_pass(device), buckets=use_graphs)
+        self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
+        dtype = torch.float16 if config.fp16 else torch.bfloat16
+        self.autocast: dict[str, Any] = {
+            "device_type": device.type,
+            "dtype": dtype,
+            "enabled": bool(config.fp16 or config.bf16),
+            "cache_enabled": False,
+        }
+        parts = [] if not self.autocast["enabled"] else self._parts_in(dtype)
+        self.frozen_weights = FrozenWeights(self.model, dtype, parts, keep_originals=True)
+        self.updater = Updater(
+            self.model, config.lr, config.weight_decay, config.max_grad_norm, self.accelerator.scaler
+        )
+        self.graphs: DecoderGraphs | None = None
+        if use_graphs:
+            self.graphs = DecoderGraphs(self._add_gradients, self.updater.bucket, config.cuda_graphs == "on")
+        # A GPU makes a step while the host reads the figures of the one before; on a CPU there is nothing to gain.
+        self.pending: deque[StepResult] = deque()
+        self.max_pending = 1 if device.type == "cuda" else 0
         self.counts = question_counts(self.train_frames)
         self.steps_per_epoch = steps_per_epoch(self.counts, config, accelerator.num_processes)
         self.total_steps = config.max_steps if config.max_steps is not None else config.epochs * self.steps_per_epoch
-        self.parallel_model, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.trained_parameters = [p for p in self.model.parameters() if p.requires_grad]
         micro_per_step = accelerator.num_processes * config.gradient_accumulation_steps
         self.fingerprint = compute_fingerprint(self.train_frames, self.val_frames, micro_per_step, self.total_steps)
         log.info(
@@ -537,6 +625,17 @@ class Trainer:
             *(sum(self.counts), len(self.counts)),
             *(self.total_steps, config.batch_size * micro_per_step, self.steps_per_epoch),
         )
+        if size > 1:
+            log.info("The frozen encoders run ahead, for %d batches at a time.", size)
+
+    def _parts_in(self, dtype: torch.dtype) -> list[str]:
+        """The parts of the model that never run in float32: a cache is filled in float32."""
+        parts = ["llm"]
+        if self.config.cache is None:
+            parts.append("visual_encoder")
+        if not self.config.cache_text:
+            parts.append("text_encoder")
+        return parts
 
     def _restore(self, start: RunStart, bad_frames: BadFrames) -> None:
         """Sets the state: that of the checkpoint, or that of a run's beginning in a cleared folder."""
@@ -546,7 +645,7 @@ class Trainer:
                 self.folder.clear(self.config)
             else:
                 self.folder.rewind(start, self.fingerprint)
-                load_optimizer_state(start.checkpoint, self.model, self.optimizer.optimizer)
+                load_optimizer_state(start.checkpoint, self.model, self.updater.optimizer)
         if start.checkpoint is not None:
             if self.accelerator.scaler is not None and progress.scaler is not None:
                 self.accelerator.scaler.load_state_dict(progress.scaler)
