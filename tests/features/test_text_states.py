@@ -1,5 +1,4 @@
-"""The cache of text states: a hit equals a miss bit for bit, losses equal those without a cache, no encoder runs."""from surgvivqa.training.run_log import TIMINGS
-
+"""The cache of text states: a hit equals a miss bit for bit, losses equal those without a cache, no encoder runs."""
 
 import dataclasses
 import json
@@ -23,6 +22,7 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.run_log import TIMINGS
 
 TINY = ["--preset=tiny", "--workers=0", "--log-interval=1", "--num-frames=4"]
 STEPS = ["--max-steps=4", "--batch-size=12", "--questions-per-frame=5", "--val-max-samples=6"]
