@@ -35,7 +35,7 @@ from surgvivqa.config import (
 )
 from surgvivqa.evaluation.metrics import METRICS
 from surgvivqa.model.configuration import max_tokens
-from surgvivqa.training.machine_defaults import resolve_machine_defaults
+from surgvivqa.training.machine_defaults import choose_batches_ahead, resolve_machine_defaults
 from surgvivqa.utils.errors import InputError
 
 
@@ -152,6 +152,7 @@ def test_choices_prompts_fit_without_a_maximum_length(
 def _with_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+    monkeypatch.setattr("surgvivqa.training.machine_defaults.gpu_memory", lambda: 80 * 10**9)
 
 
 def test_bfloat16_is_the_default_on_gpus_that_support_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +171,33 @@ def test_a_run_keeps_the_precision_it_began_with(tmp_path: Path, monkeypatch: py
     _with_gpu(monkeypatch, bf16=True)
     assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).bf16 is False
     assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).bf16 is True
+
+
+def test_a_run_keeps_the_number_of_batches_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_yaml(TrainConfig(encode_ahead=5), tmp_path / "config.yaml")
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).encode_ahead == 5
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, encode_ahead=7)).encode_ahead == 7
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).encode_ahead == 16
+    (tmp_path / "config.yaml").write_text("lr: 0.1\n")  # of a version without the flag
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).encode_ahead is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "memory", "expected"),
+    [
+        ({}, None, 16),
+        ({}, 80 * 10**9, 64),
+        ({"batch_size": 312, "questions_per_frame": 39}, 80 * 10**9, 8),
+        ({"batch_size": 312, "questions_per_frame": 39}, None, 2),
+        ({"batch_size": 312, "questions_per_frame": 8}, None, 1),
+        ({"train_video": "full"}, 80 * 10**9, 1),
+        ({"batch_size": 39, "questions_per_frame": 39, "prompt_mode": "choices"}, 8 * 10**9, 9),
+    ],
+)
+def test_a_window_has_a_bounded_number_of_frames_and_of_bytes(
+    flags: dict[str, Any], memory: int | None, expected: int
+) -> None:
+    assert choose_batches_ahead(TrainConfig(**flags), memory) == expected
 
 
 def test_the_models_limit_is_the_smallest_of_its_parts() -> None:

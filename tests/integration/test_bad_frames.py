@@ -119,6 +119,7 @@ def test_a_frame_that_is_lost_during_a_run_and_restored_changes_nothing(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    flags = [*flags, "--encode-ahead=1"]  # a window would hold the frames of the whole run
     assert train(tmp_path / "complete", flags) == 0
     lost = [frames / "VID04" / BAD] if where == "training" else sorted((frames / "VID01").iterdir())
     step = 2 if where == "training" else 4  # the last one before it is missed
@@ -160,7 +161,7 @@ def test_more_bad_frames_than_allowed_stop_the_run_after_a_checkpoint(
                 path.unlink()
 
     monkeypatch.setattr(MetricsLog, "write", then_remove_more)
-    assert train(tmp_path / "run", flags, *SKIP) == 2
+    assert train(tmp_path / "run", flags, *SKIP, "--encode-ahead=1") == 2
     message = sentence(capsys)
     assert "of 5 frames cannot be used, more than the 2 that --max-bad-frames 0.25 allows" in message
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()

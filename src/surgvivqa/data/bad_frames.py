@@ -56,6 +56,11 @@ class BadFrames:
                     )
 
     @property
+    def allowance(self) -> int:
+        """The number of further bad frames that the policy allows."""
+        return max(0, self.limit - len(self))
+
+    @property
     def too_many(self) -> bool:
         """Whether there are more bad frames than the policy allows."""
         return len(self) > self.limit

@@ -30,9 +30,13 @@ def resolve_machine_defaults(config: TrainConfig) -> TrainConfig:
     if ahead is None:
         ahead = saved.get("encode_ahead")
     if ahead is None and not saved:  # a run of a version without the flag resumes without it
-        memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-        ahead = choose_batches_ahead(config, memory)
+        ahead = choose_batches_ahead(config, gpu_memory())
     return dataclasses.replace(config, bf16=bf16, encode_ahead=ahead)
+
+
+def gpu_memory() -> int | None:
+    """Memory of the first GPU in bytes; None without a GPU."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def choose_batches_ahead(config: TrainConfig, gpu_memory: int | None) -> int:

@@ -141,6 +141,7 @@ class StepResult:
         step: the step, from 1.
         epoch: its epoch, from 0.
         lr: its learning rate.
+        max_new_bad: number of new bad frames with which an update is made.
         windows: describes questions for error messages.
         losses: the index of each micro-batch, its losses ``[Q]`` on the device, and its bad frames.
         bad: the frames of this process that cannot be used.
@@ -150,6 +151,7 @@ class StepResult:
     step: int
     epoch: int
     lr: float
+    max_new_bad: int
     windows: TrainingWindows[Any]
     losses: list[tuple[int, Tensor, Sequence[BadFrame]]] = field(default_factory=list)
     bad: list[BadFrame] = field(default_factory=list)
@@ -213,7 +215,7 @@ class Trainer:
                 if not self.validate():
                     return self.report_stop()
                 self.save()
-            for step, batches in enumerate(self.step_batches(), state.step + 1):
+            for step, batches in self.numbered_steps():
                 self.pending.append(self.train_step(step, batches))
                 advance(1)
                 last = step == self.total_steps
@@ -222,6 +224,8 @@ class Trainer:
                 to_save = is_due(step, config.save_every_steps)
                 # The figures of a step are read while the device makes the next one, or at once where they are needed.
                 result = self.read_figures(wait=to_log or to_validate or to_save)
+                if self.must_repeat:
+                    continue
                 if to_log:
                     self.log_losses(self.newest)
                 stopping = bool(result.stopping) and not last
@@ -245,7 +249,7 @@ class Trainer:
         No update is made if the loss or the gradients are not finite; ``read_figures`` reports it.
         """
         lr = self.config.lr * rate_factor(step - 1, self.total_steps, self.config)
-        result = StepResult(step, batches.epoch, lr, batches.windows)
+        result = StepResult(step, batches.epoch, lr, self.state.bad_frames.allowance, batches.windows)
         asked = lost = 0
         for weight in batches.loss_weights:
             index, batch, inputs = next(batches.loader)
@@ -260,7 +264,7 @@ class Trainer:
         new_bad = len(self.state.bad_frames.filter_new(result.bad))
         stops = (self.stop.caught is not None, self.stop.signal is not None)
         self.updater.bucket.add_figures(StepFigures(0.0, asked, lost, *stops, new_bad))
-        result.late = self.updater.step(lr)
+        result.late = self.updater.step(lr, result.max_new_bad)
         return result
 
     def forward_backward(
@@ -312,17 +316,23 @@ class Trainer:
             found.append((result, result.late.read()))
             self.state.window.device_wait += time.monotonic() - started
             figures = found[-1][1]
-            # From here on the weights must be those after state.step.
+            # The weights must be those after state.step where something is saved.
             wait = wait or bool(figures.stopping or figures.new_bad) or not self.is_finite(figures)
-        for result, figures in found:
+        for n, (result, figures) in enumerate(found):
             self.check_finite(result, figures)
+            if figures.new_bad > result.max_new_bad:  # no update was made in this step and in later ones
+                self.record_unusable(result.bad)
+                # Not too many after all: several processes, or several steps, had the same frame.
+                self.updater.is_halted.zero_()
+                self.must_repeat, found = True, found[:n]
+                break
             self.state.step = result.step
             asked = figures.asked - figures.lost
             if asked:
                 self.state.window.add(figures.loss * figures.asked / asked, int(asked))
             self.newest = result, figures
-        if any(figures.new_bad for _, figures in found):
-            self.record_unusable([frame for result, _ in found for frame in result.bad])
+            if figures.new_bad:
+                self.record_unusable(result.bad)
         stopping, signalled = (sum(getattr(f, name) for _, f in found) for name in ("stopping", "signalled"))
         return StepFigures(stopping=stopping, signalled=signalled)
 
@@ -491,6 +501,16 @@ class Trainer:
         count = len(state.bad_frames)
         skipped = f"; the questions of {count} frames were skipped (finished.json)" if count else ""
         log.info("Done: %d steps in %.0f s; %s%s", state.step, time.monotonic() - self.started, folder.path, skipped)
+
+    def numbered_steps(self) -> Iterator[tuple[int, StepBatches]]:
+        """Yields the steps that are still to be made, from 1, with their batches."""
+        self.must_repeat = True
+        while self.must_repeat:
+            self.must_repeat = False
+            for step, batches in enumerate(self.step_batches(), self.state.step + 1):
+                yield step, batches
+                if self.must_repeat:
+                    break
 
     def step_batches(self) -> Iterator[StepBatches]:
         """Yields the batches of each step that is still to be made."""

@@ -1,7 +1,8 @@
 """The update of the parameters: one buffer of gradients, and no value that the host waits for.
 
-A step whose loss or gradients are not finite makes no update. This is decided on the device, since reading a value on
-the host would stop a GPU until its queue is empty. The host reads a step's figures later (``StepFigures``).
+A step whose loss or gradients are not finite makes no update, and neither do the steps after it. This is decided on the
+device, since reading a value on the host would stop a GPU until its queue is empty. The host reads a step's figures
+later (``LateFigures``).
 """
 
 import dataclasses
@@ -133,26 +134,29 @@ class Updater:
         self.optimizer = make_optimizer(model, lr, weight_decay, fused=True)
         self.bucket = GradientBucket([p for p in model.parameters() if p.requires_grad])
         self.max_grad_norm, self.scaler = max_grad_norm, scaler
+        self.is_halted = torch.zeros((), dtype=torch.bool, device=self.bucket.buffer.device)
 
     def scale(self, loss: Tensor) -> Tensor:
         """A loss multiplied by fp16's factor."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     @torch.no_grad()
-    def step(self, lr: float) -> LateFigures:
+    def step(self, lr: float, max_new_bad: int) -> LateFigures:
         """Sums the bucket over the processes, updates the parameters, and clears the bucket.
 
-        Gradients are those of the mean over the questions that could be asked. No update is made if there are none, or
-        if the loss or a gradient is not finite.
+        Gradients are those of the mean over the questions that could be asked; no update is made if there are none.
+        No update is made any more, until ``is_halted`` is cleared, if the loss or a gradient is not finite, or if there
+        are too many new bad frames. Infinite gradients under fp16 only skip the step, as the scale was too large.
 
         Args:
             lr: learning rate.
+            max_new_bad: number of new bad frames in all processes with which the run goes on.
         """
         bucket, optimizer = self.bucket, self.optimizer
         bucket.sum_over_processes()
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)  # it also notes infinite gradients, for its next factor
-        loss, asked, lost = bucket.figures[:3]
+        loss, asked, lost, _, _, new_bad = bucket.figures
         answered = asked - lost
         scale = asked / answered.clamp(min=1)
         norm = vector_norm(bucket.gradients) * scale
@@ -160,7 +164,11 @@ class Updater:
         if self.max_grad_norm:
             factor = scale * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         bucket.gradients.mul_(factor)
-        is_good = loss.isfinite() & norm.isfinite() & (answered > 0)
+        is_finite = norm.isfinite()
+        self.is_halted |= ~loss.isfinite() | (new_bad > max_new_bad)
+        if self.scaler is None:
+            self.is_halted |= ~is_finite
+        is_good = is_finite & (answered > 0) & ~self.is_halted
         # AdamW leaves parameters and moments as they are where this is 1; GradScaler uses the same attribute.
         optimizer.found_inf = (~is_good).float()  # type: ignore[attr-defined]
         for group in optimizer.param_groups:
