@@ -177,7 +177,7 @@ def test_a_run_keeps_the_number_of_batches_that_it_began_with(tmp_path: Path, mo
     save_yaml(TrainConfig(encode_ahead=5), tmp_path / "config.yaml")
     assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).encode_ahead == 5
     assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, encode_ahead=7)).encode_ahead == 7
-    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).encode_ahead == 16
+    assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path, overwrite=True)).encode_ahead == 1
     (tmp_path / "config.yaml").write_text("lr: 0.1\n")  # of a version without the flag
     assert resolve_machine_defaults(TrainConfig(checkpoint_dir=tmp_path)).encode_ahead is None
 
@@ -185,11 +185,12 @@ def test_a_run_keeps_the_number_of_batches_that_it_began_with(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("flags", "memory", "expected"),
     [
-        ({}, None, 16),
+        ({}, None, 1),
+        ({"shuffle_frames": 4}, None, 30),
+        ({"shuffle_frames": 4}, 80 * 10**9, 30),
         ({}, 80 * 10**9, 64),
         ({"batch_size": 312, "questions_per_frame": 39}, 80 * 10**9, 8),
-        ({"batch_size": 312, "questions_per_frame": 39}, None, 2),
-        ({"batch_size": 312, "questions_per_frame": 8}, None, 1),
+        ({"batch_size": 312, "questions_per_frame": 8}, 80 * 10**9, 1),
         ({"train_video": "full"}, 80 * 10**9, 1),
         ({"batch_size": 39, "questions_per_frame": 39, "prompt_mode": "choices"}, 8 * 10**9, 9),
     ],

@@ -329,6 +329,13 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         least=1,
         in_card=True,
     )
+    shuffle_frames: int | None = flag(
+        "Shuffle the frames, and then the questions of so many frames together, so that each frame is encoded once in "
+        "an epoch. Batches near each other then share frames. Default: all questions are shuffled together.",
+        None,
+        least=1,
+        in_card=True,
+    )
     gradient_accumulation_steps: int = flag(
         "Number of forward passes per optimiser step.",
         1,
@@ -349,8 +356,8 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     )
     tf32: bool = flag("Allow TF32 for products in float32; faster on a GPU and less exact.", False, in_card=True)
     encode_ahead: int | None = flag(
-        "Number of forward passes whose frozen encoders run together; 1 runs them one by one. Default: as many as "
-        "hold 64 frames on a GPU, 16 on a CPU.",
+        "Number of forward passes whose frozen encoders run together; 1 runs them one by one. Default: on a GPU as "
+        "many as hold 64 frames; with --shuffle-frames those of its frames; otherwise 1.",
         None,
         least=1,
     )

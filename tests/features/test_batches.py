@@ -36,7 +36,7 @@ def test_processes_share_the_steps_of_an_epoch(sizes: list[int], world: int, acc
     for step in range(steps):
         total = 0.0
         for micro in range(accumulation):
-            for plan, weights, _ in plans:
+            for plan, weights, _, _ in plans:
                 weight = weights[step][micro]
                 micro_batch = plan[step * accumulation + micro]
                 if weight:

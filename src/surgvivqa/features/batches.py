@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,26 @@ Group = tuple[int, list[int]]  # the index of a frame, and the indices of questi
 MicroBatch = list[Group]
 
 
-def plan_micro_batches(
-    counts: Sequence[int], batch_size: int, questions_per_frame: int, seed: int, epoch: int
-) -> list[MicroBatch]:
+class EpochOrder(NamedTuple):
+    """The questions of an epoch in order.
+
+    Attributes:
+        micro_batches: the micro-batches, each as frames with the indices of their selected questions.
+        block_starts: the micro-batch in which each block of frames begins that are shuffled together.
+    """
+
+    micro_batches: list[MicroBatch]
+    block_starts: list[int]
+
+
+def plan_epoch(
+    counts: Sequence[int],
+    batch_size: int,
+    questions_per_frame: int,
+    seed: int,
+    epoch: int,
+    shuffle_frames: int | None = None,
+) -> EpochOrder:
     """Plans an epoch: every question once, in micro-batches of ``batch_size`` questions (the last may be smaller).
 
     Args:
@@ -35,28 +52,58 @@ def plan_micro_batches(
         questions_per_frame: maximum number of questions of a frame that are kept together.
         seed: with ``epoch``, determines the order.
         epoch: with ``seed``, determines the order.
-
-    Returns:
-        The micro-batches, each as frames with the indices of their selected questions.
+        shuffle_frames: number of frames whose questions are shuffled together, after the frames are; None for all.
     """
     rng = np.random.default_rng([seed, epoch])
-    groups: list[Group] = []
+    pieces_of: list[list[Group]] = []
     for frame, count in enumerate(counts):
         order = rng.permutation(count)
-        pieces = max(1, -(-count // questions_per_frame))
-        groups += [(frame, [int(q) for q in piece]) for piece in np.array_split(order, pieces) if len(piece)]
+        number = max(1, -(-count // questions_per_frame))
+        pieces_of.append([(frame, [int(q) for q in piece]) for piece in np.array_split(order, number) if len(piece)])
+    if shuffle_frames is None:
+        blocks = [pieces_of]
+    else:
+        shuffled = [pieces_of[frame] for frame in rng.permutation(len(pieces_of))]
+        blocks = [shuffled[n : n + shuffle_frames] for n in range(0, len(shuffled), shuffle_frames)]
     batches: list[MicroBatch] = [[]]
+    starts: list[int] = []
     free = batch_size
-    for index in rng.permutation(len(groups)):
-        frame, questions = groups[index]
-        while questions:
-            if free == 0:
-                batches.append([])
-                free = batch_size
-            taken, questions = questions[:free], questions[free:]
-            batches[-1].append((frame, taken))
-            free -= len(taken)
-    return [batch for batch in batches if batch]
+    for block in blocks:
+        groups = list(itertools.chain.from_iterable(block))
+        starts.append(len(batches) - (free > 0))
+        for index in rng.permutation(len(groups)):
+            frame, questions = groups[index]
+            while questions:
+                if free == 0:
+                    batches.append([])
+                    free = batch_size
+                taken, questions = questions[:free], questions[free:]
+                batches[-1].append((frame, taken))
+                free -= len(taken)
+    return EpochOrder([batch for batch in batches if batch], starts)
+
+
+def plan_micro_batches(
+    counts: Sequence[int], batch_size: int, questions_per_frame: int, seed: int, epoch: int
+) -> list[MicroBatch]:
+    """The micro-batches of ``plan_epoch`` with all questions shuffled together."""
+    return plan_epoch(counts, batch_size, questions_per_frame, seed, epoch).micro_batches
+
+
+def make_windows(num_batches: int, starts: Iterable[int], longest: int) -> list[range]:
+    """Cuts micro-batches into windows.
+
+    Args:
+        num_batches: number of micro-batches.
+        starts: micro-batches in which a window begins.
+        longest: maximum number of micro-batches in a window.
+    """
+    edges = sorted({0, num_batches, *(start for start in starts if start < num_batches)})
+    return [
+        range(start, min(start + longest, end))
+        for first, end in itertools.pairwise(edges)
+        for start in range(first, end, longest)
+    ]
 
 
 @dataclass(frozen=True)
@@ -127,13 +174,11 @@ class Ahead:
 
     Attributes:
         part: ``none``; ``video``: video tokens, because the text encoder trains; or ``text``: text states too.
-        batches: number of micro-batches in a window.
         frames_per_pass: number of frames that are encoded in one pass.
         buckets: pad the decoder's streams to the sizes of a bucket, so that an epoch has few different ones.
     """
 
     part: AheadPart = "none"
-    batches: int = 1
     frames_per_pass: int = 1
     buckets: bool = False
 
@@ -141,16 +186,16 @@ class Ahead:
 class TrainingWindows(Dataset[Window[InputsT]]):
     """The windows of an epoch; a worker process reads the frames and packs the questions on access.
 
-    Window n holds the micro-batches ``n * ahead.batches`` and following ones, so it does not depend on the step that a
-    run starts from.
+    Windows are at fixed places of the plan, so they do not depend on the step that a run starts from.
 
     Args:
         frames: the frames with their questions.
         reader: the reader of a feature source.
         prompt_tokenizer: converts prompts and labels to token ids.
         mask: the mask mode.
-        plan: the micro-batches (``plan_micro_batches``).
-        ahead: what is computed ahead. With ``none`` a window is one micro-batch.
+        plan: the micro-batches (``plan_epoch``).
+        ahead: what is computed ahead.
+        windows: the micro-batches of each window (``make_windows``); one each by default.
     """
 
     def __init__(
@@ -161,16 +206,17 @@ class TrainingWindows(Dataset[Window[InputsT]]):
         mask: str,
         plan: Sequence[MicroBatch],
         ahead: Ahead = Ahead(),
+        windows: Sequence[range] | None = None,
     ) -> None:
         self.frames, self.reader, self.plan, self.ahead = frames, reader, plan, ahead
+        self.windows = make_windows(len(plan), (), 1) if windows is None else windows
         self.prompt_tokenizer, self.mask = prompt_tokenizer, mask
 
     def __len__(self) -> int:
-        return -(-len(self.plan) // self.ahead.batches)
+        return len(self.windows)
 
     def __getitem__(self, index: int) -> Window[InputsT]:
-        first = index * self.ahead.batches
-        plan = self.plan[first : first + self.ahead.batches]
+        plan = [self.plan[n] for n in self.windows[index]]
         chosen: dict[int, dict[int, None]] = {}  # the questions of each frame, in the order of the plan
         for frame, questions in itertools.chain.from_iterable(plan):
             chosen.setdefault(frame, {}).update(dict.fromkeys(questions))
@@ -272,6 +318,6 @@ def build_training_loader(
         sampler=list(order),
         num_workers=workers,
         worker_init_fn=ignore_signals,
-        prefetch_factor=(4 if windows.ahead.batches == 1 else 2) if workers else None,
+        prefetch_factor=(4 if len(windows) == len(windows.plan) else 2) if workers else None,
         pin_memory=pin_memory,
     )

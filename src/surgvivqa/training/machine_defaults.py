@@ -9,9 +9,10 @@ import yaml
 from surgvivqa.config import TrainConfig, clip_length, plain_yaml
 
 _TOKENS_PER_QUESTION = {"simple": 32, "choices": 400}  # upper bounds with GPT-2's tokenizer
-_FRAMES_AHEAD = {"cpu": 16, "cuda": 64}
-_MAX_BATCHES_AHEAD = 64
-_FRAMES_PER_PASS = {"cpu": 2, "cuda": 16}
+_FRAMES_AHEAD = 64
+_MAX_BATCHES_AHEAD = 256
+_QUESTIONS_PER_FRAME = 60  # more than most frames of SSG-QA have
+_FRAMES_PER_PASS = {"cpu": 1, "cuda": 16}  # on a CPU more frames at a time are no faster
 _HIDDEN, _VIDEO_TOKENS, _FRAME_VALUES = 768, 1568, 3 * 224 * 224  # the published parts'
 
 
@@ -42,8 +43,9 @@ def gpu_memory() -> int | None:
 def choose_batches_ahead(config: TrainConfig, gpu_memory: int | None) -> int:
     """The number of micro-batches whose frozen encoders run together.
 
-    It is such that a window has about 16 frames on a CPU and 64 on a GPU, and takes at most a sixteenth of the GPU's
-    memory; 1 if the video encoder trains.
+    On a GPU a window has about 64 frames, or those that a sixteenth of its memory holds. With ``--shuffle-frames`` it
+    has the frames that are shuffled together. Otherwise a CPU gains nothing from a window. The number is 1 if the video
+    encoder trains.
 
     Args:
         config: the flags.
@@ -51,11 +53,16 @@ def choose_batches_ahead(config: TrainConfig, gpu_memory: int | None) -> int:
     """
     if config.train_video != "none":
         return 1
-    frames = -(-config.batch_size // config.questions_per_frame)
-    wanted = _FRAMES_AHEAD["cpu" if gpu_memory is None else "cuda"]
+    if config.shuffle_frames is not None:
+        batches = -(-config.shuffle_frames * _QUESTIONS_PER_FRAME // config.batch_size)
+    elif gpu_memory is not None:
+        batches = _FRAMES_AHEAD // -(-config.batch_size // config.questions_per_frame)
+    else:
+        return 1
     if gpu_memory is not None:
-        wanted = min(wanted, gpu_memory // 16 // _bytes_per_frame(config))
-    return int(max(1, min(_MAX_BATCHES_AHEAD, wanted // frames)))
+        frames = gpu_memory // 16 // _bytes_per_frame(config)
+        batches = min(batches, frames // -(-config.batch_size // config.questions_per_frame))
+    return int(max(1, min(_MAX_BATCHES_AHEAD, batches)))
 
 
 def frames_per_pass(device: torch.device) -> int:

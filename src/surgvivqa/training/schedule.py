@@ -9,19 +9,20 @@ import torch
 from torch import nn
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.features.batches import MicroBatch, plan_micro_batches
+from surgvivqa.features.batches import EpochOrder, MicroBatch, plan_epoch
 
 
 class EpochPlan(NamedTuple):
     """One process's part of an epoch.
 
     ``micro_batches`` lists its micro-batches in order; ``weights[step][micro]`` is the factor on the summed loss of
-    each micro-batch of a step.
+    each micro-batch of a step; ``window_starts`` lists micro-batches in which a window begins.
     """
 
     micro_batches: list[MicroBatch]
     weights: list[list[float]]
     epoch: int
+    window_starts: list[int]
 
 
 def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int, total: int) -> Iterator[EpochPlan]:
@@ -40,7 +41,7 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
     """
     accumulation, done, epoch = config.gradient_accumulation_steps, 0, 0
     while done < total:
-        plan = plan_micro_batches(counts, config.batch_size, config.questions_per_frame, config.seed, epoch)
+        plan, block_starts = _plan(counts, config, config.seed, epoch)
         mine: list[MicroBatch] = []
         weights: list[list[float]] = []
         for start in range(0, len(plan), world * accumulation):
@@ -52,14 +53,18 @@ def step_plans(counts: Sequence[int], config: TrainConfig, world: int, rank: int
             mine += [part[place] if place < len(part) else plan[0] for place in places]
             weights.append([1 / questions if place < len(part) else 0.0 for place in places])
             done += 1
-        yield EpochPlan(mine, weights, epoch)
+        yield EpochPlan(mine, weights, epoch, [start // world for start in block_starts])
         epoch += 1
 
 
 def steps_per_epoch(counts: Sequence[int], config: TrainConfig, world: int) -> int:
     """Number of steps in an epoch of ``world`` processes; the last one may be smaller."""
-    count = len(plan_micro_batches(counts, config.batch_size, config.questions_per_frame, 0, 0))
+    count = len(_plan(counts, config, 0, 0).micro_batches)
     return math.ceil(count / (world * config.gradient_accumulation_steps))
+
+
+def _plan(counts: Sequence[int], config: TrainConfig, seed: int, epoch: int) -> EpochOrder:
+    return plan_epoch(counts, config.batch_size, config.questions_per_frame, seed, epoch, config.shuffle_frames)
 
 
 def seed_micro_batch(seed: int, epoch: int, position: int) -> None:

@@ -30,7 +30,7 @@ from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.ahead import WindowEncoder, frozen_part
-from surgvivqa.features.batches import Ahead, Batch, TrainingWindows, build_training_loader
+from surgvivqa.features.batches import Ahead, Batch, TrainingWindows, build_training_loader, make_windows
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
@@ -516,7 +516,7 @@ class Trainer:
         """Yields the batches of each step that is still to be made."""
         config, accelerator = self.config, self.accelerator
         plans = step_plans(self.counts, config, accelerator.num_processes, accelerator.process_index, self.total_steps)
-        for plan, weights, epoch in plans:
+        for plan, weights, epoch, window_starts in plans:
             done = self.state.step - epoch * self.steps_per_epoch  # more than 0 only where a run resumes in an epoch
             if done >= len(weights):
                 continue
@@ -528,6 +528,7 @@ class Trainer:
                 self.bundle.settings.mask,
                 plan,
                 self.ahead,
+                make_windows(len(plan), window_starts, self.longest_window),
             )
             loader = self._micro_batches(windows, first)
             for step_weights in weights[done:]:
@@ -540,12 +541,12 @@ class Trainer:
 
         The window of ``first`` is encoded as a whole, as in a run that was not stopped.
         """
-        device, size = self.accelerator.device, self.ahead.batches
-        order = range(first // size, len(windows))
+        device = self.accelerator.device
+        order = [n for n, window in enumerate(windows.windows) if window.stop > first]
         loader = build_training_loader(windows, order, self.config.workers, pin_memory=device.type == "cuda")
         for number, window in zip(order, self._timed(feed_device(start_workers(loader), device)), strict=True):
             # The encoders run while the first micro-batch is asked for, in the precision of the run.
-            batches = enumerate(self.encoder.batches(window), number * size)
+            batches = enumerate(self.encoder.batches(window), windows.windows[number].start)
             while True:
                 with torch.autocast(**self.autocast):
                     found = next(batches, None)
@@ -614,8 +615,8 @@ class Trainer:
             raise InputError(
                 "--cuda-graphs on needs a GPU, frozen encoders, and no --gradient-checkpointing; leave the flag out."
             )
-        size = 1 if part == "none" else config.encode_ahead or 1
-        self.ahead = Ahead(part, size, frames_per_pass(device), buckets=use_graphs)
+        self.longest_window = 1 if part == "none" else config.encode_ahead or 1
+        self.ahead = Ahead(part, frames_per_pass(device), buckets=use_graphs)
         self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
         dtype = torch.float16 if config.fp16 else torch.bfloat16
         self.autocast: dict[str, Any] = {
@@ -645,8 +646,8 @@ class Trainer:
             *(sum(self.counts), len(self.counts)),
             *(self.total_steps, config.batch_size * micro_per_step, self.steps_per_epoch),
         )
-        if size > 1:
-            log.info("The frozen encoders run ahead, for %d batches at a time.", size)
+        if self.longest_window > 1:
+            log.info("The frozen encoders run ahead, for up to %d batches at a time.", self.longest_window)
 
     def _parts_in(self, dtype: torch.dtype) -> list[str]:
         """The parts of the model that never run in float32: a cache is filled in float32."""
