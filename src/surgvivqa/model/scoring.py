@@ -243,7 +243,7 @@ class _Search:
         longest_prompt = max(len(prompt) for _, prompt in self.questions)
         stream = pack_stream(trees, self.mask, len(active), cached_length=longest_prompt)
         packed = _to_device(stream, self.device)
-        indices = _to_device(torch.tensor(active + slots), self.device)
+        indices = _indices(active + slots, self.device)
         layouts = build_layouts(packed, self.video.tokens.dtype)
         for layout, kv_cache in zip(layouts, self.kv_caches, strict=True):
             layout.read_cache, layout.read_rows = kv_cache, indices[: len(active)]
@@ -276,6 +276,11 @@ def _read(values: Tensor) -> list[Any]:
     """Reads a tensor on the host, which waits for the device."""
     result: list[Any] = values.tolist()
     return result
+
+
+def _indices(values: list[int], device: torch.device) -> Tensor:
+    """Indices ``[n]`` int64 on a device."""
+    return _to_device(torch.tensor(values), device)
 
 
 def _to_device(value: Movable, device: torch.device) -> Movable:
