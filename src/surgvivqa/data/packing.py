@@ -28,6 +28,7 @@ mask mode          a prompt token                     an answer token
 ``bidirectional`` (arXiv 2511.03325, as published) the text encoder sees the answer, which leaks into the loss.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -235,9 +236,16 @@ def build_answer_chain(prompt: Sequence[int], answer: Sequence[int], question: i
         question: the index of the question.
         mask: the mask mode.
     """
-    fed = list(answer) if mask == "bidirectional" else list(answer[:-1])
-    parents = list(range(-1, len(fed) - 1))
-    return PromptTree(prompt, fed, parents, [(i - 1, token) for i, token in enumerate(answer)], question)
+    return PromptTree(prompt, *_answer_chain(tuple(answer), mask == "bidirectional"), question)
+
+
+@functools.lru_cache(maxsize=1024)
+def _answer_chain(
+    answer: tuple[int, ...], is_whole: bool
+) -> tuple[Sequence[int], Sequence[int], Sequence[tuple[int, int]]]:
+    """The tokens, parents and targets of a chain, with or without the last token; questions with one answer share them."""
+    fed = answer if is_whole else answer[:-1]
+    return fed, tuple(range(-1, len(fed) - 1)), tuple((i - 1, token) for i, token in enumerate(answer))
 
 
 def pack_stream(
