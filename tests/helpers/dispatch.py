@@ -6,8 +6,8 @@ Give the computation tensors on the device ``meta``, which have no values. Then 
     with watch_operations("meta") as names:
         model(...)
 
-With tensors on the CPU only host reads show. ``Tensor.tolist`` and ``Tensor.numpy`` are no operations: there they do not
-show, on ``meta`` they fail.
+With tensors on the CPU only host reads show, except ``Tensor.tolist`` and ``Tensor.numpy``, which are no operations; on
+``meta`` these fail.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.name().partition(".")[0], kwargs or {}
         self.names.append(name)
-        if name in HOST_READS or name in _INDEXING and any(map(_is_bool, tree_leaves(args[1]))):
+        if name in HOST_READS or (name in _INDEXING and any(map(_is_bool, tree_leaves(args[1])))):
             raise HostReadError(f"{name} waits for the device")
         self._check_devices(f"{name} takes", (args, kwargs))
         if torch.device(kwargs.get("device") or self.device) != self.device:

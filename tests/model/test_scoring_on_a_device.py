@@ -1,7 +1,6 @@
 """A scoring pass runs on its device alone: no host read, no tensor of another device.
 
-The device is ``meta``, whose tensors have no values: there an operation with a tensor of the CPU is seen, as it would be
-on a GPU.
+The device is ``meta``, whose tensors have no values. As on a GPU, an operation with a tensor of the CPU is seen there.
 """
 
 from collections.abc import Callable

@@ -187,15 +187,21 @@ def _split_buffers(
     buffers: tuple[Tensor, Tensor], shapes: Sequence[Sequence[int]], numbers: tuple[Any, ...]
 ) -> PackedStream:
     """The stream whose tensors are views of two buffers; the inverse of ``_join_buffers``."""
-    ids, positions, slots, source, frame_slots, frame_source, *rest = buffers[0].split([s[0] for s in shapes[:-2]])
+    parts = buffers[0].split([s[0] for s in shapes[:-2]])
+    ids, positions, slots, source, frame_slots, frame_source, outputs, target_rows, target_ids, questions = parts
+    text_mask, decoder_mask = buffers[1]
     num_sequences, num_frames, targets_before, num_questions, question_slots = numbers
     stream = PackedStream(
         ids,
         positions,
         PaddedLayout(slots, source, num_sequences),
         PaddedLayout(frame_slots, frame_source, num_frames),
-        *buffers[1],
-        *rest,
+        text_mask,
+        decoder_mask,
+        outputs,
+        target_rows,
+        target_ids,
+        questions,
         targets_before,
         num_questions,
         question_slots,
@@ -243,7 +249,7 @@ def build_answer_chain(prompt: Sequence[int], answer: Sequence[int], question: i
 def _answer_chain(
     answer: tuple[int, ...], is_whole: bool
 ) -> tuple[Sequence[int], Sequence[int], Sequence[tuple[int, int]]]:
-    """The tokens, parents and targets of a chain, with or without the last token; questions with one answer share them."""
+    """The tokens (without the last one unless ``is_whole``), parents and targets of a chain."""
     fed = answer if is_whole else answer[:-1]
     return fed, tuple(range(-1, len(fed) - 1)), tuple((i - 1, token) for i, token in enumerate(answer))
 
