@@ -77,7 +77,7 @@ def test_few_open_files_allow_fewer_workers(
     files: int, wanted: int, given: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
-    monkeypatch.setattr(loader_workers, "_limit_by_shared_memory", lambda wanted: wanted)
+    monkeypatch.setattr(loader_workers, "_limit_by_shared_memory", lambda wanted, _: wanted)
     warnings: list[str] = []
     monkeypatch.setattr(loader_workers, "warn_once", warnings.append)
     count = limit_workers(wanted)
@@ -96,6 +96,13 @@ def test_little_shared_memory_allows_fewer_workers(
     assert limit_workers(wanted) == given
     assert len(warnings) == (given < wanted)
     assert all("The shared memory (/dev/shm) has" in w and "--workers" in w for w in warnings)
+
+
+def test_large_batches_need_more_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2**30))
+    monkeypatch.setattr(loader_workers, "warn_once", lambda _: None)
+    assert limit_workers(8) == 8
+    assert limit_workers(8, batch_bytes=100 * 2**20) == 3
 
 
 @pytest.mark.parametrize(

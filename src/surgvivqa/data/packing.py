@@ -28,6 +28,7 @@ mask mode          a prompt token                     an answer token
 ``bidirectional`` (arXiv 2511.03325, as published) the text encoder sees the answer, which leaks into the loss.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -240,9 +241,16 @@ def build_answer_chain(prompt: Sequence[int], answer: Sequence[int], question: i
         question: the index of the question.
         mask: the mask mode.
     """
-    fed = list(answer) if mask == "bidirectional" else list(answer[:-1])
-    parents = list(range(-1, len(fed) - 1))
-    return PromptTree(prompt, fed, parents, [(i - 1, token) for i, token in enumerate(answer)], question)
+    return PromptTree(prompt, *_answer_chain(tuple(answer), mask == "bidirectional"), question)
+
+
+@functools.lru_cache(maxsize=1024)
+def _answer_chain(
+    answer: tuple[int, ...], is_whole: bool
+) -> tuple[Sequence[int], Sequence[int], Sequence[tuple[int, int]]]:
+    """The tokens (without the last one unless ``is_whole``), parents and targets of a chain."""
+    fed = answer if is_whole else answer[:-1]
+    return fed, tuple(range(-1, len(fed) - 1)), tuple((i - 1, token) for i, token in enumerate(answer))
 
 
 def pack_stream(
@@ -282,18 +290,22 @@ def pack_stream(
     ids, positions = np.zeros(num_tokens, np.int64), np.zeros(num_tokens, np.int64)
     decoder = np.zeros((len(trees) + len(added), width, cached_length + width), bool)
     text = decoder.copy()
-    outputs: list[int] = []
-    targets: list[tuple[int, int, int]] = []
-    start = 0
+    earlier = np.tri(max((len(tree.prompt) for tree in trees), default=0), dtype=bool)
+    parts: dict[tuple[int, int], _AnswerTree] = {}  # the trees of a trie share their lists, and this
+    output_parts, target_parts = [np.zeros(0, np.int64)], [(np.zeros(0, np.int64),) * 3]
+    start = num_outputs = 0
     for n, tree in enumerate(trees):
         p, a = (0 if cached_length else len(tree.prompt)), len(tree.tokens)
-        depths, sees = _ancestors(tree.parents)
+        key = (id(tree.parents), id(tree.targets))
+        if key not in parts:
+            parts[key] = _AnswerTree.build(tree)
+        answer = parts[key]
         ids[start : start + p], ids[start + p : start + p + a] = tree.prompt[:p], tree.tokens
         positions[start : start + p] = np.arange(p)
-        positions[start + p : start + p + a] = len(tree.prompt) + depths
-        decoder[n, :p, :p] = np.tri(p, dtype=bool)
+        positions[start + p : start + p + a] = len(tree.prompt) + answer.depths
+        decoder[n, :p, :p] = earlier[:p, :p]
         decoder[n, p : p + a, : len(tree.prompt)] = True
-        decoder[n, p : p + a, cached_length + p : cached_length + p + a] = sees
+        decoder[n, p : p + a, cached_length + p : cached_length + p + a] = answer.sees
         text[n] = decoder[n]
         if mask == "prefix":
             text[n, :p, :p] = True
@@ -301,23 +313,22 @@ def pack_stream(
             text[n, : p + a, : p + a] = True
         # A padding query sees one key, because a softmax over none is NaN; no token sees a padding key.
         text[n, p + a :, 0] = decoder[n, p + a :, 0] = True
-        for node, token in tree.targets:
-            position = start + p + node
-            if not outputs or outputs[-1] < position:
-                outputs.append(position)
-            elif outputs[-1] > position:
-                raise ValueError("the targets of a prompt tree must be in the order of its nodes")
-            targets.append((len(outputs) - 1, token, tree.question))
+        output_parts.append(start + p + answer.outputs)
+        target_parts.append((num_outputs + answer.rows, answer.ids, np.full(len(answer.ids), tree.question)))
+        num_outputs += len(answer.outputs)
         start += p + a
     text[len(trees) :, :, 0] = decoder[len(trees) :, :, 0] = True
+    outputs = np.concatenate(output_parts)
+    rows, target_ids, questions = (np.concatenate(columns) for columns in zip(*target_parts, strict=True))
     if shape:
-        missing = shape.num_targets - len(targets)
+        missing = shape.num_targets - len(rows)
         if missing < 0:
-            raise ValueError(f"a stream of {len(targets)} targets does not fit into {shape}")
-        targets += [(len(outputs) + i, 0, shape.question_slots - 1) for i in range(missing)]
-        outputs += [0] * missing
-    target_table = torch.tensor(targets, dtype=torch.long).reshape(-1, 3)
-    before = np.searchsorted(target_table[:, 0].numpy(), np.arange(len(outputs) + 1))
+            raise ValueError(f"a stream of {len(rows)} targets does not fit into {shape}")
+        rows = np.concatenate([rows, len(outputs) + np.arange(missing)])
+        target_ids = np.concatenate([target_ids, np.zeros(missing, np.int64)])
+        questions = np.concatenate([questions, np.full(missing, shape.question_slots - 1)])
+        outputs = np.concatenate([outputs, np.zeros(missing, np.int64)])
+    before = np.searchsorted(rows, np.arange(len(outputs) + 1))
     ends = np.cumsum([0, *(len(frame) for frame in frames)])
     frame_lengths = [] if shape else [sum(lengths[i:j]) for i, j in itertools.pairwise(ends)]
     return PackedStream(
@@ -327,10 +338,10 @@ def pack_stream(
         frames=PaddedLayout.of_lengths(frame_lengths),
         text_mask=torch.from_numpy(text),
         decoder_mask=torch.from_numpy(decoder),
-        output_positions=torch.tensor(outputs, dtype=torch.long),
-        target_rows=target_table[:, 0],
-        target_ids=target_table[:, 1],
-        target_question=target_table[:, 2],
+        output_positions=torch.from_numpy(outputs),
+        target_rows=torch.from_numpy(rows),
+        target_ids=torch.from_numpy(target_ids),
+        target_question=torch.from_numpy(questions),
         targets_before=tuple(before.tolist()),
         num_questions=num_questions,
         question_slots=shape.question_slots if shape else num_questions,
@@ -379,14 +390,45 @@ def _added_lengths(lengths: Sequence[int], shape: StreamShape) -> list[int]:
     return added
 
 
-def _ancestors(parents: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Each node's depth ``[A]`` int64, and which nodes ``[A, A]`` bool are its ancestors or itself."""
-    depths, sees = np.zeros(len(parents), np.int64), np.eye(len(parents), dtype=bool)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            depths[node] = depths[parent] + 1
-            sees[node] |= sees[parent]
-    return depths, sees
+class _AnswerTree(NamedTuple):
+    """What a stream needs to know about the A answer tokens and T targets of a prompt tree.
+
+    Attributes:
+        depths: ``[A]`` int64, each answer token's depth.
+        sees: ``[A, A]`` bool, which answer tokens are its ancestors or itself.
+        outputs: ``[P]`` int64, the distinct nodes that predict a target, in order.
+        rows: ``[T]`` int64, the index in ``outputs`` of each target's node.
+        ids: ``[T]`` int64, the token ids to predict.
+    """
+
+    depths: np.ndarray
+    sees: np.ndarray
+    outputs: np.ndarray
+    rows: np.ndarray
+    ids: np.ndarray
+
+    @classmethod
+    def build(cls, tree: PromptTree) -> "_AnswerTree":
+        """Builds it from a prompt tree.
+
+        Raises:
+            ValueError: the targets are not in the order of the tree's nodes.
+        """
+        depths, sees = np.zeros(len(tree.parents), np.int64), np.eye(len(tree.parents), dtype=bool)
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                depths[node] = depths[parent] + 1
+                sees[node] |= sees[parent]
+        outputs: list[int] = []
+        rows: list[int] = []
+        for node, _ in tree.targets:
+            if not outputs or outputs[-1] < node:
+                outputs.append(node)
+            elif outputs[-1] > node:
+                raise ValueError("the targets of a prompt tree must be in the order of its nodes")
+            rows.append(len(outputs) - 1)
+        columns = (outputs, rows, [token for _, token in tree.targets])
+        return cls(depths, sees, *(np.array(column, np.int64) for column in columns))
 
 
 def pack_training(

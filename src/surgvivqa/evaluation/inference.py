@@ -1,13 +1,16 @@
 """Predicts the answers to questions about frames, for validation and evaluation.
 
 ``predict_frames`` encodes some frames at a time and scores the labels of their questions with
-``model.scoring.score_labels``.
+``model.scoring.score_labels``. The scores of a pass are read while the device computes the next one, so that it does
+not wait for Python.
 """
 
+import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import track
@@ -18,6 +21,8 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions, Question
+from surgvivqa.evaluation.fastest_way import FastestWay
+from surgvivqa.evaluation.pass_size import MAX_FRAMES, ON_CPU, PassMemory, PassSize, choose_pass_size, free_memory
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.features.source import read_good_frames
@@ -25,12 +30,12 @@ from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.model.pooling import token_count
 from surgvivqa.model.scoring import find_best_labels, normalise_scores, score_labels
 from surgvivqa.utils.errors import FrameError, RunError
 from surgvivqa.utils.loader_workers import ignore_signals, limit_workers, start_workers
 
-# Keys and values for cross-attention of all frames of a pass are in memory, 116 MB per frame at full size.
-MAX_FRAMES_PER_PASS = 32
+log = logging.getLogger("surgvivqa")
 
 
 class _FrameGroups(Dataset[Any]):
@@ -50,21 +55,20 @@ class _FrameGroups(Dataset[Any]):
         return [frame for frame, _ in good], inputs, bad
 
 
-def group_frames(counts: Iterable[int], max_questions: int) -> list[range]:
+def group_frames(counts: Iterable[int], max_questions: int, max_frames: int = MAX_FRAMES) -> list[range]:
     """Groups consecutive frames with up to ``max_questions`` questions; a frame with more forms a separate group.
-
-    A group has at most ``MAX_FRAMES_PER_PASS`` frames.
 
     Args:
         counts: number of questions of each frame.
         max_questions: maximum number of questions in a group of several frames.
+        max_frames: maximum number of frames in a group.
 
     Returns:
         The indices of each group's frames.
     """
     groups, num_questions = [range(0)], 0
     for index, count in enumerate(counts):
-        if groups[-1] and (num_questions + count > max_questions or len(groups[-1]) == MAX_FRAMES_PER_PASS):
+        if groups[-1] and (num_questions + count > max_questions or len(groups[-1]) == max_frames):
             groups.append(range(index, index))
             num_questions = 0
         groups[-1] = range(groups[-1].start, index + 1)
@@ -80,16 +84,18 @@ class InferenceOptions:
         score_norm: ``sum`` or ``mean`` of a label's token log-probabilities; ranks the labels and gives the
             probabilities.
         batch_size: maximum number of questions in one pass. Frames share a pass until it is full; a frame with more
-            questions is encoded once for its several passes.
+            questions is encoded once for its several passes. None for 40 on a CPU, and for what the memory allows on a
+            GPU.
         workers: processes that decode frames.
         keep_scores: keep the scores of all labels in the predictions.
         answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.
-            Only for ``sum``, and for masks under which labels share a prompt.
+            Only for ``sum``, and for masks under which labels share a prompt. On a GPU all labels are scored where that
+            is faster.
         progress: show a progress bar on a terminal.
     """
 
     score_norm: str = "sum"
-    batch_size: int = 40
+    batch_size: int | None = None
     workers: int = 0
     keep_scores: bool = False
     answer_only: bool = False
@@ -126,10 +132,11 @@ def predict_frames(
         RunError: a score is not finite.
     """
     scorer = _Scorer(bundle, options)
-    groups = _FrameGroups(frames, group_frames(question_counts(frames), options.batch_size), video_source.reader)
-    workers = limit_workers(options.workers) if len(groups) > 1 else 0
-    loader = start_workers(DataLoader(groups, batch_size=None, num_workers=workers, worker_init_fn=ignore_signals))
+    size = _pass_size(scorer, frames, options)
+    groups = group_frames(question_counts(frames), size.questions, size.frames)
+    loader = start_workers(_build_loader(_FrameGroups(frames, groups, video_source.reader), scorer, options.workers))
     predictions: list[Prediction] = []
+    pending: _PendingPass | None = None
     for usable, inputs, bad_frames in track(
         loader, "eval", len(groups), disable=not options.progress or not os.isatty(2)
     ):
@@ -143,12 +150,69 @@ def predict_frames(
                 break
         if inputs is None:
             continue
-        passes = list(_split_into_passes(usable, options.batch_size))
-        video = CrossAttentionCache(video_source(inputs), reuse=options.answer_only or len(passes) > 1)
+        passes = list(_split_into_passes(usable, size.questions))
+        tokens = _to_compute_dtype(video_source(inputs))
+        video = CrossAttentionCache(tokens, reuse=options.answer_only or len(passes) > 1)
         for questions_by_frame in passes:
-            predictions += scorer.predict(questions_by_frame, video)
-        del video  # frees the memory before the next frames are encoded
-    return predictions
+            started = scorer.start(questions_by_frame, video)
+            predictions += scorer.finish(pending) if pending else []
+            pending = started
+        del tokens, video  # frees the memory before the next frames are encoded
+    return predictions + (scorer.finish(pending) if pending else [])
+
+
+def _pass_size(scorer: "_Scorer", frames: Sequence[FrameQuestions], options: InferenceOptions) -> PassSize:
+    """The size of a pass: as given, or chosen by the free memory of the GPU."""
+    if options.batch_size is not None:
+        return PassSize(options.batch_size)
+    device = scorer.model.device
+    if device.type != "cuda":
+        return ON_CPU
+    longest, _ = scorer.prompt_tokenizer.longest_prompt(frames)
+    value_bytes = 2 if torch.is_autocast_enabled(device.type) else 4
+    memory = PassMemory.of_model(scorer.model.config, longest + len(scorer.trie.tokens), value_bytes)
+    size = choose_pass_size(free_memory(device), memory)
+    log.info("A pass scores at most %d questions about %d frames.", size.questions, size.frames)
+    return size
+
+
+def _build_loader(groups: _FrameGroups, scorer: "_Scorer", workers: int) -> DataLoader[Any]:
+    """The loader of groups of frames, with pinned tensors for a GPU."""
+    video, store = scorer.model.config.video_config, groups.reader.store
+    images = 1 if store.clip_mode == "repeat" else video.num_frames
+    frame_bytes = 4 * max(
+        images * video.num_channels * video.image_size**2,  # a clip
+        token_count(video, scorer.model.config.video_pool) * video.hidden_size,  # or cached video tokens
+    )
+    batch_bytes = max((len(group) for group in groups.groups), default=0) * frame_bytes
+    return DataLoader(
+        groups,
+        batch_size=None,
+        num_workers=limit_workers(workers, batch_bytes) if len(groups) > 1 else 0,
+        worker_init_fn=ignore_signals,
+        pin_memory=scorer.model.device.type == "cuda",
+    )
+
+
+def _to_compute_dtype(tokens: Tensor) -> Tensor:
+    """Video tokens in the dtype to which autocast would cast them in every layer."""
+    device_type = tokens.device.type
+    return tokens.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else tokens
+
+
+class _PendingPass(NamedTuple):
+    """A pass that the device may still compute.
+
+    Attributes:
+        questions: its Q questions.
+        values: the scores ``[Q, C]`` float32; or, for the best label only, the labels ``[Q]`` int64 and values ``[Q]``
+            float32 that are finite if the model's outputs are. On the CPU once ``copied`` is reached.
+        copied: an event of the device; None if the values are there.
+    """
+
+    questions: list[Question]
+    values: tuple[Tensor, ...]
+    copied: torch.cuda.Event | None
 
 
 class _Scorer:
@@ -158,38 +222,96 @@ class _Scorer:
         self.model, self.mask, self.options = bundle.model, bundle.settings.mask, options
         self.prompt_tokenizer = bundle.prompt_tokenizer()
         self.trie = LabelTrie(self.prompt_tokenizer.label_ids)
+        self.fastest_way = FastestWay(torch.cuda.synchronize) if self.model.device.type == "cuda" else None
+        self._prompt_ids: dict[str, list[int]] = {}  # frames share questions
 
-    def predict(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> list[Prediction]:
-        """Predicts the answers to the questions of some frames.
+    def start(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> _PendingPass:
+        """Starts to score the questions of some frames; on a GPU it does not wait for the scores.
 
         Args:
             questions_by_frame: the questions of each frame.
             video: the video tokens of these frames.
         """
-        ids = [[self.prompt_tokenizer.prompt_ids(q.question) for q in frame] for frame in questions_by_frame]
+        prompts = self._tokenize(questions_by_frame)
         questions = [q for frame in questions_by_frame for q in frame]
+        values: tuple[Tensor, ...]
         if self.options.answer_only:
-            labels, sums, _ = find_best_labels(self.model, ids, video, self.trie, self.mask)
-            _check_finite(questions, sums)
-            return [Prediction.of_question(q, label) for q, label in zip(questions, labels.tolist(), strict=True)]
-        scores = score_labels(self.model, ids, video, self.trie, self.mask).float().cpu()
-        _check_finite(questions, scores.sum(dim=1))
-        rankings, probabilities = normalise_scores(scores, self.trie, self.options.score_norm)
-        return [
-            self._build_prediction(*values) for values in zip(questions, scores, rankings, probabilities, strict=True)
-        ]
+            values = self._best_labels(prompts, video, len(questions))
+        else:
+            values = (score_labels(self.model, prompts, video, self.trie, self.mask).float(),)
+        if self.model.device.type != "cuda":
+            return _PendingPass(questions, values, None)
+        # To pinned memory, since non_blocking; the event is reached when the copies are complete.
+        copies = tuple(value.to("cpu", non_blocking=True) for value in values)
+        copied = torch.cuda.Event()
+        copied.record()
+        return _PendingPass(questions, copies, copied)
 
-    def _build_prediction(self, question: Question, scores: Tensor, ranking: Tensor, probability: Tensor) -> Prediction:
-        best = ranking.sort(descending=True, stable=True).indices[:5].tolist()  # the first label wins a tie
-        top5 = [(LABELS[label], float(probability[label])) for label in best]
-        return Prediction.of_question(
-            question,
-            best[0],
-            probability=top5[0][1],
-            loss=-float(scores[question.label]),
-            top5=top5,
-            scores=scores.tolist() if self.options.keep_scores else None,
-        )
+    def finish(self, started: _PendingPass) -> list[Prediction]:
+        """Waits for the scores of a pass, and returns its predictions.
+
+        Raises:
+            RunError: a score is not finite.
+        """
+        if started.copied is not None:
+            started.copied.synchronize()
+        questions = started.questions
+        if self.options.answer_only:
+            labels, values = started.values
+            _check_finite(questions, values)
+            return [Prediction.of_question(q, label) for q, label in zip(questions, labels.tolist(), strict=True)]
+        (scores,) = started.values
+        _check_finite(questions, scores.sum(dim=1))
+        return self._build_predictions(questions, scores)
+
+    def _tokenize(self, questions_by_frame: Sequence[Sequence[Question]]) -> list[list[list[int]]]:
+        """The token ids of each frame's prompts."""
+        texts = dict.fromkeys(q.question for frame in questions_by_frame for q in frame)
+        missing = [text for text in texts if text not in self._prompt_ids]
+        self._prompt_ids |= zip(missing, self.prompt_tokenizer.batch_prompt_ids(missing), strict=True)
+        return [[self._prompt_ids[q.question] for q in frame] for frame in questions_by_frame]
+
+    def _best_labels(
+        self, prompts: list[list[list[int]]], video: CrossAttentionCache, num_questions: int
+    ) -> tuple[Tensor, Tensor]:
+        """The best label of each question, by the faster way on a GPU (see ``_PendingPass.values``)."""
+        if self.fastest_way is None:
+            return self._search(prompts, video)
+        ways = {
+            "branch and bound": lambda: self._search(prompts, video),
+            "scoring all labels": lambda: self._select_best(prompts, video),
+        }
+        is_fair = not video.layers  # a later pass over the same frames has their keys and values
+        return self.fastest_way.run(ways, num_questions, is_fair=is_fair)
+
+    def _search(self, prompts: list[list[list[int]]], video: CrossAttentionCache) -> tuple[Tensor, Tensor]:
+        labels, values, _ = find_best_labels(self.model, prompts, video, self.trie, self.mask)
+        return labels, values
+
+    def _select_best(self, prompts: list[list[list[int]]], video: CrossAttentionCache) -> tuple[Tensor, Tensor]:
+        scores = score_labels(self.model, prompts, video, self.trie, self.mask)
+        order = scores.sort(dim=1, descending=True, stable=True).indices  # the first label wins a tie
+        return order[:, 0], scores.sum(dim=1)
+
+    def _build_predictions(self, questions: Sequence[Question], scores: Tensor) -> list[Prediction]:
+        """Predictions from the scores ``[Q, C]`` float32 of all labels."""
+        rankings, probabilities = normalise_scores(scores, self.trie, self.options.score_norm)
+        best = rankings.sort(dim=1, descending=True, stable=True).indices[:, :5]  # the first label wins a tie
+        true_labels = torch.tensor([q.label for q in questions]).unsqueeze(1)
+        losses = -scores.gather(1, true_labels).squeeze(1)
+        kept = scores.tolist() if self.options.keep_scores else itertools.repeat(None)
+        columns = (best.tolist(), probabilities.gather(1, best).tolist(), losses.tolist(), kept)
+        return [
+            Prediction.of_question(
+                question,
+                labels[0],
+                probability=values[0],
+                loss=loss,
+                top5=[(LABELS[label], value) for label, value in zip(labels, values, strict=True)],
+                scores=row,
+            )
+            for question, labels, values, loss, row in zip(questions, *columns, strict=False)
+        ]
 
 
 def _check_finite(questions: Sequence[Question], values: Tensor) -> None:

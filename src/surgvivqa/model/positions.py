@@ -1,7 +1,9 @@
 """Position embeddings of the video encoder, for clips of another length than in its training."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from transformers import VideoMAEConfig, VideoMAEModel
 from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
@@ -41,5 +43,18 @@ def set_position_embeddings(video_encoder: VideoMAEModel, position_frames: int) 
         video_encoder: the video encoder.
         position_frames: the clip length in frames that its weights were trained with.
     """
+    embeddings = video_encoder.embeddings
     if position_frames != video_encoder.config.num_frames:
-        video_encoder.embeddings.position_embeddings = interpolate_positions(video_encoder.config, position_frames)
+        embeddings.position_embeddings = interpolate_positions(video_encoder.config, position_frames)
+    if _keep_table_on_device not in embeddings._forward_pre_hooks.values():
+        embeddings.register_forward_pre_hook(_keep_table_on_device)
+
+
+def _keep_table_on_device(embeddings: nn.Module, args: tuple[Any, ...]) -> None:
+    """Moves the position table to the device of the clips ``[F, T, 3, H, W]``, the first argument.
+
+    Transformers keeps the table outside the module's buffers, on the CPU, and copies it to the device in every pass.
+    """
+    table: Any = embeddings.position_embeddings
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used in training
+        embeddings.position_embeddings = table.to(args[0].device)

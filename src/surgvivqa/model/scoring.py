@@ -6,7 +6,7 @@ with less computation.
 
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from torch import Tensor
 from surgvivqa.data.packing import PackedStream, PromptTree, build_answer_chain, pack_stream
 from surgvivqa.model.attention import AttentionLayout, CrossAttentionCache, KVCache, build_layouts
 from surgvivqa.model.label_trie import ROOT, Edge, LabelTrie
+from surgvivqa.utils.tf32 import full_float32
 
+Movable = TypeVar("Movable", PackedStream, Tensor)
 SEQUENCES_PER_PASS = 1024  # under the bidirectional mask, to bound the memory of a pass
 
 
@@ -66,12 +68,43 @@ def score_labels(
     cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video)
     if mask == "bidirectional":
         return _score_each_label(model, prompts, cache, trie)
+    return score_packed_labels(model, _to_device(pack_labels(prompts, trie, mask), cache.tokens.device), cache, trie)
+
+
+def pack_labels(prompts: Sequence[Sequence[Sequence[int]]], trie: LabelTrie, mask: str) -> PackedStream:
+    """Packs each prompt with the trie of all labels, for ``score_packed_labels``.
+
+    Args:
+        prompts: token ids of each frame's prompts.
+        trie: the labels.
+        mask: the mask mode, ``prefix`` or ``causal``.
+
+    Returns:
+        The stream of Q questions, on the CPU.
+    """
     counter = itertools.count()
     trees = [[PromptTree(p, trie.tokens, trie.parents, trie.edges, next(counter)) for p in row] for row in prompts]
-    num_questions = next(counter)
-    packed = pack_stream(trees, mask, num_questions).to(cache.tokens.device)
-    edge_log_probs = model.target_log_probs(packed, cache).view(num_questions, len(trie.edges))
-    with torch.autocast(edge_log_probs.device.type, enabled=False):  # autocast would round the sums
+    return pack_stream(trees, mask, next(counter))
+
+
+@torch.inference_mode()
+def score_packed_labels(
+    model: PackedModel, packed: PackedStream, video: CrossAttentionCache | Tensor, trie: LabelTrie
+) -> Tensor:
+    """Computes the scores of all labels from a packed stream; every tensor is on one device.
+
+    Args:
+        model: a ``SurgViVQAModel`` in eval mode.
+        packed: the output of ``pack_labels``, on the model's device.
+        video: video tokens ``[F, V, hidden]``, or a cache of them.
+        trie: the labels.
+
+    Returns:
+        ``[Q, C]`` float32, as ``score_labels``.
+    """
+    edge_log_probs = model.target_log_probs(packed, video).view(packed.num_questions, len(trie.edges))
+    # Autocast and TF32 would round the log-probabilities.
+    with torch.autocast(edge_log_probs.device.type, enabled=False), full_float32():
         return edge_log_probs @ trie.path_matrix(edge_log_probs.device).T
 
 
@@ -87,7 +120,7 @@ def _score_each_label(
         for start in range(0, len(pairs), SEQUENCES_PER_PASS):
             part = pairs[start : start + SEQUENCES_PER_PASS]
             chains = [build_answer_chain(prompt, label, i, "bidirectional") for i, (prompt, label) in enumerate(part)]
-            packed = pack_stream([chains], "bidirectional", len(part)).to(cache.tokens.device)
+            packed = _to_device(pack_stream([chains], "bidirectional", len(part)), cache.tokens.device)
             losses.append(model.question_losses(packed, frame))
         scores.append(-torch.cat(losses).view(len(frame_prompts), len(trie.label_ids)))
     return torch.cat(scores)
@@ -105,7 +138,8 @@ def find_best_labels(
 
     No log-probability is above 0, so the score of a label's first tokens is an upper bound of its score. The prompts
     run once and fill a KV cache, which gives the scores of one-token labels and the bounds of the others. Then each
-    pass runs the inner nodes of one trie level whose bound is not below the best score so far.
+    pass runs the inner nodes of one trie level whose bound is not below the best score so far. The host waits for the
+    device once for each level, to read which nodes these are.
 
     Args:
         model: a ``SurgViVQAModel`` in eval mode.
@@ -115,8 +149,8 @@ def find_best_labels(
         mask: the mask mode, ``prefix`` or ``causal``.
 
     Returns:
-        The labels ``[Q]`` int64, the first of equal ones; their scores ``[Q]`` float32, which are not finite if the
-        model's outputs are not; and the number of nodes that were run.
+        On the device of ``video``, the labels ``[Q]`` int64, the first of equal ones, and their scores ``[Q]`` float32,
+        which are not finite if the model's outputs are not; and the number of nodes that were run.
 
     Raises:
         ValueError: the mask is ``bidirectional``, under which labels cannot share a prompt.
@@ -126,22 +160,27 @@ def find_best_labels(
     cache = video if isinstance(video, CrossAttentionCache) else CrossAttentionCache(video, reuse=True)
     search = _Search(model, prompts, cache, trie, mask)
     log_probs = search.run_prompts()
-    if not log_probs.isfinite().all():
-        return torch.zeros(len(log_probs), dtype=torch.long), log_probs.sum(dim=1), 0
-    level = [n for n, parent in enumerate(trie.parents) if parent == ROOT]
-    while level and search.run_level(level):
-        level = [n for n, parent in enumerate(trie.parents) if parent in level]
+    is_finite = log_probs.isfinite().all()
+    for depth in range(1, 1 + len(trie.levels)):
+        is_open = _read(search.open_nodes(depth) & is_finite)
+        if not any(map(any, is_open)):
+            break
+        search.run_level(depth, is_open)
     best, order = search.scores.sort(dim=1, descending=True, stable=True)
-    return order[:, 0], best[:, 0], search.nodes_run
+    labels = order[:, 0].masked_fill(~is_finite, 0)
+    return labels, torch.where(is_finite, best[:, 0], log_probs.sum(dim=1)), search.nodes_run
 
 
 class _Search:
     """Branch and bound over the trie, for Q questions at once.
 
+    The tensors are on the device of the video tokens. The host reads one of them for each trie level, because the open
+    nodes decide the next packed stream.
+
     Attributes:
         scores: ``[Q, C]`` float32, the scores of labels that are complete; -inf for the others.
-        sums: for each node, ``[Q]`` float32, the summed log-probability of the path to it; NaN if its parent did not
-            run.
+        sums: ``[Q, 1 + nodes]`` float32, the summed log-probability of the path to the root and to each node; NaN if
+            its parent did not run.
         nodes_run: the number of nodes that were run, over all questions.
     """
 
@@ -154,88 +193,123 @@ class _Search:
         mask: str,
     ) -> None:
         self.model, self.video, self.trie, self.mask = model, video, trie, mask
+        self.device = video.tokens.device
+        self.tables = trie.level_tables(self.device)
         self.num_frames = len(prompts)
         self.questions = [(frame, prompt) for frame, row in enumerate(prompts) for prompt in row]
+        self.subtrees: dict[tuple[int, ...], _Subtree] = {}
         self.kv_caches = (KVCache(), KVCache())  # the text encoder's and the decoder's
-        self.sums = {ROOT: torch.zeros(len(self.questions))}
-        self.scores = torch.full((len(self.questions), len(trie.label_ids)), -torch.inf)
+        self.sums = torch.full((len(self.questions), 1 + len(trie.tokens)), torch.nan, device=self.device)
+        self.sums[:, 0].zero_()
+        self.scores = torch.full((len(self.questions), len(trie.label_ids)), -torch.inf, device=self.device)
         self.nodes_run = 0
 
     def run_prompts(self) -> Tensor:
         """Runs the prompts and fills the KV caches.
 
         Returns:
-            The log-probabilities ``[Q, edges]`` of the root's edges, on the CPU.
+            The log-probabilities ``[Q, E]`` of the root's E edges.
         """
-        edges = self.trie.edges_from(ROOT)
+        edges = self.trie.level_edges[0]
         trees: list[list[PromptTree]] = [[] for _ in range(self.num_frames)]
         for q, (frame, prompt) in enumerate(self.questions):
             trees[frame].append(PromptTree(prompt, (), (), edges, q))
-        packed = pack_stream(trees, self.mask, len(self.questions)).to(self.video.tokens.device)
+        packed = _to_device(pack_stream(trees, self.mask, len(self.questions)), self.device)
         layouts = build_layouts(packed, self.video.tokens.dtype)
         for layout, kv_cache in zip(layouts, self.kv_caches, strict=True):
             layout.write_cache = kv_cache
-        log_probs = self._log_probs(packed, layouts).view(len(self.questions), len(edges)).cpu()
-        self._extend(ROOT, log_probs)
+        log_probs = self._log_probs(packed, layouts).view(len(self.questions), len(edges))
+        self._extend(0, log_probs)
         return log_probs
 
-    def run_level(self, level: Sequence[int]) -> bool:
-        """Runs the nodes of a trie level whose bound is not below the best score; False if there is none."""
-        open_nodes = self._open_nodes(level)
-        active = [q for q, nodes in enumerate(open_nodes) if nodes]
-        if not active:
-            return False
+    def open_nodes(self, depth: int) -> Tensor:
+        """Which nodes ``[Q, n]`` bool of level ``depth`` (1 or more) have a bound that is not below the best score."""
+        bounds = self.sums.index_select(1, self.tables[depth].nodes)
+        return bounds >= self.scores.amax(dim=1, keepdim=True)  # False for NaN
+
+    def run_level(self, depth: int, is_open: Sequence[Sequence[bool]]) -> None:
+        """Runs nodes of level ``depth``: for each question those that are open; at least one is."""
+        nodes, edges = self.trie.levels[depth - 1], self.trie.level_edges[depth]
+        columns = {edge: n for n, edge in enumerate(edges)}
+        active = [q for q, row in enumerate(is_open) if any(row)]
         trees: list[list[PromptTree]] = [[] for _ in range(self.num_frames)]
-        targets: list[tuple[int, Edge]] = []  # the question and the edge of each target
+        slots: list[int] = []  # the flat index of each target in a table [Q, E]
         for row, q in enumerate(active):
             frame, prompt = self.questions[q]
-            tree, edges = _subtree(self.trie, prompt, open_nodes[q], row)
-            trees[frame].append(tree)
-            targets += [(q, edge) for edge in edges]
-            self.nodes_run += len(tree.tokens)
+            part = self._subtree(tuple(itertools.compress(nodes, is_open[q])))
+            trees[frame].append(PromptTree(prompt, part.tokens, part.parents, part.targets, row))
+            slots += [q * len(edges) + columns[edge] for edge in part.edges]
+            self.nodes_run += len(part.tokens)
         longest_prompt = max(len(prompt) for _, prompt in self.questions)
-        packed = pack_stream(trees, self.mask, len(active), cached_length=longest_prompt).to(self.video.tokens.device)
+        stream = pack_stream(trees, self.mask, len(active), cached_length=longest_prompt)
+        packed = _to_device(stream, self.device)
+        indices = _indices(active + slots, self.device)
         layouts = build_layouts(packed, self.video.tokens.dtype)
         for layout, kv_cache in zip(layouts, self.kv_caches, strict=True):
-            layout.read_cache, layout.read_rows = kv_cache, torch.tensor(active, device=self.video.tokens.device)
-        log_probs = dict(zip(targets, self._log_probs(packed, layouts).tolist(), strict=True))
-        for node in level:
-            edges = self.trie.edges_from(node)
-            table = [[log_probs.get((q, edge), torch.nan) for edge in edges] for q in range(len(self.questions))]
-            self._extend(node, torch.tensor(table))
-        return True
+            layout.read_cache, layout.read_rows = kv_cache, indices[: len(active)]
+        log_probs = self._log_probs(packed, layouts)
+        table = self.sums.new_full((len(self.questions) * len(edges),), torch.nan)
+        table.index_copy_(0, indices[len(active) :], log_probs)
+        self._extend(depth, table.view(len(self.questions), len(edges)))
 
-    def _open_nodes(self, level: Sequence[int]) -> list[list[int]]:
-        """For each question, the nodes of a level whose bound is not below its best score."""
-        bounds = torch.stack([self.sums[node] for node in level], dim=1)
-        is_open = bounds >= self.scores.max(dim=1).values[:, None]  # False for NaN
-        return [list(itertools.compress(level, row)) for row in is_open.tolist()]
+    def _subtree(self, nodes: tuple[int, ...]) -> "_Subtree":
+        """The subtree of some nodes; questions with the same open nodes share it."""
+        if nodes not in self.subtrees:
+            self.subtrees[nodes] = _build_subtree(self.trie, nodes)
+        return self.subtrees[nodes]
 
     def _log_probs(self, packed: PackedStream, layouts: tuple[AttentionLayout, AttentionLayout]) -> Tensor:
         """Computes the log-probabilities ``[T]`` of the targets, writing or reading the KV caches."""
         text = self.model.text_states(packed, self.video, layouts[0])
         return self.model.log_probs_at(packed, self.model.decoder_states(packed, text, layouts[1]))
 
-    def _extend(self, node: int, log_probs: Tensor) -> None:
-        """Extends the paths by a node's edges, given their log-probabilities ``[Q, edges]``."""
-        for edge, column in zip(self.trie.edges_from(node), log_probs.unbind(dim=1), strict=True):
-            reached = self.sums[node] + column
-            if edge in self.trie.ends:
-                self.scores[:, self.trie.ends[edge]] = torch.where(reached.isnan(), -torch.inf, reached)
-            if edge in self.trie.children:
-                self.sums[self.trie.children[edge]] = reached
+    def _extend(self, depth: int, log_probs: Tensor) -> None:
+        """Extends the paths by the E edges of a level, 0 for the root's, given log-probabilities ``[Q, E]``."""
+        tables = self.tables[depth]
+        reached = self.sums.index_select(1, tables.starts) + log_probs
+        complete = reached.index_select(1, tables.label_edges)
+        self.scores.index_copy_(1, tables.labels, complete.masked_fill(complete.isnan(), -torch.inf))
+        self.sums.index_copy_(1, tables.children, reached.index_select(1, tables.child_edges))
 
 
-def _subtree(
-    trie: LabelTrie, prompt: Sequence[int], nodes: Sequence[int], question: int
-) -> tuple[PromptTree, list[Edge]]:
-    """Builds the prompt tree of some nodes and their ancestors; returns it with the edges that leave the nodes."""
+def _read(values: Tensor) -> list[Any]:
+    """Reads a tensor on the host, which waits for the device."""
+    result: list[Any] = values.tolist()
+    return result
+
+
+def _indices(values: list[int], device: torch.device) -> Tensor:
+    """Indices ``[n]`` int64 on a device."""
+    return _to_device(torch.tensor(values), device)
+
+
+def _to_device(value: Movable, device: torch.device) -> Movable:
+    """Copies a stream or a tensor from the CPU to a device; to a GPU from pinned memory, without waiting for it."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+class _Subtree(NamedTuple):
+    """Some nodes of the trie and their ancestors.
+
+    Attributes:
+        tokens: the token id of each node.
+        parents: the index of each node's parent; ``ROOT`` for children of the root.
+        targets: the edges that leave the given nodes, each as the index of its node and its token id.
+        edges: the same edges of the trie.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    targets: list[tuple[int, int]]
+    edges: list[Edge]
+
+
+def _build_subtree(trie: LabelTrie, nodes: Sequence[int]) -> _Subtree:
     ancestors = trie.with_ancestors(nodes)
     edges = [edge for edge in trie.edges if edge[0] in nodes]
-    tokens = [trie.tokens[n] for n in ancestors]
     parents = [ancestors.index(trie.parents[n]) if trie.parents[n] != ROOT else ROOT for n in ancestors]
     targets = [(ancestors.index(node), token) for node, token in edges]
-    return PromptTree(prompt, tokens, parents, targets, question), edges
+    return _Subtree([trie.tokens[n] for n in ancestors], parents, targets, edges)
 
 
 def normalise_scores(scores: Tensor, trie: LabelTrie, norm: str = "sum") -> tuple[Tensor, Tensor]:

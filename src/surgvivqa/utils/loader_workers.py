@@ -24,7 +24,8 @@ from surgvivqa.utils.warn_once import warn_once
 log = logging.getLogger("surgvivqa")
 _RESERVED_FILES = 64  # open files of this process itself
 _FILES_PER_WORKER = 80  # pipes, and shared tensors of prefetched batches
-_SHARED_MEMORY_PER_WORKER = 32 * 2**20  # bytes, for the batches it has ready
+_SHARED_MEMORY_PER_WORKER = 32 * 2**20  # bytes, for the batches it has ready; more if they are large
+_BATCHES_PER_WORKER = 3  # two that are ready, and one in the making
 _MAX_OPEN_FILES = 65_536  # the limit is not raised further
 _WARNING_INTERVAL = 60.0  # seconds of waiting for a batch
 
@@ -98,21 +99,26 @@ def ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def limit_workers(wanted: int) -> int:
+def limit_workers(wanted: int, batch_bytes: int = 0) -> int:
     """The number of workers, at most ``wanted``, that the shared memory and the limit on open files allow.
 
     The limit on open files is raised first, as far as the system permits. A warning is logged once if fewer are used.
+
+    Args:
+        wanted: the number of workers that the user asks for.
+        batch_bytes: size of the largest batch's tensors.
     """
-    return _limit_by_open_files(_limit_by_shared_memory(wanted))
+    per_worker = max(_SHARED_MEMORY_PER_WORKER, _BATCHES_PER_WORKER * batch_bytes)
+    return _limit_by_open_files(_limit_by_shared_memory(wanted, per_worker))
 
 
-def _limit_by_shared_memory(wanted: int) -> int:
+def _limit_by_shared_memory(wanted: int, per_worker: int) -> int:
     """Workers hand over their batches in shared memory; where it is too small they wait without an error."""
     try:
         size = shutil.disk_usage("/dev/shm").total
     except OSError:  # not Linux
         return wanted
-    possible = size // _SHARED_MEMORY_PER_WORKER
+    possible = size // per_worker
     if wanted <= possible:
         return wanted
     warn_once(
