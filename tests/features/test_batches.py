@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgvivqa.config import TrainConfig
-from surgvivqa.features.batches import plan_micro_batches
+from surgvivqa.features.batches import make_windows, plan_epoch, plan_micro_batches
 from surgvivqa.training.schedule import rate_factor, step_plans
 
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=12).filter(any)
@@ -44,6 +44,28 @@ def test_processes_share_the_steps_of_an_epoch(sizes: list[int], world: int, acc
                     total += weight * sum(len(chosen) for _, chosen in micro_batch)
         assert abs(total - 1) < 1e-9
     assert trained == whole
+
+
+@given(COUNTS, st.integers(1, 30), st.integers(1, 40), st.integers(1, 5), st.integers(1, 9))
+def test_the_questions_of_some_frames_are_shuffled_together(
+    sizes: list[int], batch: int, per_frame: int, shuffle_frames: int, longest: int
+) -> None:
+    batches, starts = plan_epoch(sizes, batch, per_frame, 7, 0, shuffle_frames)
+    seen = [(frame, q) for b in batches for frame, chosen in b for q in chosen]
+    assert sorted(seen) == [(f, q) for f, n in enumerate(sizes) for q in range(n)]
+    assert all(sum(len(chosen) for _, chosen in b) == batch for b in batches[:-1])
+    assert len(starts) == -(-len(sizes) // shuffle_frames)
+    # A block's frames are in no micro-batch before it begins, or after the next one begins.
+    first = {frame: min(n for n, b in enumerate(batches) if frame in dict(b)) for frame in {f for f, _ in seen}}
+    last = {frame: max(n for n, b in enumerate(batches) if frame in dict(b)) for frame in first}
+    for start, end in itertools.pairwise([*starts, len(batches)]):
+        inside = [frame for frame in first if start < first[frame] < end]
+        assert all(last[frame] <= end for frame in inside)
+        assert len(inside) <= shuffle_frames
+    windows = make_windows(len(batches), starts, longest)
+    assert [n for window in windows for n in window] == list(range(len(batches)))
+    assert all(1 <= len(window) <= longest for window in windows)
+    assert {start for start in starts if start < len(batches)} <= {window.start for window in windows}
 
 
 def test_the_learning_rate_warms_up_and_then_decays_to_zero() -> None:

@@ -14,7 +14,7 @@ from surgvivqa.cli import main
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.index import open_questions, question_counts
-from surgvivqa.features.batches import MicroBatch, plan_micro_batches
+from surgvivqa.features.batches import EpochOrder, MicroBatch, plan_epoch, plan_micro_batches
 from surgvivqa.features.cache_file import CacheFile, IndexEntry, write_cache_file
 from surgvivqa.training import schedule
 from surgvivqa.training.run_log import TIMINGS, MetricsLog
@@ -85,7 +85,9 @@ def test_skipping_a_frame_equals_leaving_it_out_of_the_plan(
     large = ["--batch-size=78", "--gradient-accumulation-steps=2", "--max-steps=3"]
     with monkeypatch.context() as patch:
         frame = frame_index(synthetic_set, 1)
-        patch.setattr(schedule, "plan_micro_batches", lambda *a: drop_frame(frame, plan_micro_batches(*a)))
+        patch.setattr(
+            schedule, "plan_epoch", lambda *a: EpochOrder(drop_frame(frame, plan_epoch(*a).micro_batches), [])
+        )
         assert train(tmp_path / "planned", flags, *large) == 0
     truncate(frames / "VID04" / BAD)
     assert train(tmp_path / "skipped", flags, *large, *SKIP) == 0

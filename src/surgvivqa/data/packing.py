@@ -365,9 +365,9 @@ def bucket_shape(trees: Sequence[PromptTree], num_questions: int) -> StreamShape
     room = max(1, -(-(num_tokens - sum(lengths)) // longest))
     return StreamShape(
         num_tokens=num_tokens,
-        num_sequences=_round_up(len(trees) + room, 4),
+        num_sequences=_round_up(len(trees) + room, 8),
         sequence_length=longest,
-        num_targets=_round_up(sum(len(tree.targets) for tree in trees), 16),
+        num_targets=_round_up(sum(len(tree.targets) for tree in trees), 32),
         question_slots=_round_up(num_questions + 1, 4),
     )
 

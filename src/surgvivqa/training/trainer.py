@@ -515,9 +515,10 @@ class Trainer:
     def step_batches(self) -> Iterator[StepBatches]:
         """Yields the batches of each step that is still to be made."""
         config, accelerator = self.config, self.accelerator
+        made = self.state.step  # read once: it may lag behind the steps that the device is given
         plans = step_plans(self.counts, config, accelerator.num_processes, accelerator.process_index, self.total_steps)
         for plan, weights, epoch, window_starts in plans:
-            done = self.state.step - epoch * self.steps_per_epoch  # more than 0 only where a run resumes in an epoch
+            done = max(0, made - epoch * self.steps_per_epoch)  # more than 0 only where a run resumes in an epoch
             if done >= len(weights):
                 continue
             first = done * config.gradient_accumulation_steps
