@@ -10,9 +10,11 @@ from typing import Annotated
 import tyro
 
 from surgvivqa.commands.load_model import load_model
+from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import OptionalModelConfig, check_ranges, flag
 from surgvivqa.data.labels import LABELS
 from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.utils.distributed import start_processes
 from surgvivqa.utils.errors import InputError
 
 
@@ -31,6 +33,8 @@ class PredictConfig:
     question: str = flag("The question to answer.")
     top: int = flag("Number of answers to print.", 5, least=1)
     json: bool = flag("Print the answers as JSON.", False)
+    bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
+    fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     verify: bool = flag("Verify the checksums of the checkpoint.", True)
     model: Annotated[OptionalModelConfig, tyro.conf.OmitArgPrefixes] = dataclasses.field(
         default_factory=OptionalModelConfig
@@ -38,18 +42,25 @@ class PredictConfig:
 
 
 def predict(config: PredictConfig) -> int:
-    """Prints the most probable answers to one question about a frame or a clip.
+    """Prints the most probable answers to one question about a frame or a clip; computes on a GPU if one is visible.
 
     Raises:
-        InputError: the question is empty, an image cannot be read, or there are more images than the model takes.
+        InputError: the question is empty, an image cannot be read, there are more images than the model takes, or the
+            precision is not available.
     """
     check_ranges(config)
+    dtype = compute_dtype(config.fp16, config.bf16)
     _check_inputs(config)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     _check_count(config, bundle)
     processor = bundle.processor()
     inputs = processor([config.image], config.question)
-    answers = processor.answers(bundle.model.score(**inputs), min(config.top, len(LABELS)))[0]
+    model, device = bundle.model, start_processes().device
+    if device.type == "cuda":
+        model.to(device)
+    with prepare_inference(model, dtype):
+        scores = model.score(**inputs)
+    answers = processor.answers(scores, min(config.top, len(LABELS)))[0]
     if config.json:
         print(
             json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})

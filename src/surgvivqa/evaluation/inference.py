@@ -51,7 +51,9 @@ class _FrameGroups(Dataset[Any]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> tuple[list[FrameQuestions], FrameInputs | None, tuple[BadFrame, ...]]:
-        inputs, good, bad = read_good_frames(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
+        # Without workers this runs under the caller's autocast, which on a CPU cannot join float16 tokens.
+        with torch.autocast("cpu", enabled=False):
+            inputs, good, bad = read_good_frames(self.reader, [(self.frames[i], ()) for i in self.groups[index]])
         return [frame for frame, _ in good], inputs, bad
 
 

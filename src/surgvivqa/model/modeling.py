@@ -218,6 +218,8 @@ class SurgViVQAModel(PreTrainedModel):
     ) -> Tensor:
         """Computes the scores of all labels for each question; its arguments are the output of ``SurgViVQAProcessor``.
 
+        Under an autocast of the caller the matrix products run in its dtype; the scores are float32.
+
         Args:
             pixel_values: clips ``[F, T, 3, H, W]`` float.
             prompts: token ids of each frame's prompts.
@@ -225,13 +227,14 @@ class SurgViVQAModel(PreTrainedModel):
             mask: the mask mode; the configuration's by default.
 
         Returns:
-            ``[Q, C]`` float32, summed log-probabilities in nats, questions in frame order.
+            ``[Q, C]`` float32 on the model's device, summed log-probabilities in nats, questions in frame order.
 
         Raises:
             InputError: a label's ids are a prefix of another label's.
             ValueError: the mask mode is unknown, or the number of frames differs between clips and prompts.
         """
-        video = self.encode_video(pixel_values.to(self.device, next(self.visual_encoder.parameters()).dtype))
+        dtype = next(self.visual_encoder.parameters()).dtype
+        video = self.encode_video(pixel_values.to(self.device, dtype, non_blocking=True))
         return score_labels(self, prompts, video, LabelTrie(label_ids), mask or self.config.mask)
 
     def forward(

@@ -40,16 +40,25 @@ def start_processes() -> PartialState:
     return state
 
 
+def check_precision(fp16: bool, bf16: bool) -> None:
+    """Checks the flags of a command's precision.
+
+    Raises:
+        InputError: both precisions are requested, or fp16 without a GPU.
+    """
+    if fp16 and bf16:
+        raise InputError("--fp16 and --bf16 cannot be combined; give one of them.")
+    if fp16 and not torch.cuda.is_available():
+        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to use float32 on the CPU.")
+
+
 def start_accelerator(fp16: bool, bf16: bool) -> Accelerator:
     """Connects the processes of this run, and sets devices and mixed precision.
 
     Raises:
         InputError: both precisions are requested, or fp16 without a GPU; or there are more processes than GPUs.
     """
-    if fp16 and bf16:
-        raise InputError("--fp16 and --bf16 cannot be combined; give one of them.")
-    if fp16 and not torch.cuda.is_available():
-        raise InputError("--fp16 needs a GPU and none is visible; leave the flag out to train in float32 on the CPU.")
+    check_precision(fp16, bf16)
     start_processes()
     return Accelerator(mixed_precision="fp16" if fp16 else "bf16" if bf16 else "no")
 
