@@ -140,7 +140,13 @@ class DataConfig:
         "instead of skipping and counting it.",
         False,
     )
-    workers: int = flag("Processes that decode frames; 0 uses the main process.", 2, least=0, on_resume="free")
+    workers: int | None = flag(
+        "Processes that decode frames; 0 uses the main process. Default: one less than the cores that this process may "
+        "use, from 1 to 16.",
+        None,
+        least=0,
+        on_resume="free",
+    )
     on_bad_frame: OnBadFrame = flag(
         "What to do with a frame that is missing, damaged or not a still 8-bit image. error: save and stop. skip: "
         "leave out its questions and report them.",

@@ -83,7 +83,7 @@ class _FrameInputs(Dataset[Any]):
         return inputs, bad_frames
 
 
-def fill(job: FeatureJob, workers: int, bad: BadFrames) -> bool:
+def fill(job: FeatureJob, workers: int | None, bad: BadFrames) -> bool:
     """Computes and caches the missing features, and leaves one file per video.
 
     Returns:
@@ -123,7 +123,7 @@ def fill(job: FeatureJob, workers: int, bad: BadFrames) -> bool:
     return True
 
 
-def _load_inputs(job: FeatureJob, items: Sequence[CacheItem], workers: int) -> Iterable[Any]:
+def _load_inputs(job: FeatureJob, items: Sequence[CacheItem], workers: int | None) -> Iterable[Any]:
     """One item at a time, so that a worker decodes a frame while the one before it is encoded."""
     loader: DataLoader[Any] = DataLoader(
         _FrameInputs(items, job.source.reader),

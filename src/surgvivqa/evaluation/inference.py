@@ -88,7 +88,7 @@ class InferenceOptions:
         batch_size: maximum number of questions in one pass. Frames share a pass until it is full; a frame with more
             questions is encoded once for its several passes. None for 40 on a CPU, and for what the memory allows on a
             GPU.
-        workers: processes that decode frames.
+        workers: processes that decode frames; None for ``cores.default_workers``.
         keep_scores: keep the scores of all labels in the predictions.
         answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.
             Only for ``sum``, and for masks under which labels share a prompt. On a GPU all labels are scored where that
@@ -98,7 +98,7 @@ class InferenceOptions:
 
     score_norm: str = "sum"
     batch_size: int | None = None
-    workers: int = 0
+    workers: int | None = 0
     keep_scores: bool = False
     answer_only: bool = False
     progress: bool = False
@@ -178,7 +178,7 @@ def _pass_size(scorer: "_Scorer", frames: Sequence[FrameQuestions], options: Inf
     return size
 
 
-def _build_loader(groups: _FrameGroups, scorer: "_Scorer", workers: int) -> DataLoader[Any]:
+def _build_loader(groups: _FrameGroups, scorer: "_Scorer", workers: int | None) -> DataLoader[Any]:
     """The loader of groups of frames, with pinned tensors for a GPU."""
     video, store = scorer.model.config.video_config, groups.reader.store
     images = 1 if store.clip_mode == "repeat" else video.num_frames

@@ -301,17 +301,18 @@ class _WindowPacking:
 
 
 def build_training_loader(
-    windows: TrainingWindows[Any], order: Sequence[int], workers: int, *, pin_memory: bool = False
+    windows: TrainingWindows[Any], order: Sequence[int], workers: int | None, *, pin_memory: bool = False
 ) -> DataLoader[Any]:
     """Builds a loader of windows; their content does not depend on the number of workers.
 
     Args:
         windows: the windows.
         order: indices of the windows, in the order of loading.
-        workers: number of worker processes; 0 loads in this process.
+        workers: number of worker processes; 0 loads in this process, None is ``cores.default_workers``.
         pin_memory: whether the windows are in pinned memory, from which they are copied to a GPU.
     """
-    workers = limit_workers(workers)
+    frames = max((len({f for n in window for f, _ in windows.plan[n]}) for window in windows.windows), default=0)
+    workers = limit_workers(workers, frames * windows.reader.bytes_per_frame)
     return DataLoader(
         windows,
         batch_size=None,

@@ -65,6 +65,12 @@ class FrameReader:
     store: FrameStore
     cache: FeatureCache | None = None
 
+    @property
+    def bytes_per_frame(self) -> int:
+        """Size of a frame's clip in bytes."""
+        images = 1 if self.store.clip_mode == "repeat" else self.store.num_frames
+        return 4 * 3 * images * self.store.size**2
+
     def cache_key(self, video: str, frame: int) -> Key:
         """The cache key of a frame; its tag depends on the sizes and modification times of the clip's images.
 

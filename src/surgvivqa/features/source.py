@@ -41,6 +41,10 @@ InputsT_co = TypeVar("InputsT_co", bound=DeviceInputs, covariant=True)
 class FeatureReader(Protocol[InputsT_co]):
     """Reads the inputs of frames; pickled to the worker processes."""
 
+    @property
+    def bytes_per_frame(self) -> int:
+        """Size of a frame's clip in bytes, for the memory that workers share."""
+
     def read_requests(self, requests: Sequence[FrameRequest]) -> InputsT_co:
         """Reads the inputs of frames and questions, on the CPU, in the order of ``requests``.
 

@@ -78,6 +78,11 @@ class TextReader:
     mask: str
     cache: FeatureCache
 
+    @property
+    def bytes_per_frame(self) -> int:
+        """Size of a frame's clip in bytes."""
+        return self.frames.bytes_per_frame
+
     def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
         """Builds the prompt trees of all questions about a frame, as training packs them."""
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])

@@ -17,9 +17,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from surgvivqa.utils.cores import default_workers, usable_cores
 from surgvivqa.utils.errors import RunError, first_line
 from surgvivqa.utils.signals import STOP_SIGNALS
-from surgvivqa.utils.warn_once import warn_once
+from surgvivqa.utils.warn_once import info_once, warn_once
 
 log = logging.getLogger("surgvivqa")
 _RESERVED_FILES = 64  # open files of this process itself
@@ -99,15 +100,18 @@ def ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def limit_workers(wanted: int, batch_bytes: int = 0) -> int:
+def limit_workers(wanted: int | None, batch_bytes: int = 0) -> int:
     """The number of workers, at most ``wanted``, that the shared memory and the limit on open files allow.
 
     The limit on open files is raised first, as far as the system permits. A warning is logged once if fewer are used.
 
     Args:
-        wanted: the number of workers that the user asks for.
+        wanted: the number of workers that the user asks for; None for ``default_workers``.
         batch_bytes: size of the largest batch's tensors.
     """
+    if wanted is None:
+        wanted = default_workers()
+        info_once(f"{wanted} processes decode frames ({usable_cores()} cores); --workers sets another number.")
     per_worker = max(_SHARED_MEMORY_PER_WORKER, _BATCHES_PER_WORKER * batch_bytes)
     return _limit_by_open_files(_limit_by_shared_memory(wanted, per_worker))
 
