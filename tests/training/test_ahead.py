@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from benchmarks.questions import make_questions
 from surgvivqa.data.packing import PromptTree, StreamShape, bucket_shape, build_answer_chain, pack_stream
+from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.training import trainer
 from surgvivqa.training.graphs import buffers_of, fixed_stream
 from surgvivqa.training.run_log import TIMINGS
@@ -99,6 +100,25 @@ def test_figures_that_are_read_late_change_nothing(
     request.getfixturevalue("late")
     assert train(tmp_path / "late", data_flags) == 0
     assert_equal_runs(tmp_path / "at-once", tmp_path / "late")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [[], ["--cache-text"]])
+def test_cached_tokens_that_workers_leave_are_the_same(
+    text: list[str], data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [f"--cache={tmp_path / 'cache'}", "--encode-ahead=4", *text]
+    assert train(tmp_path / "fills", data_flags, *flags) == 0
+    assert train(tmp_path / "reads", data_flags, *flags) == 0
+    monkeypatch.setattr(
+        trainer,
+        "build_video_token_source",
+        lambda *args, leave_cached: build_video_token_source(*args, leave_cached=True),
+    )
+    assert train(tmp_path / "left", data_flags, *flags) == 0
+    assert train(tmp_path / "left-with-workers", data_flags, *flags, "--workers=2") == 0
+    for name in ("reads", "left", "left-with-workers"):
+        assert_equal_runs(tmp_path / "fills", tmp_path / name)
 
 
 @pytest.mark.usefixtures("late")

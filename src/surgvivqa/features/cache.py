@@ -16,8 +16,10 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 import uuid
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,7 +41,7 @@ from surgvivqa.features.cache_file import (
     write_cache_file,
 )
 from surgvivqa.utils.atomic_files import atomic_path
-from surgvivqa.utils.errors import InputError, RunError
+from surgvivqa.utils.errors import FrameError, InputError, RunError
 
 log = logging.getLogger("surgvivqa")
 _VIDEO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -108,6 +110,7 @@ class FeatureCache:
         self._mapped: dict[CacheFile, None] = {}
         self._dropped: set[Key] = set()
         self._folder_times: tuple[int, ...] = ()  # modification times of the folders at the last refresh
+        self._lock = threading.RLock()  # a thread may read while this one adds items
         self._writer, self._num_written = uuid.uuid4().hex[:12], 0
         self._create_folder(values)
         self.refresh()
@@ -137,20 +140,56 @@ class FeatureCache:
         Raises:
             InputError: a file is damaged.
         """
-        key = (video, frame, tag)
-        for _ in range(3):  # another process may merge and remove the file after the index was read
-            if key in self._pending:
-                return to_tensor(self._pending[key].copy(), self.dtype)
-            if key not in self._index:
-                self.refresh()
-            file = self._index.get(key)
-            if file is None:
-                return None
-            try:
-                return to_tensor(self._read(file, key), self.dtype)
-            except FileNotFoundError:
-                self._reload()
-        return None
+        rows = self._find((video, frame, tag))
+        return None if rows is None else to_tensor(np.array(rows), self.dtype)
+
+    def check(self, video: str, frame: int, tag: int) -> bool:
+        """Whether an item is cached, without a copy of it; the first time its checksum is verified.
+
+        Raises:
+            FrameError: the item is damaged.
+            InputError: a file is damaged as a whole.
+        """
+        return self._find((video, frame, tag)) is not None
+
+    def num_rows(self, video: str, frame: int, tag: int) -> int:
+        """An item's number of rows; 0 if it is not cached."""
+        rows = self._find((video, frame, tag))
+        return 0 if rows is None else len(rows)
+
+    def copy_to(self, video: str, frame: int, tag: int, target: Tensor) -> bool:
+        """Copies an item into ``target`` ``[n, width]``, of the store's dtype on the CPU; False if it is not cached.
+
+        Raises:
+            FrameError: the item is damaged, or has another number of rows.
+            InputError: a file is damaged as a whole.
+        """
+        rows = self._find((video, frame, tag))
+        if rows is None:
+            return False
+        if rows.shape != target.shape:
+            raise FrameError(f"The cached features of {video} frame {frame} have another shape; remove {self.folder}.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the map cannot be written, and is not
+            target.copy_(to_tensor(rows, self.dtype))
+        return True
+
+    def _find(self, key: Key) -> np.ndarray | None:
+        """An item's rows, in a map or in memory, not to be changed; None if it is not cached."""
+        with self._lock:
+            for _ in range(3):  # another process may merge and remove the file after the index was read
+                if key in self._pending:
+                    return self._pending[key]
+                if key not in self._index:
+                    self.refresh()
+                file = self._index.get(key)
+                if file is None:
+                    return None
+                try:
+                    return self._view(file, key)
+                except FileNotFoundError:
+                    self._reload()
+            return None
 
     def has(self, video: str, frame: int, tag: int) -> bool:
         """Whether an item is cached, as of the last ``refresh``."""
@@ -180,9 +219,10 @@ class FeatureCache:
         if self.writable:
             array = to_array(rounded)
             # On the CPU the array shares its memory with the returned tensor, which the caller may change.
-            self._pending[video, frame, tag] = array.copy() if rounded.device.type == "cpu" else array
-            if len(self._pending) >= self.flush_every:
-                self.flush()
+            with self._lock:
+                self._pending[video, frame, tag] = array.copy() if rounded.device.type == "cpu" else array
+                if len(self._pending) >= self.flush_every:
+                    self.flush()
         return rounded
 
     def flush(self) -> None:
@@ -248,15 +288,15 @@ class FeatureCache:
             self._index[key] = file
             self._frames.add(key[:2])
 
-    def _read(self, file: CacheFile, key: Key) -> np.ndarray:
-        """Reads an item and closes the least recently used map if too many are open."""
+    def _view(self, file: CacheFile, key: Key) -> np.ndarray:
+        """An item's rows in the map of its file; closes the least recently used map if too many are open."""
         self._mapped.pop(file, None)
         self._mapped[file] = None
         if len(self._mapped) > _MAX_MAPS:
             oldest = next(iter(self._mapped))
             del self._mapped[oldest]
             oldest.close()
-        return file.read(key)
+        return file.view(key)
 
     def merge(self, video: str, wanted: Mapping[int, int] | None = None) -> int:
         """Moves a video's items from ``parts`` into the video's file, and removes the parts that this empties.
@@ -285,7 +325,7 @@ class FeatureCache:
             if list(merged.entries if merged else ()) == kept:
                 break
             items = [(k, self._index[k].entries[k]) for k in kept]
-            arrays = (self._read(self._index[k], k) for k in kept)
+            arrays = (self._view(self._index[k], k) for k in kept)
             try:
                 write_cache_file(path, self.fingerprint, self.dtype, self.width, items, arrays)
             except FileNotFoundError:  # another process merged the same video meanwhile
@@ -323,7 +363,7 @@ class FeatureCache:
         for path, file in sorted(self._files.items()):
             for key, entry in file.entries.items():
                 entry.checked = False
-                self._read(file, key)
+                self._view(file, key)
             yield path, len(file.entries), file.data_bytes
 
     def num_bytes(self) -> int:
@@ -332,4 +372,8 @@ class FeatureCache:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker process only reads; items that are not on disk yet stay with the process that writes them.
-        return self.__dict__ | {"_pending": {}, "_mapped": {}}
+        return self.__dict__ | {"_pending": {}, "_mapped": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()

@@ -20,10 +20,11 @@ class FrameInputs:
 
     Attributes:
         keys: the cache keys of the F frames.
-        cached: for each frame, whether its tokens are in ``tokens``; otherwise its clip is in ``clips``.
+        cached: for each frame, whether its tokens are cached; otherwise its clip is in ``clips``.
         clips: ``[F - C, T, 3, H, W]`` float32, the frames without cached tokens, in order; ``[F - C, 1, 3, H, W]`` if
             each clip repeats one frame T times. None if all frames are cached.
-        tokens: ``[C, V, hidden]`` in the cache's dtype, the C cached frames, in order. None if no frame is cached.
+        tokens: ``[C, V, hidden]`` in the cache's dtype, the C cached frames, in order. None if no frame is cached, or
+            if the tokens are still to be read (``FrameReader.leave_cached``).
     """
 
     keys: tuple[Key, ...]
@@ -60,10 +61,14 @@ class FrameReader:
     Attributes:
         store: the frames on disk.
         cache: the cache of video tokens; None without one.
+        leave_cached: leave cached tokens to be read by the training process (``VideoTokenSource.read_cached``). It
+            reads them straight from the files' memory maps, where copies through a worker process are slower than a
+            GPU encodes a frame.
     """
 
     store: FrameStore
     cache: FeatureCache | None = None
+    leave_cached: bool = False
 
     @property
     def bytes_per_frame(self) -> int:
@@ -96,17 +101,23 @@ class FrameReader:
             FrameError: an image, or a frame's item in a cache file, cannot be used; the error names the frame.
             InputError: a cache file is damaged as a whole.
         """
-        keys, items, clips = [], [], []
+        keys, cached, clips, tokens = [], [], [], []
         for frame in frames:
             with name_frame_in_errors(frame):
                 keys.append(self.cache_key(frame.video, frame.frame))
-                items.append(self.cache.get(*keys[-1]) if self.cache is not None else None)
-                if items[-1] is None:
-                    clips.append(self._read_clip(frame))
-        tokens = [item for item in items if item is not None]
+                item = None
+                if self.cache is not None and self.leave_cached:
+                    cached.append(self.cache.check(*keys[-1]))
+                else:
+                    item = self.cache.get(*keys[-1]) if self.cache is not None else None
+                    cached.append(item is not None)
+                if item is not None:
+                    tokens.append(item)
+                if not cached[-1]:
+                    clips.append(self.read_clip(frame.video, frame.frame))
         return FrameInputs(
             keys=tuple(keys),
-            cached=tuple(item is not None for item in items),
+            cached=tuple(cached),
             clips=torch.stack(clips) if clips else None,
             tokens=torch.stack(tokens) if tokens else None,
         )
@@ -115,7 +126,11 @@ class FrameReader:
         """Reads the inputs of the requested frames, independent of the selected questions (see ``FeatureReader``)."""
         return self.read([frame for frame, _ in requests])
 
-    def _read_clip(self, frame: FrameQuestions) -> Tensor:
-        """The clip ``[T, 3, H, W]`` of a frame, ``[1, 3, H, W]`` if it repeats one frame."""
-        clip = self.store.clip(frame.video, frame.frame)
+    def read_clip(self, video: str, frame: int) -> Tensor:
+        """The clip ``[T, 3, H, W]`` of a frame, ``[1, 3, H, W]`` if it repeats one frame.
+
+        Raises:
+            FrameError: an image cannot be used.
+        """
+        clip = self.store.clip(video, frame)
         return clip[:1] if self.store.clip_mode == "repeat" else clip

@@ -1,5 +1,6 @@
 """Computes the video tokens of frames with the video encoder, or takes them from a cache."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.features.cache import FeatureCache, hash_weights
-from surgvivqa.features.cache_file import Key
+from surgvivqa.features.cache_file import DTYPES, Key
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.model.bundle import ModelBundle
 
@@ -76,6 +77,10 @@ class VideoTokenSource:
         """
         if self.cache is None:
             return self.encode(self.clips(inputs))
+        inputs = self.read_cached(inputs)
+        if all(inputs.cached) and inputs.tokens is not None:
+            self.hits += len(inputs.keys)
+            return inputs.tokens.to(self.device).float()
         hits = iter(() if inputs.tokens is None else inputs.tokens.to(self.device).float())
         clips = iter(() if inputs.clips is None else self.clips(inputs))
         tokens = []
@@ -83,6 +88,31 @@ class VideoTokenSource:
             tokens.append(next(hits) if is_cached else self._load_or_encode(self.cache, key, next(clips)))
             self.hits += is_cached
         return torch.stack(tokens)
+
+    def read_cached(self, inputs: FrameInputs) -> FrameInputs:
+        """Reads the cached tokens that a reader has left (``FrameReader.leave_cached``), into pinned memory for a GPU.
+
+        Raises:
+            FrameError: a frame's item in a cache file is damaged.
+            InputError: a cache file is damaged as a whole.
+        """
+        if self.cache is None or inputs.tokens is not None or not any(inputs.cached):
+            return inputs
+        keys = [key for key, is_cached in zip(inputs.keys, inputs.cached, strict=True) if is_cached]
+        size = (len(keys), self.cache.num_rows(*keys[0]), self.cache.width)
+        tokens = torch.empty(size, dtype=DTYPES[self.cache.dtype], pin_memory=self.device.type == "cuda")
+        if all(self.cache.copy_to(*key, target) for key, target in zip(keys, tokens, strict=True)):
+            return dataclasses.replace(inputs, tokens=tokens)
+        # Another process has removed the files meanwhile: the frames are read, and encoded again.
+        items = [self.cache.get(*key) for key in inputs.keys]
+        clips = [self.reader.read_clip(*key[:2]) for key, item in zip(inputs.keys, items, strict=True) if item is None]
+        found = [item for item in items if item is not None]
+        return FrameInputs(
+            keys=inputs.keys,
+            cached=tuple(item is not None for item in items),
+            clips=torch.stack(clips),
+            tokens=torch.stack(found) if found else None,
+        )
 
     @torch.no_grad()
     def _load_or_encode(self, cache: FeatureCache, key: Key, clip: Tensor) -> Tensor:
@@ -143,7 +173,13 @@ def _collect_fingerprint_values(
 
 
 def build_video_token_source(
-    bundle: ModelBundle, frames: FrameStore, cache: Path | None = None, dtype: str = "fp16", *, must_write: bool = False
+    bundle: ModelBundle,
+    frames: FrameStore,
+    cache: Path | None = None,
+    dtype: str = "fp16",
+    *,
+    must_write: bool = False,
+    leave_cached: bool = False,
 ) -> VideoTokenSource:
     """Builds the source of a model's video tokens; with a cache its video encoder must be frozen.
 
@@ -155,7 +191,15 @@ def build_video_token_source(
     model, settings = bundle.model, bundle.settings
     encoder, config = model.visual_encoder, model.config.video_config
     return build_encoder_token_source(
-        model.encode_video, encoder, config, settings, frames, cache, dtype, must_write=must_write
+        model.encode_video,
+        encoder,
+        config,
+        settings,
+        frames,
+        cache,
+        dtype,
+        must_write=must_write,
+        leave_cached=leave_cached,
     )
 
 
@@ -169,6 +213,7 @@ def build_encoder_token_source(
     dtype: str,
     *,
     must_write: bool = False,
+    leave_cached: bool = False,
 ) -> VideoTokenSource:
     """Builds the source of the video tokens of an encoder without a model around it.
 
@@ -181,6 +226,7 @@ def build_encoder_token_source(
         cache: the cache folder; None for no cache.
         dtype: the cache's dtype: ``fp16``, ``bf16`` or ``fp32``.
         must_write: whether a cache folder that cannot be written is an error.
+        leave_cached: whether workers leave cached tokens to this process (``FrameReader.leave_cached``).
 
     Raises:
         InputError: the cache folder cannot be used.
@@ -189,4 +235,4 @@ def build_encoder_token_source(
     if cache is not None:
         values = _collect_fingerprint_values(encoder, video_config, settings, frames)
         store = FeatureCache(cache, values, video_config.hidden_size, dtype, must_write=must_write)
-    return VideoTokenSource(encode, encoder, video_config, FrameReader(frames, store))
+    return VideoTokenSource(encode, encoder, video_config, FrameReader(frames, store, leave_cached))

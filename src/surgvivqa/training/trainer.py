@@ -30,7 +30,8 @@ from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.ahead import WindowEncoder, frozen_part
-from surgvivqa.features.batches import Ahead, Batch, TrainingWindows, build_training_loader, make_windows
+from surgvivqa.features.batches import Ahead, Batch, TrainingWindows, Window, build_training_loader, make_windows
+from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
@@ -58,6 +59,7 @@ from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 from surgvivqa.utils.tf32 import allow_tf32
+from surgvivqa.utils.threads import map_in_thread
 
 CHANCE_LOSS = math.log(len(LABELS))
 log = logging.getLogger("surgvivqa")
@@ -545,7 +547,10 @@ class Trainer:
         device = self.accelerator.device
         order = [n for n, window in enumerate(windows.windows) if window.stop > first]
         loader = build_training_loader(windows, order, self.config.workers, pin_memory=device.type == "cuda")
-        for number, window in zip(order, self._timed(feed_device(start_workers(loader), device)), strict=True):
+        loaded = start_workers(loader)
+        if self.video_source.reader.leave_cached:
+            loaded = map_in_thread(self._read_cached, loaded, ahead=2)
+        for number, window in zip(order, self._timed(feed_device(loaded, device)), strict=True):
             # The encoders run while the first micro-batch is asked for, in the precision of the run.
             batches = enumerate(self.encoder.batches(window), windows.windows[number].start)
             while True:
@@ -556,6 +561,11 @@ class Trainer:
                 index, (batch, inputs) = found
                 if index >= first:
                     yield index, batch, inputs
+
+    def _read_cached(self, window: Window[Any]) -> Window[Any]:
+        if not isinstance(window.inputs, FrameInputs):
+            return window
+        return dataclasses.replace(window, inputs=self.video_source.read_cached(window.inputs))
 
     def _timed(self, items: Iterator[Any]) -> Iterator[Any]:
         """The items; the time until each arrives is noted for the log."""
@@ -594,7 +604,10 @@ class Trainer:
         missing = check_missing_frames(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
         if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
             raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
-        self.video_source = build_video_token_source(self.bundle, store, config.cache, config.cache_dtype)
+        on_gpu = self.accelerator.device.type == "cuda"
+        self.video_source = build_video_token_source(
+            self.bundle, store, config.cache, config.cache_dtype, leave_cached=on_gpu
+        )
         # Which source it is depends on the flags; each takes the inputs that its own reader gives.
         self.features: FeatureSource[Any] = self.video_source
         if config.cache_text:
