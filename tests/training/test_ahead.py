@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,56 @@ def test_figures_that_are_read_late_change_nothing(
     request.getfixturevalue("late")
     assert train(tmp_path / "late", data_flags) == 0
     assert_equal_runs(tmp_path / "at-once", tmp_path / "late")
+
+
+class Replays:
+    """A recorder that makes the work again, in place of a CUDA graph; as a graph, it only sees its own tensors."""
+
+    def __init__(self) -> None:
+        self.num_recorded = 0
+
+    def __call__(self, work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        self.num_recorded += 1
+        result = work().clone()
+        return lambda: (result.copy_(work()), None)[1], result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--lora-dropout=0"], ["--gradient-accumulation-steps=2"]])
+def test_recorded_steps_equal_those_that_are_not(
+    flags: list[str], data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(tmp_path / "plain", data_flags, *flags) == 0
+    monkeypatch.setattr(trainer, "why_no_graphs", lambda *_: "")
+    recorder = Replays()
+    monkeypatch.setattr(trainer, "CudaRecorder", lambda: recorder)
+    assert train(tmp_path / "recorded", data_flags, *flags) == 0
+    assert 0 < recorder.num_recorded < 14
+    if "--lora-dropout=0" in flags:  # dropout draws other numbers for padding tokens
+        assert_close_runs(tmp_path / "plain", tmp_path / "recorded")
+    monkeypatch.setattr("surgvivqa.training.graphs.DecoderGraphs.run", lambda *_: None)
+    assert train(tmp_path / "padded", data_flags, *flags) == 0
+    assert_equal_runs(tmp_path / "padded", tmp_path / "recorded")
+
+
+def test_a_step_that_cannot_be_recorded_is_made_without(
+    data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(work: Callable[[], torch.Tensor]) -> None:
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert train(tmp_path / "off", data_flags, "--cuda-graphs=off", "--max-steps=3", "--lora-dropout=0") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "why_no_graphs", lambda *_: "")
+        patch.setattr(trainer, "CudaRecorder", lambda: record)
+        assert train(tmp_path / "run", data_flags, "--max-steps=3", "--lora-dropout=0") == 0
+        assert "not permitted" in (tmp_path / "run" / "train.log").read_text()
+        assert train(tmp_path / "on", data_flags, "--cuda-graphs=on") == 1
+        assert "--cuda-graphs on: a step cannot be recorded (operation not" in capsys.readouterr().err
+    assert_close_runs(tmp_path / "off", tmp_path / "run")
+    assert train(tmp_path / "no", data_flags, "--cuda-graphs=on") == 2
+    assert "because there is no GPU" in capsys.readouterr().err
 
 
 @pytest.mark.slow

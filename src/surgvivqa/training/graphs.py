@@ -9,12 +9,14 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from surgvivqa.config import TrainConfig
 from surgvivqa.data.packing import PackedStream, StreamShape
+from surgvivqa.features.batches import AheadPart
 from surgvivqa.training.update import GradientBucket
 from surgvivqa.utils.errors import RunError, first_line
 
@@ -25,15 +27,66 @@ _MAX_GRAPHS = 64
 Work = Callable[[PackedStream, dict[str, Tensor], float | Tensor], Tensor]
 
 
+class Recorder(Protocol):
+    """Records a computation."""
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Records ``work``; returns what replays it, and the tensor that a replay writes its result to."""
+
+
+class CudaRecorder:
+    """Records computations as CUDA graphs, which share their memory, as they run one after another."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Records ``work`` (see ``Recorder``).
+
+        Raises:
+            RuntimeError: an operation cannot be recorded.
+        """
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_PASSES):
+                work()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as the one that pins memory, may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = work()
+        self._pool = graph.pool()
+        return graph.replay, result
+
+
+def why_no_graphs(config: TrainConfig, part: AheadPart, device: torch.device) -> str:
+    """Why a run's steps are not recorded; empty if they are.
+
+    Args:
+        config: the flags.
+        part: what is computed ahead of the steps.
+        device: the model's device.
+    """
+    if config.cuda_graphs == "off":
+        return "--cuda-graphs is off"
+    if device.type != "cuda":
+        return "there is no GPU"
+    if part != "text":
+        return "an encoder trains"
+    if config.gradient_checkpointing:
+        return "--gradient-checkpointing recomputes activations"
+    return ""
+
+
 @dataclass
 class _Recording:
-    """A graph with the tensors that it reads and writes."""
+    """A recorded computation with the tensors that it reads and writes."""
 
-    stream: PackedStream
     buffers: list[Tensor]
     states: Tensor
     weight: Tensor
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], None]
     losses: Tensor
 
 
@@ -46,16 +99,16 @@ class DecoderGraphs:
         work: forward and backward of a micro-batch; adds to ``bucket`` and returns the losses ``[Q]``.
         bucket: the gradients, which recording leaves as they are.
         required: an error in recording is an error of the run, and not a reason to go on without graphs.
+        record: records the work on one stream.
 
     Attributes:
         failed: whether recording failed; the caller then runs ``work`` itself.
     """
 
-    def __init__(self, work: Work, bucket: GradientBucket, required: bool) -> None:
-        self.work, self.bucket, self.required = work, bucket, required
+    def __init__(self, work: Work, bucket: GradientBucket, required: bool, record: Recorder) -> None:
+        self.work, self.bucket, self.required, self.record = work, bucket, required, record
         self.failed = False
         self._recordings: OrderedDict[StreamShape, _Recording] = OrderedDict()
-        self._pool: Any = None
 
     def run(self, packed: PackedStream, states: Tensor, weight: float, seed: Callable[[], None]) -> Tensor | None:
         """Runs one micro-batch.
@@ -67,56 +120,47 @@ class DecoderGraphs:
             seed: seeds PyTorch for the micro-batch's dropout.
 
         Returns:
-            The losses ``[Q]``; None if this shape cannot be recorded.
+            The losses ``[Q]``; None if the work cannot be recorded.
 
         Raises:
             RunError: it cannot be recorded, and graphs are required.
         """
-        recording = self._recordings.get(packed.shape)
-        if recording is None:
+        if packed.shape not in self._recordings:
             try:
-                recording = self._record(packed, states)
+                self._recordings[packed.shape] = self._record(packed, states)
             except RuntimeError as error:
-                if self.required:
-                    raise RunError(f"--cuda-graphs on: a step cannot be recorded ({first_line(error)}).") from error
-                log.warning("CUDA graphs are off, because a step cannot be recorded (%s).", first_line(error))
-                self.failed = True
-                self._recordings.clear()
-                torch.cuda.synchronize()
+                self._fail(error)
                 return None
-            self._recordings[packed.shape] = recording
             if len(self._recordings) > _MAX_GRAPHS:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(packed.shape)
+        recording = self._recordings[packed.shape]
         for held, given in zip(recording.buffers, buffers_of(packed), strict=True):
             held.copy_(given)
         recording.states.copy_(states)
         recording.weight.fill_(weight)
         seed()
-        recording.graph.replay()
+        recording.replay()
         return recording.losses[: packed.num_questions].clone()
 
+    def _fail(self, error: RuntimeError) -> None:
+        if self.required:
+            raise RunError(f"--cuda-graphs on: a step cannot be recorded ({first_line(error)}).") from error
+        log.warning("CUDA graphs are off, because a step cannot be recorded (%s).", first_line(error))
+        self.failed = True
+        self._recordings.clear()
+
     def _record(self, packed: PackedStream, states: Tensor) -> _Recording:
-        """Records a graph for streams of this shape."""
+        """Records the work on streams of this shape."""
         stream, buffers = fixed_stream(packed)
         fixed, weight = states.clone(), torch.zeros((), device=states.device)
         kept = self.bucket.buffer.clone()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         try:
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP_PASSES):
-                    self.work(stream, {"text_states": fixed}, weight)
-            current.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads, such as the one that pins memory, may use the GPU meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                losses = self.work(stream, {"text_states": fixed}, weight)
-            self._pool = graph.pool()
+            replay, losses = self.record(lambda: self.work(stream, {"text_states": fixed}, weight))
         finally:
             self.bucket.buffer.copy_(kept)
-        log.debug("Recorded a CUDA graph for %s", packed.shape)
-        return _Recording(stream, buffers, fixed, weight, graph, losses)
+        log.debug("Recorded the work on %s", packed.shape)
+        return _Recording(buffers, fixed, weight, replay, losses)
 
 
 def fixed_stream(packed: PackedStream) -> tuple[PackedStream, list[Tensor]]:

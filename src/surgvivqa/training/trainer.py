@@ -39,7 +39,7 @@ from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.precision import FrozenWeights
-from surgvivqa.training.graphs import DecoderGraphs
+from surgvivqa.training.graphs import CudaRecorder, DecoderGraphs, why_no_graphs
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.machine_defaults import frames_per_pass, resolve_machine_defaults
 from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights, step_folders
@@ -623,14 +623,11 @@ class Trainer:
         device = accelerator.device
         self.model.to(device)
         part = frozen_part(self.model)
-        decoder_only = part == "text" and device.type == "cuda" and not config.gradient_checkpointing
-        use_graphs = decoder_only and config.cuda_graphs != "off"
-        if config.cuda_graphs == "on" and not use_graphs:
-            raise InputError(
-                "--cuda-graphs on needs a GPU, frozen encoders, and no --gradient-checkpointing; leave the flag out."
-            )
+        no_graphs = why_no_graphs(config, part, device)
+        if no_graphs and config.cuda_graphs == "on":
+            raise InputError(f"--cuda-graphs on cannot be used, because {no_graphs}; leave the flag out.")
         self.longest_window = 1 if part == "none" else config.encode_ahead or 1
-        self.ahead = Ahead(part, frames_per_pass(device), buckets=use_graphs)
+        self.ahead = Ahead(part, frames_per_pass(device), buckets=not no_graphs)
         self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
         dtype = torch.float16 if config.fp16 else torch.bfloat16
         self.autocast: dict[str, Any] = {
@@ -645,8 +642,11 @@ class Trainer:
             self.model, config.lr, config.weight_decay, config.max_grad_norm, self.accelerator.scaler
         )
         self.graphs: DecoderGraphs | None = None
-        if use_graphs:
-            self.graphs = DecoderGraphs(self._add_gradients, self.updater.bucket, config.cuda_graphs == "on")
+        if not no_graphs:
+            required = config.cuda_graphs == "on"
+            self.graphs = DecoderGraphs(self._add_gradients, self.updater.bucket, required, CudaRecorder())
+        elif device.type == "cuda":
+            log.info("CUDA graphs are not used, because %s.", no_graphs)
         # A GPU makes a step while the host reads the figures of the one before; on a CPU there is nothing to gain.
         self.pending: deque[StepResult] = deque()
         self.max_pending = 1 if device.type == "cuda" else 0
@@ -685,6 +685,7 @@ class Trainer:
             if self.accelerator.scaler is not None and progress.scaler is not None:
                 self.accelerator.scaler.load_state_dict(progress.scaler)
             log.info("Resuming after step %d, from %s", progress.step, start.checkpoint)
+        self.updater.bucket.share_parameters()
         window = LossWindow(progress.losses, progress.questions)
         self.state = TrainerState(progress.step, progress.best, window, bad_frames, progress.validated)
 

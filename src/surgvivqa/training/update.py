@@ -102,6 +102,12 @@ class GradientBucket:
             values = values.pin_memory()
         self.figures += values.to(self.buffer.device, non_blocking=True)
 
+    def share_parameters(self) -> None:
+        """Gives all processes the parameters of the first one; every process must call it."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in self.parameters:
+                torch.distributed.broadcast(parameter.data, 0)
+
     def sum_over_processes(self) -> None:
         """Sums gradients and figures over all processes; every process must call it."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
