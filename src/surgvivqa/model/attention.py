@@ -158,12 +158,12 @@ class PackedBlipAttention(BlipTextSelfAttention):
             key, value = encoder_hidden_states.keys_values(self)
             frames = encoder_hidden_states.frames
             assert frames is not None
-            query = _split_heads(pad(query[0], frames), heads)
+            query = _split_heads(pad(query.squeeze(0), frames), heads)
             context = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
             return unpad(_merge_heads(context), frames).unsqueeze(0), None
         padding = attention_mask.padding
         key, value = self.key(hidden_states), self.value(hidden_states)
-        query, key, value = (_split_heads(pad(x[0], padding), heads) for x in (query, key, value))
+        query, key, value = (_split_heads(pad(x.squeeze(0), padding), heads) for x in (query, key, value))
         context = _self_attention(self, query, key, value, attention_mask, dropout, None)
         return unpad(_merge_heads(context), padding).unsqueeze(0), None
 
@@ -259,7 +259,7 @@ def _decoder_attention(
     # With grouped queries there are fewer key and value heads than query heads.
     num_heads, head_size = query.shape[1], query.shape[3]
     query, key, value = (
-        _split_heads(pad(x.transpose(1, 2).flatten(2)[0], layout.padding), x.shape[1]) for x in (query, key, value)
+        _split_heads(pad(x.transpose(1, 2).flatten(2).squeeze(0), layout.padding), x.shape[1]) for x in (query, key, value)
     )
     context = _self_attention(module, query, key, value, layout, dropout, scaling)
     return unpad(_merge_heads(context), layout.padding).view(1, -1, num_heads, head_size), None

@@ -81,7 +81,7 @@ def run_decoder(decoder: PreTrainedModel, states: Tensor, position_ids: Tensor, 
         attention_mask=states.new_empty(1, 1, 1, 1),  # not used, but without it Transformers builds a mask
         layout=layout,
         use_cache=False,
-    ).last_hidden_state[0]
+    ).last_hidden_state.squeeze(0)
     return result
 
 

@@ -140,7 +140,7 @@ class SurgViVQAModel(PreTrainedModel):
             encoder_hidden_states=video.for_stream(packed.frames, self.video_projection),
             encoder_attention_mask=layout,
         )
-        states: Tensor = encoded.last_hidden_state[0]
+        states: Tensor = encoded.last_hidden_state.squeeze(0)
         return states
 
     def decoder_states(self, packed: PackedStream, text: Tensor, layout: AttentionLayout) -> Tensor:
