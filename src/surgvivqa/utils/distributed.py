@@ -125,9 +125,8 @@ def explain_lost_processes(advice: str) -> Iterator[None]:
 def exit_if_several(exit_code: int, last_message: str = "") -> None:
     """Ends this process at once if it is one of several; returns if it is the only one.
 
-    The regular teardown can hang: PyTorch 2.13's ``DistributedDataParallel`` joins gloo's threads while it holds
-    Python's lock, and such a thread may need that lock to release a tensor (seen in one of twenty failing runs on a
-    busy machine). Or gloo's threads abort the process.
+    The regular teardown can hang while PyTorch joins gloo's threads (seen in one of twenty failing runs on a busy
+    machine). Or gloo's threads abort the process.
 
     Args:
         exit_code: exit code of the process.
