@@ -99,7 +99,7 @@ def test_predict_runs_on_a_visible_gpu(
 
 
 def test_sums_of_log_probabilities_do_not_use_tf32() -> None:
-    flags: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [flag.allow_tf32 for flag in flags]
     try:
         allow_tf32()

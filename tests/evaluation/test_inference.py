@@ -16,9 +16,11 @@ from surgvivqa.evaluation import inference
 from surgvivqa.evaluation.inference import InferenceOptions, group_frames, predict_frames
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.video_tokens import build_video_token_source
+from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.scoring import normalise_scores
 from tests.conftest import CapturedLog
+from tests.helpers.dispatch import watch_operations
 
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator")
 
@@ -141,6 +143,17 @@ def test_the_best_label_alone_is_the_same_in_both_ways(
     assert any("The rest is done by" in line for line in captured_log.lines)
     assert all(p.probability is None and p.top5 is None and p.loss is None for p in found)
     assert_equal_answers(found, predict(bundle, frames, image_root, dataclasses.replace(options, answer_only=False)))
+
+
+def test_starting_a_pass_reads_nothing_on_the_host(
+    bundle: ModelBundle, frames: Sequence[FrameQuestions], image_root: Path
+) -> None:
+    scorer = inference._Scorer(bundle, InferenceOptions())
+    source = build_video_token_source(bundle, bundle.frame_store(image_root))
+    inputs = source.reader.read(frames[:2])
+    with torch.inference_mode(), watch_operations("cpu"):
+        started = scorer.start([frame.questions for frame in frames[:2]], CrossAttentionCache(source(inputs)))
+    assert len(started.values[0]) == sum(len(frame.questions) for frame in frames[:2])
 
 
 @pytest.mark.parametrize("norm", ["sum", "mean"])

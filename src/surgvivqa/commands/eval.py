@@ -81,7 +81,7 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
     bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
     fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     tf32: bool = flag(
-        "Allow TF32 in float32 products on a GPU: much faster, with 11 significant bits. It also speeds up the output "
+        "Allow TF32 in float32 products on a GPU: faster, with 11 significant bits. It also speeds up the output "
         "layer under --bf16 and --fp16.",
         False,
     )

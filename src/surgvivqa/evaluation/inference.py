@@ -24,6 +24,7 @@ from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.evaluation.fastest_way import FastestWay
 from surgvivqa.evaluation.pass_size import MAX_FRAMES, ON_CPU, PassMemory, PassSize, choose_pass_size, free_memory
 from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.features.cache_file import DTYPES
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.features.source import read_good_frames
 from surgvivqa.features.video_tokens import VideoTokenSource
@@ -180,12 +181,13 @@ def _pass_size(scorer: "_Scorer", frames: Sequence[FrameQuestions], options: Inf
 
 def _build_loader(groups: _FrameGroups, scorer: "_Scorer", workers: int | None) -> DataLoader[Any]:
     """The loader of groups of frames, with pinned tensors for a GPU."""
-    video, store = scorer.model.config.video_config, groups.reader.store
-    images = 1 if store.clip_mode == "repeat" else video.num_frames
-    frame_bytes = 4 * max(
-        images * video.num_channels * video.image_size**2,  # a clip
-        token_count(video, scorer.model.config.video_pool) * video.hidden_size,  # or cached video tokens
-    )
+    video, reader = scorer.model.config.video_config, groups.reader
+    images = 1 if reader.store.clip_mode == "repeat" else video.num_frames
+    frame_bytes = 4 * images * video.num_channels * video.image_size**2
+    if reader.cache is not None:
+        token_bytes = DTYPES[reader.cache.dtype].itemsize
+        tokens = token_count(video, scorer.model.config.video_pool)
+        frame_bytes = max(frame_bytes, token_bytes * tokens * video.hidden_size)
     batch_bytes = max((len(group) for group in groups.groups), default=0) * frame_bytes
     return DataLoader(
         groups,
@@ -323,7 +325,7 @@ def _check_finite(questions: Sequence[Question], values: Tensor) -> None:
         line = f"{question.video}/{question.frame}.txt:{question.line}"
         raise RunError(
             f"The scores of {line} ({question.question!r}) are not finite, so these weights cannot be used; they were "
-            f"not saved as the best. In training, lower --lr."
+            f"not saved as the best. In training, lower --lr. With --fp16, use --bf16."
         )
 
 
