@@ -148,13 +148,13 @@ def our_training(models: Models, precision: str, frames: int, each: int, inputs:
     clips = models.clips(frames)
     if inputs == LIVE:
         return make_step(model, lambda: model(packed, pixel_values=clips), models.device, precision)
-    with torch.no_grad(), autocast(models.device, precision):
-        tokens = torch.cat([model.encode_video(clip[None]).half() for clip in clips])
-        del clips
-        if inputs == TEXT:
-            layout = build_layouts(packed, torch.float32)[0]
-            text = model.text_states(packed, CrossAttentionCache(tokens.float()), layout).half()
-            del tokens
+    with torch.no_grad():
+        with autocast(models.device, precision):
+            tokens = torch.stack([model.encode_video(clip[None])[0].float() for clip in clips])
+            if inputs == TEXT:
+                layout = build_layouts(packed, torch.float32)[0]
+                text = model.text_states(packed, CrossAttentionCache(tokens), layout).half()
+        tokens = tokens.half()
     if inputs == TEXT:
         return make_step(model, lambda: model(packed, text_states=text.float()), models.device, precision)
     return make_step(model, lambda: model(packed, video_tokens=tokens.float()), models.device, precision)
@@ -177,7 +177,7 @@ def training_cases(models: Models) -> list[Case]:
         name = f"ours, {inputs}, {frames} x {each}"
         cases.append(Case(name, precision, frames * each, build, sum(count.values()), precision == "bf16"))
 
-    recipe = min(8, many)
+    recipe = 8 if models.size == "full" else 2
     add("fp32", 1, recipe)
     add("fp32", 1, many)
     for frames, each in ((1, recipe), (1, many), (8, many), (16, many), (32, many)):

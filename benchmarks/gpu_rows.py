@@ -14,7 +14,7 @@ import torch
 from benchmarks.estimate import Launches
 from benchmarks.timing import synchronize, time_call
 
-WARM_UP, REPEATS = 3, 8
+CALLS = {"cuda": (3, 8), "cpu": (1, 2)}  # not timed, and timed
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Row = dict[str, Any]
 
@@ -51,6 +51,7 @@ class Case:
         build: returns the call to time; what it allocates counts for the row's peak memory.
         flops: operations of the matrix products of one call; None if they are not counted.
         profiled: whether kernels and busy share are measured.
+        facts: further values of the row.
     """
 
     name: str
@@ -83,7 +84,7 @@ def product_rate(device: str, precision: str, size: int, repeats: int = 5) -> fl
 
 
 def measure_row(device: str, deadline: Deadline, case: Case, rates: dict[str, float]) -> Row:
-    """Measures a row: the median of up to 8 calls after 3 that are not timed, fewer at the deadline.
+    """Measures a row: the median of some calls after some that are not timed (``CALLS``), fewer at the deadline.
 
     Args:
         device: ``cuda`` or ``cpu``.
@@ -103,12 +104,13 @@ def measure_row(device: str, deadline: Deadline, case: Case, rates: dict[str, fl
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         call = case.build()
-        for _ in range(WARM_UP):
+        warm_up, repeats = CALLS[device]
+        for _ in range(warm_up):
             time_call(device, call)
             if deadline.passed:
                 break
         seconds: list[float] = []
-        while len(seconds) < REPEATS and not (seconds and deadline.passed):
+        while len(seconds) < repeats and not (seconds and deadline.passed):
             seconds.append(time_call(device, call))
         row |= _derive(case, seconds, rates)
         if device == "cuda":
