@@ -1,0 +1,298 @@
+"""The real commands in processes of their own: ``train`` and ``eval`` on a synthetic set, with local model folders."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
+from transformers.initialization import no_init_weights
+
+from benchmarks.gpu_rows import Deadline, Row
+from benchmarks.models import fill_weights, make_config
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
+from surgvivqa.data.index import question_counts
+from surgvivqa.data.labels import LABELS
+from surgvivqa.data.prompt_tokens import PromptTokenizer
+from surgvivqa.data.prompts import build_prompt
+from surgvivqa.data.splits import load_splits
+from surgvivqa.data.ssgqa import read_split
+
+ROOT = Path(__file__).resolve().parents[1]
+STOPPED = 75  # exit code of a run that --max-hours stops, after it wrote a checkpoint
+LIVE, START = "train, throughput flags, live", "eval, a few questions, to measure its start"
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much the commands do at one size.
+
+    Attributes:
+        videos: videos of the synthetic set.
+        frames: frames of each.
+        batch: questions of a step with the throughput flags.
+        seconds: time limit of a training loop (``--max-hours``).
+        steps: ``--max-steps`` of all training commands but the recipe.
+        recipe_steps: the same of the recipe.
+        log_interval: steps between two lines of the log.
+        questions: questions of an evaluation.
+        few: questions of the evaluation that measures the start.
+        workers: ``--workers``.
+        extra: further flags of ``train``.
+    """
+
+    videos: int
+    frames: int
+    batch: int
+    seconds: float
+    steps: int
+    recipe_steps: int
+    log_interval: int
+    questions: int
+    few: int
+    workers: int
+    extra: tuple[str, ...] = ()
+
+
+def amounts(size: str) -> Amounts:
+    """The amounts of a size; the small one tests the benchmark itself."""
+    if size == "small":
+        return Amounts(3, 2, 12, 2.0, 4, 4, 1, 8, 4, 0, ("--num-frames=4",))
+    workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2))
+    return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 6000, 400, workers)
+
+
+def write_parts(size: str, out: Path) -> list[str]:
+    """Writes VideoMAE, BLIP's text encoder and GPT-2 with random weights as local folders.
+
+    The tokenizer is the packaged base's: byte-level BPE trained on the synthetic set's questions.
+
+    Args:
+        size: ``full`` or ``small``.
+        out: the folder for ``video``, ``text`` and ``gpt2``.
+
+    Returns:
+        The flags of ``train`` that name them.
+    """
+    config = make_config(size)
+    with no_init_weights():
+        parts = nn.ModuleDict(
+            {
+                "visual_encoder": VideoMAEModel(config.video_config),
+                "text_encoder": BlipTextModel(config.text_config, add_pooling_layer=True),
+                "llm": GPT2LMHeadModel(config.decoder_config),
+            }
+        )
+    parts["llm"].tie_weights()
+    fill_weights(parts)
+    names = {"visual_encoder": "video", "text_encoder": "text", "llm": "gpt2"}
+    for part, name in names.items():
+        parts[part].save_pretrained(out / name)
+    load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
+    return [f"--video-model={out / 'video'}", f"--text-model={out / 'text'}", f"--decoder-model={out / 'gpt2'}"]
+
+
+class Commands:
+    """Runs the commands in one folder.
+
+    Args:
+        size: ``full`` or ``small``.
+        device: with ``cpu`` the commands see no GPU.
+        work: an empty folder for the set, the parts and the runs.
+        deadline: a command that is running then is stopped.
+    """
+
+    def __init__(self, size: str, device: str, work: Path, deadline: Deadline) -> None:
+        self.amounts, self.device, self.work, self.deadline = amounts(size), device, work, deadline
+        path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+        self.environment = os.environ | {
+            "PYTHONPATH": path,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "SURGVIVQA_CACHE": str(work / "index"),
+        }
+        if device == "cpu":
+            self.environment["CUDA_VISIBLE_DEVICES"] = ""
+        self.parts = write_parts(size, work / "parts")
+        self.data = [f"--ssgvqa-root={work / 'set' / 'ssg-qa'}", f"--image-root={work / 'set' / 'frames'}"]
+        made = self.run(
+            "synth", f"--out={work / 'set'}", f"--videos={self.amounts.videos}",
+            f"--frames-per-video={self.amounts.frames}", "--no-masks",
+        )  # fmt: skip
+        if "error" in made:
+            raise RuntimeError(f"synth failed: {made['error']}")
+
+    def run(self, *arguments: str) -> Row:
+        """Runs one command of the project.
+
+        Returns:
+            ``command``, with the work folder written as ``WORK``, and ``wall_s``; if it fails or does not end in
+            time, ``error``, the last line that it printed.
+        """
+        line = [sys.executable, "-W", "ignore", "-m", "surgvivqa", *arguments]
+        row: Row = {"command": " ".join(["surgvivqa", *arguments]).replace(str(self.work), "WORK")}
+        if self.deadline.passed:
+            return row | {"error": "left out: the section's time is used up"}
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                line,
+                env=self.environment,
+                cwd=self.work,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=self.deadline.left,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return row | {"error": "stopped: the section's time is used up"}
+        row["wall_s"] = time.perf_counter() - started
+        if done.returncode not in (0, STOPPED):
+            row["error"] = last_line(done.stdout) or f"exit code {done.returncode}"
+        return row
+
+    def train(self, name: str, folder: str, *flags: str, steps: int = 0, warm_epoch: bool = False) -> Row:
+        """Runs ``train`` and reads its rate from ``metrics.jsonl``.
+
+        Args:
+            name: name of the row.
+            folder: name of the run folder.
+            flags: the flags that the row is about.
+            steps: ``--max-steps``; by default the one for this size.
+                warm_epoch: leave out the lines of the first epoch, which fills a cache; the time limit is doubled.
+        """
+        run, chosen = self.work / folder, self.amounts
+        seconds = chosen.seconds * (2 if warm_epoch else 1)
+        row = {"name": name} | self.run(
+            "train", *self.data, *self.parts, f"--checkpoint-dir={run}", f"--workers={chosen.workers}",
+            f"--max-steps={steps or chosen.steps}", f"--log-interval={chosen.log_interval}", "--val-max-samples=8",
+            f"--max-hours={seconds / 3600:.6f}", *chosen.extra, *flags,
+        )  # fmt: skip
+        if "error" not in row:
+            row |= read_rates(run / "metrics.jsonl", warm_epoch)
+        return row
+
+    def evaluate(self, name: str, checkpoint: Path, samples: int, *flags: str) -> Row:
+        """Runs ``eval`` on training questions; its rate is derived by ``add_evaluation_rates``."""
+        output = self.work / "eval"
+        shutil.rmtree(output, ignore_errors=True)
+        row = {"name": name} | self.run(
+            "eval", f"--checkpoint={checkpoint}", "--split=train", f"--output={output}",
+            f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags,
+        )  # fmt: skip
+        predictions = output / "predictions.jsonl"
+        if "error" not in row:
+            row["questions"] = len(predictions.read_text(encoding="utf-8").splitlines())
+        return row
+
+    def describe_set(self) -> Row:
+        """The training questions: frames, questions per frame, and tokens per prompt and label."""
+        frames, _ = read_split(self.work / "set" / "ssg-qa", load_splits(None).train)
+        tokens = PromptTokenizer(load_folder(PACKAGED_BASE).tokenizer, "simple", 10**6)
+        questions = [q.question for frame in frames for q in frame.questions][:2000]
+        return {
+            "frames": len(frames),
+            "questions_per_frame": sum(question_counts(frames)) / len(frames),
+            "prompt_tokens": statistics.mean(len(tokens.prompt_ids(q)) for q in questions),
+            "label_tokens": sum(map(len, tokens.label_ids)) / len(LABELS),
+            "example": build_prompt(questions[0], "simple"),
+        }
+
+
+def read_rates(path: Path, warm_epoch: bool = False) -> Row:
+    """Reads the questions per second of a run.
+
+    Args:
+        path: its ``metrics.jsonl``.
+        warm_epoch: leave out the lines of the first epoch, and the next one, part of which belongs to it.
+
+    Returns:
+        ``rates`` of the lines after the first, their median ``rate`` and the run's ``steps``; or ``error``.
+    """
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "questions_per_second" in line]
+    used = [line for line in lines if line["epoch"] > 0] if warm_epoch else lines
+    rates = [line["questions_per_second"] for line in used[1:]]
+    if not rates:
+        return {"error": f"too few lines of the log to read a rate ({len(lines)})"}
+    return {"rates": rates, "rate": statistics.median(rates), "steps": lines[-1]["step"]}
+
+
+def add_evaluation_rates(rows: Sequence[Row]) -> None:
+    """Adds ``rate`` to the rows of ``eval``: the questions beyond the few of the first row, by the time beyond its."""
+    start = next((row for row in rows if row["name"] == START and "error" not in row), None)
+    for row in rows:
+        if row["name"] == START or "error" in row or not row["name"].startswith("eval"):
+            continue
+        seconds = row["wall_s"] - start["wall_s"] if start else 0.0
+        if start and seconds > 0:
+            row["rate"] = (row["questions"] - start["questions"]) / seconds
+        else:
+            row["error"] = "no longer than its start, which was measured in the row before" if start else "no start"
+
+
+def last_line(text: str) -> str:
+    """The last line of a command's output with letters in it, at most 200 characters."""
+    lines = [line.strip(" │╭╰─╮╯") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if any(c.isalpha() for c in line)), "")[:200]
+
+
+def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tuple[list[Row], Row]:
+    """Runs all commands.
+
+    Args:
+        size: ``full`` or ``small``.
+        device: ``cuda`` or ``cpu``.
+        work: a folder that is emptied.
+        deadline: rows that do not fit are left out.
+
+    Returns:
+        The rows, and what the questions are like. A row whose command fails has ``error``; the others go on.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    commands = Commands(size, device, work, deadline)
+    few, cache = commands.amounts, f"--cache={work / 'cache'}"
+    wide = ("--questions-per-frame=39", f"--batch-size={few.batch}")
+    bf16 = ("--bf16",) if device == "cuda" else ()
+    recipe = ("--batch-size=8", "--lr=5e-4", "--prompt-mode=simple")
+    rows = [
+        commands.train("train, the recipe's flags", "recipe", *recipe, steps=few.recipe_steps),
+        commands.train(LIVE, "live", *wide),
+        commands.train("train, throughput flags, --cache", "cached", *wide, cache, warm_epoch=True),
+        commands.train(
+            "train, throughput flags, --cache --cache-text", "text", *wide, cache, "--cache-text", warm_epoch=True
+        ),
+    ]
+    checkpoint = newest_checkpoint(work / "live")
+    evaluations: list[tuple[str, int, tuple[str, ...]]] = [
+        (START, few.few, bf16),
+        ("eval, 51 scores", few.questions, bf16),
+        ("eval, --answer-only", few.questions, (*bf16, "--answer-only")),
+        ("eval, 51 scores, --fp16", few.questions, ("--fp16",)),
+    ]
+    rows += [commands.evaluate(name, checkpoint, count, *flags) for name, count, flags in evaluations[:3]]
+    rows += [
+        commands.train(
+            "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off", "recipe-plain", *recipe,
+            "--encode-ahead=1", "--cuda-graphs=off", steps=few.recipe_steps,
+        ),
+        commands.train("train, throughput flags, live, --fp16", "fp16", *wide, "--fp16"),
+    ]  # fmt: skip
+    rows += [commands.evaluate(name, checkpoint, count, *flags) for name, count, flags in evaluations[3:]]
+    add_evaluation_rates(rows)
+    return rows, commands.describe_set()
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run that may have been stopped: of its ``checkpoints/``, else its ``best/``."""
+    return max(run.glob("checkpoints/step-*"), default=run / "best")
