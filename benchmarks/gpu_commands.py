@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,9 @@ from surgvivqa.data.ssgqa import read_split
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED = 75  # exit code of a run that --max-hours stops, after it wrote a checkpoint
-LIVE, START = "train, throughput flags, live", "eval, a few questions, to measure its start"
+START = "eval, a few questions, to measure its start"
+TEXT_ROW = "train, throughput flags, --cache --cache-text"
+PLAIN_ROW = "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off"
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Amounts:
         questions: questions of an evaluation.
         few: questions of the evaluation that measures the start.
         workers: ``--workers``.
+        together: number of commands that run at a time; more than 1 only where times mean nothing.
         extra: further flags of ``train``.
     """
 
@@ -59,15 +64,16 @@ class Amounts:
     questions: int
     few: int
     workers: int
+    together: int
     extra: tuple[str, ...] = ()
 
 
 def amounts(size: str) -> Amounts:
     """The amounts of a size; the small one tests the benchmark itself."""
     if size == "small":
-        return Amounts(3, 2, 12, 2.0, 4, 4, 1, 8, 4, 0, ("--num-frames=4",))
+        return Amounts(45, 1, 12, 2.0, 8, 4, 1, 60, 4, 0, 2, ("--num-frames=4", "--max-train-samples=24"))
     workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2))
-    return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 6000, 400, workers)
+    return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 6000, 400, workers, 1)
 
 
 def write_parts(size: str, out: Path) -> list[str]:
@@ -135,7 +141,7 @@ class Commands:
 
         Returns:
             ``command``, with the work folder written as ``WORK``, and ``wall_s``; if it fails or does not end in
-            time, ``error``, the last line that it printed.
+            time, ``error``, one line of its output.
         """
         line = [sys.executable, "-W", "ignore", "-m", "surgvivqa", *arguments]
         row: Row = {"command": " ".join(["surgvivqa", *arguments]).replace(str(self.work), "WORK")}
@@ -157,7 +163,7 @@ class Commands:
             return row | {"error": "stopped: the section's time is used up"}
         row["wall_s"] = time.perf_counter() - started
         if done.returncode not in (0, STOPPED):
-            row["error"] = last_line(done.stdout) or f"exit code {done.returncode}"
+            row["error"] = error_line(done.stdout) or f"exit code {done.returncode}"
         return row
 
     def train(self, name: str, folder: str, *flags: str, steps: int = 0, warm_epoch: bool = False) -> Row:
@@ -172,6 +178,7 @@ class Commands:
         """
         run, chosen = self.work / folder, self.amounts
         seconds = chosen.seconds * (2 if warm_epoch else 1)
+        seconds = chosen.seconds * (2 if warm_epoch else 1)
         row = {"name": name} | self.run(
             "train", *self.data, *self.parts, f"--checkpoint-dir={run}", f"--workers={chosen.workers}",
             f"--max-steps={steps or chosen.steps}", f"--log-interval={chosen.log_interval}", "--val-max-samples=8",
@@ -183,8 +190,7 @@ class Commands:
 
     def evaluate(self, name: str, checkpoint: Path, samples: int, *flags: str) -> Row:
         """Runs ``eval`` on training questions; its rate is derived by ``add_evaluation_rates``."""
-        output = self.work / "eval"
-        shutil.rmtree(output, ignore_errors=True)
+        output = self.work / re.sub(r"\W+", "-", name)
         row = {"name": name} | self.run(
             "eval", f"--checkpoint={checkpoint}", "--split=train", f"--output={output}",
             f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags,
@@ -240,10 +246,12 @@ def add_evaluation_rates(rows: Sequence[Row]) -> None:
             row["error"] = "no longer than its start, which was measured in the row before" if start else "no start"
 
 
-def last_line(text: str) -> str:
-    """The last line of a command's output with letters in it, at most 200 characters."""
+def error_line(text: str) -> str:
+    """The line of a command's output that says why it failed, at most 200 characters."""
     lines = [line.strip(" │╭╰─╮╯") for line in text.splitlines()]
-    return next((line for line in reversed(lines) if any(c.isalpha() for c in line)), "")[:200]
+    lines = [line for line in lines if any(c.isalpha() for c in line)]
+    told = [line for line in lines if line.startswith(("surgvivqa: ", "Unrecognized options: "))]
+    return (told or lines or [""])[-1][:200]
 
 
 def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tuple[list[Row], Row]:
@@ -261,34 +269,38 @@ def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tupl
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     commands = Commands(size, device, work, deadline)
-    few, cache = commands.amounts, f"--cache={work / 'cache'}"
-    wide = ("--questions-per-frame=39", f"--batch-size={few.batch}")
-    bf16 = ("--bf16",) if device == "cuda" else ()
+    chosen, cache = commands.amounts, f"--cache={work / 'cache'}"
     recipe = ("--batch-size=8", "--lr=5e-4", "--prompt-mode=simple")
-    rows = [
-        commands.train("train, the recipe's flags", "recipe", *recipe, steps=few.recipe_steps),
-        commands.train(LIVE, "live", *wide),
-        commands.train("train, throughput flags, --cache", "cached", *wide, cache, warm_epoch=True),
-        commands.train(
-            "train, throughput flags, --cache --cache-text", "text", *wide, cache, "--cache-text", warm_epoch=True
-        ),
+    wide = ("--questions-per-frame=39", f"--batch-size={chosen.batch}")
+    bf16 = ("--bf16",) if device == "cuda" else ()
+    train, plain = commands.train, ("--encode-ahead=1", "--cuda-graphs=off")
+
+    def score(name: str, *flags: str, count: int = chosen.questions) -> Row:
+        return commands.evaluate(name, newest_checkpoint(work / "live"), count, *flags)
+
+    # In the order of their worth: the last ones are left out if time is short. Jobs of one phase may run together.
+    phases: list[list[Callable[[], Row]]] = [
+        [
+            lambda: train("train, the recipe's flags", "recipe", *recipe, steps=chosen.recipe_steps),
+            lambda: train("train, throughput flags, live", "live", *wide),
+            lambda: train("train, throughput flags, --cache", "cached", *wide, cache, warm_epoch=True),
+        ],
+        [
+            lambda: train(TEXT_ROW, "text", *wide, cache, "--cache-text", warm_epoch=True),
+            lambda: score(START, *bf16, count=chosen.few),
+            lambda: score("eval, 51 scores", *bf16),
+            lambda: score("eval, --answer-only", *bf16, "--answer-only"),
+        ],
+        [
+            lambda: train(PLAIN_ROW, "recipe-plain", *recipe, *plain, steps=chosen.recipe_steps),
+            lambda: train("train, throughput flags, live, --fp16", "fp16", *wide, "--fp16"),
+            lambda: score("eval, 51 scores, --fp16", "--fp16"),
+        ],
     ]
-    checkpoint = newest_checkpoint(work / "live")
-    evaluations: list[tuple[str, int, tuple[str, ...]]] = [
-        (START, few.few, bf16),
-        ("eval, 51 scores", few.questions, bf16),
-        ("eval, --answer-only", few.questions, (*bf16, "--answer-only")),
-        ("eval, 51 scores, --fp16", few.questions, ("--fp16",)),
-    ]
-    rows += [commands.evaluate(name, checkpoint, count, *flags) for name, count, flags in evaluations[:3]]
-    rows += [
-        commands.train(
-            "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off", "recipe-plain", *recipe,
-            "--encode-ahead=1", "--cuda-graphs=off", steps=few.recipe_steps,
-        ),
-        commands.train("train, throughput flags, live, --fp16", "fp16", *wide, "--fp16"),
-    ]  # fmt: skip
-    rows += [commands.evaluate(name, checkpoint, count, *flags) for name, count, flags in evaluations[3:]]
+    rows: list[Row] = []
+    with ThreadPoolExecutor(chosen.together) as pool:
+        for jobs in phases:
+            rows += pool.map(lambda job: job(), jobs)
     add_evaluation_rates(rows)
     return rows, commands.describe_set()
 

@@ -170,9 +170,7 @@ def training_cases(models: Models) -> list[Case]:
 
     def add(precision: str, frames: int, each: int, inputs: str = LIVE) -> None:
         stream = models.training_stream(frames, each)
-        count = flops.breakdown(
-            models.config, stream, video=inputs == LIVE, text=inputs != TEXT, train=True
-        )
+        count = flops.breakdown(models.config, stream, video=inputs == LIVE, text=inputs != TEXT, train=True)
         build = functools.partial(our_training, models, precision, frames, each, inputs)
         name = f"ours, {inputs}, {frames} x {each}"
         cases.append(Case(name, precision, frames * each, build, sum(count.values()), precision == "bf16"))
@@ -218,9 +216,7 @@ def our_scoring(models: Models, precision: str, frames: int, answer_only: bool) 
 def scoring_cases(models: Models) -> list[Case]:
     """The rows of scoring."""
     many = models.frame_questions
-    cases = [
-        Case("plain way, 51 scores", p, 1, functools.partial(plain_scoring, models, p)) for p in ("bf16", "fp32")
-    ]
+    cases = [Case("plain way, 51 scores", p, 1, functools.partial(plain_scoring, models, p)) for p in ("bf16", "fp32")]
     wanted = [("fp32", 1, False), ("fp32", 1, True)]
     wanted += [("bf16", frames, False) for frames in (1, 8, 32)] + [("bf16", frames, True) for frames in (1, 8)]
     for precision, frames, answer_only in wanted:

@@ -26,9 +26,7 @@ class FrozenWeights:
         keep_originals: keep the weights in float32 too, in the memory of the CPU, for ``originals``.
     """
 
-    def __init__(
-        self, model: Any, dtype: torch.dtype, parts: Collection[str], *, keep_originals: bool = False
-    ) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, parts: Collection[str], *, keep_originals: bool = False) -> None:
         self._originals: list[tuple[nn.Parameter, Tensor]] = []
         output = output_layer(model.decoder).weight
         for part in parts:
