@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=SIZES, default="full", help="small tests the benchmark itself")
     parser.add_argument("--sections", type=_section_names, default=list(BUDGETS), help="names, separated by commas")
+    parser.add_argument("--rows", default="", help="only the rows whose name matches this regular expression")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-gpu"))
     parser.add_argument("--seconds", type=float, default=235.0, help="time of the whole benchmark")
     options = parser.parse_args(arguments)
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.sections:
         began = time.monotonic()
         deadline = Deadline(min(BUDGETS[name], whole.left))
-        results["sections"][name] = run_section(name, models, deadline, machine["products"])
+        results["sections"][name] = run_section(name, models, deadline, machine["products"], options.rows)
         machine["section_seconds"][name] = time.monotonic() - began
         machine["seconds"] = time.monotonic() - started
         report = format_report(results)  # after every section, so that a crash leaves the earlier ones
@@ -98,17 +99,24 @@ def describe_machine(device: str, size: str, command: Sequence[str]) -> Row:
     }
 
 
-def run_section(name: str, models: Models, deadline: Deadline, rates: dict[str, float]) -> Any:
+def run_section(name: str, models: Models, deadline: Deadline, rates: dict[str, float], pattern: str = "") -> Any:
     """Runs one section.
+
+    Args:
+        name: a key of ``BUDGETS``.
+        models: the models, which the sections share.
+        deadline: rows that do not fit are left out.
+        rates: the measured product rates by precision.
+        pattern: a regular expression that the names of the rows must match.
 
     Returns:
         The rows; for ``commands`` a dict of ``rows`` and ``set``. If the section cannot start, one row with ``error``.
     """
     sections: dict[str, Callable[[], Any]] = {
-        "engine-train": lambda: run_cases(training_cases(models), models, deadline, rates),
-        "engine-score": lambda: run_cases(scoring_cases(models), models, deadline, rates),
-        "accuracy": lambda: run_accuracy(models, deadline),
-        "commands": functools.partial(_run_commands, models, deadline),
+        "engine-train": lambda: run_cases(training_cases(models), models, deadline, rates, pattern),
+        "engine-score": lambda: run_cases(scoring_cases(models), models, deadline, rates, pattern),
+        "accuracy": lambda: run_accuracy(models, deadline, pattern),
+        "commands": functools.partial(_run_commands, models, deadline, pattern),
     }
     try:
         return sections[name]()
@@ -118,9 +126,9 @@ def run_section(name: str, models: Models, deadline: Deadline, rates: dict[str, 
         return {"rows": [row]} if name == "commands" else [row]
 
 
-def _run_commands(models: Models, deadline: Deadline) -> Row:
+def _run_commands(models: Models, deadline: Deadline, pattern: str) -> Row:
     with tempfile.TemporaryDirectory(prefix="surgvivqa-bench-") as folder:
-        rows, about = run_commands(models.size, models.device, Path(folder), deadline)
+        rows, about = run_commands(models.size, models.device, Path(folder), deadline, pattern)
     return {"rows": rows, "set": about}
 
 

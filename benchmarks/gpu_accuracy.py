@@ -1,5 +1,6 @@
 """How far losses and scores in bf16 and fp16 lie from those in fp32 with the same weights, in both implementations."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -71,8 +72,13 @@ def compare_outputs(found: Outputs, expected: Outputs) -> Row:
     return row | {"decided": int(decided.sum()), "equal": int(equal.sum())}
 
 
-def run_accuracy(models: Models, deadline: Deadline) -> list[Row]:
+def run_accuracy(models: Models, deadline: Deadline, pattern: str = "") -> list[Row]:
     """Compares each precision with fp32 of the same implementation, and both implementations in fp32.
+
+    Args:
+        models: the models.
+        deadline: outputs that do not fit are left out.
+        pattern: a regular expression that the names of the rows must match.
 
     Returns:
         One row per comparison; a row whose outputs cannot be computed has ``error``.
@@ -93,6 +99,8 @@ def run_accuracy(models: Models, deadline: Deadline) -> list[Row]:
     rows = []
     for one, other in [(("ours", "fp32"), ("plain way", "fp32")), *pairs]:
         row: Row = {"name": f"{one[0]}, {one[1]}", "against": f"{other[0]}, {other[1]}"}
+        if not re.search(pattern, row["name"]):
+            continue
         failed = next((outputs[key] for key in (one, other) if isinstance(outputs[key], str)), None)
         if failed:
             rows.append(row | {"error": failed})

@@ -31,8 +31,8 @@ from surgvivqa.data.ssgqa import read_split
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED = 75  # exit code of a run that --max-hours stops, after it wrote a checkpoint
 START = "eval, a few questions, to measure its start"
-TEXT_ROW = "train, throughput flags, --cache --cache-text"
-PLAIN_ROW = "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off"
+THROUGHPUT = "train, throughput flags"
+LIVE = f"{THROUGHPUT}, live"
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,13 @@ def write_parts(size: str, out: Path) -> list[str]:
     """
     config = make_config(size)
     with no_init_weights():
-        parts = nn.ModuleDict(
-            {
-                "visual_encoder": VideoMAEModel(config.video_config),
-                "text_encoder": BlipTextModel(config.text_config, add_pooling_layer=True),
-                "llm": GPT2LMHeadModel(config.decoder_config),
-            }
-        )
-    parts["llm"].tie_weights()
-    fill_weights(parts)
-    names = {"visual_encoder": "video", "text_encoder": "text", "llm": "gpt2"}
-    for part, name in names.items():
-        parts[part].save_pretrained(out / name)
+        video = VideoMAEModel(config.video_config)
+        text = BlipTextModel(config.text_config, add_pooling_layer=True)
+        gpt2 = GPT2LMHeadModel(config.decoder_config)
+    gpt2.tie_weights()
+    fill_weights(nn.ModuleDict({"visual_encoder": video, "text_encoder": text, "llm": gpt2}))
+    for part, name in ((video, "video"), (text, "text"), (gpt2, "gpt2")):
+        part.save_pretrained(out / name)
     load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
     return [f"--video-model={out / 'video'}", f"--text-model={out / 'text'}", f"--decoder-model={out / 'gpt2'}"]
 
@@ -174,12 +169,12 @@ class Commands:
             folder: name of the run folder.
             flags: the flags that the row is about.
             steps: ``--max-steps``; by default the one for this size.
-                warm_epoch: leave out the lines of the first epoch, which fills a cache; the time limit is doubled.
+            warm_epoch: leave out the lines of the first epoch, which fills a cache; the time limit is doubled.
         """
         run, chosen = self.work / folder, self.amounts
         seconds = chosen.seconds * (2 if warm_epoch else 1)
         seconds = chosen.seconds * (2 if warm_epoch else 1)
-        row = {"name": name} | self.run(
+        row: Row = {"name": name} | self.run(
             "train", *self.data, *self.parts, f"--checkpoint-dir={run}", f"--workers={chosen.workers}",
             f"--max-steps={steps or chosen.steps}", f"--log-interval={chosen.log_interval}", "--val-max-samples=8",
             f"--max-hours={seconds / 3600:.6f}", *chosen.extra, *flags,
@@ -191,7 +186,7 @@ class Commands:
     def evaluate(self, name: str, checkpoint: Path, samples: int, *flags: str) -> Row:
         """Runs ``eval`` on training questions; its rate is derived by ``add_evaluation_rates``."""
         output = self.work / re.sub(r"\W+", "-", name)
-        row = {"name": name} | self.run(
+        row: Row = {"name": name} | self.run(
             "eval", f"--checkpoint={checkpoint}", "--split=train", f"--output={output}",
             f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags,
         )  # fmt: skip
@@ -254,7 +249,7 @@ def error_line(text: str) -> str:
     return (told or lines or [""])[-1][:200]
 
 
-def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tuple[list[Row], Row]:
+def run_commands(size: str, device: str, work: Path, deadline: Deadline, pattern: str = "") -> tuple[list[Row], Row]:
     """Runs all commands.
 
     Args:
@@ -262,6 +257,7 @@ def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tupl
         device: ``cuda`` or ``cpu``.
         work: a folder that is emptied.
         deadline: rows that do not fit are left out.
+        pattern: a regular expression that the names of the rows must match; ``eval`` reads the run of the live row.
 
     Returns:
         The rows, and what the questions are like. A row whose command fails has ``error``; the others go on.
@@ -279,28 +275,33 @@ def run_commands(size: str, device: str, work: Path, deadline: Deadline) -> tupl
         return commands.evaluate(name, newest_checkpoint(work / "live"), count, *flags)
 
     # In the order of their worth: the last ones are left out if time is short. Jobs of one phase may run together.
-    phases: list[list[Callable[[], Row]]] = [
-        [
-            lambda: train("train, the recipe's flags", "recipe", *recipe, steps=chosen.recipe_steps),
-            lambda: train("train, throughput flags, live", "live", *wide),
-            lambda: train("train, throughput flags, --cache", "cached", *wide, cache, warm_epoch=True),
-        ],
-        [
-            lambda: train(TEXT_ROW, "text", *wide, cache, "--cache-text", warm_epoch=True),
-            lambda: score(START, *bf16, count=chosen.few),
-            lambda: score("eval, 51 scores", *bf16),
-            lambda: score("eval, --answer-only", *bf16, "--answer-only"),
-        ],
-        [
-            lambda: train(PLAIN_ROW, "recipe-plain", *recipe, *plain, steps=chosen.recipe_steps),
-            lambda: train("train, throughput flags, live, --fp16", "fp16", *wide, "--fp16"),
-            lambda: score("eval, 51 scores, --fp16", "--fp16"),
-        ],
+    phases: list[dict[str, Callable[[str], Row]]] = [
+        {
+            "train, the recipe's flags": lambda name: train(name, "recipe", *recipe, steps=chosen.recipe_steps),
+            LIVE: lambda name: train(name, "live", *wide),
+            f"{THROUGHPUT}, --cache": lambda name: train(name, "cached", *wide, cache, warm_epoch=True),
+        },
+        {
+            f"{THROUGHPUT}, --cache --cache-text": lambda name: train(
+                name, "text", *wide, cache, "--cache-text", warm_epoch=True
+            ),
+            START: lambda name: score(name, *bf16, count=chosen.few),
+            "eval, 51 scores": lambda name: score(name, *bf16),
+            "eval, --answer-only": lambda name: score(name, *bf16, "--answer-only"),
+        },
+        {
+            "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off": lambda name: train(
+                name, "recipe-plain", *recipe, *plain, steps=chosen.recipe_steps
+            ),
+            f"{LIVE}, --fp16": lambda name: train(name, "fp16", *wide, "--fp16"),
+            "eval, 51 scores, --fp16": lambda name: score(name, "--fp16"),
+        },
     ]
     rows: list[Row] = []
     with ThreadPoolExecutor(chosen.together) as pool:
         for jobs in phases:
-            rows += pool.map(lambda job: job(), jobs)
+            wanted = [name for name in jobs if re.search(pattern, name)]
+            rows += pool.map(lambda name, jobs=jobs: jobs[name](name), wanted)
     add_evaluation_rates(rows)
     return rows, commands.describe_set()
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -230,8 +231,11 @@ def scoring_cases(models: Models) -> list[Case]:
     return cases
 
 
-def run_cases(cases: Sequence[Case], models: Models, deadline: Deadline, rates: dict[str, float]) -> list[Row]:
-    """Measures cases one after another and frees the last model."""
-    rows = [measure_row(models.device, deadline, case, rates) for case in cases]
+def run_cases(
+    cases: Sequence[Case], models: Models, deadline: Deadline, rates: dict[str, float], pattern: str = ""
+) -> list[Row]:
+    """Measures the cases whose name matches a regular expression, one after another, and frees the last model."""
+    wanted = [case for case in cases if re.search(pattern, case.name)]
+    rows = [measure_row(models.device, deadline, case, rates) for case in wanted]
     models.release()
     return rows

@@ -1,5 +1,6 @@
 """Measures the rows of ``make bench-gpu``: seconds, operations, peak memory, and what the device did in one step."""
 
+import contextlib
 import json
 import statistics
 import tempfile
@@ -63,9 +64,9 @@ class Case:
     facts: Row = field(default_factory=dict)
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[Any]:
     """The autocast context of a precision; it does nothing for ``fp32``."""
-    return torch.autocast(device, DTYPES[precision], enabled=precision != "fp32")
+    return contextlib.nullcontext() if precision == "fp32" else torch.autocast(device, DTYPES[precision])
 
 
 def product_rate(device: str, precision: str, size: int, repeats: int = 5) -> float:
@@ -116,7 +117,7 @@ def measure_row(device: str, deadline: Deadline, case: Case, rates: dict[str, fl
         if device == "cuda":
             row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if case.profiled and not deadline.passed:
-            row |= profile_call(device, call, row["median"])
+            row |= _try_profile(device, call, row["median"])
     except torch.OutOfMemoryError:
         row["error"] = "out of memory"
     except Exception as error:  # any failure belongs in its row, beside the others
@@ -131,6 +132,14 @@ def _derive(case: Case, seconds: list[float], rates: dict[str, float]) -> Row:
         per_second = case.flops / median
         row |= {"flops": case.flops, "tflops": per_second / 1e12, "share": per_second / rates["bf16"]}
     return row
+
+
+def _try_profile(device: str, call: Callable[[], Any], seconds: float) -> Row:
+    """``profile_call``, or ``profile_error``: a GPU without a working profiler still has its times."""
+    try:
+        return profile_call(device, call, seconds)
+    except Exception as error:
+        return {"profile_error": one_line(error)}
 
 
 def one_line(error: BaseException) -> str:
