@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.estimate import CORPUS_QUESTIONS
+
 Row = dict[str, Any]
 
 
@@ -124,8 +126,8 @@ def _accuracy(rows: Sequence[Row], _: dict[str, float]) -> list[str]:
     lines = [
         "## Accuracy",
         "",
-        "Absolute differences in nats, with the same weights. Best labels are compared where the two best scores differ "
-        "by more than twice the largest difference.",
+        "Absolute differences in nats, with the same weights. Best labels are compared where the two best scores "
+        "differ by more than twice the largest difference.",
         "",
         *table(head, cells),
     ]
@@ -136,27 +138,37 @@ def _accuracy(rows: Sequence[Row], _: dict[str, float]) -> list[str]:
     return lines
 
 
+def _duration(row: Row) -> str:
+    """How long the published recipe, or an epoch of all training questions, takes at a row's rate."""
+    if "error" in row or "rate" not in row or not row["name"].startswith("train"):
+        return ""
+    if "recipe" in row["name"]:
+        return f"30,000 steps of 8: {30_000 * 8 / row['rate'] / 60:.1f} min"
+    return f"{CORPUS_QUESTIONS:,} questions: {CORPUS_QUESTIONS / row['rate']:,.0f} s"
+
+
 def _commands(section: Row, plain: dict[str, float]) -> list[str]:
     rows = section["rows"]
-    head = ["command", "questions/s", "to the plain way", "steps", "whole command, s"]
+    head = ["command", "questions/s", "to the plain way", "at this rate", "steps", "whole command, s"]
     cells = []
     for row in rows:
         rate = f"({row['error']})" if "error" in row else number(row.get("rate"))
         kind = "engine-train" if row["name"].startswith("train") else "engine-score"
         ratio = "" if "error" in row else _ratio(row, plain.get(kind))
-        cells.append([row["name"], rate, ratio, number(row.get("steps"), ",d"), number(row.get("wall_s"), ".1f")])
+        steps, wall = number(row.get("steps"), ",d"), number(row.get("wall_s"), ".1f")
+        cells.append([row["name"], rate, ratio, _duration(row), steps, wall])
     lines = [
         "## The commands",
         "",
-        "Training: the median of the log's `questions_per_second` after its first line; with a cache, after the epoch that "
-        "fills it. `--max-hours` stops each run early. Evaluation: the questions beyond those of its first row, by the time "
-        "beyond that row's.",
+        "Training: the median of the log's `questions_per_second` after its first line; with a cache, after the epoch "
+        "that fills it. `--max-hours` stops each run early. Evaluation: the questions beyond those of its first row, "
+        "by the time beyond that row's.",
     ]
     if "set" in section:
         about = section["set"]
         lines[-1] += (
-            f" The synthetic set has {about['frames']} training frames with {about['questions_per_frame']:.1f} questions "
-            f"each, of {about['prompt_tokens']:.1f} tokens on average in the packaged tokenizer; a label has "
+            f" The synthetic set has {about['frames']} training frames with "
+            f"{about['questions_per_frame']:.1f} questions each, of {about['prompt_tokens']:.1f} tokens on average in the packaged tokenizer; a label has "
             f"{about['label_tokens']:.2f} tokens (GPT-2's tokenizer: 18 and 1.78)."
         )
     lines += ["", *table(head, cells), "", "As run, in a folder `WORK`:", "", "```bash"]
