@@ -168,8 +168,8 @@ def _commands(section: Row, plain: dict[str, float]) -> list[str]:
         about = section["set"]
         lines[-1] += (
             f" The synthetic set has {about['frames']} training frames with "
-            f"{about['questions_per_frame']:.1f} questions each, of {about['prompt_tokens']:.1f} tokens on average in the packaged tokenizer; a label has "
-            f"{about['label_tokens']:.2f} tokens (GPT-2's tokenizer: 18 and 1.78)."
+            f"{about['questions_per_frame']:.1f} questions each, of {about['prompt_tokens']:.1f} tokens on average in "
+            f"the packaged tokenizer; a label has {about['label_tokens']:.2f} tokens (GPT-2's tokenizer: 18 and 1.78)."
         )
     lines += ["", *table(head, cells), "", "As run, in a folder `WORK`:", "", "```bash"]
     return [*lines, *(row["command"] for row in rows), "```"]
