@@ -1,6 +1,7 @@
 """Estimates training on an accelerator: operations, bytes and kernel launches of a step, and minutes per epoch.
 
     python -m benchmarks.estimate [--frames 1 8 32] [--kernel-us 10 25] [--workers 12]
+                                  [--cached-ms 24.4 --text-ms 13]
                                   [--compute 989 --bandwidth 3.35 --utilisation 0.4]
 
 No time is measured. Operations are counted from shapes (``flops``), launches by running the same operations on a small
@@ -164,7 +165,7 @@ def print_steps(options: argparse.Namespace) -> None:
                     casts = frozen_matrices(config, parts) * CAST_BYTES / (options.bandwidth * 1e12)
                 # A part takes the larger of its two times; launching and feeding overlap with the device's work.
                 device = sum(max(work[n], memory[n]) for n in runs) + casts
-                feed = frames * feeding_ms(way, options.workers) / 1e3
+                feed = frames * feeding_ms(way, options) / 1e3
                 host = [started * us * 1e-6 for us in options.kernel_us]
                 epochs = [max(device, t, feed) * CORPUS_QUESTIONS / (frames * FRAME_QUESTIONS) / 60 for t in host]
                 cells = [way, weights, str(frames), f"{started:,}"]
@@ -172,9 +173,10 @@ def print_steps(options: argparse.Namespace) -> None:
                 print(f"| {' | '.join([*cells, *(f'{t:.1f}' for t in epochs)])} |")
 
 
-def feeding_ms(way: str, workers: int) -> float:
-    """Milliseconds per frame until a step has its inputs, with some worker processes."""
-    return {"frames encoded": DECODE_MS / workers, "video tokens cached": CACHED_MS}.get(way, TEXT_MS)
+def feeding_ms(way: str, options: argparse.Namespace) -> float:
+    """Milliseconds per frame until a step has its inputs."""
+    live, tokens = DECODE_MS / options.workers, options.cached_ms
+    return {"frames encoded": live, "video tokens cached": tokens}.get(way, options.text_ms)
 
 
 def main() -> None:
@@ -185,6 +187,13 @@ def main() -> None:
         "--kernel-us", type=float, nargs="+", default=[10.0, 25.0], help="microseconds to start one kernel"
     )
     parser.add_argument("--workers", type=int, default=12, help="processes that decode frames")
+    parser.add_argument(
+        "--cached-ms",
+        type=float,
+        default=CACHED_MS,
+        help="milliseconds until the cached video tokens of a frame are read",
+    )
+    parser.add_argument("--text-ms", type=float, default=TEXT_MS, help="the same of cached BLIP outputs")
     parser.add_argument("--compute", type=float, default=989.0, help="peak TFLOP/s")
     parser.add_argument("--bandwidth", type=float, default=3.35, help="TB/s")
     parser.add_argument(

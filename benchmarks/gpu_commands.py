@@ -288,8 +288,6 @@ def run_commands(size: str, device: str, work: Path, deadline: Deadline, pattern
             START: lambda name: score(name, *bf16, count=chosen.few),
             "eval, 51 scores": lambda name: score(name, *bf16),
             "eval, --answer-only": lambda name: score(name, *bf16, "--answer-only"),
-        },
-        {
             "train, the recipe's flags, --encode-ahead 1 --cuda-graphs off": lambda name: train(
                 name, "recipe-plain", *recipe, *plain, steps=chosen.recipe_steps
             ),
