@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,7 @@ def amounts(size: str) -> Amounts:
     if size == "small":
         return Amounts(45, 1, 12, 2.0, 8, 4, 1, 60, 4, 0, 2, ("--num-frames=4", "--max-train-samples=24"))
     workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2))
-    return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 6000, 400, workers, 1)
+    return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 8000, 400, workers, 1)
 
 
 def write_parts(size: str, out: Path) -> list[str]:
@@ -99,6 +100,36 @@ def write_parts(size: str, out: Path) -> list[str]:
         part.save_pretrained(out / name)
     load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
     return [f"--video-model={out / 'video'}", f"--text-model={out / 'text'}", f"--decoder-model={out / 'gpt2'}"]
+
+
+class Appearance:
+    """As a context manager, records when a path first exists.
+
+    Args:
+        path: the path, looked for 100 times a second; None for none.
+
+    Attributes:
+        time: of ``time.perf_counter``; None if the path did not appear.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.time: float | None = None
+        self._path, self._stop = path, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while self._path is not None and not self._stop.wait(0.01):
+            if self._path.exists():
+                self.time = time.perf_counter()
+                return
+
+    def __enter__(self) -> "Appearance":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
 
 class Commands:
@@ -131,12 +162,17 @@ class Commands:
         if "error" in made:
             raise RuntimeError(f"synth failed: {made['error']}")
 
-    def run(self, *arguments: str) -> Row:
+    def run(self, *arguments: str, begins: Path | None = None) -> Row:
         """Runs one command of the project.
 
+        Args:
+            arguments: the command and its flags.
+            begins: a file or folder that the command creates when it has loaded its model and data.
+
         Returns:
-            ``command``, with the work folder written as ``WORK``, and ``wall_s``; if it fails or does not end in
-            time, ``error``, one line of its output.
+            ``command``, with the work folder written as ``WORK``; ``wall_s``, the seconds of the whole command, and
+            ``own_s``, those after ``begins`` appeared; if it fails or does not end in time, ``error``, one line of
+            its output.
         """
         line = [sys.executable, "-W", "ignore", "-m", "surgvivqa", *arguments]
         row: Row = {"command": " ".join(["surgvivqa", *arguments]).replace(str(self.work), "WORK")}
@@ -144,19 +180,21 @@ class Commands:
             return row | {"error": "left out: the section's time is used up"}
         started = time.perf_counter()
         try:
-            done = subprocess.run(
-                line,
-                env=self.environment,
-                cwd=self.work,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=self.deadline.left,
-                check=False,
-            )
+            with Appearance(begins) as appearance:
+                done = subprocess.run(
+                    line,
+                    env=self.environment,
+                    cwd=self.work,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=self.deadline.left,
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             return row | {"error": "stopped: the section's time is used up"}
-        row["wall_s"] = time.perf_counter() - started
+        ended = time.perf_counter()
+        row |= {"wall_s": ended - started, "own_s": ended - (appearance.time or started)}
         if done.returncode not in (0, STOPPED):
             row["error"] = error_line(done.stdout) or f"exit code {done.returncode}"
         return row
@@ -188,7 +226,7 @@ class Commands:
         output = self.work / re.sub(r"\W+", "-", name)
         row: Row = {"name": name} | self.run(
             "eval", f"--checkpoint={checkpoint}", "--split=train", f"--output={output}",
-            f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags,
+            f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags, begins=output,
         )  # fmt: skip
         predictions = output / "predictions.jsonl"
         if "error" not in row:
@@ -229,12 +267,16 @@ def read_rates(path: Path, warm_epoch: bool = False) -> Row:
 
 
 def add_evaluation_rates(rows: Sequence[Row]) -> None:
-    """Adds ``rate`` to the rows of ``eval``: the questions beyond the few of the first row, by the time beyond its."""
+    """Adds ``rate`` to the rows of ``eval``: the questions beyond the few of the first row, by the time beyond its.
+
+    The time is that after the model and the questions are loaded. It includes the start of the device and of the worker
+    processes, which the difference removes.
+    """
     start = next((row for row in rows if row["name"] == START and "error" not in row), None)
     for row in rows:
         if row["name"] == START or "error" in row or not row["name"].startswith("eval"):
             continue
-        seconds = row["wall_s"] - start["wall_s"] if start else 0.0
+        seconds = row["own_s"] - start["own_s"] if start else 0.0
         if start and seconds > 0:
             row["rate"] = (row["questions"] - start["questions"]) / seconds
         else:

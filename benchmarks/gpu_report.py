@@ -162,7 +162,7 @@ def _commands(section: Row, plain: dict[str, float]) -> list[str]:
         "",
         "Training: the median of the log's `questions_per_second` after its first line; with a cache, after the epoch "
         "that fills it. `--max-hours` stops each run early. Evaluation: the questions beyond those of its first row, "
-        "by the time beyond that row's.",
+        "by the time beyond that row's, loading not counted.",
     ]
     if "set" in section:
         about = section["set"]
