@@ -14,12 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-from transformers import BlipTextModel, GPT2LMHeadModel, VideoMAEModel
-from transformers.initialization import no_init_weights
-
 from benchmarks.gpu_rows import Deadline, Row
-from benchmarks.models import fill_weights, make_config
+from benchmarks.models import write_parts
 from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.data.index import question_counts
@@ -75,31 +71,6 @@ def amounts(size: str) -> Amounts:
         return Amounts(45, 1, 12, 2.0, 8, 4, 1, 60, 4, 0, 2, ("--num-frames=4", "--max-train-samples=24"))
     workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2))
     return Amounts(45, 8, 312, 5.0, 10_000, 30_000, 10, 8000, 400, workers, 1)
-
-
-def write_parts(size: str, out: Path) -> list[str]:
-    """Writes VideoMAE, BLIP's text encoder and GPT-2 with random weights as local folders.
-
-    The tokenizer is the packaged base's: byte-level BPE trained on the synthetic set's questions.
-
-    Args:
-        size: ``full`` or ``small``.
-        out: the folder for ``video``, ``text`` and ``gpt2``.
-
-    Returns:
-        The flags of ``train`` that name them.
-    """
-    config = make_config(size)
-    with no_init_weights():
-        video = VideoMAEModel(config.video_config)
-        text = BlipTextModel(config.text_config, add_pooling_layer=True)
-        gpt2 = GPT2LMHeadModel(config.decoder_config)
-    gpt2.tie_weights()
-    fill_weights(nn.ModuleDict({"visual_encoder": video, "text_encoder": text, "llm": gpt2}))
-    for part, name in ((video, "video"), (text, "text"), (gpt2, "gpt2")):
-        part.save_pretrained(out / name)
-    load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
-    return [f"--video-model={out / 'video'}", f"--text-model={out / 'text'}", f"--decoder-model={out / 'gpt2'}"]
 
 
 class Appearance:

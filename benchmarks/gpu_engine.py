@@ -234,8 +234,8 @@ def scoring_cases(models: Models) -> list[Case]:
 def run_cases(
     cases: Sequence[Case], models: Models, deadline: Deadline, rates: dict[str, float], pattern: str = ""
 ) -> list[Row]:
-    """Measures the cases whose name matches a regular expression, one after another, and frees the last model."""
-    wanted = [case for case in cases if re.search(pattern, case.name)]
+    """Measures the cases whose "name, precision" matches a regular expression, and frees the last model."""
+    wanted = [case for case in cases if re.search(pattern, f"{case.name}, {case.precision}")]
     rows = [measure_row(models.device, deadline, case, rates) for case in wanted]
     models.release()
     return rows

@@ -21,7 +21,7 @@ def make_case(build: Callable[[], Callable[[], Any]]) -> Case:
 
 
 def run_small(out: Path, *flags: str) -> dict[str, Any]:
-    assert gpu.main(["--device=cpu", "--size=small", f"--out={out}", *flags]) == 0
+    assert gpu.main(["--device=cpu", "--size=small", f"--out={out}", "--seconds=1000", *flags]) == 0
     results: dict[str, Any] = json.loads((out / "gpu.json").read_text())
     return results
 
