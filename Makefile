@@ -1,14 +1,15 @@
-# make setup | quickstart | test | fast | lint | bench. Needs Python 3.11 or later; writes to .venv and runs/.
+# make setup | quickstart | test | fast | lint | bench | bench-gpu. Needs Python 3.11 or later; writes to .venv and runs/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 RUN ?= runs/quickstart
 BENCH ?= runs/bench
+BENCH_GPU ?= runs/bench-gpu
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint bench
+.PHONY: setup quickstart test fast lint bench bench-gpu
 
 setup: $(VENV)/.ready
 
@@ -39,3 +40,7 @@ fast: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks.run --out $(BENCH) $(BENCH_FLAGS)
+
+# At most four minutes on one GPU; needs no network. BENCH_FLAGS="--device cpu --size small" tests the benchmark itself.
+bench-gpu: setup
+	$(BIN)/python -W ignore -m benchmarks.gpu --out $(BENCH_GPU) $(BENCH_FLAGS)

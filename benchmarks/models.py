@@ -1,15 +1,25 @@
-"""Configurations and weights that both implementations share, and the clip they are timed on."""
+"""Configurations and weights that both implementations share, the clip they are timed on, and local model folders."""
 
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BlipTextConfig, GPT2Config, VideoMAEConfig
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+)
 from transformers.initialization import no_init_weights
 
 from benchmarks.questions import SEED, VOCABULARY
+from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
 from surgvivqa.model.modeling import SurgViVQAModel
@@ -94,3 +104,28 @@ def make_frame(config: SurgViVQAConfig, seed: int = SEED) -> Tensor:
 def make_clip(config: SurgViVQAConfig) -> Tensor:
     """A clip ``[1, T, 3, H, W]`` float32: one frame repeated."""
     return make_frame(config).expand(1, config.video_config.num_frames, -1, -1, -1).contiguous()
+
+
+def write_parts(size: str, out: Path) -> list[str]:
+    """Writes VideoMAE, BLIP's text encoder and GPT-2 with random weights as local folders.
+
+    The tokenizer is the packaged base's: byte-level BPE trained on the synthetic set's questions.
+
+    Args:
+        size: ``full`` or ``small``.
+        out: the folder for ``video``, ``text`` and ``gpt2``.
+
+    Returns:
+        The flags of ``train`` that name them.
+    """
+    config = make_config(size)
+    with no_init_weights():
+        video = VideoMAEModel(config.video_config)
+        text = BlipTextModel(config.text_config, add_pooling_layer=True)
+        gpt2 = GPT2LMHeadModel(config.decoder_config)
+    gpt2.tie_weights()
+    fill_weights(nn.ModuleDict({"visual_encoder": video, "text_encoder": text, "llm": gpt2}))
+    for part, name in ((video, "video"), (text, "text"), (gpt2, "gpt2")):
+        part.save_pretrained(out / name)
+    load_folder(PACKAGED_BASE).tokenizer.save_pretrained(out / "gpt2")
+    return [f"--video-model={out / 'video'}", f"--text-model={out / 'text'}", f"--decoder-model={out / 'gpt2'}"]
