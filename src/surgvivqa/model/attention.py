@@ -259,7 +259,8 @@ def _decoder_attention(
     # With grouped queries there are fewer key and value heads than query heads.
     num_heads, head_size = query.shape[1], query.shape[3]
     query, key, value = (
-        _split_heads(pad(x.transpose(1, 2).flatten(2).squeeze(0), layout.padding), x.shape[1]) for x in (query, key, value)
+        _split_heads(pad(x.transpose(1, 2).flatten(2).squeeze(0), layout.padding), x.shape[1])
+        for x in (query, key, value)
     )
     context = _self_attention(module, query, key, value, layout, dropout, scaling)
     return unpad(_merge_heads(context), layout.padding).view(1, -1, num_heads, head_size), None
