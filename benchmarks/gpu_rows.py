@@ -49,7 +49,7 @@ class Case:
         name: what is measured.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         questions: number of questions of one call.
-        build: returns the call to time; what it allocates counts for the row's peak memory.
+        build: returns the call to time; the row's peak memory includes what stays allocated, not what building needs.
         flops: operations of the matrix products of one call; None if they are not counted.
         profiled: whether kernels and busy share are measured.
         facts: further values of the row.
@@ -101,10 +101,10 @@ def measure_row(device: str, deadline: Deadline, case: Case, rates: dict[str, fl
     if deadline.passed:
         return row | {"error": "left out: the section's time is used up"}
     try:
+        call = case.build()
         if device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        call = case.build()
         warm_up, repeats = CALLS[device]
         for _ in range(warm_up):
             time_call(device, call)
