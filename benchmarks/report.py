@@ -9,6 +9,8 @@ TITLES = {
     "train": "training step, project, frames encoded",
     "train_cached": "training step, project, video tokens cached",
     "train_text": "training step, project, BLIP outputs cached",
+    "train_eight": "training step, project, 8 questions, frames encoded",
+    "train_eight_ahead": "training steps, project, 8 questions, a frame encoded once for all of its",
     "reference_train_memory_kept": "training step, reference implementation, freed memory kept",
     "reference_score": "scoring 51 labels, reference implementation",
     "score": "scoring 51 labels, project",

@@ -26,13 +26,20 @@ from surgvivqa.utils.atomic_files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 1e-4
-PROCESSES = (("reference_train",), ("train", "train_cached", "train_text"), ("reference_score",), ("score", "answer"))
+PROCESSES = (
+    ("reference_train",),
+    ("train", "train_cached", "train_text", "train_eight", "train_eight_ahead"),
+    ("reference_score",),
+    ("score", "answer"),
+)
 ALTERNATING = tuple(stage for process in PROCESSES for stage in process)
 SCALING = ("scale_questions", "scale_labels", "scale_frames")
 REFERENCES = {
     "train": "reference_train",
     "train_cached": "reference_train",
     "train_text": "reference_train",
+    "train_eight": "reference_train",
+    "train_eight_ahead": "reference_train",
     "score": "reference_score",
     "answer": "reference_score",
     "untrained": "reference_score",
@@ -41,6 +48,8 @@ RATIOS = {
     "train_ratio": "train",
     "train_ratio_cached": "train_cached",
     "train_ratio_cached_text": "train_text",
+    "train_ratio_eight": "train_eight",
+    "train_ratio_eight_ahead": "train_eight_ahead",
     "score_ratio": "score",
     "answer_ratio": "answer",
 }
