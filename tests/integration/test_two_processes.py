@@ -151,9 +151,11 @@ def test_adapters_with_dropout_and_accumulation_in_each_process_train_the_same(
         "--lora-dropout=0.3",
         "--lr=1e-3",
         "--save-every-steps=2",
+        "--shuffle-frames=2",
     ]
-    run_alone(*arguments, "--gradient-accumulation-steps=4", f"--checkpoint-dir={tmp_path / 'one'}")
-    run_as_two(*arguments, "--gradient-accumulation-steps=2", f"--checkpoint-dir={tmp_path / 'two'}")
+    run_alone(*arguments, "--encode-ahead=1", "--gradient-accumulation-steps=4", f"--checkpoint-dir={tmp_path / 'one'}")
+    ahead = ["--encode-ahead=3", "--gradient-accumulation-steps=2"]
+    run_as_two(*arguments, *ahead, f"--checkpoint-dir={tmp_path / 'two'}")
     assert_same_run(tmp_path / "one", tmp_path / "two", steps=4)
     saved = [sorted(p.name for p in (tmp_path / run / "checkpoints").iterdir()) for run in ("one", "two")]
     assert saved[0] == saved[1] == ["step-0000002", "step-0000004"]

@@ -64,7 +64,7 @@ class VideoTokenSource:
         """
         if inputs.clips is None:
             raise ValueError("every frame of these inputs has cached tokens, so there are no clips")
-        clips = inputs.clips.to(self.device)
+        clips = inputs.clips.to(self.device, non_blocking=True)
         return clips.expand(-1, self.video_config.num_frames, -1, -1, -1) if clips.shape[1] == 1 else clips
 
     def __call__(self, inputs: FrameInputs) -> Tensor:
@@ -80,8 +80,8 @@ class VideoTokenSource:
         inputs = self.read_cached(inputs)
         if all(inputs.cached) and inputs.tokens is not None:
             self.hits += len(inputs.keys)
-            return inputs.tokens.to(self.device).float()
-        hits = iter(() if inputs.tokens is None else inputs.tokens.to(self.device).float())
+            return inputs.tokens.to(self.device, non_blocking=True).float()
+        hits = iter(() if inputs.tokens is None else inputs.tokens.to(self.device, non_blocking=True).float())
         clips = iter(() if inputs.clips is None else self.clips(inputs))
         tokens = []
         for key, is_cached in zip(inputs.keys, inputs.cached, strict=True):
