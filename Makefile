@@ -36,7 +36,7 @@ test: lint
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
 
-# About a quarter of an hour on two cores. BENCH_FLAGS="--size small" tests the benchmark itself in a minute.
+# About ten minutes on two cores. BENCH_FLAGS="--size small" tests the benchmark itself in a minute.
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python -m benchmarks.run --out $(BENCH) $(BENCH_FLAGS)

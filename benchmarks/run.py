@@ -2,7 +2,7 @@
 
     python -m benchmarks.run [--size small] [--only compare|scaling] [--rounds 2] [--out runs/bench] [--json]
 
-Takes about a quarter of an hour on two CPU cores. Processes alternate (reference, project, reference, project); a
+Takes about ten minutes on two CPU cores. Processes alternate (reference, project, reference, project); a
 process of the project runs several stages, and its memory is measured at the first. ``--size small`` runs all stages in
 this process, to test the benchmark itself: its times and memory mean nothing. Writes ``summary.json``, ``table.md`` and
 ``scaling.png``.
