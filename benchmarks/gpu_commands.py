@@ -178,11 +178,10 @@ class Commands:
             folder: name of the run folder.
             flags: the flags that the row is about.
             steps: ``--max-steps``; by default the one for this size.
-            warm_epoch: leave out the lines of the first epoch, which fills a cache; the time limit is doubled.
+            warm_epoch: leave out the lines of the first epoch, which fills a cache; the time limit is longer.
         """
         run, chosen = self.work / folder, self.amounts
-        seconds = chosen.seconds * (2 if warm_epoch else 1)
-        seconds = chosen.seconds * (2 if warm_epoch else 1)
+        seconds = chosen.seconds * (4 if warm_epoch else 1)  # the cache is filled in the first epoch
         row: Row = {"name": name} | self.run(
             "train", *self.data, *self.parts, f"--checkpoint-dir={run}", f"--workers={chosen.workers}",
             f"--max-steps={steps or chosen.steps}", f"--log-interval={chosen.log_interval}", "--val-max-samples=8",

@@ -59,3 +59,10 @@ def test_a_false_and_an_empty_value_are_kept(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "c.yaml").write_text("fp16: false\nval_max_samples: null\nimage_root: null\nmax_steps: null\n")
     config = parse("train", TrainConfig, ["--config", f"{tmp_path}/c.yaml"])
     assert (config.fp16, config.val_max_samples, config.image_root) == (False, None, Path("/from/environment"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("off", "off"), ("on", "on"), ("auto", "auto"), ("'off'", "off")])
+def test_on_and_off_in_yaml_are_words_where_a_flag_has_them(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "flags.yaml"
+    path.write_text(f"cuda_graphs: {text}\n")
+    assert read_yaml(path, TrainConfig)["cuda_graphs"] == expected

@@ -552,6 +552,8 @@ def read_yaml(path: Path, cls: type) -> dict[str, Any]:
             raise InputError(f"Config file {path} has the unknown key {key!r}; the nearest one is {nearest[0]!r}.")
         if value is not None and known[name].is_path and not isinstance(value, list):
             value = Path(str(value))
+        elif isinstance(value, bool) and {"on", "off"} <= set(get_args(hints[name])):  # YAML 1.1 reads off as False
+            value = "on" if value else "off"
         elif isinstance(value, str) and float in (hints[name], *get_args(hints[name])):
             try:  # YAML 1.1 reads 5e-4 as text
                 value = float(value)

@@ -11,7 +11,7 @@ from surgvivqa.cli import main
 from surgvivqa.commands import predict as predict_command
 from surgvivqa.commands.precision import prepare_inference
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.utils.tf32 import allow_tf32, full_float32
+from surgvivqa.utils.tf32 import full_float32, set_tf32
 from tests.helpers.runs import sentence
 from tests.helpers.small_models import LABEL_IDS, PROMPTS, clips, small_model
 
@@ -102,11 +102,13 @@ def test_sums_of_log_probabilities_do_not_use_tf32() -> None:
     flags: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [flag.allow_tf32 for flag in flags]
     try:
-        allow_tf32()
+        set_tf32(True)
         assert all(flag.allow_tf32 for flag in flags)
         with full_float32():
-            assert not flags[0].allow_tf32
-        assert flags[0].allow_tf32
+            assert not any(flag.allow_tf32 for flag in flags)
+        assert all(flag.allow_tf32 for flag in flags)
+        set_tf32(False)
+        assert not any(flag.allow_tf32 for flag in flags)
     finally:
         for flag, value in zip(flags, before, strict=True):
             flag.allow_tf32 = value

@@ -1,8 +1,10 @@
-"""Encoding ahead, padding to buckets and reading figures late change nothing but the speed."""
+"""Encoding ahead and late figures change nothing but the speed, nor does padding but for the numbers of dropout."""
 
+import dataclasses
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from safetensors.torch import load_file
 
 from benchmarks.questions import make_questions
 from surgvivqa.data.packing import PromptTree, StreamShape, bucket_shape, build_answer_chain, pack_stream
+from surgvivqa.features.cache_file import CacheFile
 from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.training import trainer
 from surgvivqa.training.graphs import buffers_of, fixed_stream
 from surgvivqa.training.run_log import TIMINGS
+from surgvivqa.training.update import StepFigures
+from surgvivqa.utils.errors import InputError
 from tests.helpers.runs import assert_equal_runs, train
 from tests.helpers.small_models import LABEL_IDS, small_model
 
@@ -193,6 +198,72 @@ def test_a_loss_that_is_not_finite_stops_all_later_updates(
     assert max(steps) >= 6  # later steps had been made
     assert torch.equal(steps[4], steps[5]) and torch.equal(steps[5], steps[6])
     assert not torch.equal(steps[3], steps[4])
+
+
+@pytest.mark.usefixtures("late")
+def test_bad_frames_of_several_steps_count_before_they_are_recorded(
+    synthetic_set: Path,
+    data_flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One bad frame is allowed, and two steps have one each: the second makes no update."""
+    make, seen = trainer.Trainer.train_step, {}
+
+    def train_step(self: trainer.Trainer, step: int, step_batches: trainer.StepBatches) -> trainer.StepResult:
+        result = make(self, step, step_batches)
+        seen[step] = self.updater.bucket.parameters[0].detach().clone()
+        return result
+
+    add = StepFigures
+
+    def figures(*values: float, **others: float) -> StepFigures:
+        counted = add(*values, **others)
+        # The values of a step that is given to the device, which is the next one after those that were seen.
+        return dataclasses.replace(counted, new_bad=1) if values and len(seen) in (2, 3) else counted
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", train_step)
+    monkeypatch.setattr(trainer, "StepFigures", figures)
+    monkeypatch.setattr(trainer.Trainer, "_restore", with_one_bad_frame_allowed(trainer.Trainer._restore))
+    monkeypatch.setattr(trainer.Trainer, "record_unusable", lambda *_: stop())
+    assert train(tmp_path / "run", data_flags, "--log-interval=50", "--eval-every-steps=0") == 2
+    assert "stopped here" in capsys.readouterr().err
+    assert not torch.equal(seen[2], seen[3])
+    assert torch.equal(seen[3], seen[4])
+
+
+def with_one_bad_frame_allowed(restore: Callable[..., None]) -> Callable[..., None]:
+    def wrapped(self: trainer.Trainer, *arguments: Any) -> None:
+        restore(self, *arguments)
+        self.state.bad_frames.limit = 1
+
+    return wrapped
+
+
+def stop() -> None:
+    raise InputError("stopped here")
+
+
+@pytest.mark.slow
+def test_workers_that_start_while_a_thread_reads_the_cache_are_not_locked_out(
+    data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation starts workers by a fork, while the thread that reads cached tokens holds the cache's lock."""
+    view = CacheFile.view
+
+    def slow(self: CacheFile, key: Any) -> Any:
+        time.sleep(0.02)  # a checksum of the 2.4 MB of a frame at full size
+        return view(self, key)
+
+    monkeypatch.setattr(
+        trainer,
+        "build_video_token_source",
+        lambda *args, leave_cached: build_video_token_source(*args, leave_cached=True),
+    )
+    monkeypatch.setattr(CacheFile, "view", slow)
+    flags = [f"--cache={tmp_path / 'cache'}", "--encode-ahead=1", "--workers=2", "--eval-every-steps=2"]
+    assert train(tmp_path / "run", data_flags, *flags, "--val-max-samples=160") == 0
 
 
 def trees(count: int, mask: str, seed: int = 0) -> list[PromptTree]:

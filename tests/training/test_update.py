@@ -68,7 +68,7 @@ def test_nothing_is_updated_from_figures_that_are_not_finite_on(factor: float) -
         fast.bucket.add_figures(StepFigures(asked=5))
         fast.step(0.1, 0)
     assert all(map(torch.equal, before, weights(model)))
-    fast.is_halted.zero_()
+    fast.resume()
     add_loss(model, fast)
     fast.bucket.add_figures(StepFigures(asked=5))
     fast.step(0.1, 0)
@@ -100,6 +100,16 @@ def test_a_step_without_a_question_changes_neither_weights_nor_moments() -> None
     fast.bucket.add_figures(StepFigures(asked=5))
     fast.step(0.1, 0)
     assert not torch.equal(before[0], weights(model)[0])
+
+
+def test_fp16_may_begin_with_a_step_without_a_question() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model, fast = updater(0.0, scaler)
+    before = weights(model)
+    fast.bucket.add_figures(StepFigures(asked=5, lost=5))
+    fast.step(0.1, 0)
+    assert all(map(torch.equal, before, weights(model)))
+    assert scaler.get_scale() == 1024.0
 
 
 def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_its_scale() -> None:

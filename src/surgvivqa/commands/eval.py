@@ -44,7 +44,7 @@ from surgvivqa.utils.distributed import (
 )
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.loader_workers import explain_lost_workers
-from surgvivqa.utils.tf32 import allow_tf32
+from surgvivqa.utils.tf32 import set_tf32
 
 log = logging.getLogger("surgvivqa")
 
@@ -129,8 +129,7 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         evaluation = prepare(config, state.is_main_process)
     if state.device.type == "cuda":
         evaluation.bundle.model.to(state.device)
-    if config.tf32:
-        allow_tf32()
+    set_tf32(config.tf32)
     bad = _bad_frames(config, evaluation.frames)
     predictions = _predict(config, evaluation, bad, state.is_main_process)
     report = EvaluationReport(

@@ -16,6 +16,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.distributed import start_processes
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.tf32 import set_tf32
 
 
 @dataclass(kw_only=True)
@@ -51,6 +52,7 @@ def predict(config: PredictConfig) -> int:
     check_ranges(config)
     dtype = compute_dtype(config.fp16, config.bf16)
     _check_inputs(config)
+    set_tf32(False)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     _check_count(config, bundle)
     processor = bundle.processor()

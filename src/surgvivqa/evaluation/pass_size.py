@@ -89,9 +89,12 @@ def choose_pass_size(free_bytes: int, memory: PassMemory) -> PassSize:
 
 
 def free_memory(device: torch.device) -> int:
-    """The bytes of a GPU that this process can still use: free ones, and those that PyTorch holds without a use."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """The bytes of a GPU that are free, once PyTorch has returned what it holds without a use.
+
+    What a CUDA graph holds stays with it.
+    """
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _inner_size(decoder: object) -> int:

@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 import warnings
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +48,26 @@ log = logging.getLogger("surgvivqa")
 _VIDEO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _MAX_MAPS = 128  # a map holds a file descriptor
 _ABANDONED_AFTER = 3600.0  # seconds without a write
+
+
+_STORES: "weakref.WeakSet[FeatureCache]" = weakref.WeakSet()
+_held: list[threading.RLock] = []  # during a fork
+
+
+def _hold_locks() -> None:
+    """Waits until no thread reads a store, so that a worker process is not forked with a lock that nobody releases."""
+    _held[:] = [store._lock for store in _STORES]
+    for lock in _held:
+        lock.acquire()
+
+
+def _release_locks() -> None:
+    for lock in _held:
+        lock.release()
+    _held.clear()
+
+
+os.register_at_fork(before=_hold_locks, after_in_parent=_release_locks, after_in_child=_release_locks)
 
 
 def hash_weights(state: Mapping[str, Tensor]) -> str:
@@ -111,6 +132,7 @@ class FeatureCache:
         self._dropped: set[Key] = set()
         self._folder_times: tuple[int, ...] = ()  # modification times of the folders at the last refresh
         self._lock = threading.RLock()  # a thread may read while this one adds items
+        _STORES.add(self)
         self._writer, self._num_written = uuid.uuid4().hex[:12], 0
         self._create_folder(values)
         self.refresh()
@@ -377,3 +399,4 @@ class FeatureCache:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.RLock()
+        _STORES.add(self)

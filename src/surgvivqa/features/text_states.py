@@ -16,6 +16,7 @@ from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache, build_layouts
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.utils.tf32 import full_float32
 
 log = logging.getLogger("surgvivqa")
 # Values that change the text encoder's output but no tensor's shape.
@@ -78,7 +79,7 @@ class TextStateSource:
         self.misses += 1
         video = CrossAttentionCache(self.video_source(uncached.video))
         packed = pack_stream([uncached.trees], self.reader.mask, len(uncached.trees)).to(device)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), full_float32():
             states = self.model.text_states(packed, video, build_layouts(packed, video.tokens.dtype)[0])
         return self.cache.put(*key, states).float()
 

@@ -15,6 +15,7 @@ from surgvivqa.features.cache import FeatureCache, hash_weights
 from surgvivqa.features.cache_file import DTYPES, Key
 from surgvivqa.features.frame_reader import FrameInputs, FrameReader
 from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.utils.tf32 import full_float32
 
 log = logging.getLogger("surgvivqa")
 # The values of the configuration that determine the encoder's output, apart from the weights.
@@ -101,7 +102,7 @@ class VideoTokenSource:
         keys = [key for key, is_cached in zip(inputs.keys, inputs.cached, strict=True) if is_cached]
         size = (len(keys), self.cache.num_rows(*keys[0]), self.cache.width)
         tokens = torch.empty(size, dtype=DTYPES[self.cache.dtype], pin_memory=self.device.type == "cuda")
-        if all(self.cache.copy_to(*key, target) for key, target in zip(keys, tokens, strict=True)):
+        if len(tokens[0]) and all(self.cache.copy_to(*key, part) for key, part in zip(keys, tokens, strict=True)):
             return dataclasses.replace(inputs, tokens=tokens)
         # Another process has removed the files meanwhile: the frames are read, and encoded again.
         items = [self.cache.get(*key) for key in inputs.keys]
@@ -110,7 +111,7 @@ class VideoTokenSource:
         return FrameInputs(
             keys=inputs.keys,
             cached=tuple(item is not None for item in items),
-            clips=torch.stack(clips),
+            clips=torch.stack(clips) if clips else None,
             tokens=torch.stack(found) if found else None,
         )
 
@@ -130,7 +131,7 @@ class VideoTokenSource:
                 *key[:2],
             )
         self.misses += 1
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), full_float32():
             encoded = self.encode(clip.unsqueeze(0))[0]
         return cache.put(*key, encoded).float()
 

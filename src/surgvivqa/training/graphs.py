@@ -4,7 +4,9 @@ A step of few questions takes a GPU less time than the host needs to launch its 
 each shape of the stream (``packing.bucket_shape`` keeps these few) and replays them on other values.
 """
 
+import contextlib
 import dataclasses
+import gc
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 
 from surgvivqa.config import TrainConfig
 from surgvivqa.data.packing import PackedStream, StreamShape
@@ -44,7 +47,8 @@ class CudaRecorder:
         """Records ``work`` (see ``Recorder``).
 
         Raises:
-            RuntimeError: an operation cannot be recorded.
+            RuntimeError: an operation cannot be recorded; PyTorch can be used on.
+            RunError: the same, and PyTorch cannot be used on in this process.
         """
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
@@ -52,24 +56,61 @@ class CudaRecorder:
             for _ in range(_WARM_UP_PASSES):
                 work()
         current.wait_stream(side)
+        torch.cuda.synchronize()
+        gc.collect()
+        torch.cuda.empty_cache()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as the one that pins memory, may use the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = work()
-        self._pool = graph.pool()
+        # Not torch.cuda.graph, which stays in its stream where a recording fails.
+        with torch.cuda.stream(side):
+            # Other threads, such as the one that pins memory, may use the GPU meanwhile.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result = work()
+            except RuntimeError as error:
+                self._abandon(graph, error)
+                raise
+            try:
+                graph.capture_end()
+            except RuntimeError as error:
+                self._abandon(None, error)
+                raise
+        current.wait_stream(side)
         return graph.replay, result
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph | None, cause: RuntimeError) -> None:
+        """Ends a recording that failed, which leaves PyTorch's allocator and its random numbers in it.
+
+        Raises:
+            RunError: that does not succeed.
+        """
+        try:
+            if graph is not None:
+                with contextlib.suppress(RuntimeError):  # it says again that the recording failed
+                    graph.capture_end()
+            device = torch.cuda.current_device()
+            with contextlib.suppress(RuntimeError):  # the recording may have ended there already
+                torch._C._cuda_endAllocateToPool(device, self._pool)
+            fresh = torch.Generator(f"cuda:{device}")
+            torch.cuda.default_generators[device].graphsafe_set_state(fresh.graphsafe_get_state())
+            dropout(torch.ones(64, device=f"cuda:{device}"), 0.5)
+            torch.cuda.synchronize()
+        except (RuntimeError, AttributeError) as error:
+            raise RunError(
+                f"A step cannot be recorded as a CUDA graph ({first_line(cause)}). The same command with --cuda-graphs "
+                f"off resumes from the newest checkpoint, or starts again."
+            ) from error
 
 
 def why_no_graphs(config: TrainConfig, part: AheadPart, device: torch.device) -> str:
-    """Why a run's steps are not recorded; empty if they are.
+    """Why a run's steps cannot be recorded; empty if they can.
 
     Args:
         config: the flags.
         part: what is computed ahead of the steps.
         device: the model's device.
     """
-    if config.cuda_graphs == "off":
-        return "--cuda-graphs is off"
     if device.type != "cuda":
         return "there is no GPU"
     if part != "text":

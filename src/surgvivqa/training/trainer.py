@@ -58,7 +58,7 @@ from surgvivqa.utils.distributed import (
 from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
-from surgvivqa.utils.tf32 import allow_tf32
+from surgvivqa.utils.tf32 import set_tf32
 from surgvivqa.utils.threads import map_in_thread
 
 CHANCE_LOSS = math.log(len(LABELS))
@@ -85,8 +85,7 @@ def train(config: TrainConfig) -> int:
         accelerator = start_accelerator(config.fp16, bool(config.bf16))
         if automatic and config.bf16:
             log.info("Training in bfloat16, which this GPU supports; --no-bf16 trains in float32.")
-        if config.tf32:
-            allow_tf32()
+        set_tf32(config.tf32)
         set_seed(config.seed)
         with RunFolder(config.checkpoint_dir, accelerator.is_main_process) as folder:
             with raise_on_all_ranks():
@@ -143,7 +142,7 @@ class StepResult:
         step: the step, from 1.
         epoch: its epoch, from 0.
         lr: its learning rate.
-        max_new_bad: number of new bad frames with which an update is made.
+        max_new_bad: number of bad frames, besides those that are recorded, with which updates are made.
         windows: describes questions for error messages.
         losses: the index of each micro-batch, its losses ``[Q]`` on the device, and its bad frames.
         bad: the frames of this process that cannot be used.
@@ -320,13 +319,13 @@ class Trainer:
             figures = found[-1][1]
             # The weights must be those after state.step where something is saved.
             wait = wait or bool(figures.stopping or figures.new_bad) or not self.is_finite(figures)
-        for n, (result, figures) in enumerate(found):
+        for result, figures in found:
             self.check_finite(result, figures)
-            if figures.new_bad > result.max_new_bad:  # no update was made in this step and in later ones
+            if figures.halted:  # no update was made in this step and in later ones
                 self.record_unusable(result.bad)
                 # Not too many after all: several processes, or several steps, had the same frame.
-                self.updater.is_halted.zero_()
-                self.must_repeat, found = True, found[:n]
+                self.updater.resume()
+                self.must_repeat = True
                 break
             self.state.step = result.step
             asked = figures.asked - figures.lost
@@ -335,6 +334,8 @@ class Trainer:
             self.newest = result, figures
             if figures.new_bad:
                 self.record_unusable(result.bad)
+        if any(figures.new_bad for _, figures in found) and not self.must_repeat:
+            self.updater.resume()  # they are recorded, and all steps have been read
         stopping, signalled = (sum(getattr(f, name) for _, f in found) for name in ("stopping", "signalled"))
         return StepFigures(stopping=stopping, signalled=signalled)
 
@@ -627,6 +628,7 @@ class Trainer:
         if no_graphs and config.cuda_graphs == "on":
             raise InputError(f"--cuda-graphs on cannot be used, because {no_graphs}; leave the flag out.")
         self.longest_window = 1 if part == "none" else config.encode_ahead or 1
+        # Streams are padded with --cuda-graphs off too: dropout draws numbers for padding, so runs would differ.
         self.ahead = Ahead(part, frames_per_pass(device), buckets=not no_graphs)
         self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
         dtype = torch.float16 if config.fp16 else torch.bfloat16
@@ -642,10 +644,10 @@ class Trainer:
             self.model, config.lr, config.weight_decay, config.max_grad_norm, self.accelerator.scaler
         )
         self.graphs: DecoderGraphs | None = None
-        if not no_graphs:
+        if not no_graphs and config.cuda_graphs != "off":
             required = config.cuda_graphs == "on"
             self.graphs = DecoderGraphs(self._add_gradients, self.updater.bucket, required, CudaRecorder())
-        elif device.type == "cuda":
+        elif device.type == "cuda" and config.cuda_graphs != "off":
             log.info("CUDA graphs are not used, because %s.", no_graphs)
         # A GPU makes a step while the host reads the figures of the one before; on a CPU there is nothing to gain.
         self.pending: deque[StepResult] = deque()

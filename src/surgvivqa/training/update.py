@@ -28,6 +28,7 @@ class StepFigures:
         signalled: number of processes in which a signal does.
         new_bad: number of frames that cannot be used and are not recorded yet.
         grad_norm: norm of the gradients before clipping.
+        halted: 1 if no update is made in this step and in later ones.
     """
 
     loss: float = 0.0
@@ -37,9 +38,10 @@ class StepFigures:
     signalled: float = 0.0
     new_bad: float = 0.0
     grad_norm: float = 0.0
+    halted: float = 0.0
 
 
-_NUM_SUMMED = len(dataclasses.fields(StepFigures)) - 1  # all but the norm
+_NUM_SUMMED = len(dataclasses.fields(StepFigures)) - 2  # all but the norm and whether updates are halted
 
 
 class LateFigures:
@@ -96,7 +98,7 @@ class GradientBucket:
         torch._foreach_add_([view for view, _ in pairs], [gradient for _, gradient in pairs])
 
     def add_figures(self, figures: StepFigures) -> None:
-        """Adds values that the host knows; the norm is ignored."""
+        """Adds values that the host knows; only those that are sums."""
         values = torch.tensor(dataclasses.astuple(figures)[:_NUM_SUMMED])
         if self.buffer.device.type == "cuda":
             values = values.pin_memory()
@@ -140,7 +142,11 @@ class Updater:
         self.optimizer = make_optimizer(model, lr, weight_decay, fused=True)
         self.bucket = GradientBucket([p for p in model.parameters() if p.requires_grad])
         self.max_grad_norm, self.scaler = max_grad_norm, scaler
-        self.is_halted = torch.zeros((), dtype=torch.bool, device=self.bucket.buffer.device)
+        device = self.bucket.buffer.device
+        self.is_halted = torch.zeros((), dtype=torch.bool, device=device)
+        self.unrecorded = torch.zeros((), device=device)  # bad frames since ``resume``
+        if scaler is not None:
+            scaler.scale(torch.zeros((), device=device))  # makes its factor, which a step without a loss needs too
 
     def scale(self, loss: Tensor) -> Tensor:
         """A loss multiplied by fp16's factor."""
@@ -151,12 +157,12 @@ class Updater:
         """Sums the bucket over the processes, updates the parameters, and clears the bucket.
 
         Gradients are those of the mean over the questions that could be asked; no update is made if there are none.
-        No update is made any more, until ``is_halted`` is cleared, if the loss or a gradient is not finite, or if there
-        are too many new bad frames. Infinite gradients under fp16 only skip the step, as the scale was too large.
+        No update is made any more, until ``resume``, if the loss or a gradient is not finite, or if there are too many
+        bad frames. Infinite gradients under fp16 only skip the step, as the scale was too large.
 
         Args:
             lr: learning rate.
-            max_new_bad: number of new bad frames in all processes with which the run goes on.
+            max_new_bad: number of bad frames in all processes, since ``resume``, with which the run goes on.
         """
         bucket, optimizer = self.bucket, self.optimizer
         bucket.sum_over_processes()
@@ -171,7 +177,8 @@ class Updater:
             factor = scale * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         bucket.gradients.mul_(factor)
         is_finite = norm.isfinite()
-        self.is_halted |= ~loss.isfinite() | (new_bad > max_new_bad)
+        self.unrecorded += new_bad
+        self.is_halted |= ~loss.isfinite() | (self.unrecorded > max_new_bad)
         if self.scaler is None:
             self.is_halted |= ~is_finite
         is_good = is_finite & (answered > 0) & ~self.is_halted
@@ -182,6 +189,11 @@ class Updater:
         optimizer.step()
         if self.scaler is not None:
             self.scaler.update()
-        figures = LateFigures(torch.cat([bucket.figures, norm.view(1)]))
+        figures = LateFigures(torch.cat([bucket.figures, norm.view(1), self.is_halted.view(1)]))
         bucket.clear()
         return figures
+
+    def resume(self) -> None:
+        """Allows updates; called once the bad frames of all steps so far are recorded, or are to be found again."""
+        self.is_halted.zero_()
+        self.unrecorded.zero_()

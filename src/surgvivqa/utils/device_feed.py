@@ -1,4 +1,4 @@
-"""Copies what a loader yields to a GPU while the step before it runs."""
+"""Copies what a loader yields to a GPU while the steps before it run."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, Self, TypeVar
@@ -20,24 +20,19 @@ ItemT = TypeVar("ItemT", bound=Movable)
 def feed_device(items: Iterable[ItemT], device: torch.device) -> Iterator[ItemT]:
     """Yields the items with their tensors on a device.
 
-    On a GPU the next item is copied on a stream of its own while the current one is used; its tensors should be in
-    pinned memory. On a CPU the items are yielded as they are.
+    On a GPU an item is copied on a stream of its own, beside the steps that the GPU still has to make when the item is
+    asked for; its tensors should be in pinned memory. On a CPU the items are yielded as they are.
     """
     if device.type != "cuda":
         yield from items
         return
     copies = torch.cuda.Stream(device)
-    before: tuple[ItemT, torch.cuda.Event] | None = None
     for item in items:
         with torch.cuda.stream(copies):
             moved = item.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
             done = torch.cuda.Event()
             done.record(copies)
-        if before is not None:
-            yield _wait_for(*before)
-        before = moved, done
-    if before is not None:
-        yield _wait_for(*before)
+        yield _wait_for(moved, done)
 
 
 def _wait_for(item: ItemT, done: torch.cuda.Event) -> ItemT:
