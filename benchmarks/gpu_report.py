@@ -104,7 +104,11 @@ _COLUMNS = (
 
 
 def _engine_train(rows: Sequence[Row], plain: dict[str, float]) -> list[str]:
-    return ["## The engine: training steps", "", _COLUMNS, "", *_engine(rows, plain.get("engine-train"))]
+    note = (
+        "Each step calls the model and AdamW directly: without encoding ahead and without CUDA graphs, which the rows "
+        "of the commands have."
+    )
+    return ["## The engine: training steps", "", _COLUMNS, note, "", *_engine(rows, plain.get("engine-train"))]
 
 
 def _engine_score(rows: Sequence[Row], plain: dict[str, float]) -> list[str]:
