@@ -188,6 +188,20 @@ def test_a_damaged_file_loads_or_is_a_frame_error(tmp_path: Path, kind: str) -> 
                 assert len(error.sentence.splitlines()) == 1
 
 
+def test_a_killed_worker_is_not_a_fault_of_the_frame_that_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_picture(tmp_path / "a.png")
+
+    def load(_: Image.Image) -> None:  # PyTorch's handler of SIGCHLD raises at any line
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(RuntimeError, match="pid 12"):
+        load_image(path)
+
+
 def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_picture(tmp_path / "VID04" / "000001.png")
 

@@ -21,6 +21,7 @@ from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import FrameQuestions, is_system_file
 from surgvivqa.data.suggestions import suggest_frames
 from surgvivqa.utils.errors import FrameError, InputError, first_line
+from surgvivqa.utils.loader_workers import is_lost_worker
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -121,6 +122,8 @@ def open_image(path: Path) -> Image.Image:
     except Exception as error:  # decoders raise errors of many kinds
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise  # a limit of this process, not a fault of the frame
+        if is_lost_worker(error):
+            raise
         why = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error, 120)
         raise FrameError(f"Frame {path} cannot be read as an image ({why}).") from None
 

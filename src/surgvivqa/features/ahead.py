@@ -85,6 +85,9 @@ class WindowEncoder:
             tokens = self.video_source(inputs.part(start, start + size))
             if self.part == "text":
                 stream = window.text[number]
+                device_type = tokens.device.type
+                if torch.is_autocast_enabled(device_type):  # once, and not in every layer
+                    tokens = tokens.to(torch.get_autocast_dtype(device_type))
                 layout, _ = build_layouts(stream, tokens.dtype)
                 tokens = self.model.text_states(stream, CrossAttentionCache(tokens), layout)
             found.append(tokens)

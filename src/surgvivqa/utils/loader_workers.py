@@ -185,6 +185,14 @@ def explain_lost_workers(advice: str) -> Iterator[None]:
         raise
 
 
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error says that a worker was killed.
+
+    PyTorch raises it from its handler of SIGCHLD, at any line of the main thread.
+    """
+    return isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error)
+
+
 def _describe_limit(error: BaseException) -> str:
     """Describes what ran out and what to change; empty for another error."""
     text, number = str(error), getattr(error, "errno", None)
@@ -196,7 +204,7 @@ def _describe_limit(error: BaseException) -> str:
             f"The shared memory (/dev/shm) is too small for the processes that decode frames ({first_line(error)}). "
             f"Enlarge it, or lower --workers; 0 uses none"
         )
-    if "DataLoader worker (pid" in text:
+    if is_lost_worker(error):
         return f"A process that decodes frames was killed ({first_line(error)}); if memory ran out, lower --workers"
     return ""
 
