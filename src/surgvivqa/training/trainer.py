@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import time
@@ -17,15 +16,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from surgvivqa.config import TrainConfig, check_ranges, data_roots, plain_values
+from surgvivqa.config import TrainConfig, check_ranges, plain_values
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
-from surgvivqa.data.index import draw_subsample, frame_names, open_questions, question_counts, subsample
+from surgvivqa.data.index import frame_names, question_counts, subsample
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.overlaps import check_no_links
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
+from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
@@ -39,6 +37,7 @@ from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.precision import FrozenWeights
+from surgvivqa.training.data import read_training_data
 from surgvivqa.training.graphs import CudaRecorder, DecoderGraphs, why_no_graphs
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.machine_defaults import frames_per_pass, resolve_machine_defaults
@@ -690,30 +689,6 @@ class Trainer:
         self.updater.bucket.share_parameters()
         window = LossWindow(progress.losses, progress.questions)
         self.state = TrainerState(progress.step, progress.best, window, bad_frames, progress.validated)
-
-
-def read_training_data(config: TrainConfig) -> tuple[Sequence[FrameQuestions], Sequence[FrameQuestions]]:
-    """The training frames, and validation frames with at most ``val_max_samples`` questions.
-
-    Raises:
-        InputError: a folder or a split cannot be used, or there is no question to train on.
-    """
-    roots = data_roots(config)
-    questions_root, splits = roots[0], load_splits(config.splits_dir)
-    check_no_links(roots, splits)
-    frames: Sequence[FrameQuestions]
-    frames, report = open_questions(questions_root, splits.train, strict=config.strict)
-    log.info("Training lines: %s", json.dumps(report.to_dict()["skipped"] | {"questions": report.questions}))
-    warn_of_faults("training", report)
-    if not frames:
-        raise InputError(f"--ssgvqa-root {questions_root} has no usable question in its training videos.")
-    val: Sequence[FrameQuestions] = []
-    if splits.val:
-        val, report = open_questions(questions_root, splits.val, strict=config.strict)
-        warn_of_faults("validation", report)
-    if config.max_train_samples is not None:
-        frames = draw_subsample(frames, config.max_train_samples, config.seed)
-    return frames, subsample(val, config.val_max_samples)
 
 
 def _debug_limits(config: TrainConfig) -> TrainConfig:
