@@ -1,8 +1,10 @@
 """``surgvivqa eval``: scores every label for every question of a split. Each frame is encoded once."""
 
 import dataclasses
+import datetime
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
+from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
@@ -131,6 +134,7 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         evaluation.bundle.model.to(state.device)
     set_tf32(config.tf32)
     bad = _bad_frames(config, evaluation.frames)
+    started = time.monotonic()
     predictions = _predict(config, evaluation, bad, state.is_main_process)
     report = EvaluationReport(
         metrics=compute_grouped_metrics(predictions),
@@ -145,6 +149,13 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         mask=evaluation.bundle.settings.mask,
         prompt_mode=evaluation.bundle.settings.prompt_mode,
         score_norm=config.score_norm,
+        environment=Environment.of_this_process(
+            state.device,
+            compute_dtype(config.fp16, config.bf16),
+            state.num_processes,
+            time.monotonic() - started,
+            datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        ),
     )
     if state.is_main_process:
         _write_results(evaluation.output, predictions, report)

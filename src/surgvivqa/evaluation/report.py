@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.bootstrap import Intervals
+from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
+# The parts of ``metrics.json`` that not every evaluation has, each a frozen dataclass of plain values.
+SECTIONS: dict[str, Any] = {"environment": Environment}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,7 @@ class EvaluationReport:
         mask: the attention mask that the labels were scored under.
         prompt_mode: the prompts' form.
         score_norm: how the scores of a label's tokens were combined.
+        environment: where and how the predictions were computed.
     """
 
     metrics: GroupedMetrics
@@ -46,6 +52,7 @@ class EvaluationReport:
     mask: str
     prompt_mode: str
     score_norm: str
+    environment: Environment | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
@@ -53,6 +60,9 @@ class EvaluationReport:
         del content["metrics"]
         content["intervals"] = None if self.intervals is None else self.intervals.to_json()
         content["skipped_frames"] = [frame._asdict() for frame in self.skipped_frames]
+        for name in SECTIONS:
+            section = getattr(self, name)
+            content[name] = None if section is None else dataclasses.asdict(section)
         return self.metrics.to_json() | content
 
     @classmethod
@@ -69,6 +79,8 @@ class EvaluationReport:
             raise ValueError(f"it has no {missing[0]}")
         groups = {name: _parse_group(content[name], name) for name in _GROUPS}
         frames = content.get("skipped_frames") or []
+        settings: dict[str, Any] = {name: str(content[name]) for name in ("split", "mask", "prompt_mode", "score_norm")}
+        sections = {name: _parse_section(section, content.get(name)) for name, section in SECTIONS.items()}
         return cls(
             metrics=GroupedMetrics(_parse_metrics(content), _number(content, "acc_se", 0.0), **groups),
             intervals=_parse_intervals(content.get("intervals")),
@@ -78,7 +90,8 @@ class EvaluationReport:
             checkpoint=str(content.get("checkpoint", "")),
             max_samples=None if content["max_samples"] is None else int(_number(content, "max_samples")),
             synthetic=content.get("synthetic") if isinstance(content.get("synthetic"), bool) else None,
-            **{name: str(content[name]) for name in ("split", "mask", "prompt_mode", "score_norm")},
+            **settings,
+            **sections,
         )
 
 
@@ -102,6 +115,10 @@ def _parse_group(group: Any, name: str) -> dict[str, Metrics]:
 
 def _parse_metrics(row: Any) -> Metrics:
     return Metrics(int(_number(row, "n")), **{name: _number(row, name) for name in METRICS})
+
+
+def _parse_section(cls: type, content: Any) -> Any:
+    return None if content is None else TypeAdapter(cls).validate_python(content)
 
 
 def _parse_intervals(content: Any) -> Intervals | None:

@@ -1,0 +1,111 @@
+"""The results of runs on disk, for reports, comparisons and exports."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from surgvivqa.config import plain_yaml
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.report import EvaluationReport, read_report
+from surgvivqa.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """An evaluation, and the training run that it belongs to.
+
+    Attributes:
+        name: a short name for tables and legends, different for each run that is shown together.
+        folder: the folder of ``metrics.json`` and ``predictions.jsonl``.
+        report: the content of ``metrics.json``.
+        predictions: the content of ``predictions.jsonl``.
+        run_folder: the folder of the training run; None if it is not known.
+        flags: the flags of the training run, from its ``config.yaml``; empty if it is not known.
+        log: the lines of the training run's ``metrics.jsonl``; empty if it is not known.
+    """
+
+    name: str
+    folder: Path
+    report: EvaluationReport
+    predictions: Sequence[Prediction]
+    run_folder: Path | None
+    flags: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
+
+
+def read_results(path: Path, split: str = "test") -> RunResults:
+    """Reads the results of one run.
+
+    Args:
+        path: a run folder that has been evaluated (``eval-<split>`` in it is read), or the folder of an evaluation.
+        split: the split whose evaluation is read in a run folder.
+
+    Raises:
+        InputError: there is no evaluation, or one of its files cannot be read.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; give a run folder, or the --output folder of an evaluation.")
+    folder = path if (path / "metrics.json").is_file() else path / f"eval-{split}"
+    if not (folder / "metrics.json").is_file():
+        raise InputError(
+            f"{path} has no evaluation of the {split} split ({folder / 'metrics.json'} is missing); run "
+            f"`surgvivqa eval --checkpoint {path} --split {split}` first, or give the --output folder of an evaluation."
+        )
+    report = read_report(folder / "metrics.json")
+    run_folder = _find_run_folder(folder, report)
+    flags, log = ({}, []) if run_folder is None else (_read_flags(run_folder), _read_log(run_folder))
+    name = path.name if path.name not in ("", ".") else path.resolve().name
+    return RunResults(name, folder, report, read_predictions(folder / "predictions.jsonl"), run_folder, flags, log)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Reads a ``predictions.jsonl``.
+
+    Raises:
+        InputError: it cannot be read, or a line is not what ``eval`` writes.
+    """
+    predictions: list[Prediction] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                predictions.append(Prediction.from_json(json.loads(line)))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        where = f"{path}:{len(predictions) + 1}"
+        raise InputError(f"{where} is not a line of eval's predictions ({str(error)[:120]}).") from None
+    return predictions
+
+
+def _find_run_folder(folder: Path, report: EvaluationReport) -> Path | None:
+    """The run folder whose checkpoint was evaluated: the one around the evaluation, or that of its checkpoint."""
+    checkpoint = Path(report.checkpoint)
+    for candidate in (folder.resolve().parent, checkpoint, checkpoint.parent):
+        if (candidate / "config.yaml").is_file() and (candidate / "metrics.jsonl").is_file():
+            return candidate
+    return None
+
+
+def _read_flags(run_folder: Path) -> dict[str, Any]:
+    try:
+        flags = plain_yaml(run_folder / "config.yaml")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{run_folder / 'config.yaml'} cannot be read ({str(error).splitlines()[0]}).") from None
+    return flags if isinstance(flags, dict) else {}
+
+
+def _read_log(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` that are JSON objects; a last line that is being written is left out."""
+    lines = []
+    for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict):
+            lines.append(content)
+    return lines

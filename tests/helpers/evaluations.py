@@ -1,0 +1,39 @@
+"""Evaluations on disk, for tests of what reads them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from surgvivqa.evaluation.metrics import compute_grouped_metrics
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.report import EvaluationReport
+
+PREDICTIONS = [
+    Prediction("VID02", 1, "Are there any tools?", 12, 12, 0.9, 0.1, [("True", 0.9)], "zero_hop", "exist"),
+    Prediction("VID22", 4, "How many tools are there?", 1, 3, 0.5, 2.0, [("2", 0.5)], "zero_hop", "count"),
+]
+
+
+def write_evaluation(
+    folder: Path, predictions: Sequence[Prediction] = PREDICTIONS, checkpoint: str = "run", **sections: Any
+) -> None:
+    """Writes ``metrics.json`` and ``predictions.jsonl``; ``sections`` are further fields of the report."""
+    report = EvaluationReport(
+        metrics=compute_grouped_metrics(predictions),
+        intervals=None,
+        loss=1.0,
+        skipped={},
+        skipped_frames=[],
+        checkpoint=checkpoint,
+        split="test",
+        max_samples=None,
+        synthetic=True,
+        mask="prefix",
+        prompt_mode="simple",
+        score_norm="sum",
+        **sections,
+    )
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(report.to_json()))
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(p.to_json()) + "\n" for p in predictions))

@@ -1,0 +1,39 @@
+"""Reading the results of runs."""
+
+from pathlib import Path
+
+import pytest
+
+from surgvivqa.reporting.results import read_results
+from surgvivqa.utils.errors import InputError
+from tests.helpers.evaluations import PREDICTIONS, write_evaluation
+
+
+def test_a_run_folder_gives_its_evaluation_flags_and_log(tmp_path: Path) -> None:
+    run = tmp_path / "lora"
+    write_evaluation(run / "eval-test")
+    (run / "config.yaml").write_text("lr: 0.001\n")
+    (run / "metrics.jsonl").write_text('{"step": 50, "loss": 2.5}\n{"step": 100, "lo')
+    results = read_results(run)
+    assert (results.name, results.predictions, results.flags) == ("lora", PREDICTIONS, {"lr": 0.001})
+    assert (results.log, results.run_folder) == ([{"step": 50, "loss": 2.5}], run)
+
+
+def test_an_evaluation_without_its_run_has_no_flags_and_no_log(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "eval")
+    results = read_results(tmp_path / "eval")
+    assert (results.run_folder, results.flags, results.log) == (None, {}, [])
+
+
+def test_a_folder_without_an_evaluation_is_an_error_that_says_how_to_evaluate(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"surgvivqa eval --checkpoint .* --split test"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"video": "VID02"}', '{"answer": "nothing"}'])
+def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
+    write_evaluation(tmp_path / "eval")
+    with (tmp_path / "eval" / "predictions.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=r"predictions\.jsonl:3 is not a line"):
+        read_results(tmp_path / "eval")
