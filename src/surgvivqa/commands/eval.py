@@ -31,9 +31,15 @@ from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.environment import Environment
-from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss, student_intervals
+from surgvivqa.evaluation.intervals import Intervals
+from surgvivqa.evaluation.metrics import (
+    METRICS,
+    GroupedMetrics,
+    Metrics,
+    compute_grouped_metrics,
+    mean_label_loss,
+)
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
