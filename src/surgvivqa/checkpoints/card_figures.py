@@ -63,6 +63,8 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "the questions are not known to be SSG-QA's own"
     if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
         return "the videos are not the five test videos of the standard split"
+    if report.frames != "own":
+        return "the model was not shown the questions' own frames"
     if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
     if report.skipped_frames:
@@ -77,6 +79,10 @@ def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
         "train": "videos that it was **trained on**: no measure of how well it answers",
     }.get(report.split, "videos of a split that is not recorded")
     drawn = " These are drawn scenes; the figures say nothing about real surgery." if report.synthetic else ""
+    shown = {
+        "black": " The model was shown **black frames**: the figures say what the questions alone give.",
+        "shuffled": " The model was shown **frames of other videos**, not those that the questions are about.",
+    }.get(report.frames, "")
     changed = [
         f"`--{flag.replace('_', '-')} {cell(value)}`"
         for flag, value, usual in (
@@ -87,7 +93,7 @@ def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
         if value != usual
     ]
     scored = f" Scored with {', '.join(changed)}, not with the model's own settings." if changed else ""
-    return f"In %, on {report.metrics.overall.n:,} questions about {videos}.{drawn}{scored}"
+    return f"In %, on {report.metrics.overall.n:,} questions about {videos}.{shown}{drawn}{scored}"
 
 
 def _overall_table(report: EvaluationReport, comparable: bool) -> list[str]:

@@ -139,7 +139,9 @@ def _brightness(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
     light = pixels**2.2 * gain
     # A sensor's clipping is softened by the camera's knee; what exceeds it spills into the other channels.
     excess = np.maximum(light - 0.8, 0).mean(2, keepdims=True)
-    return (np.where(light < 0.6, light, 1 - 0.4 * np.exp(-(light - 0.6) / 0.4)) + 0.35 * excess).clip(0, 1) ** (1 / 2.2)
+    return (np.where(light < 0.6, light, 1 - 0.4 * np.exp(-(light - 0.6) / 0.4)) + 0.35 * excess).clip(0, 1) ** (
+        1 / 2.2
+    )
 
 
 def _jpeg(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
@@ -245,7 +247,9 @@ def _spread_light(pixels: Pixels, kernel: NDArray[np.float64]) -> Pixels:
     light = np.pad(pixels**2.2, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
     height, width = light.shape[:2]
     size = (fft.next_fast_len(height + 2 * margin, real=True), fft.next_fast_len(width + 2 * margin, real=True))
-    spectrum = fft.rfft2(light, size, axes=(0, 1)) * fft.rfft2((kernel / kernel.sum()).astype(np.float32), size)[..., None]
+    spectrum = (
+        fft.rfft2(light, size, axes=(0, 1)) * fft.rfft2((kernel / kernel.sum()).astype(np.float32), size)[..., None]
+    )
     spread = fft.irfft2(spectrum, size, axes=(0, 1))
     spread = spread[2 * margin : height, 2 * margin : width]
     return np.clip(spread, 0, 1).astype(np.float32) ** np.float32(1 / 2.2)

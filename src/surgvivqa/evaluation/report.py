@@ -12,12 +12,20 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.bootstrap import Intervals
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.evaluation.picture_check import PictureCheck
+from surgvivqa.evaluation.robustness import Robustness
+from surgvivqa.evaluation.strata import Strata
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has, each a frozen dataclass of plain values.
-SECTIONS: dict[str, Any] = {"environment": Environment}
+SECTIONS: dict[str, Any] = {
+    "environment": Environment,
+    "picture": PictureCheck,
+    "robustness": Robustness,
+    "strata": Strata,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,12 @@ class EvaluationReport:
         mask: the attention mask that the labels were scored under.
         prompt_mode: the prompts' form.
         score_norm: how the scores of a label's tokens were combined.
+        frames: what the model was shown: the questions' ``own`` frames, ``black`` ones, or ``shuffled`` ones of other
+            videos.
         environment: where and how the predictions were computed.
+        picture: the same questions on black frames and on frames of other videos.
+        robustness: the same questions on corrupted frames.
+        strata: the accuracy inside and outside of frame flags.
     """
 
     metrics: GroupedMetrics
@@ -52,7 +65,11 @@ class EvaluationReport:
     mask: str
     prompt_mode: str
     score_norm: str
+    frames: str = "own"
     environment: Environment | None = None
+    picture: PictureCheck | None = None
+    robustness: Robustness | None = None
+    strata: Strata | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
@@ -90,6 +107,7 @@ class EvaluationReport:
             checkpoint=str(content.get("checkpoint", "")),
             max_samples=None if content["max_samples"] is None else int(_number(content, "max_samples")),
             synthetic=content.get("synthetic") if isinstance(content.get("synthetic"), bool) else None,
+            frames=str(content.get("frames") or "own"),
             **settings,
             **sections,
         )
