@@ -24,8 +24,8 @@ from scipy import fft, ndimage
 
 from surgvivqa.utils.errors import InputError
 
-Pixels: TypeAlias = NDArray[np.float32]
-"""``[H, W, 3]`` float32 between 0 and 1, sRGB."""
+Pixels: TypeAlias = NDArray[np.floating]
+"""``[H, W, 3]`` float between 0 and 1, sRGB; of one channel ``[H, W]``."""
 SEVERITIES = (1, 2, 3, 4, 5)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -235,13 +235,13 @@ def _resize(values: Pixels, height: int, width: int) -> Pixels:
     return np.stack(channels, axis=-1)
 
 
-def _centred(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centred(size: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Row and column of each cell of a square kernel, counted from its centre: ``[size, 1]`` and ``[1, size]``."""
     line = np.arange(size) - (size - 1) / 2
     return line[:, None], line[None, :]
 
 
-def _spread_light(pixels: Pixels, kernel: NDArray[np.float64]) -> Pixels:
+def _spread_light(pixels: Pixels, kernel: NDArray[np.floating]) -> Pixels:
     """Convolves linear light with a kernel of odd sides, normalised here; the picture is reflected at its edges."""
     margin = len(kernel) // 2
     light = np.pad(pixels**2.2, ((margin, margin), (margin, margin), (0, 0)), "symmetric")

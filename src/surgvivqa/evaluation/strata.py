@@ -126,7 +126,7 @@ def check_overlap(table: FlagTable, frames: Iterable[Frame]) -> None:
         listed = ", ".join(sorted({video for video, _ in table.frames})[:5])
         raise InputError(
             f"--strata {table.source} names none of the {len(wanted)} frames that are evaluated (of {videos}; the "
-            f"table has {listed or 'no frame'}); name videos and frames as the question files do, such as VID02 and 140."
+            f"table has {listed or 'no frame'}); name videos and frames as the question files do."
         )
 
 
@@ -198,7 +198,7 @@ def _read_csv_rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     if len(set(names)) < len(names):
         raise ValueError("its header names a column twice")
     reader.fieldnames = names
-    rows = []
+    rows: list[tuple[str, Mapping[str, Any]]] = []
     for row in reader:
         if None in row or None in row.values():
             raise ValueError(f"line {reader.line_num} has another number of values than the header")
