@@ -174,9 +174,9 @@ def picture_verdicts(check: PictureCheck) -> list[str]:
             )
         else:
             sentences.append(
-                f"Frames of another video do not clearly cost accuracy ({format_percent(figures.shuffled.acc)}%; difference "
-                f"{format_percent(gain)} points, 95% interval {format_interval(gain)}), so it is not shown that the model "
-                f"reads this frame and not frames in general."
+                f"Frames of another video do not clearly cost accuracy ({format_percent(figures.shuffled.acc)}%; "
+                f"difference {format_percent(gain)} points, 95% interval {format_interval(gain)}), so it is not shown "
+                f"that the model reads this frame and not frames in general."
             )
     if check.note:
         sentences.append(check.note)
