@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from surgvivqa.checkpoints.card_figures import why_not_comparable
 from surgvivqa.cli import main
+from surgvivqa.evaluation.published import why_not_comparable
 from surgvivqa.evaluation.report import read_report
 from tests.conftest import CapturedLog
 from tests.helpers.runs import sentence

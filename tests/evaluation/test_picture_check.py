@@ -102,7 +102,8 @@ def test_one_video_has_no_other_frames_and_says_so() -> None:
     assert picture_verdicts(found)[-1] == (
         "Frames of another video cannot be shown, because the questions are about one video only."
     )
-    assert "of 1 video" in format_picture(found)
+    assert "of 1 video)" in picture_verdicts(found)[0]
+    assert format_picture(found).splitlines()[1].split()[4] == "-"
 
 
 def test_the_section_is_read_back() -> None:

@@ -1,9 +1,9 @@
 """Figures of the same questions under several conditions, with 95% intervals by Student's t over videos.
 
-The figures are functions of counts per video (questions, correct answers, changed answers). The interval is centred on
-the figure of all questions; its standard error is the jackknife's, which leaves out one video at a time (Tukey 1958;
-Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). For the difference of two accuracies on the
-same, equally many questions of each video this is the paired t-interval of the videos' differences.
+The figures are functions of counts per video (questions, correct answers, changed answers). The intervals are those of
+``evaluation.intervals``: centred on the figure of all questions, with the jackknife's standard error over videos. For
+the difference of two accuracies on the same, equally many questions of each video this is the paired t-interval of the
+videos' differences.
 """
 
 import math
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from surgvivqa.data.splits import base_video
+from surgvivqa.evaluation.intervals import interval_around, jackknife_error
 
 Counts = NDArray[np.float64]
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,16 @@ def count_by_video(videos: Sequence[str], columns: Sequence[Sequence[bool]]) -> 
     return counts
 
 
-def estimate(counts: Counts, figure: Callable[[Counts], NDArray[np.float64]]) -> Estimate:
+def estimate(
+    counts: Counts, figure: Callable[[Counts], NDArray[np.float64]], least: float = -math.inf, most: float = math.inf
+) -> Estimate:
     """A figure of the sums over videos, with its interval.
 
     Args:
         counts: ``[V, K]`` counts by video (``count_by_video``).
         figure: computes the figure from sums ``[..., K]``; it is NaN or infinite where it is not defined.
+        least: the smallest value that the figure can have; the interval is cut there.
+        most: the largest one.
     """
     total = counts.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -64,16 +67,19 @@ def estimate(counts: Counts, figure: Callable[[Counts], NDArray[np.float64]]) ->
     videos = len(counts)
     if videos < 2 or not np.isfinite(left_out).all():
         return Estimate(value)
-    error = math.sqrt((videos - 1) / videos * float(np.square(left_out - left_out.mean()).sum()))
-    reach = float(stdtrit(videos - 1, (1 + LEVEL) / 2)) * error
-    return Estimate(value, value - reach, value + reach)
+    low, high = interval_around(value, float(jackknife_error(left_out)), videos)
+    return Estimate(value, max(least, low), min(most, high))
 
 
 def format_interval(found: Estimate) -> str:
     """The interval in %, such as ``20.1 to 36.0``; ``-`` if there is none."""
-    return "-" if found.low is None or found.high is None else f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return "-" if found.low is None or found.high is None else f"{_percent(found.low)} to {_percent(found.high)}"
 
 
 def format_percent(found: Estimate) -> str:
     """The figure in %, such as ``28.1``; ``-`` if it is not defined."""
-    return "-" if found.value is None else f"{100 * found.value:.1f}"
+    return "-" if found.value is None else _percent(found.value)
+
+
+def _percent(fraction: float) -> str:
+    return f"{round(100 * fraction, 1) + 0.0:.1f}"  # never -0.0

@@ -140,7 +140,7 @@ def _compute_figures(rows: Sequence[tuple[Prediction, ...]]) -> PictureFigures:
     return PictureFigures(
         n=len(rows),
         videos=len(counts),
-        own=estimate(counts, lambda c: c[..., 1] / c[..., 0]),
+        own=estimate(counts, lambda c: c[..., 1] / c[..., 0], 0, 1),
         black=found[0],
         shuffled=found[1] if len(found) > 1 else None,
     )
@@ -149,10 +149,10 @@ def _compute_figures(rows: Sequence[tuple[Prediction, ...]]) -> PictureFigures:
 def _compare(counts: Counts, hits: int) -> WithoutPicture:
     """The figures of one kind of picture, whose correct answers and changes are columns ``hits`` and ``hits + 1``."""
     return WithoutPicture(
-        acc=estimate(counts, lambda c: c[..., hits] / c[..., 0]),
-        gain=estimate(counts, lambda c: (c[..., 1] - c[..., hits]) / c[..., 0]),
+        acc=estimate(counts, lambda c: c[..., hits] / c[..., 0], 0, 1),
+        gain=estimate(counts, lambda c: (c[..., 1] - c[..., hits]) / c[..., 0], -1, 1),
         share=estimate(counts, lambda c: np.where(c[..., 1] > 0, (c[..., 1] - c[..., hits]) / c[..., 1], np.nan)),
-        changed=estimate(counts, lambda c: c[..., hits + 1] / c[..., 0]),
+        changed=estimate(counts, lambda c: c[..., hits + 1] / c[..., 0], 0, 1),
     )
 
 
@@ -209,13 +209,13 @@ def _same(compared: WithoutPicture) -> str:
 
 
 def format_picture(check: PictureCheck) -> str:
-    """The check as a table of accuracies and changed answers in %, by type of question, and its verdicts."""
+    """The check as a table of accuracies and changed answers in %, by type of question."""
     figures = check.overall
     head = f"{'other pictures':<18}{'n':>7}{'own':>8}{'black':>8}{'other':>8}{'share':>8}{'changed':>16}"
     lines = [head, _format_row("all", figures)]
     lines += [_format_row(name, group) for name, group in check.by_type.items() if name not in TYPE_GROUPS.values()]
     lines.append("accuracy on own, black and another video's frames; share: (own - black) / own; changed: black, other")
-    return "\n".join([*lines, *picture_verdicts(check)])
+    return "\n".join(lines)
 
 
 def _format_row(name: str, figures: PictureFigures) -> str:

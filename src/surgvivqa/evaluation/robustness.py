@@ -1,5 +1,6 @@
 """Accuracy on corrupted pictures: the same questions on the same frames, by corruption and severity."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from surgvivqa.evaluation.ask_again import AskAgain, select_predictions
 from surgvivqa.evaluation.estimates import Estimate, count_by_video, estimate, format_interval, format_percent
 from surgvivqa.evaluation.predictions import Prediction
 
+log = logging.getLogger("surgvivqa")
 SEED = 0
 """Seed of what the corruptions draw."""
 
@@ -89,13 +91,22 @@ def measure_robustness(
         n=len(known),
         frames=len({(p.video, p.frame) for p in known}),
         videos=len(counts),
-        own=estimate(counts, lambda c: c[..., 1] / c[..., 0]),
+        own=estimate(counts, lambda c: c[..., 1] / c[..., 0], 0, 1),
         seed=SEED,
-        rows=[
-            _compute_row(corruption, sample, known, ask(sample, show_corrupted(store, corruption, SEED)))
-            for corruption in corruptions
-        ],
+        rows=[_measure(ask, sample, store, known, corruption) for corruption in corruptions],
     )
+
+
+def _measure(
+    ask: AskAgain,
+    sample: Sequence[FrameQuestions],
+    store: FrameStore,
+    known: Sequence[Prediction],
+    corruption: Corruption,
+) -> CorruptionRow:
+    row = _compute_row(corruption, sample, known, ask(sample, show_corrupted(store, corruption, SEED)))
+    log.info("%s: accuracy %s%%, without corruption %.1f%%", corruption, format_percent(row.acc), 100 * row.own)
+    return row
 
 
 def _compute_row(
@@ -117,9 +128,9 @@ def _compute_row(
         severity=corruption.severity,
         n=len(pairs),
         own=float(total[1] / total[0]),
-        acc=estimate(counts, lambda c: c[..., 2] / c[..., 0]),
-        drop=estimate(counts, lambda c: (c[..., 1] - c[..., 2]) / c[..., 0]),
-        changed=estimate(counts, lambda c: c[..., 3] / c[..., 0]),
+        acc=estimate(counts, lambda c: c[..., 2] / c[..., 0], 0, 1),
+        drop=estimate(counts, lambda c: (c[..., 1] - c[..., 2]) / c[..., 0], -1, 1),
+        changed=estimate(counts, lambda c: c[..., 3] / c[..., 0], 0, 1),
     )
 
 

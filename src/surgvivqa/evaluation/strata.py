@@ -162,10 +162,12 @@ def _compute_row(table: FlagTable, index: int, listed: Sequence[Prediction]) -> 
         n_outside=int(table4[:, 2].sum()),
         frames_inside=len(frames[0]),
         frames_outside=len(frames[1]),
-        inside=estimate(table4[table4[:, 0] > 0], lambda c: c[..., 1] / c[..., 0]),
-        outside=estimate(table4[table4[:, 2] > 0], lambda c: c[..., 3] / c[..., 2]),
+        inside=estimate(table4[table4[:, 0] > 0], lambda c: c[..., 1] / c[..., 0], 0, 1),
+        outside=estimate(table4[table4[:, 2] > 0], lambda c: c[..., 3] / c[..., 2], 0, 1),
         # Each video counts once: its difference over 1.
-        difference=estimate(np.column_stack([np.ones(len(paired)), differences]), lambda c: c[..., 1] / c[..., 0]),
+        difference=estimate(
+            np.column_stack([np.ones(len(paired)), differences]), lambda c: c[..., 1] / c[..., 0], -1, 1
+        ),
         videos=len(paired),
     )
 
