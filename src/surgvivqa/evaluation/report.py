@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.bootstrap import Intervals
+from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.utils.errors import InputError
@@ -17,7 +18,10 @@ from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has, each a frozen dataclass of plain values.
-SECTIONS: dict[str, Any] = {"environment": Environment}
+SECTIONS: dict[str, Any] = {
+    "environment": Environment,
+    "calibration": Calibration,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,7 @@ class EvaluationReport:
         prompt_mode: the prompts' form.
         score_norm: how the scores of a label's tokens were combined.
         environment: where and how the predictions were computed.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
     """
 
     metrics: GroupedMetrics
@@ -53,6 +58,7 @@ class EvaluationReport:
     prompt_mode: str
     score_norm: str
     environment: Environment | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
