@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import tyro
 
 from surgvivqa.checkpoints.packaged import PACKAGED
+from surgvivqa.commands.eval_calibration import Calibrator, check_fit, format_calibration, without_scores
+from surgvivqa.commands.eval_contradictions import ask_partners, choose_partners
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -30,10 +32,17 @@ from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.contradictions import compute_contradictions, format_contradictions
 from surgvivqa.evaluation.environment import Environment
-from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss, student_intervals
+from surgvivqa.evaluation.intervals import Intervals
+from surgvivqa.evaluation.metrics import (
+    METRICS,
+    GroupedMetrics,
+    Metrics,
+    compute_grouped_metrics,
+    mean_label_loss,
+)
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
@@ -70,6 +79,17 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         "sum",
     )
     scores: bool = flag("Also write the log-probability of every label to predictions.jsonl.", False)
+    fit_temperature: bool = flag(
+        "Fit a temperature for the probabilities on the validation split, and store it beside the checkpoint for later "
+        "evaluations and predict. Needs --split val.",
+        False,
+    )
+    ask_partners: int = flag(
+        "Number of frames, spread over the videos, about which partner questions are generated and asked: how many for "
+        "are there any, right for left, other wordings. The model's contradictions are counted on these too.",
+        0,
+        least=0,
+    )
     answer_only: bool = flag(
         "Skip the scores of labels that cannot win; on a GPU only if that is faster. The answers are the same; "
         "probability and top5 are null.",
@@ -107,6 +127,8 @@ class Evaluation:
         output: the folder for the results.
         skipped: number of lines left out, by reason.
         synthetic: whether the questions are the synthetic set's; None if that is not recorded.
+        calibrator: computes calibration figures, and fits a temperature or applies a stored one.
+        partners: the generated questions of ``--ask-partners``, by frame.
     """
 
     bundle: ModelBundle
@@ -116,6 +138,8 @@ class Evaluation:
     output: Path
     skipped: dict[str, int]
     synthetic: bool | None
+    calibrator: Calibrator
+    partners: Sequence[FrameQuestions]
 
 
 @explain_lost_processes("run the same command again")
@@ -137,6 +161,9 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     bad = _bad_frames(config, evaluation.frames)
     started = time.monotonic()
     predictions = _predict(config, evaluation, bad, state.is_main_process)
+    asked = _ask_partners(config, evaluation, bad)
+    calibration = evaluation.calibrator.calibrate(predictions)
+    predictions = predictions if config.scores else without_scores(predictions)
     report = EvaluationReport(
         metrics=compute_grouped_metrics(predictions),
         intervals=bootstrap_intervals(predictions),
@@ -157,10 +184,17 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
             time.monotonic() - started,
             datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         ),
+        calibration=calibration,
+        contradictions=compute_contradictions(predictions, asked),
     )
     if state.is_main_process:
         _write_results(evaluation.output, predictions, report)
+        evaluation.calibrator.store(calibration)
         print(format_metrics(report.metrics, report.intervals))
+        if calibration is not None:
+            print(format_calibration(calibration))
+        if report.contradictions is not None:
+            print(format_contradictions(report.contradictions))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
@@ -182,7 +216,7 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
         score_norm=config.score_norm,
         batch_size=config.batch_size,
         workers=config.workers,
-        keep_scores=config.scores,
+        keep_scores=config.scores or evaluation.calibrator.needs_scores,
         answer_only=config.answer_only,
         progress=is_main,
     )
@@ -203,6 +237,20 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
     return predictions
 
 
+def _ask_partners(config: EvalConfig, evaluation: Evaluation, bad: BadFrames) -> list[Prediction]:
+    """The predictions for the questions of ``--ask-partners`` about frames that can be used, in all processes."""
+    bundle, dtype = evaluation.bundle, compute_dtype(config.fp16, config.bf16)
+    options = InferenceOptions(
+        score_norm=config.score_norm,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        answer_only=config.answer_only,
+    )
+    unusable = {(frame.video, frame.frame) for frame in bad.to_list()}
+    with prepare_inference(bundle.model, dtype, fills_cache=config.cache is not None):
+        return ask_partners(bundle, evaluation.partners, evaluation.video_source, options, unusable)
+
+
 def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     """Loads the model, reads the questions, and checks the frames; the main process creates the output folder.
 
@@ -215,9 +263,13 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
+    check_fit(config.fit_temperature, config.split, config.answer_only)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     if bundle.settings.mask == "bidirectional" and config.answer_only:
         raise InputError("--answer-only needs labels that share a prompt, but under --mask bidirectional they do not.")
+    calibrator = Calibrator.of_evaluation(
+        bundle, config.checkpoint, config.score_norm, fit=config.fit_temperature, answer_only=config.answer_only
+    )
     questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
     image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
     split_frames, skipped = _read_questions(config, bundle.run, questions_root)
@@ -225,13 +277,16 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
     bundle.prompt_tokenizer().check_fits(frames)
+    partners = choose_partners(bundle, frames, config.ask_partners)
     store = bundle.frame_store(image_root)
     missing = check_missing_frames(store, frames, allowed=_bad_frames(config, frames).limit)
     video_source = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
     if is_main:
         _create_output(output, is_default=config.output is None)
-    return Evaluation(bundle, frames, missing, video_source, output, skipped, is_synthetic(questions_root))
+    return Evaluation(
+        bundle, frames, missing, video_source, output, skipped, is_synthetic(questions_root), calibrator, partners
+    )
 
 
 def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
@@ -287,7 +342,7 @@ def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:
     lines += [row(name, group) for name, group in (metrics.by_reasoning | metrics.by_type).items()]
     if intervals is None:
         return "\n".join([*lines, "no 95% intervals: they need at least two videos"])
-    note = f"95% intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples"
+    note = f"95% intervals: {intervals.method}, {intervals.videos} videos"
     return "\n".join([*lines, note])
 
 
