@@ -214,7 +214,7 @@ def test_true_answers_contradict_nothing(synthetic_set: Path) -> None:
         for kind, one, other in find_pairs(answers):
             pairs[kind] += 1
             assert contradicts(kind, LABELS[one.answer], LABELS[other.answer]) is False, (kind, one, other)
-    del pairs["neighbouring_frames"]  # of one frame at a time
+    del pairs["neighbouring_frames"]
     assert min(pairs.values()) > 50, pairs
 
 

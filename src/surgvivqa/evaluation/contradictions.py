@@ -159,16 +159,20 @@ def compute_contradictions(predictions: Sequence[Prediction], asked: Sequence[Pr
 
 
 def find_pairs(answers: Iterable[Answer]) -> Iterator[tuple[str, Answer, Answer]]:
-    """Finds the pairs of answers that must agree, with their kind. A pair is found once."""
+    """Finds the pairs of answers that must agree, with their kind. A pair is found once.
+
+    Neighbouring frames are compared on the questions of the files alone, whose true answers are known.
+    """
     by_frame: dict[tuple[str, int], dict[str, Answer]] = defaultdict(dict)
     for answer in answers:
         by_frame[answer.video, answer.frame].setdefault(normalise_question(answer.question), answer)
     for (video, frame), here in by_frame.items():
         yield from _pairs_of_frame(list(here.values()))
         following = by_frame.get((video, frame + 1), {})
-        for text in here:
-            if text in following:
-                yield "neighbouring_frames", here[text], following[text]
+        for text, answer in here.items():
+            other = following.get(text)
+            if other is not None and answer.truth is not None and other.truth is not None:
+                yield "neighbouring_frames", answer, other
 
 
 def contradicts(kind: str, one: str, other: str) -> bool | None:
