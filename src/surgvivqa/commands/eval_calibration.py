@@ -18,7 +18,7 @@ from surgvivqa.checkpoints.stored_temperature import (
     score_settings,
     write_temperature,
 )
-from surgvivqa.evaluation.calibration import Calibration, CalibrationFigures, compute_calibration
+from surgvivqa.evaluation.calibration import Calibration, compute_calibration
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.temperature import FITTED_ON, Temperature, fit_temperature, mean_log_score
 from surgvivqa.model.bundle import ModelBundle
@@ -137,21 +137,3 @@ class Calibrator:
 def without_scores(predictions: Sequence[Prediction]) -> list[Prediction]:
     """The predictions without the scores of all labels, which only a temperature needed."""
     return [p if p.scores is None else dataclasses.replace(p, scores=None) for p in predictions]
-
-
-def format_calibration(calibration: Calibration) -> str:
-    """Formats the calibration as a table: without a temperature, and with it if there is one."""
-
-    def row(name: str, f: CalibrationFigures) -> str:
-        interval = "" if f.ece_interval is None else f"{100 * f.ece_interval[0]:.1f}-{100 * f.ece_interval[1]:.1f}"
-        auroc = "-" if f.failure_auroc is None else f"{100 * f.failure_auroc:.1f}"
-        return (
-            f"{name:<20}{100 * f.ece:>6.1f}{interval:>11}{100 * f.overconfidence:>+10.1f}{f.brier:>8.3f}"
-            f"{f.log_score:>11.3f}{auroc:>8}{100 * f.aurc:>7.1f}{100 * f.aurc_oracle:>8.1f}{100 * f.aurc_random:>8.1f}"
-        )
-
-    heads = f"{'ECE':>6}{'95%':>11}{'conf-acc':>10}{'Brier':>8}{'log score':>11}{'AUROC':>8}{'AURC':>7}"
-    lines = [f"{'probabilities':<20}{heads}{'oracle':>8}{'random':>8}", row("as scored", calibration.figures)]
-    if calibration.temperature is not None and calibration.after_temperature is not None:
-        lines.append(row(f"temperature {calibration.temperature.temperature:.3f}", calibration.after_temperature))
-    return "\n".join(lines)

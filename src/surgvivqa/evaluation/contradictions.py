@@ -216,6 +216,17 @@ def generate_partners(frame: FrameQuestions) -> FrameQuestions:
     return FrameQuestions(frame.video, frame.frame, questions)
 
 
+def generate_partner_frames(frames: Sequence[FrameQuestions], number: int) -> list[FrameQuestions]:
+    """The partner questions of evenly spaced frames, which leave out frames without one.
+
+    Args:
+        frames: the frames with their questions.
+        number: number of frames.
+    """
+    generated = (generate_partners(frame) for frame in choose_frames(frames, number))
+    return [frame for frame in generated if frame.questions]
+
+
 def choose_frames(frames: Sequence[FrameQuestions], number: int) -> list[FrameQuestions]:
     """Evenly spaced frames, and so spread over the videos."""
     number = min(number, len(frames))
