@@ -10,6 +10,8 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import Calibration
+from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -27,6 +29,8 @@ SECTIONS: dict[str, Any] = {
     "picture": PictureCheck,
     "robustness": Robustness,
     "strata": Strata,
+    "calibration": Calibration,
+    "contradictions": Contradictions,
 }
 
 
@@ -56,6 +60,8 @@ class EvaluationReport:
         picture: the same questions on black frames and on frames of other videos.
         robustness: the same questions on corrupted frames.
         strata: the accuracy inside and outside of frame flags.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
+        contradictions: how often the model's answers contradict each other.
     """
 
     metrics: GroupedMetrics
@@ -78,6 +84,8 @@ class EvaluationReport:
     picture: PictureCheck | None = None
     robustness: Robustness | None = None
     strata: Strata | None = None
+    calibration: Calibration | None = None
+    contradictions: Contradictions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
