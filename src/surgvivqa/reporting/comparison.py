@@ -12,8 +12,7 @@ from typing import Any, Literal
 from surgvivqa.config import TrainConfig, flags_of
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import base_video
-from surgvivqa.evaluation.bootstrap import Intervals, bootstrap_intervals
-from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_metrics
+from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_grouped_metrics, compute_metrics
 from surgvivqa.evaluation.paired import (
     PairedDifference,
     compare_accuracy,
@@ -98,8 +97,7 @@ class Comparison:
 
     Attributes:
         runs: the runs, the reference first.
-        metrics: the metrics of each run on all questions.
-        intervals: their 95% intervals; None with fewer than two videos.
+        metrics: the metrics of each run on all questions, with their 95% intervals.
         differences: for each run but the reference, the paired differences by metric.
         changes: for each run but the reference, its changed answers.
         groups: the groups of questions, by kind.
@@ -109,7 +107,6 @@ class Comparison:
 
     runs: Sequence[RunResults]
     metrics: Sequence[Metrics]
-    intervals: Sequence[Intervals | None]
     differences: Sequence[Mapping[str, PairedDifference]]
     changes: Sequence[Changes]
     groups: Mapping[GroupKind, Sequence[GroupComparison]]
@@ -134,7 +131,7 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
         InputError: there are fewer than two runs, or two of them do not have the same questions.
     """
     if len(runs) < 2:
-        raise InputError("One run cannot be compared; give at least two.")
+        raise InputError(f"A comparison needs at least two runs, but {len(runs)} are given.")
     runs = name_apart(runs)
     for run in runs[1:]:
         check_same_questions(runs[0], run)
@@ -142,8 +139,7 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
     settings = find_setting_differences(runs)
     return Comparison(
         runs=runs,
-        metrics=[_metrics_of(run.predictions) for run in runs],
-        intervals=[bootstrap_intervals(run.predictions) for run in runs],
+        metrics=[compute_grouped_metrics(run.predictions).overall for run in runs],
         differences=[compare_metrics(predictions, reference) for predictions in others],
         changes=[Changes.of_pairs(match_predictions(predictions, reference)) for predictions in others],
         groups=_compare_groups(runs),
