@@ -21,6 +21,7 @@ from surgvivqa.evaluation.paired import (
     question_key,
 )
 from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.published import PublishedResult, load_published, why_not_comparable
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.errors import InputError
 
@@ -102,6 +103,7 @@ class Comparison:
         changes: for each run but the reference, its changed answers.
         groups: the groups of questions, by kind.
         settings: the flags that differ between the training runs, with the value of each run.
+        published: published results that may be set beside all of the runs; empty where one of them may not.
         notes: what a reader must know to judge the comparison, in sentences.
     """
 
@@ -111,6 +113,7 @@ class Comparison:
     changes: Sequence[Changes]
     groups: Mapping[GroupKind, Sequence[GroupComparison]]
     settings: Mapping[str, Sequence[Any]]
+    published: Sequence[PublishedResult]
     notes: Sequence[str]
 
     @property
@@ -144,6 +147,7 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
         changes=[Changes.of_pairs(match_predictions(predictions, reference)) for predictions in others],
         groups=_compare_groups(runs),
         settings=settings,
+        published=find_comparable_results(runs),
         notes=_write_notes(runs, settings),
     )
 
@@ -273,6 +277,13 @@ def _in_order(groups: Mapping[str, object], kind: GroupKind) -> list[str]:
     return sorted(groups, key=lambda name: (name == OTHER_LINES, ranks.get(name, len(ranks)), name))
 
 
+def find_comparable_results(runs: Sequence[RunResults]) -> list[PublishedResult]:
+    """The published results that may be set beside the runs; none where a run is not on all official questions."""
+    if any(why_not_comparable(run.report) for run in runs):
+        return []
+    return [result for result in load_published() if result.comparable]
+
+
 def find_setting_differences(runs: Sequence[RunResults]) -> dict[str, list[Any]]:
     """The training flags whose values differ between runs, with the value of each run; None where it is not known.
 
@@ -311,6 +322,10 @@ def _write_notes(runs: Sequence[RunResults], settings: Mapping[str, Sequence[Any
     if len(set(precisions)) > 1:
         notes.append(f"The runs were computed in different precisions: {_by_run(runs, precisions)}.")
     notes += _write_seed_notes(runs, settings)
+    if not any(report.synthetic for report in reports) and (
+        reason := next(filter(None, map(why_not_comparable, reports)), "")
+    ):
+        notes.append(f"No published result is set beside these runs: {reason}.")
     if len(runs) > 2:
         notes.append("The p values are of one comparison each; they are not adjusted for the number of comparisons.")
     return notes

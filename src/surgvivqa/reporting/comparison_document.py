@@ -20,6 +20,7 @@ from surgvivqa.reporting.tables import (
 
 TITLE = "Comparison of runs"
 _MOST_TYPES, _MOST_LABELS = 6, 12  # rows of the table of disagreements
+QUESTION_ONLY = "question_only"  # name of a row of the section baselines
 HOW_TO_READ = (
     "Figures are in %, differences in percentage points, a run minus the reference. The unit of every interval and "
     "test is the video, because questions of one video share a patient, a camera and neighbouring frames.",
@@ -33,9 +34,10 @@ HOW_TO_READ = (
 
 def build_document(comparison: Comparison) -> Document:
     """The whole comparison: a summary in words, and the tables."""
+    published = published_groups_table(comparison)
     sections = [
         Section("In short", [Points(summarise(comparison)), *([Points(comparison.notes)] if comparison.notes else [])]),
-        Section("Metrics", [metrics_table(comparison)]),
+        Section("Metrics", [metrics_table(comparison), *([published] if published else [])]),
         Section("Paired differences", [differences_table(comparison), *HOW_TO_READ]),
         Section("By reasoning and type", [groups_table(comparison, ("reasoning", "type"))]),
         Section("By video", [groups_table(comparison, ("video",))]),
@@ -92,25 +94,49 @@ def describe_tests(found: PairedDifference) -> str:
 
 
 def metrics_table(comparison: Comparison) -> Table:
-    """The five metrics of each run, with intervals in a second line."""
+    """The five metrics of each run with intervals in a second line; the question-only baseline and published rows."""
     rows, rules = [], []
-    for run, metrics in zip(comparison.runs, comparison.metrics, strict=True):
+    named = [(run.name, metrics) for run, metrics in zip(comparison.runs, comparison.metrics, strict=True)]
+    for baseline in comparison.reference.report.baselines or ():
+        if baseline.name == QUESTION_ONLY and baseline.metrics is not None:
+            named.append((f"{baseline.title} (baseline)", baseline.metrics))
+    for name, metrics in named:
         rules.append(len(rows))
-        rows.append((run.name, f"{metrics.n:,}", *(percent(getattr(metrics, name)) for name in METRICS)))
+        rows.append((name, f"{metrics.n:,}", *(percent(getattr(metrics, metric)) for metric in METRICS)))
         if metrics.intervals is not None:
-            rows.append(
-                (f"  {100 * LEVEL:.0f}% interval", "", *(between(*metrics.intervals[name]) for name in METRICS))
-            )
+            ends = (between(*metrics.intervals[metric]) for metric in METRICS)
+            rows.append((f"  {100 * LEVEL:.0f}% interval", "", *ends))
+    if printed := [result for result in comparison.published if result.figures]:
+        rules.append(len(rows))
+        rows += [(f"{r.title} ({r.year})", "", *(_printed(r.figures.get(name)) for name in METRICS)) for r in printed]
     has_intervals = comparison.metrics[0].intervals is not None
     note = f"Intervals: {METHOD}, {_videos(comparison.videos)}." if has_intervals else "No intervals: one video."
+    note += " Macro averages run over the labels that occur in the truth."
+    note += "".join(f" {r.title}: {r.source}. {' '.join(r.caveats)}" for r in printed)
+    head = ("run", "questions", *METRICS)
     return Table(
-        "metrics",
-        "Metrics of each run, in %.",
-        ("run", "questions", *METRICS),
-        rows,
-        rules=rules[1:] if has_intervals else (),
-        note=f"{note} Macro averages run over the labels that occur in the truth.",
+        "metrics", "Metrics of each run, in %.", head, rows, rules=rules[1:] if has_intervals else (), note=note
     )
+
+
+def published_groups_table(comparison: Comparison) -> Table | None:
+    """Macro F1 by reasoning and type beside what published results print as F1; None where there is none."""
+    printed = [result for result in comparison.published if result.groups]
+    groups = [group for kind in ("reasoning", "type") for group in comparison.groups[kind]]  # type: ignore[index]
+    groups = [group for group in groups if any(group.name in result.groups for result in printed)]
+    if not groups:
+        return None
+    rows = [
+        (
+            group.name,
+            *(percent(metrics.mAF1) for metrics in group.metrics),
+            *(_printed(result.groups.get(group.name)) for result in printed),
+        )
+        for group in groups
+    ]
+    note = " ".join(f"{r.title}: {r.source}. {r.definition}. {' '.join(r.caveats)}".replace("..", ".") for r in printed)
+    head = ("group", *(f"{run.name}, mAF1" for run in comparison.runs), *(f"{r.title} (F1)" for r in printed))
+    return Table("published-groups", "Macro F1 by reasoning and type, in %.", head, rows, note=note)
 
 
 def differences_table(comparison: Comparison) -> Table:
@@ -249,6 +275,11 @@ def _difference_cells(found: PairedDifference) -> tuple[str, ...]:
         p_value(found.p_sign_flip),
         percent(found.detectable),
     )
+
+
+def _printed(value: float | None) -> str:
+    """A published figure, which is in %."""
+    return MISSING if value is None else f"{value:.1f}"
 
 
 def _videos(count: int) -> str:
