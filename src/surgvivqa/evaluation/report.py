@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -18,7 +19,11 @@ from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
-SECTIONS: dict[str, Any] = {"environment": Environment, "baselines": list[Baseline]}
+SECTIONS: dict[str, Any] = {
+    "environment": Environment,
+    "baselines": list[Baseline],
+    "calibration": Calibration,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ class EvaluationReport:
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         baselines: what is reached on the same questions without the frames, or by other models.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
     """
 
     metrics: GroupedMetrics
@@ -60,6 +66,7 @@ class EvaluationReport:
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
     baselines: Sequence[Baseline] | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""

@@ -243,12 +243,11 @@ def explanation(run: RunResults) -> str | None:
 
 def calibration(run: RunResults) -> str | None:
     """Calibration of the probabilities."""
-    found = _section(run, "calibration")
-    ece = getattr(found, "ece", None)
+    found = run.report.calibration
     if found is None:
         return "Not evaluated."
-    size = f" Expected calibration error {percent(ece)}%." if isinstance(ece, float) else ""
-    return f"Reliability, Brier score and risk-coverage curve are reported in metrics.json (calibration).{size}"
+    ece = f"Expected calibration error {percent(found.figures.ece)}%"
+    return f"{ece} ({found.ece_definition}), Brier score {found.figures.brier:.3f}; the curves are in metrics.json."
 
 
 def internal(run: RunResults) -> str | None:

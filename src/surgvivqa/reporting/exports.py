@@ -72,6 +72,18 @@ COLUMNS = (
         lambda p: p.probability,
     ),
     Column(
+        "answer_probability",
+        pa.float64(),
+        "The same at the true label; null where not all labels were scored.",
+        lambda p: p.answer_probability,
+    ),
+    Column(
+        "brier",
+        pa.float64(),
+        "Squared distance of the probabilities from the truth, summed over the labels, 0 to 2; null likewise.",
+        lambda p: p.brier,
+    ),
+    Column(
         "loss",
         pa.float64(),
         "Negative log-likelihood of the true label, in nats; null where not all labels were scored.",
