@@ -247,7 +247,7 @@ def calibration(run: RunResults) -> str | None:
     if found is None:
         return "Not evaluated."
     ece = f"Expected calibration error {percent(found.figures.ece)}%"
-    return f"{ece} ({found.ece_definition}), Brier score {found.figures.brier:.3f}; the curves are in metrics.json."
+    return f"{ece}, Brier score {found.figures.brier:.3f}; metrics.json has the definitions and curves (calibration)."
 
 
 def internal(run: RunResults) -> str | None:
