@@ -340,7 +340,8 @@ def limitations(run: RunResults) -> str | None:
         found.append("an attention mask under which the answer leaks into its own prediction")
     if run.flags:
         found.append(f"one training run (seed {run.flags.get('seed')})")
-    return f"{'; '.join(found)}.".capitalize()
+    listed = "; ".join(found)
+    return f"{listed[:1].upper()}{listed[1:]}." if listed else None
 
 
 def use(run: RunResults) -> str | None:
