@@ -168,7 +168,7 @@ def groups_table(comparison: Comparison, kinds: Sequence[GroupKind]) -> Table:
     single = len(comparison.runs) == 2
     head = ["video" if "video" in kinds else "group", "questions", *(run.name for run in comparison.runs)]
     for run in comparison.runs[1:]:
-        head += ["difference" if single else f"{run.name} -"] + (["95% interval"] if "video" not in kinds else [])
+        head += ["difference" if single else f"{run.name} diff."] + (["95% interval"] if "video" not in kinds else [])
     rows: list[tuple[str, ...]] = []
     rules = []
     for kind in kinds:
