@@ -65,6 +65,16 @@ COMMANDS = {
     "eval": Command(
         "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "evaluate a checkpoint on a split"
     ),
+    "compare": Command(
+        "surgvivqa.commands.compare:CompareConfig",
+        "surgvivqa.commands.compare:compare",
+        "compare evaluated runs on the same questions",
+    ),
+    "export": Command(
+        "surgvivqa.commands.export:ExportConfig",
+        "surgvivqa.commands.export:export",
+        "export a run's predictions to Parquet, FiftyOne, Label Studio or TSV",
+    ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",

@@ -1,0 +1,81 @@
+"""The gallery's choice of questions, and its pictures."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, heat_map_uri, item_of
+
+
+def prediction(index: int, *, right: bool, probability: float | None = 0.5, kind: str = "exist") -> Prediction:
+    video, frame = f"VID{index % 3}", index // 2
+    return Prediction(video, frame, f"Question {index}?", 12, 12 if right else 11, probability, type=kind)
+
+
+def decoded(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_half_are_the_most_confident_mistakes_in_this_order() -> None:
+    predictions = [prediction(i, right=i % 2 == 0, probability=i / 100) for i in range(100)]
+    chosen = choose_predictions(predictions, 20)
+    assert [p.probability for p in chosen[:10]] == [i / 100 for i in range(99, 79, -2)]
+    assert len(chosen) == 20 and len({id(p) for p in chosen}) == 20
+
+
+def test_a_frame_is_repeated_only_when_there_is_no_other() -> None:
+    predictions = [prediction(0, right=False, probability=0.9)] * 30 + [prediction(40, right=False, probability=0.1)]
+    chosen = choose_predictions(predictions, 4)
+    assert {p.frame for p in chosen} == {0, 20}
+
+
+def test_the_other_half_is_spread_over_types_and_over_right_and_wrong() -> None:
+    rare = [prediction(i, right=bool(i % 2), kind="query_color") for i in range(6)]
+    predictions = [prediction(i, right=True) for i in range(500)] + rare
+    chosen = choose_predictions(predictions, 12)
+    assert {(p.type, p.correct) for p in chosen} == {("exist", True), ("query_color", True), ("query_color", False)}
+    assert sum(p.type == "query_color" for p in chosen) >= 5
+
+
+def test_all_are_chosen_where_there_are_few_and_none_where_none_is_wanted() -> None:
+    predictions = [prediction(i, right=True, probability=None) for i in range(5)]
+    assert len(choose_predictions(predictions, 120)) == 5
+    assert choose_predictions(predictions, 0) == []
+
+
+def test_a_frame_becomes_a_small_webp(tmp_path: Path) -> None:
+    (tmp_path / "VID0").mkdir()
+    Image.new("RGB", (854, 480), (200, 30, 30)).save(tmp_path / "VID0" / "000007.png")
+    found = Pictures(tmp_path).picture("VID0", 7)
+    assert found is not None
+    assert found[1:] == (320, 180) and decoded(found[0]).size == (320, 180) and decoded(found[0]).format == "WEBP"
+
+
+def test_a_missing_frame_is_explained_without_the_local_folder(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path)
+    assert pictures.picture("VID0", 7) is None
+    note = pictures.note([("VID0", 7)])
+    assert "1 of 1 frames have no picture" in note and "--image-root" in note and str(tmp_path) not in note
+    assert "--image-root" in Pictures(None).note([])
+
+
+def test_a_videos_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "000007.png")
+    pictures = Pictures(tmp_path / "root")
+    assert pictures.picture("..", 7) is None and "not the name of a video" in pictures.missing["..", 7]
+
+
+def test_a_heat_map_is_opaque_where_it_is_greatest() -> None:
+    alpha = np.asarray(decoded(heat_map_uri([[0.2, 0.4], [0.6, 0.2]])).convert("RGBA"))[..., 3]
+    assert alpha.tolist() == [[0, 128], [255, 0]]
+
+
+def test_the_filters_offer_what_the_items_have() -> None:
+    view = Gallery([item_of(prediction(0, right=True)), item_of(prediction(1, right=False, kind="count"))])
+    assert (view.outcomes, view.types, view.labels) == (["right", "wrong"], ["count", "exist"], ["False", "True"])
+    assert view.videos == ["VID0", "VID1"] and not view.has_overlays
