@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from surgvivqa.checkpoints.packaged import PACKAGED
+from surgvivqa.commands.evidence import check_evidence_flags, measure_evidence
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -32,10 +33,19 @@ from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Intervals
+from surgvivqa.evaluation.evidence import Evidence, format_evidence
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss, student_intervals
+from surgvivqa.evaluation.metrics import (
+    METRICS,
+    GroupedMetrics,
+    Metrics,
+    compute_grouped_metrics,
+    mean_label_loss,
+    student_intervals,
+)
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
+from surgvivqa.explanation.overlay import OVERLAYS_FILE, Overlay, write_overlays
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.utils.atomic_files import write_text
@@ -82,6 +92,16 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         least=1,
     )
     max_samples: int | None = flag("Maximum number of questions, spread over the videos.", None, least=1)
+    evidence: int | None = flag(
+        "Number of questions, spread over the videos, for which the asked object is covered (the answer should change) "
+        "and equal areas elsewhere (it should not), and for which heat maps are written to overlays.jsonl. Each takes "
+        "about as long as encoding 30 frames.",
+        None,
+        least=1,
+    )
+    scene_graph_root: Path | None = flag(
+        "Folder of SSG-QA's scene graphs, <root>/<VIDxx>_<frame>.json, whose boxes --evidence needs.", None
+    )
     bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
     fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     tf32: bool = flag(
@@ -137,6 +157,8 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     bad = _bad_frames(config, evaluation.frames)
     started = time.monotonic()
     predictions = _predict(config, evaluation, bad, state.is_main_process)
+    seconds = time.monotonic() - started
+    evidence, overlays = _measure_evidence(config, evaluation, bad)
     report = EvaluationReport(
         metrics=compute_grouped_metrics(predictions),
         intervals=bootstrap_intervals(predictions),
@@ -154,13 +176,16 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
             state.device,
             compute_dtype(config.fp16, config.bf16),
             state.num_processes,
-            time.monotonic() - started,
+            seconds,
             datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         ),
+        evidence=evidence,
     )
     if state.is_main_process:
-        _write_results(evaluation.output, predictions, report)
+        _write_results(evaluation.output, predictions, report, overlays)
         print(format_metrics(report.metrics, report.intervals))
+        if evidence is not None:
+            print(format_evidence(evidence))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
@@ -203,6 +228,25 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
     return predictions
 
 
+def _measure_evidence(
+    config: EvalConfig, evaluation: Evaluation, bad: BadFrames
+) -> tuple[Evidence | None, list[Overlay]]:
+    """The evidence and its overlays; None and none without --evidence."""
+    if config.evidence is None or config.scene_graph_root is None:
+        return None, []
+    bundle, dtype = evaluation.bundle, compute_dtype(config.fp16, config.bf16)
+    with prepare_inference(bundle.model, dtype, fills_cache=config.cache is not None):
+        return measure_evidence(
+            bundle,
+            evaluation.frames,
+            evaluation.video_source.reader.store,
+            config.scene_graph_root,
+            config.evidence,
+            skip={(frame.video, frame.frame) for frame in bad.to_list()},
+            score_norm=config.score_norm,
+        )
+
+
 def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     """Loads the model, reads the questions, and checks the frames; the main process creates the output folder.
 
@@ -211,6 +255,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     """
     check_ranges(config)
     check_precision(config.fp16, config.bf16)
+    check_evidence_flags(config.evidence, config.scene_graph_root)
     if config.answer_only and config.scores:
         raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
@@ -268,8 +313,13 @@ def _create_output(output: Path, *, is_default: bool) -> None:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
 
 
-def _write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
+def _write_results(
+    output: Path, predictions: Sequence[Prediction], report: EvaluationReport, overlays: Sequence[Overlay]
+) -> None:
     (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
+    (output / OVERLAYS_FILE).unlink(missing_ok=True)
+    if overlays:
+        write_overlays(output, overlays)
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
     write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
-LEVEL = 0.95
+from surgvivqa.evaluation.intervals import student_interval
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,13 @@ def format_evidence(evidence: Evidence) -> str:
     for m in evidence.methods:
         other = "-" if m.other_question is None else f"{100 * m.other_question:.1f}"
         rho = "-" if m.randomisation_correlation is None else f"{m.randomisation_correlation:.2f}"
-        values = (f"{100 * m.pointing:.1f}", f"{100 * m.random_weights:.1f}", other, f"{100 * evidence.chance:.1f}", rho)
+        values = (
+            f"{100 * m.pointing:.1f}",
+            f"{100 * m.random_weights:.1f}",
+            other,
+            f"{100 * evidence.chance:.1f}",
+            rho,
+        )
         lines.append(f"  {m.title:<28}" + "".join(f"{value:>8}" for value in values))
     lines.append(
         "  random: a model with shuffled weights; other: the map of another question about the frame; rho: rank "
@@ -258,11 +263,9 @@ def _estimate(records: Sequence[EvidenceRecord], measure: Measure) -> Estimate:
     by_video: dict[str, list[float]] = {}
     for record in records:
         by_video.setdefault(record.video, []).append(float(measure(record)))
-    means = np.array([np.mean(values) for values in by_video.values()])
-    if len(means) < 2:
-        return Estimate(float(means.mean()), None, None)
-    half = float(student_t.ppf(0.5 + LEVEL / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
-    return Estimate(float(means.mean()), float(means.mean()) - half, float(means.mean()) + half)
+    means = [float(np.mean(values)) for values in by_video.values()]
+    low, high = student_interval(means) or (None, None)
+    return Estimate(float(np.mean(means)), low, high)
 
 
 def _pointing(records: Sequence[EvidenceRecord], method: str, title: str) -> PointingResult:
@@ -315,7 +318,9 @@ def _pointing_verdicts(methods: Sequence[PointingResult]) -> list[str]:
         return ["One video gives no interval, so it cannot be said which maps point at the asked object."]
     pointing = [m.title for m in methods if m.points]
     others = [m.title for m in methods if not m.points]
-    parts = [f"the map of {_join(names)} {verb}" for names, verb in ((pointing, "points"), (others, "does not")) if names]
+    parts = [
+        f"the map of {_join(names)} {verb}" for names, verb in ((pointing, "points"), (others, "does not")) if names
+    ]
     sentences = [f"On this model, {'; '.join(parts)} (above chance and above a model with random weights)."]
     same = [m.title for m in methods if m.points and (m.over_other_question is None or not _is_above_0(m))]
     if same:

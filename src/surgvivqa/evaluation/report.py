@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.environment import Environment
+from surgvivqa.evaluation.evidence import Evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
 from surgvivqa.utils.errors import InputError
@@ -17,7 +18,7 @@ from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
-SECTIONS: dict[str, Any] = {"environment": Environment}
+SECTIONS: dict[str, Any] = {"environment": Environment, "evidence": Evidence}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class EvaluationReport:
         score_norm: how the scores of a label's tokens were combined.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
+        evidence: whether answers depend on the asked object, and which maps point at it.
     """
 
     metrics: GroupedMetrics
@@ -57,6 +59,7 @@ class EvaluationReport:
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
+    evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
