@@ -115,7 +115,7 @@ def _interval_note(intervals: Intervals | None) -> str:
     if intervals is None:
         return "There are no intervals: they need at least two videos, and an evaluation that computed them."
     few = " With so few videos they are coarse, and narrower than 95% asks for." if intervals.videos < 20 else ""
-    return f"Intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples.{few}"
+    return f"Intervals: {intervals.method}, {intervals.videos} videos.{few}"
 
 
 def cell(value: Any) -> str:

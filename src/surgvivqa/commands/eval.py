@@ -32,16 +32,15 @@ from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.environment import Environment
-from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.evidence import Evidence, format_evidence
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
+from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.metrics import (
     METRICS,
     GroupedMetrics,
     Metrics,
     compute_grouped_metrics,
     mean_label_loss,
-    student_intervals,
 )
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
@@ -337,7 +336,7 @@ def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:
     lines += [row(name, group) for name, group in (metrics.by_reasoning | metrics.by_type).items()]
     if intervals is None:
         return "\n".join([*lines, "no 95% intervals: they need at least two videos"])
-    note = f"95% intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples"
+    note = f"95% intervals: {intervals.method}, {intervals.videos} videos"
     return "\n".join([*lines, note])
 
 

@@ -78,8 +78,8 @@ def measure_evidence(
     if not records:
         reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "they have none"
         raise InputError(
-            f"No question of the {len(grounded)} frames chosen for --evidence can be measured ({reasons}); give a larger "
-            f"number."
+            f"No question of the {len(grounded)} frames chosen for --evidence can be measured ({reasons}); give a "
+            f"larger number."
         )
     evidence = summarise_evidence(records, METHODS, fill=fill, controls=CONTROLS, left_out=left_out)
     return evidence, [overlay for result in results for overlay in result.overlays]

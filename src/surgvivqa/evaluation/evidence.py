@@ -111,7 +111,7 @@ class PointingResult:
         other_question: the share for the maps of other questions about the same frame; None if there are none.
         over_chance: ``pointing`` less the share that pointing at random reaches.
         over_random_weights: ``pointing`` less ``random_weights``.
-        over_other_question: ``pointing`` less ``other_question`` on the questions that have one; None if there are none.
+        over_other_question: ``pointing`` less ``other_question``, on the questions that have one; None if none has.
         randomisation_correlation: mean rank correlation with the map of the model with random weights; None if it is
             defined for no question.
         points: whether ``pointing`` is above chance and above random weights, each with an interval above 0; None with

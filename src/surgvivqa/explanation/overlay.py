@@ -132,13 +132,13 @@ def read_overlays(folder: Path) -> dict[tuple[str, int, str], Overlay]:
     Raises:
         InputError: the file cannot be read, or is not what ``eval --evidence`` writes.
     """
-    path, number = folder / OVERLAYS_FILE, 0
+    path = folder / OVERLAYS_FILE
     overlays: dict[tuple[str, int, str], Overlay] = {}
     try:
         check_regular_file(path)
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for line in path.read_text(encoding="utf-8").splitlines():
             overlay = Overlay.from_json(parse_json(line))
             overlays[overlay.video, overlay.frame, overlay.question] = overlay
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def read_overlays(folder: Path) -> dict[tuple[str, int, str], Overlay]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise InputError(f"{path}:{number} is not a line of eval's overlays ({str(error)[:120]}).") from None
+        raise InputError(f"{path}:{len(overlays) + 1} is not a line of eval's overlays ({str(error)[:120]}).") from None
     return overlays
 
 
