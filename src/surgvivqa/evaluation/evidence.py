@@ -195,6 +195,7 @@ def summarise_evidence(
         raise ValueError("there is no question to summarise")
     changed = [_estimate(records, measure) for measure in _CHANGED]
     drops = [_estimate(records, measure) for measure in _DROPS]
+    chance = _estimate(records, lambda r: r.chance).value
     methods = tuple(_pointing(records, method, title) for method, title in titles.items())
     groups = {asked: [r for r in records if r.asked == asked] for asked in sorted({r.asked for r in records})}
     return Evidence(
@@ -213,10 +214,10 @@ def summarise_evidence(
             EvidenceGroup(asked, len(part), *(float(np.mean([m(r) for r in part])) for m in _CHANGED[:2]))
             for asked, part in groups.items()
         ),
-        chance=_estimate(records, lambda r: r.chance).value,
+        chance=chance,
         centre=_estimate(records, lambda r: r.centre_points).value,
         methods=methods,
-        verdicts=(_dependence_verdict(*changed), *_pointing_verdicts(methods)),
+        verdicts=(_dependence_verdict(*changed), *_pointing_verdicts(methods, chance)),
     )
 
 
@@ -312,26 +313,38 @@ def _dependence_verdict(asked: Estimate, elsewhere: Estimate, difference: Estima
     return f"{shares} {interval}: it is not shown that the answers depend on the asked object."
 
 
-def _pointing_verdicts(methods: Sequence[PointingResult]) -> list[str]:
-    """One sentence on which maps point, and one on those that point as well for another question."""
+def _pointing_verdicts(methods: Sequence[PointingResult], chance: float) -> list[str]:
+    """Which maps point, which are not shown to, and which point as well for another question."""
     if any(m.points is None for m in methods):
         return ["One video gives no interval, so it cannot be said which maps point at the asked object."]
-    pointing = [m.title for m in methods if m.points]
-    others = [m.title for m in methods if not m.points]
-    parts = [
-        f"the map of {_join(names)} {verb}" for names, verb in ((pointing, "points"), (others, "does not")) if names
+    sentences = []
+    pointing = [m for m in methods if m.points]
+    if pointing:
+        sentences.append(
+            f"On this model {_join([_share(m) for m in pointing])} point{'s' if len(pointing) == 1 else ''} at the asked "
+            f"object, above chance ({100 * chance:.0f}%) and above random weights "
+            f"({_join([f'{100 * m.random_weights:.0f}%' for m in pointing])})."
+        )
+    sentences += [
+        f"It is not shown that {_share(m)} points at it: {100 * chance:.0f}% by chance, {100 * m.random_weights:.0f}% with "
+        f"random weights."
+        for m in methods
+        if not m.points
     ]
-    sentences = [f"On this model, {'; '.join(parts)} (above chance and above a model with random weights)."]
-    same = [m.title for m in methods if m.points and (m.over_other_question is None or not _is_above_0(m))]
+    same = [m.title for m in pointing if not _depends_on_question(m)]
     if same:
         sentences.append(
-            f"It is not shown that the map of {_join(same)} depends on the question: the map of another question about "
-            f"the same frame points at the object as often."
+            f"It is not shown that {_join(same)} depends on the question: the map of another question about the same "
+            f"frame points at the object as often."
         )
     return sentences
 
 
-def _is_above_0(method: PointingResult) -> bool:
+def _share(method: PointingResult) -> str:
+    return f"{method.title} ({100 * method.pointing:.0f}%)"
+
+
+def _depends_on_question(method: PointingResult) -> bool:
     estimate = method.over_other_question
     return estimate is not None and estimate.low is not None and estimate.low > 0
 
