@@ -2,8 +2,8 @@
 
     python -m experiments.pointing RUN [RUN ...] --data SYNTHETIC_SET [--count 400] [--fill surround mean] [--out FILE]
 
-RUN is a run folder, or ``tiny`` for the packaged base; SYNTHETIC_SET is a folder that ``surgvivqa synth`` wrote, such as
-the quickstart's ``data``. The questions are spread over the test videos; their scene graphs give the boxes.
+RUN is a run folder, or ``tiny`` for the packaged base; SYNTHETIC_SET is a folder that ``surgvivqa synth`` wrote, such
+as the quickstart's ``data``. The questions are spread over the test videos; their scene graphs give the boxes.
 """
 
 import argparse

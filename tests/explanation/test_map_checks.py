@@ -18,12 +18,10 @@ def test_random_weights_have_the_values_of_the_model_in_another_order() -> None:
     model = small_model(lora=True)
     before = {name: value.clone() for name, value in model.named_parameters()}
     random = dict(randomise_weights(model).named_parameters())
-    moved = 0
     for name, value in before.items():
         assert torch.equal(value, dict(model.named_parameters())[name])  # the model is unchanged
         assert torch.equal(value.flatten().sort().values, random[name].flatten().sort().values)
-        moved += not torch.equal(value, random[name])
-    assert moved > len(before) / 2
+        assert torch.equal(value, random[name]) == bool((value == value.flatten()[0]).all())
 
 
 def test_random_weights_follow_from_the_seed_and_keep_tied_weights_tied() -> None:
