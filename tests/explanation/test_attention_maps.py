@@ -35,8 +35,10 @@ def test_explicit_softmax_gives_the_scores_of_the_fused_kernel(model: SurgViVQAM
         explicit = score_labels(model, PROMPTS, CrossAttentionCache(video, record_weights=True), trie, mask)
         assert torch.allclose(explicit, score_labels(model, PROMPTS, video, trie, mask), atol=1e-5)
     packed = pack_stream([[build_answer_chain(PROMPT, ANSWER, 0, mask)]], mask, 1)
-    losses = [model.question_losses(packed, CrossAttentionCache(video[:1], record_weights=r)) for r in (False, True)]
-    assert torch.allclose(*losses, atol=1e-5)
+    fused, recorded = (
+        model.question_losses(packed, CrossAttentionCache(video[:1], record_weights=r)) for r in (False, True)
+    )
+    assert torch.allclose(fused, recorded, atol=1e-5)
 
 
 def test_the_weights_reproduce_every_layers_output(model: SurgViVQAModel) -> None:
