@@ -13,7 +13,7 @@ from surgvivqa.explanation.map_checks import randomise_weights
 from surgvivqa.synthetic.write import SynthConfig, select_videos, write_synthetic
 
 pytestmark = pytest.mark.slow
-QUESTIONS, VIDEOS = 120, 6
+QUESTIONS, VIDEOS = 48, 6
 
 
 def measure(root: Path, *, with_random_weights: bool) -> Evidence:
@@ -30,7 +30,7 @@ def measure(root: Path, *, with_random_weights: bool) -> Evidence:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pointing")
-    write_synthetic(SynthConfig(out=folder, videos=VIDEOS, frames_per_video=20, seed=3, workers=1, masks=False))
+    write_synthetic(SynthConfig(out=folder, videos=VIDEOS, frames_per_video=12, seed=3, workers=1, masks=False))
     return folder
 
 
