@@ -273,6 +273,18 @@ def test_two_processes_ask_again_as_one(flags: list[str], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_two_processes_measure_the_same_evidence_as_one(one_process: Path, synthetic_set: Path, tmp_path: Path) -> None:
+    command = ["eval", f"--checkpoint={one_process}", "--workers=0", "--max-samples=126", "--evidence=7"]
+    command.append(f"--scene-graph-root={synthetic_set / 'scene_graph'}")
+    run_alone(*command, f"--output={tmp_path / 'one'}")
+    run_as_two(*command, f"--output={tmp_path / 'two'}")
+    overlays = [(tmp_path / name / "overlays.jsonl").read_text() for name in ("one", "two")]
+    assert overlays[0] == overlays[1] != ""
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text())["evidence"] for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.slow
 def test_another_run_in_the_folder_stops_both_processes_with_one_message(one_process: Path, flags: list[str]) -> None:
     before = (one_process / "metrics.jsonl").read_text()
     codes, errors = ProcessPair([*TRAIN, *flags, "--mask=causal", f"--checkpoint-dir={one_process}"]).wait()

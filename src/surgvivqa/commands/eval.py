@@ -15,6 +15,7 @@ import tyro
 from surgvivqa.checkpoints.packaged import PACKAGED
 from surgvivqa.commands.eval_baselines import compute_baselines, read_baseline_runs
 from surgvivqa.commands.eval_calibration import Calibrator, check_fit, without_scores
+from surgvivqa.commands.evidence import check_evidence_flags, measure_evidence
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -38,6 +39,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.contradictions import compute_contradictions, generate_partner_frames
 from surgvivqa.evaluation.environment import Environment
+from surgvivqa.evaluation.evidence import Evidence, format_evidence
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
@@ -47,6 +49,7 @@ from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.robustness import Robustness, measure_robustness
 from surgvivqa.evaluation.strata import FlagTable, check_overlap, compute_strata, read_flag_table
 from surgvivqa.evaluation.verdicts import with_verdicts
+from surgvivqa.explanation.overlay import OVERLAYS_FILE, Overlay, write_overlays
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.reporting.results import RunResults
@@ -130,6 +133,16 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         "differences; for example a run on blank pictures.",
         None,
     )
+    evidence: int | None = flag(
+        "Number of questions, spread over the videos, for which the asked object is covered (the answer should change) "
+        "and equal areas elsewhere (it should not), and for which heat maps are written to overlays.jsonl. Each takes "
+        "about as long as encoding 30 frames.",
+        None,
+        least=1,
+    )
+    scene_graph_root: Path | None = flag(
+        "Folder of SSG-QA's scene graphs, <root>/<VIDxx>_<frame>.json, whose boxes --evidence needs.", None
+    )
     bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
     fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     tf32: bool = flag(
@@ -210,6 +223,7 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         predictions = predictions if config.scores else without_scores(predictions)
         picture, robustness = _ask_again(config, evaluation, predictions, bad)
         asked = _ask_partners(config, evaluation, bad)
+        evidence, overlays = _measure_evidence(config, evaluation, bad)
     metrics = compute_grouped_metrics(predictions)
     report = EvaluationReport(
         metrics=metrics,
@@ -238,12 +252,15 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         strata=None if evaluation.strata is None else compute_strata(evaluation.strata, predictions),
         calibration=calibration,
         contradictions=compute_contradictions(predictions, asked),
+        evidence=evidence,
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
-        _write_results(evaluation.output, predictions, report)
+        _write_results(evaluation.output, predictions, report, overlays)
         evaluation.calibrator.store(calibration)
         print(format_report(report))
+        if evidence is not None:
+            print(format_evidence(evidence))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
@@ -317,6 +334,23 @@ def _ask_partners(config: EvalConfig, evaluation: Evaluation, bad: BadFrames) ->
     return ask(partners, evaluation.video_source.reader.store)
 
 
+def _measure_evidence(
+    config: EvalConfig, evaluation: Evaluation, bad: BadFrames
+) -> tuple[Evidence | None, list[Overlay]]:
+    """The evidence and its overlays; None and none without --evidence."""
+    if config.evidence is None or config.scene_graph_root is None:
+        return None, []
+    return measure_evidence(
+        evaluation.bundle,
+        evaluation.frames,
+        evaluation.video_source.reader.store,
+        config.scene_graph_root,
+        config.evidence,
+        skip={(frame.video, frame.frame) for frame in bad.to_list()},
+        score_norm=config.score_norm,
+    )
+
+
 def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
     """The baselines, beside which the model is judged; in the main process."""
     root, splits = evaluation.questions_root, evaluation.splits
@@ -331,6 +365,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     """
     check_ranges(config)
     check_precision(config.fp16, config.bf16)
+    check_evidence_flags(config.evidence, config.scene_graph_root)
     if config.answer_only and config.scores:
         raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
@@ -443,8 +478,13 @@ def _create_output(output: Path, *, is_default: bool) -> None:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
 
 
-def _write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
+def _write_results(
+    output: Path, predictions: Sequence[Prediction], report: EvaluationReport, overlays: Sequence[Overlay]
+) -> None:
     (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
+    (output / OVERLAYS_FILE).unlink(missing_ok=True)
+    if overlays:
+        write_overlays(output, overlays)
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
     write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")
 

@@ -15,7 +15,9 @@ from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import OptionalModelConfig, check_ranges, flag
 from surgvivqa.data.labels import LABELS
+from surgvivqa.explanation.explain import explain_answer
 from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.utils.atomic_files import write_file
 from surgvivqa.utils.distributed import start_processes
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.tf32 import set_tf32
@@ -38,6 +40,11 @@ class PredictConfig:
     question: str = flag("The question to answer.")
     top: int = flag("Number of answers to print.", 5, least=1)
     json: bool = flag("Print the answers as JSON.", False)
+    explain: Path | None = flag(
+        "A PNG file to write: the frame and three maps of where the model looks for its answer. It takes about as long "
+        "as encoding 100 clips.",
+        None,
+    )
     bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
     fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     verify: bool = flag("Verify the checksums of the checkpoint.", True)
@@ -52,8 +59,9 @@ def predict(config: PredictConfig) -> int:
     Probabilities are at the temperature that is stored beside the checkpoint, if there is one.
 
     Raises:
-        InputError: the question is empty, an image cannot be read, there are more images than the model takes, or the
-            precision is not available.
+        InputError: the question is empty, an image cannot be read, there are more images than the model takes, the
+            precision is not available, or --explain is not a PNG file in a folder.
+        RunError: the picture cannot be written.
     """
     check_ranges(config)
     dtype = compute_dtype(config.fp16, config.bf16)
@@ -70,7 +78,11 @@ def predict(config: PredictConfig) -> int:
         model.to(device)
     with prepare_inference(model, dtype):
         scores = model.score(**inputs)
+        explanation = explain_answer(model, processor, config.image, config.question) if config.explain else None
     answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
+    if explanation is not None and config.explain is not None:
+        picture = explanation.draw()
+        write_file(config.explain, lambda temporary: picture.save(temporary, "PNG"))
     if config.json:
         rows = [{"answer": answer, "probability": probability} for answer, probability in answers]
         used = None if stored is None else temperature
@@ -84,6 +96,8 @@ def predict(config: PredictConfig) -> int:
             )
         for answer, probability in answers:
             print(f"{answer:<24}{100 * probability:6.2f} %")
+        if config.explain:
+            print(f"written: {config.explain}")
     return 0
 
 
@@ -95,6 +109,8 @@ def _check_inputs(config: PredictConfig) -> None:
     for image in config.image:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(image)):
             raise InputError(f"--image {image} is a web address. URLs are not read; download the picture first.")
+    if config.explain and (config.explain.suffix.lower() != ".png" or not config.explain.parent.is_dir()):
+        raise InputError(f"--explain {config.explain} is not a .png file in a folder that exists; name one.")
 
 
 def _check_count(config: PredictConfig, bundle: ModelBundle) -> None:

@@ -13,6 +13,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.environment import Environment
+from surgvivqa.evaluation.evidence import Evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
 from surgvivqa.evaluation.picture_check import PictureCheck
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Any] = {
     "strata": Strata,
     "calibration": Calibration,
     "contradictions": Contradictions,
+    "evidence": Evidence,
 }
 
 
@@ -62,6 +64,7 @@ class EvaluationReport:
         strata: the accuracy inside and outside of frame flags.
         calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         contradictions: how often the model's answers contradict each other.
+        evidence: whether answers depend on the asked object, and which maps point at it.
     """
 
     metrics: GroupedMetrics
@@ -86,6 +89,7 @@ class EvaluationReport:
     strata: Strata | None = None
     calibration: Calibration | None = None
     contradictions: Contradictions | None = None
+    evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
