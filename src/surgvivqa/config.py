@@ -110,7 +110,8 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _root(variable: str) -> Callable[[], Path | None]:
+def folder_from_environment(variable: str) -> Callable[[], Path | None]:
+    """Makes the default of a flag for a folder: what an environment variable names, or None."""
     return lambda: Path(os.environ[variable]) if os.environ.get(variable) else None
 
 
@@ -121,13 +122,13 @@ class DataConfig:
     ssgvqa_root: Path | None = flag(
         "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT, or in "
         "eval the folder that the checkpoint was trained with.",
-        default_factory=_root("SSGVQA_ROOT"),
+        default_factory=folder_from_environment("SSGVQA_ROOT"),
         on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
     image_root: Path | None = flag(
         "Folder of the frames, <root>/<VIDxx>/<frame padded to 6 digits>.png. Default: the environment variable "
         "IMAGE_ROOT, or in eval the folder that the checkpoint was trained with.",
-        default_factory=_root("IMAGE_ROOT"),
+        default_factory=folder_from_environment("IMAGE_ROOT"),
         on_resume="free",
     )
     splits_dir: Path | None = flag(

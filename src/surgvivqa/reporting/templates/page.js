@@ -92,4 +92,59 @@
       });
     }, table);
   });
+
+  // Confusion matrix: order of the labels, and the cell under the pointer or the cursor in words.
+  each(".confusion-box", (box) => {
+    const svg = box.querySelector("svg");
+    const frame = box.querySelector(".confusion");
+    const readout = box.querySelector(".readout");
+    const cursor = box.querySelector(".cursor");
+    const orders = JSON.parse(box.dataset.orders);
+    const names = [...svg.querySelectorAll("text[data-row][text-anchor]")].map((text) => text.textContent);
+    const size = Number(cursor.getAttribute("width"));
+    const cells = [...svg.querySelectorAll(".cell")];
+    const totals = names.map(() => 0);
+    const lookup = new Map();
+    cells.forEach((cell) => {
+      const [row, column, n] = [cell.dataset.r, cell.dataset.c, cell.dataset.n].map(Number);
+      totals[row] += n;
+      lookup.set(row * names.length + column, n);
+    });
+    let place = names.map((_, at) => at);
+    let at = [0, 0];
+    const shift = (element, dx, dy) => (element.style.transform = `translate(${dx * size}px, ${dy * size}px)`);
+    const tell = (row, column) => {
+      const n = lookup.get(row * names.length + column) || 0;
+      const share = totals[row] ? ` (${((100 * n) / totals[row]).toFixed(1)} %)` : "";
+      const verb = row === column ? "answered right" : `answered with ${names[column]}`;
+      readout.textContent = `${names[row]}: ${n.toLocaleString("en")} of ${totals[row].toLocaleString("en")} questions ${verb}${share}.`;
+      shift(cursor, place[column], place[row]);
+      cursor.style.visibility = "visible";
+    };
+    box.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+    box.querySelector("select").addEventListener("change", (event) => {
+      place = orders[event.target.value] || names.map((_, index) => index);
+      svg.classList.toggle("is-grouped", !event.target.value);
+      cursor.style.visibility = "hidden";
+      each("[data-row]", (text) => shift(text, 0, place[text.dataset.row] - text.dataset.row), svg);
+      each("[data-column]", (text) => shift(text, place[text.dataset.column] - text.dataset.column, 0), svg);
+      cells.forEach((cell) => shift(cell, place[cell.dataset.c] - cell.dataset.c, place[cell.dataset.r] - cell.dataset.r));
+    });
+    svg.addEventListener("pointermove", (event) => {
+      const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+      const column = Math.floor((point.x - Number(cursor.getAttribute("x"))) / size);
+      const row = Math.floor((point.y - Number(cursor.getAttribute("y"))) / size);
+      const inside = (value) => value >= 0 && value < names.length;
+      if (!inside(row) || !inside(column)) return;
+      at = [row, column];
+      tell(place.indexOf(row), place.indexOf(column));
+    });
+    frame.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      at = at.map((value, axis) => Math.min(Math.max(value + step[axis], 0), names.length - 1));
+      tell(place.indexOf(at[0]), place.indexOf(at[1]));
+    });
+  });
 })();
