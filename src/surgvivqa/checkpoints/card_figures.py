@@ -7,7 +7,7 @@ from typing import Any
 from surgvivqa.checkpoints.public_settings import last_name
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.splits import TEST_VIDEOS
-from surgvivqa.evaluation.bootstrap import METHOD, Intervals
+from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.metrics import METRICS, Metrics
 from surgvivqa.evaluation.report import EvaluationReport
 

@@ -29,10 +29,17 @@ from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
-from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
+from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
+from surgvivqa.evaluation.intervals import Intervals
+from surgvivqa.evaluation.metrics import (
+    METRICS,
+    GroupedMetrics,
+    Metrics,
+    compute_grouped_metrics,
+    mean_label_loss,
+)
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
