@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
+from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -17,7 +18,10 @@ from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
-SECTIONS: dict[str, Any] = {"environment": Environment}
+SECTIONS: dict[str, Any] = {
+    "environment": Environment,
+    "calibration": Calibration,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class EvaluationReport:
         score_norm: how the scores of a label's tokens were combined.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
     """
 
     metrics: GroupedMetrics
@@ -57,6 +62,7 @@ class EvaluationReport:
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
