@@ -65,15 +65,21 @@ class CrossAttentionCache:
     Args:
         tokens: video tokens ``[F, V, hidden]`` float.
         reuse: whether each layer's keys and values are computed once and kept for later streams.
+        record_weights: whether cross-attention computes its softmax explicitly and keeps it in ``weights``, with
+            gradients if they are enabled. Takes more time and memory than the fused kernel; the outputs are the same
+            to rounding.
 
     Attributes:
         layers: by attention module, keys and values ``[F, heads, V, head size]``.
         frames: the padded layout of the current stream's F frames.
         projection: the layer that is applied to the video tokens before cross-attention; None for no layer.
+        weights: by attention module, its weights ``[F, heads, L, V]`` of the current stream; None unless they are
+            recorded.
     """
 
-    def __init__(self, tokens: Tensor, *, reuse: bool = False) -> None:
+    def __init__(self, tokens: Tensor, *, reuse: bool = False, record_weights: bool = False) -> None:
         self.tokens, self.reuse = tokens, reuse
+        self.weights: dict[nn.Module, Tensor] | None = {} if record_weights else None
         self.layers: dict[nn.Module, KeysValues] = {}
         self.frames: PaddedLayout | None = None
         self.projection: nn.Module | None = None
@@ -159,13 +165,28 @@ class PackedBlipAttention(BlipTextSelfAttention):
             frames = encoder_hidden_states.frames
             assert frames is not None
             query = _split_heads(pad(query.squeeze(0), frames), heads)
-            context = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            if encoder_hidden_states.weights is None:
+                context = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+            else:
+                weights = attention_weights(query, key)
+                encoder_hidden_states.weights[self] = weights
+                context = weights @ value
             return unpad(_merge_heads(context), frames).unsqueeze(0), None
         padding = attention_mask.padding
         key, value = self.key(hidden_states), self.value(hidden_states)
         query, key, value = (_split_heads(pad(x.squeeze(0), padding), heads) for x in (query, key, value))
         context = _self_attention(self, query, key, value, attention_mask, dropout, None)
         return unpad(_merge_heads(context), padding).unsqueeze(0), None
+
+
+def attention_weights(query: Tensor, key: Tensor) -> Tensor:
+    """The weights ``[G, heads, L, K]`` with which queries ``[G, heads, L, d]`` attend to keys ``[G, heads, K, d]``.
+
+    With gradients enabled the weights require one even if nothing before them does, so that an output can be
+    differentiated by them although all parameters are frozen.
+    """
+    weights = (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(dim=-1)
+    return weights.requires_grad_() if torch.is_grad_enabled() and not weights.requires_grad else weights
 
 
 def install_packed_attention(text_encoder: BlipTextModel, decoder: PreTrainedModel) -> None:
