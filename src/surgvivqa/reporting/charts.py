@@ -6,6 +6,7 @@ An SVG needs no JavaScript, prints well and takes a few kilobytes. Its colours a
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -23,6 +24,23 @@ COLOURS = tuple(f"var(--c{number})" for number in range(1, 7))
 _MOST_POINTS = 300  # of a curve: more are not visible at this size
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A chart with its words.
+
+    Attributes:
+        title: its title.
+        caption: what it shows.
+        svg: the chart.
+        alt: the same in words, for readers who do not see it.
+    """
+
+    title: str
+    caption: str
+    svg: Markup
+    alt: str
+
+
 def check_charts() -> None:
     """Checks that the packages for charts are there.
 
@@ -38,11 +56,11 @@ def line_chart(
     *,
     x: str,
     y: str,
+    x_format: str = "~s",
     y_format: str = "~g",
-    log_y: bool = False,
     points: bool = False,
     rule: tuple[str, float] | None = None,
-    domain: tuple[float, float] | None = None,
+    from_zero: bool = False,
 ) -> Markup:
     """Curves of one or more series.
 
@@ -50,23 +68,18 @@ def line_chart(
         series: the points (x, y) of each series by its name, at most six series.
         x: title of the horizontal axis.
         y: title of the vertical axis.
+        x_format: d3's format of the horizontal axis' labels.
         y_format: d3's format of the vertical axis' labels.
-        log_y: whether the vertical axis is logarithmic.
         points: whether each point has a dot, for series of a few points.
         rule: a name and a value, for a dashed horizontal line.
-        domain: the least and greatest value of the vertical axis; by default those of the points.
+        from_zero: whether the vertical axis begins at 0.
     """
     names = list(series)
     rows = [{"x": a, "y": b, "series": name} for name in names for a, b in thin(series[name])]
-    scale = alt.Scale(type="log") if log_y else alt.Scale(zero=False, **({"domain": list(domain)} if domain else {}))
     base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("x:Q", title=x, axis=alt.Axis(grid=False, format="~s", tickCount=5)),
-        y=alt.Y("y:Q", title=y, scale=scale, axis=alt.Axis(format=y_format, tickCount=5)),
-        color=alt.Color(
-            "series:N",
-            scale=alt.Scale(domain=names, range=list(COLOURS[: len(names)])),
-            legend=alt.Legend(title=None, orient="top", symbolType="stroke") if len(names) > 1 else None,
-        ),
+        x=alt.X("x:Q", title=x, axis=alt.Axis(grid=False, format=x_format, tickCount=5)),
+        y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=from_zero), axis=alt.Axis(format=y_format, tickCount=5)),
+        color=_series_colour(names),
     )
     layers = [base.mark_line(strokeWidth=1.8, interpolate="linear", clip=True)]
     if points:
@@ -76,25 +89,24 @@ def line_chart(
     return render(alt.layer(*layers))
 
 
-def reliability_chart(bins: Sequence[tuple[float, float, int]]) -> Markup:
-    """A reliability curve: accuracy against probability, with the diagonal of a calibrated model.
+def reliability_chart(series: Mapping[str, Sequence[tuple[float, float, int]]]) -> Markup:
+    """Reliability curves: accuracy against probability, with the diagonal of a calibrated model.
 
     Args:
-        bins: mean probability, accuracy and number of questions of each bin that has questions; a dot's area grows with
-            its number.
+        series: for each name, the mean probability, accuracy and number of questions of each bin that has questions. A
+            dot's area grows with its number.
     """
-    rows = [{"x": probability, "y": accuracy, "n": n} for probability, accuracy, n in bins]
-    scale = alt.Scale(domain=[0, 1])
-    axis: dict[str, Any] = {"format": "%", "values": [0, 0.25, 0.5, 0.75, 1]}
-    x = alt.X("x:Q", title="Probability of the answer", scale=scale, axis=alt.Axis(**axis))
-    y = alt.Y("y:Q", title="Share of right answers", scale=scale, axis=alt.Axis(**axis))
-    data = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
+    rows = [{"x": x, "y": y, "n": n, "series": name} for name, bins in series.items() for x, y, n in bins]
+    axis = alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
+    x = alt.X("x:Q", title="Probability of the answer", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    y = alt.Y("y:Q", title="Share of right answers", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    data = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=_series_colour(list(series)))
     diagonal = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])).encode(x=x, y=y)
     return render(
         alt.layer(
             diagonal.mark_line(color="var(--strong)", strokeDash=[4, 3]),
-            data.mark_line(color=COLOURS[0], strokeWidth=1.8),
-            data.mark_point(filled=True, color=COLOURS[0], opacity=0.9).encode(
+            data.mark_line(strokeWidth=1.8),
+            data.mark_point(filled=True, opacity=0.9).encode(
                 size=alt.Size("n:Q", scale=alt.Scale(range=[14, 260]), legend=None)
             ),
         )
@@ -130,6 +142,15 @@ def render(chart: Any) -> Markup:
     )
     svg = vl_convert.vegalite_to_svg(styled.to_dict())
     return Markup(_strip(svg))
+
+
+def _series_colour(names: Sequence[str]) -> Any:
+    """One colour for each series, with a legend if there are several."""
+    return alt.Color(
+        "series:N",
+        scale=alt.Scale(domain=list(names), range=list(COLOURS[: len(names)])),
+        legend=alt.Legend(title=None, orient="top", symbolType="stroke") if len(names) > 1 else None,
+    )
 
 
 def _rule(name: str, value: float) -> list[Any]:

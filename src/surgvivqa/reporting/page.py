@@ -7,7 +7,7 @@ everything; only what this package draws itself (``Markup``) goes in as it is.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +103,16 @@ def along(value: float, least: float = 0.0, most: float = 1.0) -> float:
     return round(100 * min(1.0, max(0.0, (value - least) / (most - least))), 2)
 
 
+def ends_of_estimate(estimate: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Both ends of an estimate with the keys ``low`` and ``high``; None if it has no interval."""
+    return None if estimate["low"] is None or estimate["high"] is None else (estimate["low"], estimate["high"])
+
+
+def heat_step(value: float | None) -> int:
+    """The shade of a cell that holds a fall of the accuracy: 0 for none up to 6 for 30 points and more."""
+    return 0 if value is None else min(6, max(0, round(value * 20)))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -113,7 +123,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_mask,
     )
-    environment.filters |= {"percent": percent, "between": between, "along": along, "thousands": "{:,}".format}
+    environment.filters |= {
+        "percent": percent,
+        "between": between,
+        "along": along,
+        "ends": ends_of_estimate,
+        "heat": heat_step,
+        "thousands": "{:,}".format,
+    }
     return environment
 
 

@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.reporting.charts import Curve
 from surgvivqa.reporting.confusion import Confusion, build_confusion
 from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, item_of
 from surgvivqa.reporting.headline import (
     Figure,
     HeadlineRow,
-    Verdict,
     figures_of,
     group_verdict,
+    headline_notes,
     headline_rows,
-    lead_sentence,
+    lead,
+    picture_rows,
+    stored_verdicts,
 )
 from surgvivqa.reporting.result_tables import GroupTable, group_tables
 from surgvivqa.reporting.results import RunResults
+from surgvivqa.reporting.sections import MISSING, Sections, Verdict, build_sections
 from surgvivqa.reporting.settings_table import Setting, settings_of
-from surgvivqa.reporting.training_curves import Curve, training_curves
+from surgvivqa.reporting.training_curves import training_curves
 from surgvivqa.reporting.trust import Point, trust_points
-
-NO_BASELINES = (
-    "No baselines are recorded in this evaluation. Run surgvivqa eval again: it fits them on the training split."
-)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RunView:
         name: its name.
         n: number of questions.
         byline: the facts below its name.
-        lead: the first sentence.
+        lead: the first verdict.
         verdicts: the further sentences.
         figures: the five metrics.
         interval_note: what the intervals are.
@@ -48,6 +48,8 @@ class RunView:
         tables: results by group.
         confusion: confusion matrix and figures by label.
         gallery: the questions with pictures.
+        sections: the sections that not every evaluation has.
+        missing: by section, what a page says in its place.
         curves: the training curves.
         facts: rows (name, value) about the data.
         videos: rows (video, questions, frames).
@@ -61,7 +63,7 @@ class RunView:
     name: str
     n: int
     byline: Sequence[str]
-    lead: str
+    lead: Verdict
     verdicts: Sequence[Verdict]
     figures: Sequence[Figure]
     interval_note: str
@@ -72,6 +74,8 @@ class RunView:
     tables: Sequence[GroupTable]
     confusion: Confusion
     gallery: Gallery
+    sections: Sections
+    missing: Mapping[str, str]
     curves: Sequence[Curve]
     facts: Sequence[tuple[str, str]]
     videos: Sequence[tuple[str, int, int]]
@@ -94,23 +98,27 @@ def build_run_view(
         pictures: number of questions in the gallery.
     """
     content = results.report.to_json()
-    verdicts = [verdict for verdict in (group_verdict(content),) if verdict is not None]
+    sections = build_sections(content)
+    types = group_verdict(content)
+    verdicts = [*stored_verdicts(content), *sections.verdicts, *([] if types is None else [types])]
     return RunView(
         id=f"run{number}",
         name=results.name,
         n=content["n"],
         byline=byline(results),
-        lead=lead_sentence(content),
+        lead=lead(content),
         verdicts=verdicts,
         figures=figures_of(content),
         interval_note=_interval_note(content["intervals"]),
-        headline=headline_rows(results.name, content),
-        headline_notes=[] if content.get("baselines") else [NO_BASELINES],
+        headline=headline_rows(results.name, content, picture_rows(content.get("picture"))),
+        headline_notes=headline_notes(content),
         trust=trust_points(results, content, runs),
         checklist=(),
         tables=group_tables(content),
         confusion=build_confusion(results.predictions, content.get("by_label")),
         gallery=_gallery(results, image_root, pictures),
+        sections=sections,
+        missing=MISSING,
         curves=training_curves(results.log),
         facts=_data_facts(content),
         videos=_videos(results),
@@ -124,7 +132,7 @@ def build_run_view(
 def _interval_note(intervals: Mapping[str, Any] | None) -> str:
     if intervals is None:
         return "no intervals, which need at least two videos"
-    return f"95 % intervals by {intervals['method']}, {intervals['videos']} videos"
+    return f"95% intervals by {intervals['method']}, {intervals['videos']} videos"
 
 
 def byline(results: RunResults) -> list[str]:

@@ -2,31 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from surgvivqa.reporting.charts import line_chart
+from surgvivqa.reporting.charts import Curve, line_chart
 
 _VALIDATED = {"val_acc": "accuracy", "val_mAF1": "mAF1", "val_wF1": "wF1"}
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A chart with its words.
-
-    Attributes:
-        title: its title.
-        caption: what it shows.
-        svg: the chart.
-        alt: the same in words, for readers who do not see it.
-    """
-
-    title: str
-    caption: str
-    svg: Markup
-    alt: str
 
 
 def training_curves(log: Sequence[Mapping[str, Any]]) -> list[Curve]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surgvivqa.data.splits import TEST_VIDEOS
+from surgvivqa.reporting.page import percent
 from surgvivqa.reporting.results import RunResults
 
 Mark = Literal["pass", "warn", "unknown", "plain"]
@@ -131,24 +132,35 @@ def _selection(results: RunResults) -> Point:
 
 
 def _question_only(content: Mapping[str, Any]) -> Point:
-    title = "Better than without the picture"
-    rows = [row for row in content.get("baselines") or () if "question" in row["name"].replace("-", "_").split("_")]
+    title = "Better than without the frame"
+    rows = [row for row in content.get("baselines") or () if row["metrics"] is not None and not row["sees_frames"]]
     if not rows:
-        return Point(title, "unknown", "No question-only baseline is recorded; run surgvivqa eval again to fit it.")
+        return Point(title, "unknown", "No baseline without frames is recorded; surgvivqa eval fits them.")
     best = max(rows, key=lambda row: row["metrics"]["acc"])
+    text = f"{percent(content['acc'])}% right against {percent(best['metrics']['acc'])}% ({best['title']})"
     difference = best["difference"]
-    text = f"{100 * content['acc']:.1f} % against {100 * best['metrics']['acc']:.1f} % of the question-only baseline"
-    if difference["low"] is None:
+    if difference is None or difference["low"] is None:
         return Point(title, "unknown", f"{text}; an interval needs at least two videos.")
-    interval = f"difference {100 * difference['low']:+.1f} to {100 * difference['high']:+.1f} points over videos"
+    ends = f"95% interval {100 * difference['low']:+.1f} to {100 * difference['high']:+.1f} points"
+    interval = f"mean difference over videos {100 * difference['difference']:+.1f}, {ends}"
     if difference["low"] > 0:
-        return Point(title, "pass", f"{text} ({interval}).")
-    verdict = "below" if difference["difference"] < 0 else "not clearly above"
+        return Point(title, "pass", f"{text}: {interval}.")
+    verdict = "below it" if difference["difference"] < 0 else "not shown to be above it"
     return Point(title, "warn", f"{text}: {verdict} ({interval}).")
 
 
 def _picture(content: Mapping[str, Any]) -> Point:
-    return Point("Looks at the picture", "unknown", "Not checked.")
+    title, picture = "The frame is used", content.get("picture")
+    if picture is None:
+        return Point(title, "unknown", "Not checked; surgvivqa eval checks it, unless --check-samples is 0.")
+    gain = picture["overall"]["black"]["gain"]
+    if gain["value"] is None:
+        return Point(title, "unknown", "The accuracy on black frames is not known.")
+    text = f"Accuracy is {100 * gain['value']:.1f} points higher on the own frames than on black ones"
+    if gain["low"] is None:
+        return Point(title, "unknown", f"{text}; an interval needs at least two videos.")
+    interval = f"95% interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
+    return Point(title, "pass" if gain["low"] > 0 else "warn", f"{text} ({interval}).")
 
 
 def _intervals(content: Mapping[str, Any]) -> Point:
@@ -158,7 +170,7 @@ def _intervals(content: Mapping[str, Any]) -> Point:
     method = intervals.get("method", "")
     videos = intervals["videos"]
     if "bootstrap" in method and videos < 20:
-        why = f"A {method} with {videos} videos: narrower than 95 % asks for. Evaluate again for t-intervals."
+        why = f"A {method} with {videos} videos: narrower than 95% asks for. Evaluate again for t-intervals."
         return Point(title, "warn", why)
     few = " Few videos make them wide, and differences of a few points stay undecided." if videos < 10 else ""
     return Point(

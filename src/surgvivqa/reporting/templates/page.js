@@ -15,6 +15,10 @@
       type: (card, wanted) => card.dataset.type === wanted,
       video: (card, wanted) => card.dataset.video === wanted,
     };
+    const more = gallery.querySelector("[data-more]");
+    const step = 24;
+    let limit = step;
+    const matches = new Set(cards);
     const visible = () => [...list.children].filter((card) => !card.hidden);
     const reach = () => {
       const shown = visible();
@@ -23,28 +27,47 @@
     };
     const apply = () => {
       const radio = gallery.querySelector('input[type="radio"]:checked');
-      let shown = 0;
+      matches.clear();
       cards.forEach((card) => {
         let keep = !radio || !radio.value || card.dataset.outcome === radio.value;
         each("[data-filter]", (input) => {
           if (input.value.trim()) keep = keep && tests[input.dataset.filter](card, input.value.trim());
         }, gallery);
-        card.hidden = !keep;
-        shown += keep;
+        if (keep) matches.add(card);
       });
-      count.textContent = shown;
+      count.textContent = matches.size;
+      show();
+    };
+    const show = () => {
+      const found = [...list.children].filter((card) => matches.has(card));
+      cards.forEach((card) => (card.hidden = true));
+      found.slice(0, limit).forEach((card) => (card.hidden = false));
+      more.hidden = found.length <= limit;
+      more.textContent = `Show more (${found.length - Math.min(limit, found.length)} left)`;
       reach();
     };
+    more.addEventListener("click", () => {
+      const first = limit;
+      limit += step;
+      show();
+      visible()[first].focus({ preventScroll: true });
+    });
+    addEventListener("beforeprint", () => cards.forEach((card, at) => (card.hidden = at >= step)));
+    addEventListener("afterprint", show);
     const reorder = (by) => {
       const sorted = [...cards];
       const compare = (a, b, key) => a.dataset[key].localeCompare(b.dataset[key], "en", { numeric: true });
       if (by === "video") sorted.sort((a, b) => compare(a, b, "video") || compare(a, b, "frame"));
       if (by === "text") sorted.sort((a, b) => compare(a, b, "text"));
       list.append(...sorted);
-      reach();
+      show();
     };
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("input", (event) => ("order" in event.target.dataset ? reorder(event.target.value) : apply()));
+    form.addEventListener("input", (event) => {
+      limit = step;
+      if ("order" in event.target.dataset) reorder(event.target.value);
+      else apply();
+    });
     each("[data-overlay]", (button) => button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", String(gallery.classList.toggle("shows-overlay")));
     }), gallery);
