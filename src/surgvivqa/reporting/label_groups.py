@@ -5,7 +5,7 @@ from surgvivqa.data.labels import LABELS
 LABEL_GROUPS: dict[str, tuple[str, ...]] = {
     name: tuple(labels.split())
     for name, labels in {
-        "yes or no": "True False",
+        "yes/no": "True False",
         "count": "0 1 2 3 4 5 6 7 8 9 10",
         "kind": "instrument anatomy",
         "tool": "bipolar clipper grasper hook irrigator scissors specimenbag",

@@ -123,7 +123,7 @@
     const readout = box.querySelector(".readout");
     const cursor = box.querySelector(".cursor");
     const orders = JSON.parse(box.dataset.orders);
-    const names = [...svg.querySelectorAll("text[data-row][text-anchor]")].map((text) => text.textContent);
+    const names = [...svg.querySelectorAll("text.name")].map((text) => text.textContent);
     const size = Number(cursor.getAttribute("width"));
     const cells = [...svg.querySelectorAll(".cell")];
     const totals = names.map(() => 0);
