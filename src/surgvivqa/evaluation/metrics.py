@@ -170,6 +170,14 @@ def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics
     )
 
 
+def groups_of(prediction: Prediction) -> list[str]:
+    """The names of the groups in ``by_reasoning`` and ``by_type`` that a question belongs to."""
+    if not prediction.reasoning:
+        return []
+    kind = prediction.type or ""
+    return [name for name in (prediction.reasoning, kind, TYPE_GROUPS.get(kind)) if name]
+
+
 def student_intervals(metrics: GroupedMetrics) -> Intervals | None:
     """The 95% intervals of the metrics of all questions; None for fewer than two videos."""
     if metrics.overall.intervals is None:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.calibration import Calibration
+from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -21,6 +22,7 @@ _GROUPS = ("by_reasoning", "by_type", "by_video")
 SECTIONS: dict[str, Any] = {
     "environment": Environment,
     "calibration": Calibration,
+    "baselines": list[Baseline],
 }
 
 
@@ -45,6 +47,7 @@ class EvaluationReport:
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         calibration: whether the probabilities can be trusted; None with ``--answer-only``.
+        baselines: what is reached on the same questions without the frames, or by other models.
     """
 
     metrics: GroupedMetrics
@@ -63,6 +66,7 @@ class EvaluationReport:
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
     calibration: Calibration | None = None
+    baselines: Sequence[Baseline] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
