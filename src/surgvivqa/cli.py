@@ -70,6 +70,16 @@ COMMANDS = {
         "surgvivqa.commands.report:report",
         "write an HTML page about evaluated runs",
     ),
+    "compare": Command(
+        "surgvivqa.commands.compare:CompareConfig",
+        "surgvivqa.commands.compare:compare",
+        "compare evaluated runs on the same questions",
+    ),
+    "export": Command(
+        "surgvivqa.commands.export:ExportConfig",
+        "surgvivqa.commands.export:export",
+        "export a run's predictions to Parquet, FiftyOne, Label Studio or TSV",
+    ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",

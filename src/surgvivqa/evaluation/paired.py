@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from surgvivqa.data.splits import base_video
+from surgvivqa.evaluation.intervals import LEVEL, student_interval
 from surgvivqa.evaluation.metrics import METRICS, Metrics, compute_metrics
 from surgvivqa.evaluation.predictions import Prediction
 
-LEVEL = 0.95
 POWER = 0.8
 MOST_EXACT_VIDEOS = 20  # 2^20 sums of signs are 8 MB
 DRAWS = 100_000
@@ -233,11 +233,11 @@ def _summarise(
     count = len(values)
     mean = float(np.mean(values)) if values else 0.0
     sd = _sd(values) if count > 1 else None
-    half = None if sd is None else float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * sd / math.sqrt(count)
+    low, high = student_interval(values) or (None, None)
     return PairedDifference(
         difference=mean,
-        low=None if half is None else mean - half,
-        high=None if half is None else mean + half,
+        low=low,
+        high=high,
         p_t=student_p(values),
         p_sign_flip=sign_flip_p(values),
         least_p=least_sign_flip_p(count),

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -21,8 +21,8 @@ _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
 SECTIONS: dict[str, Any] = {
     "environment": Environment,
-    "calibration": Calibration,
     "baselines": list[Baseline],
+    "calibration": Calibration,
 }
 
 
@@ -46,8 +46,8 @@ class EvaluationReport:
         score_norm: how the scores of a label's tokens were combined.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
-        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         baselines: what is reached on the same questions without the frames, or by other models.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
     """
 
     metrics: GroupedMetrics
@@ -65,8 +65,8 @@ class EvaluationReport:
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
-    calibration: Calibration | None = None
     baselines: Sequence[Baseline] | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""

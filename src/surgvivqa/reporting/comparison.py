@@ -12,8 +12,7 @@ from typing import Any, Literal
 from surgvivqa.config import TrainConfig, flags_of
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import base_video
-from surgvivqa.evaluation.bootstrap import Intervals, bootstrap_intervals
-from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_metrics
+from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_grouped_metrics, compute_metrics
 from surgvivqa.evaluation.paired import (
     PairedDifference,
     compare_accuracy,
@@ -22,6 +21,7 @@ from surgvivqa.evaluation.paired import (
     question_key,
 )
 from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.published import PublishedResult, load_published, why_not_comparable
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.errors import InputError
 
@@ -98,22 +98,22 @@ class Comparison:
 
     Attributes:
         runs: the runs, the reference first.
-        metrics: the metrics of each run on all questions.
-        intervals: their 95% intervals; None with fewer than two videos.
+        metrics: the metrics of each run on all questions, with their 95% intervals.
         differences: for each run but the reference, the paired differences by metric.
         changes: for each run but the reference, its changed answers.
         groups: the groups of questions, by kind.
         settings: the flags that differ between the training runs, with the value of each run.
+        published: published results that may be set beside all of the runs; empty where one of them may not.
         notes: what a reader must know to judge the comparison, in sentences.
     """
 
     runs: Sequence[RunResults]
     metrics: Sequence[Metrics]
-    intervals: Sequence[Intervals | None]
     differences: Sequence[Mapping[str, PairedDifference]]
     changes: Sequence[Changes]
     groups: Mapping[GroupKind, Sequence[GroupComparison]]
     settings: Mapping[str, Sequence[Any]]
+    published: Sequence[PublishedResult]
     notes: Sequence[str]
 
     @property
@@ -134,7 +134,7 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
         InputError: there are fewer than two runs, or two of them do not have the same questions.
     """
     if len(runs) < 2:
-        raise InputError("One run cannot be compared; give at least two.")
+        raise InputError(f"A comparison needs at least two runs, but {len(runs)} are given.")
     runs = name_apart(runs)
     for run in runs[1:]:
         check_same_questions(runs[0], run)
@@ -142,12 +142,12 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
     settings = find_setting_differences(runs)
     return Comparison(
         runs=runs,
-        metrics=[_metrics_of(run.predictions) for run in runs],
-        intervals=[bootstrap_intervals(run.predictions) for run in runs],
+        metrics=[compute_grouped_metrics(run.predictions).overall for run in runs],
         differences=[compare_metrics(predictions, reference) for predictions in others],
         changes=[Changes.of_pairs(match_predictions(predictions, reference)) for predictions in others],
         groups=_compare_groups(runs),
         settings=settings,
+        published=find_comparable_results(runs),
         notes=_write_notes(runs, settings),
     )
 
@@ -277,6 +277,13 @@ def _in_order(groups: Mapping[str, object], kind: GroupKind) -> list[str]:
     return sorted(groups, key=lambda name: (name == OTHER_LINES, ranks.get(name, len(ranks)), name))
 
 
+def find_comparable_results(runs: Sequence[RunResults]) -> list[PublishedResult]:
+    """The published results that may be set beside the runs; none where a run is not on all official questions."""
+    if any(why_not_comparable(run.report) for run in runs):
+        return []
+    return [result for result in load_published() if result.comparable]
+
+
 def find_setting_differences(runs: Sequence[RunResults]) -> dict[str, list[Any]]:
     """The training flags whose values differ between runs, with the value of each run; None where it is not known.
 
@@ -315,6 +322,10 @@ def _write_notes(runs: Sequence[RunResults], settings: Mapping[str, Sequence[Any
     if len(set(precisions)) > 1:
         notes.append(f"The runs were computed in different precisions: {_by_run(runs, precisions)}.")
     notes += _write_seed_notes(runs, settings)
+    if not any(report.synthetic for report in reports) and (
+        reason := next(filter(None, map(why_not_comparable, reports)), "")
+    ):
+        notes.append(f"No published result is set beside these runs: {reason}.")
     if len(runs) > 2:
         notes.append("The p values are of one comparison each; they are not adjusted for the number of comparisons.")
     return notes

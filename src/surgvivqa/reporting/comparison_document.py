@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from surgvivqa.evaluation.bootstrap import METHOD
+from surgvivqa.evaluation.intervals import LEVEL, METHOD
 from surgvivqa.evaluation.metrics import METRICS
-from surgvivqa.evaluation.paired import LEVEL, MOST_EXACT_VIDEOS, POWER, PairedDifference
-from surgvivqa.reporting.comparison import Comparison, GroupComparison, GroupKind
+from surgvivqa.evaluation.paired import MOST_EXACT_VIDEOS, POWER, PairedDifference
+from surgvivqa.reporting.comparison import OTHER_LINES, Comparison, GroupComparison, GroupKind
 from surgvivqa.reporting.tables import (
     MISSING,
     Document,
@@ -20,6 +20,7 @@ from surgvivqa.reporting.tables import (
 
 TITLE = "Comparison of runs"
 _MOST_TYPES, _MOST_LABELS = 6, 12  # rows of the table of disagreements
+QUESTION_ONLY = "question_only"  # name of a row of the section baselines
 HOW_TO_READ = (
     "Figures are in %, differences in percentage points, a run minus the reference. The unit of every interval and "
     "test is the video, because questions of one video share a patient, a camera and neighbouring frames.",
@@ -33,9 +34,10 @@ HOW_TO_READ = (
 
 def build_document(comparison: Comparison) -> Document:
     """The whole comparison: a summary in words, and the tables."""
+    published = published_groups_table(comparison)
     sections = [
         Section("In short", [Points(summarise(comparison)), *([Points(comparison.notes)] if comparison.notes else [])]),
-        Section("Metrics", [metrics_table(comparison)]),
+        Section("Metrics", [metrics_table(comparison), *([published] if published else [])]),
         Section("Paired differences", [differences_table(comparison), *HOW_TO_READ]),
         Section("By reasoning and type", [groups_table(comparison, ("reasoning", "type"))]),
         Section("By video", [groups_table(comparison, ("video",))]),
@@ -55,65 +57,86 @@ def summarise(comparison: Comparison) -> list[str]:
         accuracy = found["acc"]
         sentences.append(
             f"{run.name} answers {percent(metrics.acc)}% correctly and {comparison.reference.name} "
-            f"{percent(reference.acc)}%, on the same {metrics.n:,} questions about {_videos(accuracy.videos)}: "
-            f"{describe_difference(accuracy)}"
+            f"{percent(reference.acc)}%, on the same {metrics.n:,} questions: {describe_difference(accuracy)}"
         )
-        sentences.append(describe_power(accuracy))
+        sentences.append(describe_tests(accuracy))
     return sentences
 
 
 def describe_difference(found: PairedDifference) -> str:
-    """A difference of the accuracy with its interval and p values, in a sentence."""
-    size = f"{points(found.difference)} points on average over the videos"
+    """A difference of the accuracy with its interval, in a sentence or two."""
+    size = f"{points(found.difference)} points on average over {_videos(found.videos)}"
     if found.low is None or found.high is None:
         return f"{size}. One video shows no spread between videos, so there is no interval and no test."
     interval = f"{100 * LEVEL:.0f}% interval {between(found.low, found.high, signed=True)}"
-    tests = f"p = {p_value(found.p_t)} (t-test)" if found.p_t is not None else "no t-test, as all videos differ alike"
-    tests += f", {p_value(found.p_sign_flip)} (sign flips)"
-    tests = tests.replace("p = <", "p < ")
-    if found.low > 0:
-        verdict = "The interval lies above 0."
-    elif found.high < 0:
-        verdict = "The interval lies below 0."
-    else:
-        verdict = "The interval includes 0: these videos do not show which is better."
-    better = f"better in {found.improved} of {found.videos} videos, worse in {found.worsened}"
-    return f"{size} ({interval}; {tests}), {better}. {verdict}"
+    better = f"better in {found.improved} of {found.videos}, worse in {found.worsened}"
+    unclear = found.low <= 0 <= found.high
+    verdict = " The interval includes 0: these videos do not show which is better." if unclear else ""
+    return f"{size} ({interval}), {better}.{verdict}"
 
 
-def describe_power(found: PairedDifference) -> str:
-    """What so many videos can show, in a sentence."""
+def describe_tests(found: PairedDifference) -> str:
+    """The p values, and what so many videos can show, in sentences."""
     if found.videos < 2:
-        return "At least two videos are needed to say how large a difference could be detected."
-    exact = found.videos <= MOST_EXACT_VIDEOS
-    least = f"With {found.videos} videos the {'exact ' if exact else ''}sign-flip test cannot give a p below"
-    least += f" {_least_p(found.least_p)}"
+        return "At least two videos are needed for a test, and to say how large a difference could be detected."
+    exact = "exact " if found.videos <= MOST_EXACT_VIDEOS else ""
+    student = "no t-test, as all videos differ alike" if found.p_t is None else f"t-test {_p(found.p_t)}"
+    tests = (
+        f"{student[:1].upper()}{student[1:]}; {exact}sign-flip test over videos {_p(found.p_sign_flip)} (the "
+        f"least that {_videos(found.videos)} allow is {_least_p(found.least_p)})."
+    )
     if found.detectable is None:
-        return f"{least}; the videos differ alike, so a detectable difference cannot be computed."
+        return f"{tests} Without a spread between videos a detectable difference cannot be computed."
     return (
-        f"{least}; with this spread between videos (standard deviation {percent(found.sd)} points) the t-test "
-        f"detects a true difference of {percent(found.detectable)} points in {100 * POWER:.0f}% of cases."
+        f"{tests} With this spread between videos (standard deviation {percent(found.sd)} points) the t-test detects a "
+        f"true difference of {percent(found.detectable)} points in {100 * POWER:.0f}% of cases."
     )
 
 
 def metrics_table(comparison: Comparison) -> Table:
-    """The five metrics of each run, with intervals in a second line."""
+    """The five metrics of each run with intervals in a second line; the question-only baseline and published rows."""
     rows, rules = [], []
-    for run, metrics, intervals in zip(comparison.runs, comparison.metrics, comparison.intervals, strict=True):
+    named = [(run.name, metrics) for run, metrics in zip(comparison.runs, comparison.metrics, strict=True)]
+    for baseline in comparison.reference.report.baselines or ():
+        if baseline.name == QUESTION_ONLY and baseline.metrics is not None:
+            named.append((f"{baseline.title} (baseline)", baseline.metrics))
+    for name, metrics in named:
         rules.append(len(rows))
-        rows.append((run.name, f"{metrics.n:,}", *(percent(getattr(metrics, name)) for name in METRICS)))
-        if intervals is not None:
-            rows.append((f"  {100 * LEVEL:.0f}% interval", "", *(between(*intervals.ends[name]) for name in METRICS)))
-    first = comparison.intervals[0]
-    note = f"Intervals: {METHOD}, {_videos(first.videos)}." if first else "No intervals: they need at least two videos."
+        rows.append((name, f"{metrics.n:,}", *(percent(getattr(metrics, metric)) for metric in METRICS)))
+        if metrics.intervals is not None:
+            ends = (between(*metrics.intervals[metric]) for metric in METRICS)
+            rows.append((f"  {100 * LEVEL:.0f}% interval", "", *ends))
+    if printed := [result for result in comparison.published if result.figures]:
+        rules.append(len(rows))
+        rows += [(f"{r.title} ({r.year})", "", *(_printed(r.figures.get(name)) for name in METRICS)) for r in printed]
+    has_intervals = comparison.metrics[0].intervals is not None
+    note = f"Intervals: {METHOD}, {_videos(comparison.videos)}." if has_intervals else "No intervals: one video."
+    note += " Macro averages run over the labels that occur in the truth."
+    note += "".join(f" {r.title}: {r.source}. {' '.join(r.caveats)}" for r in printed)
+    head = ("run", "questions", *METRICS)
     return Table(
-        "metrics",
-        "Metrics of each run, in %.",
-        ("run", "questions", *METRICS),
-        rows,
-        rules=rules[1:] if first else (),
-        note=f"{note} Macro averages run over the labels that occur in the truth.",
+        "metrics", "Metrics of each run, in %.", head, rows, rules=rules[1:] if has_intervals else (), note=note
     )
+
+
+def published_groups_table(comparison: Comparison) -> Table | None:
+    """Macro F1 by reasoning and type beside what published results print as F1; None where there is none."""
+    printed = [result for result in comparison.published if result.groups]
+    groups = [group for kind in ("reasoning", "type") for group in comparison.groups[kind]]  # type: ignore[index]
+    groups = [group for group in groups if any(group.name in result.groups for result in printed)]
+    if not groups:
+        return None
+    rows = [
+        (
+            group.name,
+            *(percent(metrics.mAF1) for metrics in group.metrics),
+            *(_printed(result.groups.get(group.name)) for result in printed),
+        )
+        for group in groups
+    ]
+    note = " ".join(f"{r.title}: {r.source}. {r.definition}. {' '.join(r.caveats)}".replace("..", ".") for r in printed)
+    head = ("group", *(f"{run.name}, mAF1" for run in comparison.runs), *(f"{r.title} (F1)" for r in printed))
+    return Table("published-groups", "Macro F1 by reasoning and type, in %.", head, rows, note=note)
 
 
 def differences_table(comparison: Comparison) -> Table:
@@ -143,7 +166,7 @@ def differences_table(comparison: Comparison) -> Table:
 def groups_table(comparison: Comparison, kinds: Sequence[GroupKind]) -> Table:
     """The accuracy of each group of questions, with paired differences and their intervals."""
     single = len(comparison.runs) == 2
-    head = ["questions about" if "video" in kinds else "questions", "n", *(run.name for run in comparison.runs)]
+    head = ["video" if "video" in kinds else "group", "questions", *(run.name for run in comparison.runs)]
     for run in comparison.runs[1:]:
         head += ["difference" if single else f"{run.name} -"] + (["95% interval"] if "video" not in kinds else [])
     rows: list[tuple[str, ...]] = []
@@ -151,6 +174,8 @@ def groups_table(comparison: Comparison, kinds: Sequence[GroupKind]) -> Table:
     for kind in kinds:
         rules.append(len(rows))
         for group in comparison.groups[kind]:
+            if kind == "type" and group.name == OTHER_LINES:
+                continue  # the same questions as in the groups of reasoning
             cells = [f"{group.metrics[0].n:,}", *(percent(metrics.acc) for metrics in group.metrics)]
             for found in group.differences:
                 cells.append(points(found.difference))
@@ -252,8 +277,18 @@ def _difference_cells(found: PairedDifference) -> tuple[str, ...]:
     )
 
 
+def _printed(value: float | None) -> str:
+    """A published figure, which is in %."""
+    return MISSING if value is None else f"{value:.1f}"
+
+
 def _videos(count: int) -> str:
     return f"{count} video{'s' if count != 1 else ''}"
+
+
+def _p(value: float) -> str:
+    text = p_value(value)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def _least_p(value: float) -> str:

@@ -81,6 +81,13 @@ def read_predictions(path: Path) -> list[Prediction]:
     return predictions
 
 
+def find_image_root(results: RunResults) -> Path | None:
+    """The folder of the frames that a run was trained with; None if it is not known or not here."""
+    recorded = results.flags.get("image_root")
+    root = Path(recorded) if isinstance(recorded, str) else None
+    return root if root is not None and root.is_dir() else None
+
+
 def _find_run_folder(folder: Path, report: EvaluationReport) -> Path | None:
     """The run folder whose checkpoint was evaluated: the one around the evaluation, or that of its checkpoint."""
     checkpoint = Path(report.checkpoint)

@@ -109,17 +109,17 @@ def render_text(document: Document) -> str:
 
 def render_markdown(document: Document) -> str:
     """Renders a document as Markdown with pipe tables."""
-    lines = [f"# {_escape_markdown(document.title)}"]
+    lines = [f"# {escape_markdown(document.title)}"]
     for section in document.sections:
-        lines += ["", f"## {_escape_markdown(section.title)}"]
+        lines += ["", f"## {escape_markdown(section.title)}"]
         for block in section.blocks:
             lines.append("")
             if isinstance(block, Table):
                 lines += _markdown_table(block)
             elif isinstance(block, Points):
-                lines += [f"- {_escape_markdown(sentence)}" for sentence in block.sentences]
+                lines += [f"- {escape_markdown(sentence)}" for sentence in block.sentences]
             else:
-                lines.append(_escape_markdown(block))
+                lines.append(escape_markdown(block))
     return "\n".join(lines) + "\n"
 
 
@@ -174,10 +174,10 @@ def _text_table(table: Table) -> list[str]:
 
 def _markdown_table(table: Table) -> list[str]:
     align = ["---" if column < table.names else "---:" for column in range(len(table.head))]
-    rows = [[_escape_markdown(cell) for cell in row] for row in (table.head, *table.rows)]
+    rows = [[escape_markdown(cell) for cell in row] for row in (table.head, *table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], align, *rows[1:])]
-    note = ["", _escape_markdown(table.note)] if table.note else []
-    return [f"**{_escape_markdown(table.caption)}**", "", *lines, *note]
+    note = ["", escape_markdown(table.note)] if table.note else []
+    return [f"**{escape_markdown(table.caption)}**", "", *lines, *note]
 
 
 def _latex_table(table: Table) -> list[str]:
@@ -204,7 +204,7 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escapes what would break a table or be read as markup; names of flags and labels keep their underscores."""
     return re.sub(r"[\\`*<>|\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _one_line(text))
 
