@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
-LEVEL = 0.95
+from surgvivqa.evaluation.intervals import student_interval
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class PointingResult:
         other_question: the share for the maps of other questions about the same frame; None if there are none.
         over_chance: ``pointing`` less the share that pointing at random reaches.
         over_random_weights: ``pointing`` less ``random_weights``.
-        over_other_question: ``pointing`` less ``other_question`` on the questions that have one; None if there are none.
+        over_other_question: ``pointing`` less ``other_question``, on the questions that have one; None if none has.
         randomisation_correlation: mean rank correlation with the map of the model with random weights; None if it is
             defined for no question.
         points: whether ``pointing`` is above chance and above random weights, each with an interval above 0; None with
@@ -196,6 +195,7 @@ def summarise_evidence(
         raise ValueError("there is no question to summarise")
     changed = [_estimate(records, measure) for measure in _CHANGED]
     drops = [_estimate(records, measure) for measure in _DROPS]
+    chance = _estimate(records, lambda r: r.chance).value
     methods = tuple(_pointing(records, method, title) for method, title in titles.items())
     groups = {asked: [r for r in records if r.asked == asked] for asked in sorted({r.asked for r in records})}
     return Evidence(
@@ -214,10 +214,10 @@ def summarise_evidence(
             EvidenceGroup(asked, len(part), *(float(np.mean([m(r) for r in part])) for m in _CHANGED[:2]))
             for asked, part in groups.items()
         ),
-        chance=_estimate(records, lambda r: r.chance).value,
+        chance=chance,
         centre=_estimate(records, lambda r: r.centre_points).value,
         methods=methods,
-        verdicts=(_dependence_verdict(*changed), *_pointing_verdicts(methods)),
+        verdicts=(_dependence_verdict(*changed), *_pointing_verdicts(methods, chance)),
     )
 
 
@@ -231,7 +231,13 @@ def format_evidence(evidence: Evidence) -> str:
     for m in evidence.methods:
         other = "-" if m.other_question is None else f"{100 * m.other_question:.1f}"
         rho = "-" if m.randomisation_correlation is None else f"{m.randomisation_correlation:.2f}"
-        values = (f"{100 * m.pointing:.1f}", f"{100 * m.random_weights:.1f}", other, f"{100 * evidence.chance:.1f}", rho)
+        values = (
+            f"{100 * m.pointing:.1f}",
+            f"{100 * m.random_weights:.1f}",
+            other,
+            f"{100 * evidence.chance:.1f}",
+            rho,
+        )
         lines.append(f"  {m.title:<28}" + "".join(f"{value:>8}" for value in values))
     lines.append(
         "  random: a model with shuffled weights; other: the map of another question about the frame; rho: rank "
@@ -258,11 +264,9 @@ def _estimate(records: Sequence[EvidenceRecord], measure: Measure) -> Estimate:
     by_video: dict[str, list[float]] = {}
     for record in records:
         by_video.setdefault(record.video, []).append(float(measure(record)))
-    means = np.array([np.mean(values) for values in by_video.values()])
-    if len(means) < 2:
-        return Estimate(float(means.mean()), None, None)
-    half = float(student_t.ppf(0.5 + LEVEL / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
-    return Estimate(float(means.mean()), float(means.mean()) - half, float(means.mean()) + half)
+    means = [float(np.mean(values)) for values in by_video.values()]
+    low, high = student_interval(means) or (None, None)
+    return Estimate(float(np.mean(means)), low, high)
 
 
 def _pointing(records: Sequence[EvidenceRecord], method: str, title: str) -> PointingResult:
@@ -309,24 +313,38 @@ def _dependence_verdict(asked: Estimate, elsewhere: Estimate, difference: Estima
     return f"{shares} {interval}: it is not shown that the answers depend on the asked object."
 
 
-def _pointing_verdicts(methods: Sequence[PointingResult]) -> list[str]:
-    """One sentence on which maps point, and one on those that point as well for another question."""
+def _pointing_verdicts(methods: Sequence[PointingResult], chance: float) -> list[str]:
+    """Which maps point, which are not shown to, and which point as well for another question."""
     if any(m.points is None for m in methods):
         return ["One video gives no interval, so it cannot be said which maps point at the asked object."]
-    pointing = [m.title for m in methods if m.points]
-    others = [m.title for m in methods if not m.points]
-    parts = [f"the map of {_join(names)} {verb}" for names, verb in ((pointing, "points"), (others, "does not")) if names]
-    sentences = [f"On this model, {'; '.join(parts)} (above chance and above a model with random weights)."]
-    same = [m.title for m in methods if m.points and (m.over_other_question is None or not _is_above_0(m))]
+    sentences = []
+    pointing = [m for m in methods if m.points]
+    if pointing:
+        sentences.append(
+            f"On this model {_join([_share(m) for m in pointing])} point{'s' if len(pointing) == 1 else ''} at the asked "
+            f"object, above chance ({100 * chance:.0f}%) and above random weights "
+            f"({_join([f'{100 * m.random_weights:.0f}%' for m in pointing])})."
+        )
+    sentences += [
+        f"It is not shown that {_share(m)} points at it: {100 * chance:.0f}% by chance, {100 * m.random_weights:.0f}% with "
+        f"random weights."
+        for m in methods
+        if not m.points
+    ]
+    same = [m.title for m in pointing if not _depends_on_question(m)]
     if same:
         sentences.append(
-            f"It is not shown that the map of {_join(same)} depends on the question: the map of another question about "
-            f"the same frame points at the object as often."
+            f"It is not shown that {_join(same)} depends on the question: the map of another question about the same "
+            f"frame points at the object as often."
         )
     return sentences
 
 
-def _is_above_0(method: PointingResult) -> bool:
+def _share(method: PointingResult) -> str:
+    return f"{method.title} ({100 * method.pointing:.0f}%)"
+
+
+def _depends_on_question(method: PointingResult) -> bool:
     estimate = method.over_other_question
     return estimate is not None and estimate.low is not None and estimate.low > 0
 

@@ -2,21 +2,23 @@
 
 ::
 
-    choose_questions   questions of some frames whose asked objects the scene graphs give, with areas elsewhere
-    EvidenceRun        their answers with objects covered, their three maps, and those of a model with random weights
+    ground_frames    frames, spread over the videos, with the questions whose asked objects their scene graphs give
+    EvidenceRun      answers with these objects covered and with equal areas elsewhere covered, the three maps of each
+                     question, and those of a model with random weights
 """
 
-import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from surgvivqa.data.frames import IMAGENET_MEAN, IMAGENET_STD, FrameStore, open_image
+from surgvivqa.data.index import frame_names
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.evaluation.evidence import EvidenceRecord, MethodResult
 from surgvivqa.explanation.attention_maps import compute_attention_maps
@@ -28,6 +30,7 @@ from surgvivqa.explanation.overlay import Overlay, OverlayMap
 from surgvivqa.explanation.scene_graphs import Box, SceneGraph, read_scene_graph, scene_graph_path
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.label_trie import LabelTrie
+from surgvivqa.utils.errors import InputError
 
 METHODS = {
     "attention": "attention",
@@ -72,45 +75,59 @@ def ground(question: Question, graph: SceneGraph) -> GroundedQuestion | str:
 
 @dataclass(frozen=True)
 class GroundedFrame:
-    """A frame with its grounded questions, in a drawn order."""
+    """A frame with its grounded questions, in a drawn order, of which ``most`` at most are measured."""
 
     video: str
     frame: int
     questions: tuple[GroundedQuestion, ...]
+    most: int
 
 
 def ground_frames(
     frames: Sequence[FrameQuestions], root: Path, count: int, left_out: Counter[str], seed: int = 0
-) -> Iterator[GroundedFrame]:
-    """Yields frames with grounded questions, spread evenly over the videos and over each video.
+) -> list[GroundedFrame]:
+    """Chooses frames, spread evenly over the videos and over each video, and grounds their questions.
 
     Args:
         frames: the frames with their questions.
         root: the folder of the scene graphs.
-        count: number of questions wanted; about ``count / PER_FRAME`` frames are read.
+        count: number of questions wanted, of at most ``PER_FRAME`` per frame.
         left_out: receives the number of questions of these frames that cannot be used, by reason.
         seed: seed of the order of a frame's questions.
 
     Raises:
-        InputError: a scene graph is missing or damaged.
+        InputError: a scene graph is damaged, or no frame has one.
     """
     by_video: dict[str, list[int]] = {}
-    for index, frame in enumerate(frames):
-        by_video.setdefault(frame.video, []).append(index)
+    for index, (video, _) in enumerate(frame_names(frames)):
+        by_video.setdefault(video, []).append(index)
     per_video = max(1, -(-count // (PER_FRAME * max(1, len(by_video)))))
-    for indices in by_video.values():
-        for position in np.unique(np.linspace(0, len(indices) - 1, per_video).round().astype(int)):
-            frame = frames[indices[position]]
-            graph = read_scene_graph(scene_graph_path(root, frame.video, frame.frame))
-            found = []
-            for question in frame.questions:
-                grounded = ground(question, graph)
-                if isinstance(grounded, str):
-                    left_out[grounded] += 1
-                else:
-                    found.append(grounded)
-            order = np.random.default_rng([seed, frame.frame]).permutation(len(found))
-            yield GroundedFrame(frame.video, frame.frame, tuple(found[i] for i in order))
+    spread = [
+        indices[position]
+        for indices in by_video.values()
+        for position in np.unique(np.linspace(0, len(indices) - 1, per_video).round().astype(int))
+    ]
+    shares = [count // len(spread) + (n < count % len(spread)) for n in range(len(spread))]
+    grounded, missing = list[GroundedFrame](), Path()
+    for index, share in zip(spread, shares, strict=True):
+        frame = frames[index]
+        path = scene_graph_path(root, frame.video, frame.frame)
+        if not path.is_file():
+            left_out["no scene graph"] += len(frame.questions)
+            missing = path
+            continue
+        graph = read_scene_graph(path)
+        order = np.random.default_rng([seed, frame.frame]).permutation(len(frame.questions))
+        found = [ground(frame.questions[i], graph) for i in order]
+        left_out.update(reason for reason in found if isinstance(reason, str))
+        questions = tuple(item for item in found if isinstance(item, GroundedQuestion))
+        grounded.append(GroundedFrame(frame.video, frame.frame, questions, min(PER_FRAME, share)))
+    if not grounded:
+        raise InputError(
+            f"None of the {len(spread)} frames chosen for --evidence has a scene graph (one would be {missing}); give "
+            f"the folder of SSG-QA's <VIDxx>_<frame>.json files with --scene-graph-root."
+        )
+    return grounded
 
 
 def place_elsewhere(
@@ -157,6 +174,24 @@ def place_elsewhere(
     return areas
 
 
+class FrameEvidence(NamedTuple):
+    """What was measured on one frame; plain values, since processes send it to one another.
+
+    Attributes:
+        video: name of the video.
+        frame: number of the frame.
+        records: what was measured for each question.
+        overlays: what a report shows of each question.
+        left_out: number of questions that could not be used, by reason.
+    """
+
+    video: str
+    frame: int
+    records: list[EvidenceRecord]
+    overlays: list[Overlay]
+    left_out: Counter[str]
+
+
 @dataclass
 class EvidenceRun:
     """Measures questions on a model and on its copy with random weights.
@@ -167,7 +202,6 @@ class EvidenceRun:
         score_norm: how a label's score follows from its tokens.
         fill: what covers boxes.
         seed: seed of the areas elsewhere and of the random weights.
-        left_out: number of questions that could not be used, by reason.
     """
 
     bundle: ModelBundle
@@ -175,7 +209,6 @@ class EvidenceRun:
     score_norm: str = "sum"
     fill: Fill = "surround"
     seed: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.tokenizer = self.bundle.prompt_tokenizer()
@@ -183,25 +216,27 @@ class EvidenceRun:
         self.scorer = LabelScorer(self.bundle.model, trie, mask, self.score_norm)
         self.random = LabelScorer(randomise_weights(self.bundle.model, self.seed), trie, mask, self.score_norm)
 
-    def measure(self, frame: GroundedFrame, most: int) -> list[tuple[EvidenceRecord, Overlay]]:
-        """Measures up to ``most`` questions of a frame.
+    def measure(self, frame: GroundedFrame) -> FrameEvidence:
+        """Measures the first questions of a frame for which there is room for areas elsewhere.
 
         Raises:
             FrameError: the frame's image cannot be used.
         """
-        if not most or not frame.questions:
-            return []
+        result = FrameEvidence(frame.video, frame.frame, [], [], Counter())
+        if not frame.most or not frame.questions:
+            return result
         clip = self.store.clip(frame.video, frame.frame)
         width, height = open_image(self.store.path(frame.video, frame.frame)).size
         area = FrameArea.of_fit(self.store.fit, width, height, self.store.size)
-        asked = self._place(frame, clip, area, most)
+        asked = self._place(frame, clip, area, result.left_out)
         if not asked:
-            return []
+            return result
         prompts = self.tokenizer.batch_prompt_ids([a.grounded.question.question for a in asked])
         answers = self._cover(clip, asked, prompts)
         labels = [answer.label for answer in answers]
-        maps, random_maps = (self._maps(scorer, clip, prompts, labels) for scorer in (self.scorer, self.random))
-        found = []
+        maps, random_maps = (
+            compute_maps(scorer, clip, prompts, labels, self.fill) for scorer in (self.scorer, self.random)
+        )
         for n, (question, answer) in enumerate(zip(asked, answers, strict=True)):
             methods = {name: self._compare(asked, n, maps[name], random_maps[name]) for name in METHODS}
             shown = {name: OverlayMap.of_values(METHODS[name], area.to_frame(maps[name][n])) for name in METHODS}
@@ -222,30 +257,33 @@ class EvidenceRun:
                 centre_points=any(box.contains(0.5, 0.5) for box in question.targets),
                 methods=methods,
             )
-            found.append(
-                (record, Overlay(frame.video, frame.frame, record.question, shown, grounded.targets, grounded.referents))
+            result.records.append(record)
+            result.overlays.append(
+                Overlay(frame.video, frame.frame, record.question, shown, grounded.targets, grounded.referents)
             )
-        return found
+        return result
 
-    def _place(self, frame: GroundedFrame, clip: Tensor, area: FrameArea, most: int) -> list["_AskedQuestion"]:
+    def _place(
+        self, frame: GroundedFrame, clip: Tensor, area: FrameArea, left_out: Counter[str]
+    ) -> list["_AskedQuestion"]:
         """The first questions of a frame that have room for areas elsewhere."""
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         dark = ((clip[-1] * std + mean).amax(dim=0) < _DARK).float().numpy()
         rng = np.random.default_rng([self.seed, frame.frame, int(frame.video.encode().hex(), 16) % 2**32])
         asked: list[_AskedQuestion] = []
         for grounded in frame.questions:
-            if len(asked) == most:
+            if len(asked) == frame.most:
                 break
             targets = [box for box in map(area.to_input, grounded.targets) if box.area]
             if not targets:
-                self.left_out["the input does not show the asked object"] += 1
+                left_out["the input does not show the asked object"] += 1
                 continue
             referents = [box for box in map(area.to_input, grounded.referents) if box.area]
             elsewhere = place_elsewhere(targets, referents, area.visible, dark, rng)
             if elsewhere:
                 asked.append(_AskedQuestion(grounded, targets, elsewhere))
             else:
-                self.left_out["no room for an equal area elsewhere"] += 1
+                left_out["no room for an equal area elsewhere"] += 1
         return asked
 
     def _cover(
@@ -274,12 +312,6 @@ class EvidenceRun:
                 )
             )
         return answers
-
-    def _maps(
-        self, scorer: LabelScorer, clip: Tensor, prompts: Sequence[Sequence[int]], labels: Sequence[int]
-    ) -> dict[str, list[Map]]:
-        """The maps over the input of each question, by method."""
-        return compute_maps(scorer, clip, prompts, labels, self.fill)
 
     def _compare(
         self, asked: Sequence["_AskedQuestion"], n: int, maps: Sequence[Map], random_maps: Sequence[Map]

@@ -56,7 +56,9 @@ class FrameArea:
         """A box of the frame in the input, cut off at the input's edges; its area is 0 if it lies outside."""
         left, top, right, bottom = self.area
         width, height = right - left, bottom - top
-        moved = Box(left + box.left * width, top + box.top * height, left + box.right * width, top + box.bottom * height)
+        moved = Box(
+            left + box.left * width, top + box.top * height, left + box.right * width, top + box.bottom * height
+        )
         return _clip(moved)
 
     def to_frame(self, values: Map) -> Map:
@@ -72,9 +74,7 @@ class FrameArea:
         y = (top + (np.arange(shape[0]) + 0.5) / shape[0] * (bottom - top)) * values.shape[0]
         x = (left + (np.arange(shape[1]) + 0.5) / shape[1] * (right - left)) * values.shape[1]
         rows, columns = np.floor(y).astype(int), np.floor(x).astype(int)
-        inside = np.outer(
-            (rows >= 0) & (rows < values.shape[0]), (columns >= 0) & (columns < values.shape[1])
-        )
+        inside = np.outer((rows >= 0) & (rows < values.shape[0]), (columns >= 0) & (columns < values.shape[1]))
         taken = values[np.ix_(rows.clip(0, values.shape[0] - 1), columns.clip(0, values.shape[1] - 1))]
         return np.where(inside, taken, np.float32(0))
 

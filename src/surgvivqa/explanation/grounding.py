@@ -210,7 +210,12 @@ def _ground_action(form: str, word: str, graph: SceneGraph) -> Grounding | None:
     asked, selects, target_end, answer = {
         "tool": ("verb", lambda t, v, o: objects[t].component == word, 0, lambda t, v, o: v),
         "target": ("verb", lambda t, v, o: objects[o].component == word, 0, lambda t, v, o: v),
-        "operating": ("component", lambda t, v, o: objects[o].component == word, 0, lambda t, v, o: objects[t].component),
+        "operating": (
+            "component",
+            lambda t, v, o: objects[o].component == word,
+            0,
+            lambda t, v, o: objects[t].component,
+        ),
         "acted on": ("component", lambda t, v, o: v == _PARTICIPLES.get(word), 2, lambda t, v, o: objects[o].component),
     }[form]
     actions = [action for action in graph.actions if selects(*action)]

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from surgvivqa.evaluation.published import load_published, why_not_comparable
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.reporting.page import between, percent
 from surgvivqa.reporting.sections import Verdict
 from surgvivqa.reporting.trust import Mark
@@ -130,7 +132,7 @@ def headline_rows(name: str, content: Mapping[str, Any], others: Sequence[Headli
     ours = HeadlineRow(name, "", content["acc"], ends_of(content["intervals"], "acc"), content["mAF1"], is_ours=True)
     baselines = [
         HeadlineRow(
-            row["title"],
+            row["title"][:1].upper() + row["title"][1:],
             "" if row["sees_frames"] else "never sees a frame",
             row["metrics"]["acc"],
             ends_of(row["metrics"].get("intervals"), "acc"),
@@ -154,6 +156,23 @@ def picture_rows(picture: Mapping[str, Any] | None) -> list[HeadlineRow]:
         for title, name in shown
         if overall[name] is not None
         for acc in [overall[name]["acc"]]
+    ]
+
+
+def published_rows(report: EvaluationReport) -> list[HeadlineRow]:
+    """Published results that may be set beside the run; none if it was not asked the same questions."""
+    if why_not_comparable(report) is not None:
+        return []
+    return [
+        HeadlineRow(
+            result.title,
+            f"published {result.year}",
+            result.figures["acc"] / 100,
+            None,
+            result.figures["mAF1"] / 100 if "mAF1" in result.figures else None,
+        )
+        for result in load_published()
+        if result.comparable and "acc" in result.figures
     ]
 
 

@@ -90,7 +90,7 @@ def content_security_policy(style: str, script: str) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction in %, without the sign; a dash for None."""
-    return "–" if value is None else f"{100 * value:.{digits}f}"
+    return "–" if value is None else f"{round(100 * value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.0
 
 
 def between(ends: Sequence[float], digits: int = 1) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surgvivqa.reporting.charts import check_charts
+from surgvivqa.reporting.checklist import SOURCES
 from surgvivqa.reporting.page import Entry, render_page
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.reporting.run_view import RunView, build_run_view
@@ -50,6 +51,7 @@ def render_report(runs: Sequence[RunResults], image_root: Path | None = None, pi
         views=views,
         sections=SECTIONS,
         recipes=rows,
+        checklist_sources=SOURCES,
     )
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.explanation.overlay import read_overlays
 from surgvivqa.reporting.charts import Curve
+from surgvivqa.reporting.checklist import ChecklistItem, build_checklist
 from surgvivqa.reporting.confusion import Confusion, build_confusion
-from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, item_of
+from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, item_of, with_overlay
 from surgvivqa.reporting.headline import (
     Figure,
     HeadlineRow,
@@ -18,6 +20,7 @@ from surgvivqa.reporting.headline import (
     headline_rows,
     lead,
     picture_rows,
+    published_rows,
     stored_verdicts,
 )
 from surgvivqa.reporting.result_tables import GroupTable, group_tables
@@ -26,6 +29,12 @@ from surgvivqa.reporting.sections import MISSING, Sections, Verdict, build_secti
 from surgvivqa.reporting.settings_table import Setting, settings_of
 from surgvivqa.reporting.training_curves import training_curves
 from surgvivqa.reporting.trust import Point, trust_points
+
+OVERLAY_LEGEND = (
+    "A map is yellow where it is greatest and dark blue where it is least, each on its own scale. Boxes are solid "
+    "around objects that the question asks about, dashed around others that it names. The section “Where it looks” "
+    "says which maps to believe."
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class RunView:
         headline: the run beside its baselines.
         headline_notes: what is missing beside it.
         trust: what one needs to know to trust the figures.
-        checklist: the filled reporting checklist; empty if it is not available.
+        checklist: the reporting checklist, filled from the run.
         tables: results by group.
         confusion: confusion matrix and figures by label.
         gallery: the questions with pictures.
@@ -70,7 +79,7 @@ class RunView:
     headline: Sequence[HeadlineRow]
     headline_notes: Sequence[str]
     trust: Sequence[Point]
-    checklist: Sequence[Any]
+    checklist: Sequence[ChecklistItem]
     tables: Sequence[GroupTable]
     confusion: Confusion
     gallery: Gallery
@@ -101,6 +110,7 @@ def build_run_view(
     sections = build_sections(content)
     types = group_verdict(content)
     verdicts = [*stored_verdicts(content), *sections.verdicts, *([] if types is None else [types])]
+    verdicts.sort(key=lambda verdict: ("warn", "pass", "unknown", "plain").index(verdict.mark))
     return RunView(
         id=f"run{number}",
         name=results.name,
@@ -110,10 +120,12 @@ def build_run_view(
         verdicts=verdicts,
         figures=figures_of(content),
         interval_note=_interval_note(content["intervals"]),
-        headline=headline_rows(results.name, content, picture_rows(content.get("picture"))),
+        headline=headline_rows(
+            results.name, content, [*picture_rows(content.get("picture")), *published_rows(results.report)]
+        ),
         headline_notes=headline_notes(content),
         trust=trust_points(results, content, runs),
-        checklist=(),
+        checklist=build_checklist(results),
         tables=group_tables(content),
         confusion=build_confusion(results.predictions, content.get("by_label")),
         gallery=_gallery(results, image_root, pictures),
@@ -143,6 +155,9 @@ def byline(results: RunResults) -> list[str]:
         f"{report.metrics.overall.n:,} questions",
         f"{len(report.metrics.by_video)} videos",
     ]
+    shown = report.to_json().get("frames", "own")
+    if shown != "own":
+        parts.append(f"asked on {'black frames' if shown == 'black' else 'frames of other videos'}")
     if report.synthetic:
         parts.append("synthetic scenes")
     if report.environment is not None:
@@ -155,11 +170,18 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
     root = image_root or (Path(recorded) if isinstance(recorded, str) else None)
     pictures = Pictures(root)
     items = []
-    for prediction in choose_predictions(results.predictions, count):
+    overlays = read_overlays(results.folder)
+    for prediction in choose_predictions(results.predictions, count, preferred=overlays):
         item = item_of(prediction)
+        overlay = overlays.get((item.video, item.frame, item.question))
+        if overlay is not None:
+            item = with_overlay(item, overlay)
         found = pictures.picture(prediction.video, prediction.frame)
         items.append(item if found is None else replace(item, picture=found[0], width=found[1], height=found[2]))
-    return Gallery(items, note=pictures.note((item.video, item.frame) for item in items) if items else "")
+    legend = OVERLAY_LEGEND if any(item.maps for item in items) else ""
+    return Gallery(
+        items, legend=legend, note=pictures.note((item.video, item.frame) for item in items) if items else ""
+    )
 
 
 def _data_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:

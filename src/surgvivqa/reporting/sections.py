@@ -21,6 +21,7 @@ MISSING = {
     "draws maps.",
 }
 _NAMES = ("picture", "calibration", "robustness", "strata", "contradictions", "evidence")
+_LEAST_PAIRS = 20  # of a kind of contradiction, for a verdict
 _TOLERATED = 0.02  # overconfidence that is not worth a warning
 
 
@@ -45,11 +46,15 @@ class Sections:
         content: each section's JSON by name; None for one that is absent.
         verdicts: what they say.
         curves: the charts of the calibration.
+        severities: the columns of the table of corruptions.
+        corruptions: its rows: a corruption and its result at each severity, None where it was not measured.
     """
 
     content: Mapping[str, Any]
     verdicts: Sequence[Verdict]
     curves: Sequence[Curve]
+    severities: Sequence[int]
+    corruptions: Sequence[tuple[str, Sequence[Mapping[str, Any] | None]]]
 
 
 def build_sections(content: Mapping[str, Any]) -> Sections:
@@ -57,7 +62,17 @@ def build_sections(content: Mapping[str, Any]) -> Sections:
     found = {name: content.get(name) for name in _NAMES}
     verdicts = [verdict for name, judge in _JUDGES.items() if found[name] is not None for verdict in judge(found[name])]
     calibration = found["calibration"]
-    return Sections(found, verdicts, [] if calibration is None else calibration_curves(calibration))
+    rows = [] if found["robustness"] is None else found["robustness"]["rows"]
+    severities = sorted({row["severity"] for row in rows})
+    by_cell = {(row["corruption"], row["severity"]): row for row in rows}
+    names = dict.fromkeys(row["corruption"] for row in rows)
+    return Sections(
+        found,
+        verdicts,
+        [] if calibration is None else calibration_curves(calibration),
+        severities,
+        [(name, [by_cell.get((name, severity)) for severity in severities]) for name in names],
+    )
 
 
 def interval_text(figure: Mapping[str, Any]) -> str:
@@ -149,6 +164,20 @@ def _judge_robustness(section: Mapping[str, Any]) -> list[Verdict]:
     return [Verdict("plain", f"The worst of {len(rows)} corruptions is {name}: accuracy falls by {drop}.")]
 
 
+def _judge_contradictions(section: Mapping[str, Any]) -> list[Verdict]:
+    rows = [row for row in section["rows"] if row["pairs"] >= _LEAST_PAIRS]
+    if not rows:
+        return []
+    worst = max(rows, key=lambda row: row["rate"] - (row["reference_rate"] or 0.0))
+    ends = "" if worst["interval"] is None else f" ({between(worst['interval'])})"
+    text = f"It contradicts itself in {percent(worst['rate'])}%{ends} of {worst['pairs']:,} pairs of the kind "
+    text += worst["kind"].replace("_", " ")
+    if worst["reference_rate"] is not None:
+        text += f", the true answers in {percent(worst['reference_rate'])}%"
+    is_clear = worst["interval"] is not None and worst["interval"][0] > (worst["reference_rate"] or 0.0)
+    return [Verdict("warn" if is_clear else "plain", f"{text}.")]
+
+
 def _judge_evidence(section: Mapping[str, Any]) -> list[Verdict]:
     asked, other, difference = (section[f"changed_{name}"] for name in ("asked", "elsewhere", "difference"))
     text = (
@@ -164,5 +193,6 @@ _JUDGES = {
     "picture": _judge_picture,
     "calibration": _judge_calibration,
     "robustness": _judge_robustness,
+    "contradictions": _judge_contradictions,
     "evidence": _judge_evidence,
 }

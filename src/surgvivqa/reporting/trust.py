@@ -85,6 +85,8 @@ def _split(content: Mapping[str, Any]) -> Point:
 def _questions(results: RunResults) -> Point:
     title, report = "All questions", results.report
     n = report.metrics.overall.n
+    if (shown := report.to_json().get("frames", "own")) != "own":
+        return Point(title, "warn", f"The questions were asked on {shown} frames, not on their own.")
     if report.max_samples is not None:
         return Point(title, "warn", f"A sample: at most {report.max_samples:,} questions were asked (--max-samples).")
     if report.skipped_frames:

@@ -26,6 +26,7 @@
       if (shown.length) shown[0].tabIndex = 0;
     };
     const apply = () => {
+      const only = gallery.querySelector("[data-only-maps]");
       const radio = gallery.querySelector('input[type="radio"]:checked');
       matches.clear();
       cards.forEach((card) => {
@@ -33,6 +34,7 @@
         each("[data-filter]", (input) => {
           if (input.value.trim()) keep = keep && tests[input.dataset.filter](card, input.value.trim());
         }, gallery);
+        if (only && only.checked) keep = keep && card.dataset.map;
         if (keep) matches.add(card);
       });
       count.textContent = matches.size;
@@ -66,6 +68,7 @@
     form.addEventListener("input", (event) => {
       limit = step;
       if ("order" in event.target.dataset) reorder(event.target.value);
+      else if ("map" in event.target.dataset) each(".heat-map", (map) => (map.hidden = map.dataset.method !== event.target.value), gallery);
       else apply();
     });
     each("[data-overlay]", (button) => button.addEventListener("click", () => {
