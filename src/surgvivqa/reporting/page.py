@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from surgvivqa import __version__
 from surgvivqa.utils.secrets import mask_secrets
@@ -113,6 +113,11 @@ def heat_step(value: float | None) -> int:
     return 0 if value is None else min(6, max(0, round(value * 20)))
 
 
+def breakable(label: str) -> Markup:
+    """A label that may be broken after an underscore."""
+    return Markup(str(escape(label)).replace("_", "_<wbr>"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -128,6 +133,7 @@ def _environment() -> Environment:
         "between": between,
         "along": along,
         "ends": ends_of_estimate,
+        "breakable": breakable,
         "heat": heat_step,
         "thousands": "{:,}".format,
     }

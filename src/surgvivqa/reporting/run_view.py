@@ -110,7 +110,7 @@ def build_run_view(
     sections = build_sections(content)
     types = group_verdict(content)
     verdicts = [*stored_verdicts(content), *sections.verdicts, *([] if types is None else [types])]
-    verdicts.sort(key=lambda verdict: ("warn", "pass", "unknown", "plain").index(verdict.mark))
+    verdicts.sort(key=lambda verdict: verdict.mark == "plain")  # what says neither good nor bad comes last
     return RunView(
         id=f"run{number}",
         name=results.name,

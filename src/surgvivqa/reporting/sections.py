@@ -191,8 +191,8 @@ def _judge_evidence(section: Mapping[str, Any]) -> list[Verdict]:
 
 _JUDGES = {
     "picture": _judge_picture,
-    "calibration": _judge_calibration,
-    "robustness": _judge_robustness,
-    "contradictions": _judge_contradictions,
     "evidence": _judge_evidence,
+    "calibration": _judge_calibration,
+    "contradictions": _judge_contradictions,
+    "robustness": _judge_robustness,
 }
