@@ -25,18 +25,10 @@ from surgvivqa.evaluation.paired import (
     student_p,
 )
 from surgvivqa.evaluation.predictions import Prediction
+from tests.helpers.evaluations import answer_questions
 
 # Multiples of 1/8 are exact in binary, so the oracle below can compare sums without a tolerance.
 exact_values = st.lists(st.integers(-16, 16).map(lambda n: n / 8), min_size=1, max_size=9)
-
-
-def answers(hits_by_video: dict[str, str]) -> list[Prediction]:
-    """A prediction for each character: 1 is the true label (12, True), 0 is the wrong one (11, False)."""
-    return [
-        Prediction(video, frame, "Are there any tools?", 12, 12 if hit == "1" else 11)
-        for video, hits in hits_by_video.items()
-        for frame, hit in enumerate(hits)
-    ]
 
 
 @settings(deadline=None, max_examples=60)
@@ -90,7 +82,7 @@ def test_the_least_p_is_that_of_equal_signs(videos: int, least: float) -> None:
 def test_the_t_test_equals_scipys() -> None:
     hits = {"VID01": "1101", "VID02": "1000", "VID03": "1111", "VID04": "0110"}
     reference = {"VID01": "1001", "VID02": "0000", "VID03": "0111", "VID04": "1110"}
-    found = compare_accuracy(answers(hits), answers(reference))
+    found = compare_accuracy(answer_questions(hits), answer_questions(reference))
     expected = stats.ttest_1samp([0.25, 0.25, 0.25, -0.25], 0.0)
     interval = expected.confidence_interval(0.95)
     assert found.by_video == {"VID01": 0.25, "VID02": 0.25, "VID03": 0.25, "VID04": -0.25}
@@ -121,19 +113,19 @@ def test_the_sign_flip_test_keeps_its_level_with_skewed_spreads_where_t_does_not
 @pytest.mark.parametrize("videos", [5, 12])
 def test_the_t_interval_holds_the_true_difference_in_95_percent_of_cases(videos: int) -> None:
     """Two models with true accuracies that differ by 4 points in the mean and by 2 points (SD) between videos."""
-    rng, held, trials = np.random.default_rng(5), 0, 400
+    rng, held, trials = np.random.default_rng(5), 0, 200
     for _ in range(trials):
         base = rng.normal(0.6, 0.05, videos)
         better = base + rng.normal(0.04, 0.02, videos)
-        model, reference = (rng.binomial(20, np.clip(p, 0, 1)) for p in (better, base))
-        found = compare_accuracy(counted(model, 20), counted(reference, 20))
+        model, reference = (rng.binomial(12, np.clip(p, 0, 1)) for p in (better, base))
+        found = compare_accuracy(counted(model, 12), counted(reference, 12))
         assert found.low is not None and found.high is not None
         held += found.low <= 0.04 <= found.high
     assert 0.92 <= held / trials <= 0.98
 
 
 def counted(hits: np.ndarray, questions: int) -> list[Prediction]:
-    return answers({f"VID{v + 1:02d}": "1" * h + "0" * (questions - h) for v, h in enumerate(hits)})
+    return answer_questions({f"VID{v + 1:02d}": "1" * h + "0" * (questions - h) for v, h in enumerate(hits)})
 
 
 @pytest.mark.parametrize(("videos", "points"), [(5, 3.36), (9, 2.13), (45, 0.85)])
@@ -161,7 +153,7 @@ def test_the_detectable_difference_is_detected_in_80_percent_of_cases(videos: in
 
 
 def test_changes_are_counted_from_the_reference_to_the_model() -> None:
-    found = compare_accuracy(answers({"VID01": "1110"}), answers({"VID01": "0011"}))
+    found = compare_accuracy(answer_questions({"VID01": "1110"}), answer_questions({"VID01": "0011"}))
     assert (found.wrong_to_right, found.right_to_wrong, found.difference) == (2, 1, 0.25)
 
 
@@ -187,12 +179,12 @@ def metric_of(predictions: list[Prediction], name: str) -> float:
 
 
 def test_the_order_of_the_questions_does_not_matter() -> None:
-    a, b = answers({"VID01": "1101", "VID02": "0110"}), answers({"VID01": "0101", "VID02": "0011"})
+    a, b = answer_questions({"VID01": "1101", "VID02": "0110"}), answer_questions({"VID01": "0101", "VID02": "0011"})
     assert compare_accuracy(a, b) == compare_accuracy(a, b[::-1])
 
 
 def test_a_repeated_line_is_paired_as_often_as_it_occurs() -> None:
-    line, other = answers({"VID01": "10"})
+    line, other = answer_questions({"VID01": "10"})
     assert match_predictions([line, line, other], [other, line, line]) == [(line, line), (line, line), (other, other)]
     with pytest.raises(ValueError, match="same questions"):
         match_predictions([line, line, other], [other, other, line])
@@ -200,26 +192,26 @@ def test_a_repeated_line_is_paired_as_often_as_it_occurs() -> None:
 
 def test_other_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="2 predictions cannot be paired with 1"):
-        compare_accuracy(answers({"VID01": "10"}), answers({"VID01": "1"}))
+        compare_accuracy(answer_questions({"VID01": "10"}), answer_questions({"VID01": "1"}))
     with pytest.raises(ValueError, match="same questions"):
-        compare_accuracy(answers({"VID01": "1"}), answers({"VID02": "1"}))
+        compare_accuracy(answer_questions({"VID01": "1"}), answer_questions({"VID02": "1"}))
 
 
 def test_a_copy_under_another_name_is_the_same_video() -> None:
     found = compare_accuracy(
-        answers({"VID02": "11", "VID02_clean": "11"}), answers({"VID02": "01", "VID02_clean": "11"})
+        answer_questions({"VID02": "11", "VID02_clean": "11"}), answer_questions({"VID02": "01", "VID02_clean": "11"})
     )
     assert (found.videos, found.by_video) == (1, {"VID02": 0.25})
 
 
 def test_one_video_has_a_difference_and_no_interval() -> None:
-    found = compare_accuracy(answers({"VID01": "11"}), answers({"VID01": "01"}))
+    found = compare_accuracy(answer_questions({"VID01": "11"}), answer_questions({"VID01": "01"}))
     assert (found.difference, found.low, found.high, found.p_t) == (0.5, None, None, None)
     assert (found.p_sign_flip, found.least_p, found.detectable) == (1.0, 1.0, None)
 
 
 def test_equal_runs_differ_by_nothing() -> None:
-    a = answers({"VID01": "110", "VID02": "010", "VID03": "111"})
+    a = answer_questions({"VID01": "110", "VID02": "010", "VID03": "111"})
     found = compare_accuracy(a, a)
     assert (found.difference, found.low, found.high, found.p_t, found.p_sign_flip) == (0.0, 0.0, 0.0, None, 1.0)
     assert (found.improved, found.worsened, found.detectable) == (0, 0, None)
@@ -227,8 +219,8 @@ def test_equal_runs_differ_by_nothing() -> None:
 
 def test_videos_that_all_differ_by_the_same_have_no_t_test() -> None:
     """Three times a tenth is not exactly equal in binary, and must not give a t of 10^15."""
-    a = answers({"VID01": "1" + "0" * 9, "VID02": "1" * 3 + "0" * 7, "VID03": "1" * 9 + "0"})
-    b = answers({"VID01": "0" * 10, "VID02": "1" * 2 + "0" * 8, "VID03": "1" * 8 + "00"})
+    a = answer_questions({"VID01": "1" + "0" * 9, "VID02": "1" * 3 + "0" * 7, "VID03": "1" * 9 + "0"})
+    b = answer_questions({"VID01": "0" * 10, "VID02": "1" * 2 + "0" * 8, "VID03": "1" * 8 + "00"})
     found = compare_accuracy(a, b)
     assert (found.p_t, found.detectable, found.p_sign_flip, found.least_p) == (None, None, 0.25, 0.25)
     assert (found.low, found.high) == pytest.approx((0.1, 0.1))
@@ -240,6 +232,8 @@ def test_no_questions_give_no_difference() -> None:
 
 
 def test_a_difference_survives_json() -> None:
-    found = compare_accuracy(answers({"VID01": "11", "VID02": "01"}), answers({"VID01": "01", "VID02": "01"}))
+    found = compare_accuracy(
+        answer_questions({"VID01": "11", "VID02": "01"}), answer_questions({"VID01": "01", "VID02": "01"})
+    )
     text = json.dumps(dataclasses.asdict(found))
     assert TypeAdapter(PairedDifference).validate_python(json.loads(text)) == found

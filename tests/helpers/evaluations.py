@@ -15,6 +15,15 @@ PREDICTIONS = [
 ]
 
 
+def answer_questions(hits_by_video: dict[str, str]) -> list[Prediction]:
+    """A prediction for each character: 1 is the true label (12, True), 0 is the wrong one (11, False)."""
+    return [
+        Prediction(video, frame, "Are there any tools?", 12, 12 if hit == "1" else 11)
+        for video, hits in hits_by_video.items()
+        for frame, hit in enumerate(hits)
+    ]
+
+
 def write_evaluation(
     folder: Path, predictions: Sequence[Prediction] = PREDICTIONS, checkpoint: str = "run", **sections: Any
 ) -> None:

@@ -91,6 +91,8 @@ def _write(results: RunResults, config: ExportConfig) -> str:
         case "labelstudio":
             if root is None:
                 raise InputError("Label Studio needs the name of the folder of the frames; give --image-root.")
+            if config.output.suffix == ".xml":
+                raise InputError(f"--output {config.output} is the name of the labelling interface; use .json.")
             interface = write_label_studio(results, root.name, config.output)
             return (
                 f"written: {interface} (the labelling interface)\n"

@@ -11,7 +11,7 @@ so is the difference that the t-test would detect with 80% power.
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from surgvivqa.evaluation.intervals import LEVEL, student_interval
 from surgvivqa.evaluation.metrics import METRICS, Metrics, compute_metrics
 from surgvivqa.evaluation.predictions import Prediction
 
+QuestionKey = tuple[str, int, str, int]
 POWER = 0.8
 MOST_EXACT_VIDEOS = 20  # 2^20 sums of signs are 8 MB
 DRAWS = 100_000
@@ -133,7 +134,7 @@ def compare_metrics(
     }
 
 
-def question_key(prediction: Prediction) -> Hashable:
+def question_key(prediction: Prediction) -> QuestionKey:
     """What identifies a question in two evaluations: video, frame, question and true label."""
     return prediction.video, prediction.frame, prediction.question, prediction.answer
 
@@ -150,7 +151,7 @@ def match_predictions(
     """
     if len(predictions) != len(reference):
         raise ValueError(f"{len(predictions)} predictions cannot be paired with {len(reference)}")
-    waiting: dict[Hashable, list[Prediction]] = defaultdict(list)
+    waiting: dict[QuestionKey, list[Prediction]] = defaultdict(list)
     for old in reversed(reference):
         waiting[question_key(old)].append(old)
     try:

@@ -247,7 +247,7 @@ def calibration(run: RunResults) -> str | None:
     if found is None:
         return "Not evaluated."
     ece = f"Expected calibration error {percent(found.figures.ece)}%"
-    return f"{ece} ({found.ece_definition}), Brier score {found.figures.brier:.3f}; the curves are in metrics.json."
+    return f"{ece}, Brier score {found.figures.brier:.3f}; metrics.json has the definitions and curves (calibration)."
 
 
 def internal(run: RunResults) -> str | None:
@@ -340,7 +340,8 @@ def limitations(run: RunResults) -> str | None:
         found.append("an attention mask under which the answer leaks into its own prediction")
     if run.flags:
         found.append(f"one training run (seed {run.flags.get('seed')})")
-    return f"{'; '.join(found)}.".capitalize()
+    listed = "; ".join(found)
+    return f"{listed[:1].upper()}{listed[1:]}." if listed else None
 
 
 def use(run: RunResults) -> str | None:

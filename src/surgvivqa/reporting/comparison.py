@@ -4,6 +4,7 @@ Everything is computed from ``predictions.jsonl``, so that runs evaluated by dif
 """
 
 import dataclasses
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from surgvivqa.data.splits import base_video
 from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_grouped_metrics, compute_metrics
 from surgvivqa.evaluation.paired import (
     PairedDifference,
+    QuestionKey,
     compare_accuracy,
     compare_metrics,
     match_predictions,
@@ -186,7 +188,7 @@ def check_same_questions(reference: RunResults, run: RunResults) -> None:
     for name, only, others in ((reference.name, only_first, second), (run.name, only_second, first)):
         if only:
             facts.append(f"{only.total():,} only in {name} ({_examples(only)})")
-            if missing := sorted({_video(key) for key in only} - {_video(key) for key in others}):
+            if missing := sorted({key[0] for key in only} - {key[0] for key in others}):
                 facts.append(f"{_list(missing)} only in {name}")
     if relabelled:
         facts.append(f"{len(relabelled):,} questions have another true answer")
@@ -196,21 +198,16 @@ def check_same_questions(reference: RunResults, run: RunResults) -> None:
     )
 
 
-def _without_label(key: Hashable) -> Hashable:
-    return key[:3] if isinstance(key, tuple) else key
+def _without_label(key: QuestionKey) -> tuple[str, int, str]:
+    return key[:3]
 
 
-def _video(key: Hashable) -> str:
-    return str(key[0]) if isinstance(key, tuple) else ""
-
-
-def _examples(keys: Counter[Hashable]) -> str:
+def _examples(keys: Counter[QuestionKey]) -> str:
     """The first questions, such as ``VID02 frame 3: "Are there any tools?" True``."""
-    quoted = []
-    for key in list(keys)[:_EXAMPLES]:
-        assert isinstance(key, tuple)
-        video, frame, question, label = key
-        quoted.append(f'{video} frame {frame}: "{question}" {LABELS[label]}')
+    quoted = [
+        f'{video} frame {frame}: "{question}" {LABELS[label]}'
+        for video, frame, question, label in itertools.islice(keys, _EXAMPLES)
+    ]
     return ", ".join(quoted) + (", ..." if len(keys) > _EXAMPLES else "")
 
 

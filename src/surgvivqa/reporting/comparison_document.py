@@ -95,7 +95,7 @@ def describe_tests(found: PairedDifference) -> str:
 
 def metrics_table(comparison: Comparison) -> Table:
     """The five metrics of each run with intervals in a second line; the question-only baseline and published rows."""
-    rows, rules = [], []
+    rows, rules = list[Sequence[str]](), list[int]()
     named = [(run.name, metrics) for run, metrics in zip(comparison.runs, comparison.metrics, strict=True)]
     for baseline in comparison.reference.report.baselines or ():
         if baseline.name == QUESTION_ONLY and baseline.metrics is not None:
@@ -122,7 +122,7 @@ def metrics_table(comparison: Comparison) -> Table:
 def published_groups_table(comparison: Comparison) -> Table | None:
     """Macro F1 by reasoning and type beside what published results print as F1; None where there is none."""
     printed = [result for result in comparison.published if result.groups]
-    groups = [group for kind in ("reasoning", "type") for group in comparison.groups[kind]]  # type: ignore[index]
+    groups = [group for kind in ("reasoning", "type") for group in comparison.groups[kind]]
     groups = [group for group in groups if any(group.name in result.groups for result in printed)]
     if not groups:
         return None
@@ -141,7 +141,7 @@ def published_groups_table(comparison: Comparison) -> Table | None:
 
 def differences_table(comparison: Comparison) -> Table:
     """The paired differences of the five metrics."""
-    rows, rules = [], []
+    rows, rules = list[Sequence[str]](), list[int]()
     for run, found in zip(comparison.runs[1:], comparison.differences, strict=True):
         rules.append(len(rows))
         rows += [(run.name, name, *_difference_cells(found[name])) for name in METRICS]
@@ -168,7 +168,7 @@ def groups_table(comparison: Comparison, kinds: Sequence[GroupKind]) -> Table:
     single = len(comparison.runs) == 2
     head = ["video" if "video" in kinds else "group", "questions", *(run.name for run in comparison.runs)]
     for run in comparison.runs[1:]:
-        head += ["difference" if single else f"{run.name} -"] + (["95% interval"] if "video" not in kinds else [])
+        head += ["difference" if single else f"{run.name} diff."] + (["95% interval"] if "video" not in kinds else [])
     rows: list[tuple[str, ...]] = []
     rules = []
     for kind in kinds:
@@ -216,7 +216,7 @@ def disagreement_tables(comparison: Comparison) -> list[str | Points | Table]:
     """For each run but the reference, the question types and true labels with the most changed answers."""
     tables: list[str | Points | Table] = []
     for index, run in enumerate(comparison.runs[1:]):
-        rows, rules = [], []
+        rows, rules = list[Sequence[str]](), list[int]()
         for kind, most in (("type", _MOST_TYPES), ("label", _MOST_LABELS)):
             rules.append(len(rows))
             for group in most_changed(comparison, index, kind, most):  # type: ignore[arg-type]

@@ -257,6 +257,8 @@ def choose_axis(differences: Sequence[PairedDifference]) -> Axis:
     least, most = max(-most_shown, min(ends)), min(most_shown, max(ends))
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5) if (most - least) / step <= 5 or step == 0.5)
     first, last = math.floor(least / step), math.ceil(most / step)
+    if first == last:  # no difference at all
+        first, last = -1, 1
     ticks = [round(step * index, 2) for index in range(first, last + 1)]
     return Axis(ticks[0], ticks[-1], ticks)
 

@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 MISSING = "–"
 _TEXT_WIDTH = 100
+_WIDE = 6  # columns; LaTeX sets wider tables in a smaller size
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def render_text(document: Document) -> str:
     lines = [document.title, "=" * len(document.title)]
     for section in document.sections:
         lines += ["", section.title, "-" * len(section.title)]
-        for block in section.blocks:
+        for index, block in enumerate(section.blocks):
+            lines += [""] if index or isinstance(block, Table) else []
             if isinstance(block, Table):
-                lines += ["", *_text_table(block)]
+                lines += _text_table(block)
             elif isinstance(block, Points):
                 for sentence in block.sentences:
                     lines += _wrap(sentence, first="- ", rest="  ")
@@ -186,6 +188,7 @@ def _latex_table(table: Table) -> list[str]:
     lines = [
         r"\begin{table}[htbp]",
         r"  \centering",
+        *([r"  \small", r"  \setlength{\tabcolsep}{4pt}"] if len(table.head) > _WIDE else []),
         rf"  \caption{{{escape_latex(caption)}}}",
         rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9:-]', '-', table.name)}}}",
         rf"  \begin{{tabular}}{{{columns}}}",
