@@ -24,8 +24,8 @@ from scipy import fft, ndimage
 
 from surgvivqa.utils.errors import InputError
 
-Pixels: TypeAlias = NDArray[np.float32]
-"""``[H, W, 3]`` float32 between 0 and 1, sRGB."""
+Pixels: TypeAlias = NDArray[np.floating]
+"""``[H, W, 3]`` float between 0 and 1, sRGB; of one channel ``[H, W]``."""
 SEVERITIES = (1, 2, 3, 4, 5)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -139,7 +139,9 @@ def _brightness(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
     light = pixels**2.2 * gain
     # A sensor's clipping is softened by the camera's knee; what exceeds it spills into the other channels.
     excess = np.maximum(light - 0.8, 0).mean(2, keepdims=True)
-    return (np.where(light < 0.6, light, 1 - 0.4 * np.exp(-(light - 0.6) / 0.4)) + 0.35 * excess).clip(0, 1) ** (1 / 2.2)
+    return (np.where(light < 0.6, light, 1 - 0.4 * np.exp(-(light - 0.6) / 0.4)) + 0.35 * excess).clip(0, 1) ** (
+        1 / 2.2
+    )
 
 
 def _jpeg(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
@@ -233,19 +235,21 @@ def _resize(values: Pixels, height: int, width: int) -> Pixels:
     return np.stack(channels, axis=-1)
 
 
-def _centred(size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centred(size: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Row and column of each cell of a square kernel, counted from its centre: ``[size, 1]`` and ``[1, size]``."""
     line = np.arange(size) - (size - 1) / 2
     return line[:, None], line[None, :]
 
 
-def _spread_light(pixels: Pixels, kernel: NDArray[np.float64]) -> Pixels:
+def _spread_light(pixels: Pixels, kernel: NDArray[np.floating]) -> Pixels:
     """Convolves linear light with a kernel of odd sides, normalised here; the picture is reflected at its edges."""
     margin = len(kernel) // 2
     light = np.pad(pixels**2.2, ((margin, margin), (margin, margin), (0, 0)), "symmetric")
     height, width = light.shape[:2]
     size = (fft.next_fast_len(height + 2 * margin, real=True), fft.next_fast_len(width + 2 * margin, real=True))
-    spectrum = fft.rfft2(light, size, axes=(0, 1)) * fft.rfft2((kernel / kernel.sum()).astype(np.float32), size)[..., None]
+    spectrum = (
+        fft.rfft2(light, size, axes=(0, 1)) * fft.rfft2((kernel / kernel.sum()).astype(np.float32), size)[..., None]
+    )
     spread = fft.irfft2(spectrum, size, axes=(0, 1))
     spread = spread[2 * margin : height, 2 * margin : width]
     return np.clip(spread, 0, 1).astype(np.float32) ** np.float32(1 / 2.2)

@@ -72,6 +72,8 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "the questions are not known to be SSG-QA's own"
     if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
         return "the videos are not the five test videos of the standard split"
+    if report.frames != "own":
+        return "the model was not shown the questions' own frames"
     if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
     if report.skipped_frames:

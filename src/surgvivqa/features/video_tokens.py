@@ -108,7 +108,7 @@ class VideoTokenSource:
         return torch.stack(tokens)
 
     def _encode_once(self, inputs: FrameInputs) -> Tensor:
-        """Tokens ``[1, V, hidden]`` of the picture that all frames show; encoded once, unless the encoder is trained."""
+        """Tokens ``[1, V, hidden]`` of the picture that all frames show. A frozen encoder encodes it once."""
         if any(p.requires_grad for p in self.encoder.parameters()):
             return self.encode(self.clips(inputs))
         device_type = self.device.type
