@@ -14,6 +14,7 @@ import tyro
 
 from surgvivqa.checkpoints.packaged import PACKAGED
 from surgvivqa.commands.eval_baselines import compute_baselines, read_baseline_runs
+from surgvivqa.commands.eval_calibration import Calibrator, check_fit, without_scores
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -35,6 +36,7 @@ from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.ask_again import AskAgain, predict_in_all_processes
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.contradictions import compute_contradictions, generate_partner_frames
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
@@ -79,6 +81,17 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         "sum",
     )
     scores: bool = flag("Also write the log-probability of every label to predictions.jsonl.", False)
+    fit_temperature: bool = flag(
+        "Fit a temperature for the probabilities on the validation split, and store it beside the checkpoint for later "
+        "evaluations and predict. Needs --split val.",
+        False,
+    )
+    ask_partners: int = flag(
+        "Number of frames, spread over the videos, about which partner questions are generated and asked: how many for "
+        "are there any, right for left, other wordings. The model's contradictions are counted on these too.",
+        0,
+        least=0,
+    )
     answer_only: bool = flag(
         "Skip the scores of labels that cannot win; on a GPU only if that is faster. The answers are the same; "
         "probability and top5 are null.",
@@ -149,6 +162,8 @@ class Evaluation:
         questions_root: the folder of the questions.
         splits: the videos of the splits.
         baseline_runs: the evaluations of ``--baseline``; empty in other processes than the main one.
+        calibrator: computes calibration figures, and fits a temperature or applies a stored one.
+        partners: the generated questions of ``--ask-partners``, by frame.
     """
 
     bundle: ModelBundle
@@ -165,6 +180,8 @@ class Evaluation:
     questions_root: Path
     splits: Splits
     baseline_runs: Sequence[RunResults]
+    calibrator: Calibrator
+    partners: Sequence[FrameQuestions]
 
 
 @explain_lost_processes("run the same command again")
@@ -189,7 +206,10 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     with prepare_inference(evaluation.bundle.model, dtype, fills_cache=config.cache is not None):
         predictions = _predict(config, evaluation, bad, state.is_main_process)
         seconds = time.monotonic() - started
+        calibration = evaluation.calibrator.calibrate(predictions)
+        predictions = predictions if config.scores else without_scores(predictions)
         picture, robustness = _ask_again(config, evaluation, predictions, bad)
+        asked = _ask_partners(config, evaluation, bad)
     metrics = compute_grouped_metrics(predictions)
     report = EvaluationReport(
         metrics=metrics,
@@ -216,10 +236,13 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         picture=picture,
         robustness=robustness,
         strata=None if evaluation.strata is None else compute_strata(evaluation.strata, predictions),
+        calibration=calibration,
+        contradictions=compute_contradictions(predictions, asked),
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
         _write_results(evaluation.output, predictions, report)
+        evaluation.calibrator.store(calibration)
         print(format_report(report))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
@@ -238,7 +261,8 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
         InputError: there are too many bad frames, or no other ones.
     """
     bundle, video_source, found = evaluation.bundle, evaluation.video_source, list[BadFrame]()
-    options = dataclasses.replace(_inference_options(config), keep_scores=config.scores, progress=is_main)
+    keep_scores = config.scores or evaluation.calibrator.needs_scores
+    options = dataclasses.replace(_inference_options(config), keep_scores=keep_scores, progress=is_main)
 
     def predict(frames: Sequence[FrameQuestions]) -> list[Prediction]:
         return predict_frames(bundle, frames, video_source, options, bad=found, max_bad_frames=bad.limit)
@@ -281,6 +305,18 @@ def _ask_again(
     return picture, measure_robustness(ask, sample, evaluation.store, predictions, evaluation.corruptions)
 
 
+def _ask_partners(config: EvalConfig, evaluation: Evaluation, bad: BadFrames) -> list[Prediction]:
+    """The answers to the questions of ``--ask-partners`` about frames that can be used; in all processes."""
+    unusable = {(frame.video, frame.frame) for frame in bad.to_list()}
+    partners = [frame for frame in evaluation.partners if (frame.video, frame.frame) not in unusable]
+    if not partners:
+        return []
+    log.info("%d partner questions are asked about %d frames.", sum(question_counts(partners)), len(partners))
+    skips = config.on_bad_frame == "skip"
+    ask = AskAgain(evaluation.bundle, evaluation.video_source, _inference_options(config), skips)
+    return ask(partners, evaluation.video_source.reader.store)
+
+
 def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
     """The baselines, beside which the model is judged; in the main process."""
     root, splits = evaluation.questions_root, evaluation.splits
@@ -299,6 +335,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
+    check_fit(config.fit_temperature, config.split, config.answer_only)
     corruptions = parse_corruptions(config.corrupt or ())
     if corruptions and not config.check_samples:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
@@ -308,8 +345,13 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     shown = config.frames or trained_on
     if corruptions and shown != "own":
         raise InputError(f"--corrupt changes the questions' own frames, which --frames {shown} does not show.")
+    if config.fit_temperature and shown != trained_on:
+        raise InputError(f"--fit-temperature needs what the model was trained on; leave out --frames {shown}.")
     if bundle.settings.mask == "bidirectional" and config.answer_only:
         raise InputError("--answer-only needs labels that share a prompt, but under --mask bidirectional they do not.")
+    calibrator = Calibrator.of_evaluation(
+        bundle, config.checkpoint, config.score_norm, fit=config.fit_temperature, answer_only=config.answer_only
+    )
     questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
     image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
     splits = load_splits(config.splits_dir or bundle.run.config.splits_dir)
@@ -317,7 +359,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
-    bundle.prompt_tokenizer().check_fits(frames)
+    partners = generate_partner_frames(frames, config.ask_partners)
+    bundle.prompt_tokenizer().check_fits(frames, partners)
     if strata is not None:
         check_overlap(strata, frame_names(frames))
     store = bundle.frame_store(image_root)
@@ -345,6 +388,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         questions_root=questions_root,
         splits=splits,
         baseline_runs=runs,
+        calibrator=calibrator,
+        partners=partners,
     )
 
 

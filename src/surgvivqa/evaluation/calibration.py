@@ -209,6 +209,24 @@ def compute_figures(
     )
 
 
+def format_calibration(calibration: Calibration) -> str:
+    """Formats the calibration as a table: without a temperature, and with it if there is one."""
+
+    def row(name: str, f: CalibrationFigures) -> str:
+        interval = "" if f.ece_interval is None else f"{100 * f.ece_interval[0]:.1f}-{100 * f.ece_interval[1]:.1f}"
+        auroc = "-" if f.failure_auroc is None else f"{100 * f.failure_auroc:.1f}"
+        return (
+            f"{name:<20}{100 * f.ece:>6.1f}{interval:>11}{100 * f.overconfidence:>+10.1f}{f.brier:>8.3f}"
+            f"{f.log_score:>11.3f}{auroc:>8}{100 * f.aurc:>7.1f}{100 * f.aurc_oracle:>8.1f}{100 * f.aurc_random:>8.1f}"
+        )
+
+    heads = f"{'ECE':>6}{'95%':>11}{'conf-acc':>10}{'Brier':>8}{'log score':>11}{'AUROC':>8}{'AURC':>7}"
+    lines = [f"{'probabilities':<20}{heads}{'oracle':>8}{'random':>8}", row("as scored", calibration.figures)]
+    if calibration.temperature is not None and calibration.after_temperature is not None:
+        lines.append(row(f"temperature {calibration.temperature.temperature:.3f}", calibration.after_temperature))
+    return "\n".join(lines)
+
+
 def assign_equal_width(confidence: Floats, bins: int = BINS) -> NDArray[np.int64]:
     """The bin of each question, ``[Q]`` int64: i for a confidence in (i/bins, (i+1)/bins], and 0 for 0."""
     edges = np.arange(bins + 1) / bins

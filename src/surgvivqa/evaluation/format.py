@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import format_calibration
+from surgvivqa.evaluation.contradictions import format_contradictions
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.evaluation.picture_check import format_picture
@@ -23,6 +25,8 @@ def format_report(report: EvaluationReport) -> str:
     parts.append("" if report.picture is None else format_picture(report.picture))
     parts.append("" if report.robustness is None else format_robustness(report.robustness))
     parts.append("" if report.strata is None else format_strata(report.strata))
+    parts.append("" if report.calibration is None else format_calibration(report.calibration))
+    parts.append("" if report.contradictions is None else format_contradictions(report.contradictions))
     return "\n\n".join(part for part in parts if part)
 
 

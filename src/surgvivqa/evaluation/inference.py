@@ -307,7 +307,11 @@ class _Scorer:
         exact = rankings.double().softmax(dim=1)  # in float32 a true label's may become 0, and its log infinite
         of_answer = exact.gather(1, true_labels).squeeze(1)
         briers = exact.square().sum(dim=1) - 2 * of_answer + 1
-        kept = (array("f", row) for row in scores.tolist()) if self.options.keep_scores else itertools.repeat(None)
+        kept = (
+            (array("f", row.tobytes()) for row in scores.numpy())
+            if self.options.keep_scores
+            else itertools.repeat(None)
+        )
         columns = (best, probabilities.gather(1, best), losses, of_answer, briers.clamp(min=0))
         return [
             Prediction.of_question(

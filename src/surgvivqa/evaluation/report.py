@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
+from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -25,10 +26,11 @@ _GROUPS = ("by_reasoning", "by_type", "by_video")
 SECTIONS: dict[str, Any] = {
     "environment": Environment,
     "baselines": list[Baseline],
-    "calibration": Calibration,
     "picture": PictureCheck,
     "robustness": Robustness,
     "strata": Strata,
+    "calibration": Calibration,
+    "contradictions": Contradictions,
 }
 
 
@@ -55,10 +57,11 @@ class EvaluationReport:
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         baselines: what is reached on the same questions without the frames, or by other models.
-        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         picture: the same questions on black frames and on frames of other videos.
         robustness: the same questions on corrupted frames.
         strata: the accuracy inside and outside of frame flags.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
+        contradictions: how often the model's answers contradict each other.
     """
 
     metrics: GroupedMetrics
@@ -78,10 +81,11 @@ class EvaluationReport:
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
     baselines: Sequence[Baseline] | None = None
-    calibration: Calibration | None = None
     picture: PictureCheck | None = None
     robustness: Robustness | None = None
     strata: Strata | None = None
+    calibration: Calibration | None = None
+    contradictions: Contradictions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+FITTED_ON = "val"  # the split
 LEAST, MOST = 0.01, 100.0  # temperatures that are tried
 _ROWS = 8192  # rows in float64 at a time: 3 MB
 
@@ -29,11 +30,12 @@ class Temperature:
         videos: the videos of the fit.
         log_score: mean of -log of the true label's probability in the fit, in nats, without it.
         log_score_after: the same at the temperature, where it is least.
-        score_norm: the scores that it divides, ``sum`` or ``mean``.
-        mask: the mask under which the labels were scored.
-        prompt_mode: the form of the prompts.
+        settings: what else the scores depend on, by name: ``score_norm`` and settings of the model.
         weights: checksum of the model's weights (``checkpoints.stored_temperature``).
         fitted: time of the fit, ISO 8601 with time zone.
+
+    Raises:
+        ValueError: the temperature is not between ``LEAST`` and ``MOST``, or was not fitted on the validation split.
     """
 
     temperature: float
@@ -42,11 +44,15 @@ class Temperature:
     videos: list[str]
     log_score: float
     log_score_after: float
-    score_norm: str
-    mask: str
-    prompt_mode: str
+    settings: dict[str, str | int]
     weights: str
     fitted: str
+
+    def __post_init__(self) -> None:
+        if not LEAST <= self.temperature <= MOST:
+            raise ValueError(f"its temperature is not between {LEAST} and {MOST:g}")
+        if self.split != FITTED_ON:
+            raise ValueError(f"its split is not {FITTED_ON}")
 
 
 class Tempered(NamedTuple):

@@ -48,7 +48,7 @@ def _compare_with_blind(report: EvaluationReport) -> list[str]:
     if baseline.name == "question_only":
         named = "the question-only baseline"
     if acc <= other:
-        rest = [f"Also not above it: {'; '.join(below)}."] if below else []
+        rest = [f"Also below it: {'; '.join(below)}."] if below else []
         return [f"The model does not beat {named}: {figures}.", *rest]
     if paired.low is not None and paired.low > 0:
         verdict = f"The model beats {named}: {figures}."
@@ -56,17 +56,17 @@ def _compare_with_blind(report: EvaluationReport) -> list[str]:
         shown_by = "one video does" if paired.videos == 1 else f"{paired.videos} videos do"
         verdict = f"The model is above {named}, but {shown_by} not show that it is better: {figures}."
     if below:
-        return [f"Not above {named}: {'; '.join(below)}.", verdict]
+        return [f"Below {named}: {'; '.join(below)}.", verdict]
     return [verdict]
 
 
 def _figures_below(report: EvaluationReport, baseline: Baseline) -> list[str]:
-    """The other metrics, and the accuracies by reasoning and type, that are not above the baseline's."""
+    """The other metrics, and the accuracies by reasoning and type, that are below the baseline's."""
     assert baseline.metrics is not None
     below = []
     for name in METRICS[1:]:
         ours, other = getattr(report.metrics.overall, name), getattr(baseline.metrics, name)
-        if ours <= other:
+        if ours < other:
             below.append(f"{name} {points(ours)}% against {points(other)}%")
     theirs = baseline.by_reasoning | baseline.by_type
     for group, metrics in (report.metrics.by_reasoning | report.metrics.by_type).items():
@@ -75,7 +75,7 @@ def _figures_below(report: EvaluationReport, baseline: Baseline) -> list[str]:
             group in theirs
             and group in baseline.groups
             and group not in TYPE_GROUPS
-            and metrics.acc <= theirs[group].acc
+            and metrics.acc < theirs[group].acc
         ):
             paired = baseline.groups[group]
             known = "" if paired.low is None else f", {_range(paired)}"
