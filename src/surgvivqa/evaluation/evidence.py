@@ -224,7 +224,8 @@ def summarise_evidence(
 def format_evidence(evidence: Evidence) -> str:
     """Formats the section as lines for the terminal, in %."""
     lines = [
-        f"Evidence on {evidence.n} questions of {evidence.videos} videos ({evidence.fill} fill):",
+        f"Evidence on {evidence.n} questions of {evidence.videos} video{'s' * (evidence.videos != 1)} "
+        f"(areas covered with {evidence.fill}):",
         *(f"  {verdict}" for verdict in evidence.verdicts),
         f"  {'pointing, %':<28}{'model':>8}{'random':>8}{'other':>8}{'chance':>8}{'rho':>8}",
     ]
@@ -321,13 +322,13 @@ def _pointing_verdicts(methods: Sequence[PointingResult], chance: float) -> list
     pointing = [m for m in methods if m.points]
     if pointing:
         sentences.append(
-            f"On this model {_join([_share(m) for m in pointing])} point{'s' if len(pointing) == 1 else ''} at the asked "
-            f"object, above chance ({100 * chance:.0f}%) and above random weights "
+            f"On this model {_join([_share(m) for m in pointing])} point{'s' if len(pointing) == 1 else ''} at the "
+            f"asked object, above chance ({100 * chance:.0f}%) and above random weights "
             f"({_join([f'{100 * m.random_weights:.0f}%' for m in pointing])})."
         )
     sentences += [
-        f"It is not shown that {_share(m)} points at it: {100 * chance:.0f}% by chance, {100 * m.random_weights:.0f}% with "
-        f"random weights."
+        f"It is not shown that {_share(m)} points at it: {100 * chance:.0f}% by chance, {100 * m.random_weights:.0f}% "
+        f"with random weights."
         for m in methods
         if not m.points
     ]
