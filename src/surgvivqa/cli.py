@@ -65,6 +65,11 @@ COMMANDS = {
     "eval": Command(
         "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "evaluate a checkpoint on a split"
     ),
+    "report": Command(
+        "surgvivqa.commands.report:ReportConfig",
+        "surgvivqa.commands.report:report",
+        "write an HTML page about evaluated runs",
+    ),
     "compare": Command(
         "surgvivqa.commands.compare:CompareConfig",
         "surgvivqa.commands.compare:compare",

@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, heat_map_uri, item_of
+from surgvivqa.explanation.overlay import Overlay, OverlayMap, color_map
+from surgvivqa.explanation.scene_graphs import Box as SceneBox
+from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, heat_map_uri, item_of, with_overlay
 
 
 def prediction(index: int, *, right: bool, probability: float | None = 0.5, kind: str = "exist") -> Prediction:
@@ -70,9 +72,29 @@ def test_a_videos_name_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     assert pictures.picture("..", 7) is None and "not the name of a video" in pictures.missing["..", 7]
 
 
-def test_a_heat_map_is_opaque_where_it_is_greatest() -> None:
-    alpha = np.asarray(decoded(heat_map_uri([[0.2, 0.4], [0.6, 0.2]])).convert("RGBA"))[..., 3]
-    assert alpha.tolist() == [[0, 128], [255, 0]]
+def test_a_heat_map_has_the_overlays_colours_and_is_most_opaque_where_it_is_greatest() -> None:
+    pixels = np.asarray(decoded(heat_map_uri([[0.0, 0.4], [1.0, 0.0]])).convert("RGBA"))
+    assert pixels[..., 3].tolist() == [[64, 115], [191, 64]]
+    assert (pixels[..., :3] == color_map(np.array([[0.0, 0.4], [1.0, 0.0]], np.float32))).all()
+
+
+def test_preferred_questions_take_half_of_the_rest() -> None:
+    predictions = [prediction(i, right=True) for i in range(200)]
+    preferred = {(p.video, p.frame, p.question) for p in predictions[:40]}
+    chosen = choose_predictions(predictions, 40, preferred=preferred)
+    assert sum((p.video, p.frame, p.question) in preferred for p in chosen) >= 20
+    wrong = [prediction(i, right=False) for i in range(200)]
+    chosen = choose_predictions(wrong, 40, preferred={(p.video, p.frame, p.question) for p in wrong[100:]})
+    assert len(chosen) == 40
+
+
+def test_an_item_gets_the_maps_and_boxes_of_its_question() -> None:
+    maps = {"occlusion": OverlayMap("occlusion", ((0.0, 1.0),))}
+    overlay = Overlay("VID0", 0, "Question 0?", maps, (SceneBox(0.1, 0.2, 0.3, 0.4),), ())
+    item = with_overlay(item_of(prediction(0, right=True)), overlay)
+    assert [(shown.method, decoded(shown.picture).size) for shown in item.maps] == [("occlusion", (2, 1))]
+    assert [(box.left, box.bottom, box.role) for box in item.boxes] == [(0.1, 0.4, "asked")]
+    assert Gallery([item]).has_overlays and Gallery([item]).methods == {"occlusion": "occlusion"}
 
 
 def test_the_filters_offer_what_the_items_have() -> None:

@@ -4,15 +4,12 @@ import base64
 import hashlib
 import re
 
-from surgvivqa.reporting.gallery import Answer, Gallery, Item
-from surgvivqa.reporting.page import Entry, along, between, percent, render_page
-
-ITEM = Item("VID02", 7, "Is <script>alert(1)</script> there?", "True", [Answer("Model", "False", 0.9)], "wrong")
+from surgvivqa.reporting.page import Entry, along, between, breakable, heat_step, percent, render_page
 
 
 def page(**context: object) -> str:
-    given = {"title": "A <b>run</b>", "overline": "report", "gallery_view": Gallery([ITEM]), **context}
-    return render_page("gallery_page.html", **given)  # type: ignore[arg-type]
+    given = {"title": "A <b>run</b>", "overline": "report", **context}
+    return render_page("base.html", **given)  # type: ignore[arg-type]
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_alone() -> None:
@@ -34,9 +31,7 @@ def test_a_page_names_nothing_to_load() -> None:
 
 
 def test_texts_of_others_are_escaped() -> None:
-    text = page()
-    assert "<script>alert" not in text and "Is &lt;script&gt;alert(1)&lt;/script&gt; there?" in text
-    assert "<h1>A &lt;b&gt;run&lt;/b&gt;</h1>" in text
+    assert "<h1>A &lt;b&gt;run&lt;/b&gt;</h1>" in page()
 
 
 def test_tokens_are_masked() -> None:
@@ -44,5 +39,14 @@ def test_tokens_are_masked() -> None:
 
 
 def test_fractions_become_percentages() -> None:
-    assert (percent(0.7328), percent(None), between((0.671, 0.794))) == ("73.3", "–", "67.1 to 79.4")
+    assert (percent(0.7328), percent(None), percent(-0.0001)) == ("73.3", "–", "0.0")
+    assert between((0.671, 0.794)) == "67.1 to 79.4"
     assert (along(0.5), along(0.3, 0.2, 0.4), along(2.0), along(-1.0)) == (50, 50, 100, 0)
+
+
+def test_a_fall_of_the_accuracy_becomes_a_shade() -> None:
+    assert [heat_step(value) for value in (None, -0.2, 0.0, 0.05, 0.3, 0.9)] == [0, 0, 0, 1, 6, 6]
+
+
+def test_a_label_may_be_broken_after_an_underscore_and_is_escaped() -> None:
+    assert breakable("cystic_<i>") == "cystic_<wbr>&lt;i&gt;"

@@ -4,8 +4,8 @@ import base64
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +15,13 @@ from PIL import Image
 from surgvivqa.data.frames import FrameStore, open_image
 from surgvivqa.data.labels import LABELS
 from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.explanation.overlay import Overlay, color_map
 from surgvivqa.utils.errors import FrameError
 
+Key = tuple[str, int, str]  # video, frame and question
 PICTURE_WIDTH = 320  # pixels; a frame of CholecT45 then takes about 6 kB
 _QUALITY = 68
 _LOOKAHEAD = 40  # questions of a group that the choice compares
-_OVERLAY_COLOUR = (120, 255, 240)  # tissue is red and yellow, so that cyan stands out
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,29 @@ class Box:
         top: the upper side.
         right: the right side.
         bottom: the lower side.
-        role: whether it is the object that is asked for, or the object that is the answer.
+        role: whether the question asks about the object, or only names it.
     """
 
     left: float
     top: float
     right: float
     bottom: float
-    role: Literal["asked", "answer"] = "asked"
+    role: Literal["asked", "referent"] = "asked"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A map over a frame of where a model looks.
+
+    Attributes:
+        method: short name of the method that made it.
+        title: its name in words.
+        picture: the map as a data URI, partly transparent.
+    """
+
+    method: str
+    title: str
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ class Item:
         picture: the frame as a data URI; None if it was not found.
         width: width of the picture in pixels.
         height: its height.
-        heat_map: where the model looks, as a data URI that is laid over the picture; None if it is not known.
+        maps: maps of where the model looks; empty if there are none.
         boxes: the boxes of the objects.
         caption: further words below the answers.
     """
@@ -89,7 +105,7 @@ class Item:
     picture: str | None = None
     width: int = 0
     height: int = 0
-    heat_map: str | None = None
+    maps: Sequence[HeatMap] = ()
     boxes: Sequence[Box] = ()
     caption: str = ""
 
@@ -136,21 +152,30 @@ class Gallery:
         return sorted({item.video for item in self.items})
 
     @property
+    def methods(self) -> dict[str, str]:
+        """The titles of the maps' methods by their short names."""
+        return {shown.method: shown.title for item in self.items for shown in item.maps}
+
+    @property
     def has_overlays(self) -> bool:
         """Whether an item shows where a model looks."""
-        return any(item.heat_map or item.boxes for item in self.items)
+        return any(item.maps or item.boxes for item in self.items)
 
 
-def choose_predictions(predictions: Sequence[Prediction], count: int, seed: int = 0) -> list[Prediction]:
+def choose_predictions(
+    predictions: Sequence[Prediction], count: int, seed: int = 0, preferred: Container[Key] = ()
+) -> list[Prediction]:
     """Chooses the questions of a gallery.
 
     Half of them are the most confident mistakes, each of another frame while there are other frames. The rest is spread
-    over question types, right and wrong answers, labels and videos.
+    over question types, right and wrong answers, labels and videos; half of it is preferred questions, if there are so
+    many.
 
     Args:
         predictions: all predictions.
         count: number of questions to choose; fewer if there are fewer.
         seed: of the order in which questions of one group are looked at.
+        preferred: video, frame and question of those that have more to show.
 
     Returns:
         The chosen predictions: mistakes by falling probability, then right answers by rising probability.
@@ -158,7 +183,11 @@ def choose_predictions(predictions: Sequence[Prediction], count: int, seed: int 
     wrong = sorted((p for p in predictions if not p.correct), key=lambda p: -(p.probability or 0.0))
     chosen = _of_different_frames(wrong, count // 2)
     taken = {id(p) for p in chosen}
-    chosen += _spread([p for p in predictions if id(p) not in taken], count - len(chosen), chosen, seed)
+    others = [p for p in predictions if id(p) not in taken]
+    first = [p for p in others if (p.video, p.frame, p.question) in preferred]
+    chosen += _spread(first, (count - len(chosen)) // 2, chosen, seed)
+    taken = {id(p) for p in chosen}
+    chosen += _spread([p for p in others if id(p) not in taken], count - len(chosen), chosen, seed)
     return sorted(chosen, key=lambda p: (p.correct, (p.probability or 0.0) * (1 if p.correct else -1)))
 
 
@@ -271,14 +300,21 @@ def data_uri(image: Image.Image, **options: object) -> str:
 
 
 def heat_map_uri(rows: Sequence[Sequence[float]]) -> str:
-    """A heat map as a data URI, one pixel a value: from transparent (the least value) to opaque (the greatest).
+    """A heat map as a data URI, one pixel a value, in the colours of ``explanation.overlay`` and as opaque as there.
 
     Args:
-        rows: ``[H, W]`` finite values from the top left.
+        rows: ``[H, W]`` values from 0 to 1, from the top left.
     """
-    values = np.asarray(rows, np.float64)
-    values = (values - values.min()) / max(1e-12, values.max() - values.min())
-    pixels = np.empty((*values.shape, 4), np.uint8)
-    pixels[..., :3] = _OVERLAY_COLOUR
-    pixels[..., 3] = np.round(255 * values)
+    values = np.asarray(rows, np.float32)
+    opacity = np.round(255 * (0.25 + 0.5 * np.clip(values, 0, 1))).astype(np.uint8)
+    pixels = np.dstack([color_map(values), opacity])
     return data_uri(Image.fromarray(pixels, "RGBA"), lossless=True, exact=True)
+
+
+def with_overlay(item: Item, overlay: Overlay) -> Item:
+    """An item with the maps and boxes of its question."""
+    maps = [HeatMap(method, shown.title, heat_map_uri(shown.rows)) for method, shown in overlay.maps.items()]
+    boxes = [Box(*box, role="asked") for box in overlay.asked] + [
+        Box(*box, role="referent") for box in overlay.referents
+    ]
+    return replace(item, maps=maps, boxes=boxes)

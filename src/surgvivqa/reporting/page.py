@@ -7,14 +7,14 @@ everything; only what this package draws itself (``Markup``) goes in as it is.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from surgvivqa import __version__
 from surgvivqa.utils.secrets import mask_secrets
@@ -90,7 +90,7 @@ def content_security_policy(style: str, script: str) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction in %, without the sign; a dash for None."""
-    return "–" if value is None else f"{100 * value:.{digits}f}"
+    return "–" if value is None else f"{round(100 * value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.0
 
 
 def between(ends: Sequence[float], digits: int = 1) -> str:
@@ -103,6 +103,21 @@ def along(value: float, least: float = 0.0, most: float = 1.0) -> float:
     return round(100 * min(1.0, max(0.0, (value - least) / (most - least))), 2)
 
 
+def ends_of_estimate(estimate: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Both ends of an estimate with the keys ``low`` and ``high``; None if it has no interval."""
+    return None if estimate["low"] is None or estimate["high"] is None else (estimate["low"], estimate["high"])
+
+
+def heat_step(value: float | None) -> int:
+    """The shade of a cell that holds a fall of the accuracy: 0 for none up to 6 for 30 points and more."""
+    return 0 if value is None else min(6, max(0, round(value * 20)))
+
+
+def breakable(label: str) -> Markup:
+    """A label that may be broken after an underscore."""
+    return Markup(str(escape(label)).replace("_", "_<wbr>"))
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -113,7 +128,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_mask,
     )
-    environment.filters |= {"percent": percent, "between": between, "along": along, "thousands": "{:,}".format}
+    environment.filters |= {
+        "percent": percent,
+        "between": between,
+        "along": along,
+        "ends": ends_of_estimate,
+        "breakable": breakable,
+        "heat": heat_step,
+        "thousands": "{:,}".format,
+    }
     return environment
 
 
