@@ -196,7 +196,7 @@ class RunTrackers:
             return SafeTracker(TensorBoardTracker(TENSORBOARD_FOLDER, self.folder, **more), lambda _: 0)
         if name == "trackio":
             # Trackio takes every step at any time; the newest one that it has may be incomplete after a kill.
-            tracker = TrackioTracker(project, name=self.run, resume="allow", embed=False)
+            tracker = TrackioTracker(project, name=self.run, resume="allow")
             return SafeTracker(tracker, lambda run: run._next_step - 1)
         known = importlib.import_module("wandb").Settings.model_fields
         settings = {key: value for key, value in _WANDB_SETTINGS.items() if key in known}
