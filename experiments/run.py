@@ -35,7 +35,7 @@ from surgvivqa.data.index import subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import read_split
-from surgvivqa.evaluation.baselines import predict_from_text
+from surgvivqa.evaluation.baselines import LabelledQuestions, predict_from_text
 from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 from surgvivqa.utils.atomic_files import atomic_path
 
@@ -180,9 +180,10 @@ class Experiments:
             splits = load_splits(Path(flags[5]) if name == "real" else None)
             train, test = (read_split(Path(flags[1]), splits.videos(s))[0] for s in ("train", "test"))
             questions = [q for f in subsample(test, SCORED) for q in f.questions]  # as the rows
+            guesses = predict_from_text(LabelledQuestions.of_frames(train), [q.question for q in questions])
             path = self.out / f"question-only-{name}.jsonl"
             with path.open("w", encoding="utf-8") as file:
-                for q, guess in zip(questions, predict_from_text(train, subsample(test, SCORED)), strict=True):
+                for q, guess in zip(questions, guesses, strict=True):
                     asked = {"video": q.video, "frame": q.frame, "question": q.question, "type": q.type}
                     said = {"answer": LABELS[q.label], "prediction": LABELS[guess]}
                     file.write(json.dumps(asked | said) + "\n")

@@ -19,8 +19,8 @@ from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.cli import configure_logging, expand_home, main
 from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
 from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import FrameQuestions, read_split
-from surgvivqa.evaluation.baselines import predict_from_text, predict_most_frequent
+from surgvivqa.data.ssgqa import read_split
+from surgvivqa.evaluation.baselines import LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
@@ -132,15 +132,13 @@ def summarise(run: Path, evaluated: dict[str, str]) -> dict[str, Any]:
     Returns:
         Column name to ``acc``, ``mAF1``, ``acc_se`` and the accuracy ``by_type`` of question, as fractions.
     """
-    splits, root = load_splits(), run / "data" / "ssg-qa"
-    train, test = (read_split(root, splits.videos(name))[0] for name in ("train", "test"))
-    columns = {
-        "majority": _baseline_predictions(test, predict_most_frequent(train, test)),
-        "question_only": _baseline_predictions(test, predict_from_text(train, test)),
-    }
+    columns = {}
     for name, folder in evaluated.items():
         lines = (run / folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
         columns[name] = [Prediction.from_json(json.loads(line)) for line in lines]
+    train, _ = read_split(run / "data" / "ssg-qa", load_splits().train)
+    baselines = predict_baselines(LabelledQuestions.of_frames(train), columns["model"])
+    columns = {name: baselines[name] for name in ("majority", "question_only")} | columns
     summary: dict[str, Any] = {}
     for name, predictions in columns.items():
         metrics = compute_grouped_metrics(predictions)
@@ -158,11 +156,6 @@ def print_summary(summary: dict[str, Any]) -> None:
         print(f"{row:<14}" + "".join(f"{100 * column['by_type'][row]:>15.1f}" for column in columns))
     print(f"{'all':<14}" + "".join(f"{100 * c['acc']:>8.1f} ± {100 * c['acc_se']:<4.1f}" for c in columns))
     print(f"{'mAF1, %':<14}" + "".join(f"{100 * column['mAF1']:>15.1f}" for column in columns))
-
-
-def _baseline_predictions(frames: Sequence[FrameQuestions], labels: Sequence[int]) -> list[Prediction]:
-    questions = [question for frame in frames for question in frame.questions]
-    return [Prediction.of_question(question, label) for question, label in zip(questions, labels, strict=True)]
 
 
 def _accuracy(predictions: Sequence[Prediction]) -> float:

@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.evaluation.bootstrap import Intervals
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.evaluation.intervals import Intervals
+from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
 from surgvivqa.evaluation.report import EvaluationReport, read_report
 from surgvivqa.utils.errors import InputError
 
 
 def report() -> EvaluationReport:
     one = Metrics(4, 0.5, 0.25, 0.75, 0.125, 0.625)
+    ends = dict.fromkeys(METRICS, (0.25, 0.75))
+    whole = Metrics(4, 0.5, 0.25, 0.75, 0.125, 0.625, ends)
+    label = LabelMetrics(4, 2, 0.5, 0.25, 0.375, {"recall": (0.125, 0.5)})
     return EvaluationReport(
-        metrics=GroupedMetrics(one, 0.01, {"one_hop": one}, {"exist": one}, {"VID02": one}),
-        intervals=Intervals(dict.fromkeys(METRICS, (0.25, 0.75)), videos=5),
+        metrics=GroupedMetrics(whole, 0.01, {"one_hop": whole}, {"exist": one}, {"VID02": one}, {"hook": label}),
+        intervals=Intervals(ends, videos=5),
+        bootstrap=Intervals(ends, 5, "percentile bootstrap over videos", 1000, 0),
+        verdicts=["It is above the baseline."],
         loss=1.5,
         skipped={"comma": 3},
         skipped_frames=[BadFrame("VID02", 7, "it is missing")],

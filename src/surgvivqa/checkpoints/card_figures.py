@@ -6,25 +6,10 @@ from typing import Any
 
 from surgvivqa.checkpoints.public_settings import last_name
 from surgvivqa.config import ModelConfig
-from surgvivqa.data.splits import TEST_VIDEOS
-from surgvivqa.evaluation.bootstrap import METHOD, Intervals
+from surgvivqa.evaluation.intervals import Intervals
 from surgvivqa.evaluation.metrics import METRICS, Metrics
+from surgvivqa.evaluation.published import find_published, why_not_comparable
 from surgvivqa.evaluation.report import EvaluationReport
-
-# SSG-VQA-Net on the test split, in %: its released weights run again by a third party, and the F1 its README prints.
-PUBLISHED = {"acc": 60.8, "mAP": 55.0, "mAR": 49.2, "mAF1": 50.4, "wF1": 60.4}
-PUBLISHED_F1 = {
-    "object": 49.4,
-    "attribute": 60.0,
-    "existence": 75.8,
-    "counting": 28.6,
-    "zero_hop": 58.2,
-    "one_hop": 52.4,
-    "single_and": 38.4,
-}
-# The five videos hold about a tenth of SSG-QA's 960,000 questions; a synthetic or partial copy under the same names
-# holds far fewer.
-_LEAST_QUESTIONS = 50_000
 
 
 def figures_section(settings: ModelConfig, report: EvaluationReport | None) -> str:
@@ -49,25 +34,13 @@ def figures_section(settings: ModelConfig, report: EvaluationReport | None) -> s
     )
     if comparable:
         lines.append(
-            "SSG-VQA-Net's figures are those of its released weights, run again by a third party; its README prints "
-            "the F1 by type and reasoning without saying how classes are averaged."
+            "SSG-VQA-Net's figures are those of its released weights, run again by a third party, whose author also "
+            "wrote the recipe that this project's commands follow; its README prints the F1 by type and reasoning "
+            "without saying how classes are averaged."
         )
     else:
         lines.append(f"No published figure is set beside these: {reason}.")
     return "\n".join(lines)
-
-
-def why_not_comparable(report: EvaluationReport) -> str | None:
-    """Why the metrics cannot be compared with those of the standard test split, or None if they can."""
-    if report.synthetic is not False:
-        return "the questions are not known to be SSG-QA's own"
-    if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
-        return "the videos are not the five test videos of the standard split"
-    if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
-        return "not all questions of the test split were scored"
-    if report.skipped_frames:
-        return "questions about frames that cannot be used were left out"
-    return None
 
 
 def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
@@ -91,21 +64,21 @@ def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
 
 
 def _overall_table(report: EvaluationReport, comparable: bool) -> list[str]:
-    rows = []
+    rows, rerun = [], find_published("SSG-VQA-Net rerun").figures
     for name in METRICS:
         ends = report.intervals.ends[name] if report.intervals else None
         interval = f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "none"
-        published = (str(PUBLISHED[name]),) if comparable else ()
+        published = (f"{rerun[name]:.1f}",) if comparable else ()
         rows.append((name, _percent(report.metrics.overall, name), interval, *published))
     head = ("figure", "this model", "95% interval", *(("SSG-VQA-Net, run again",) if comparable else ()))
     return _table(head, rows)
 
 
 def _group_table(report: EvaluationReport, comparable: bool) -> list[str]:
-    rows = []
+    rows, printed = [], find_published("SSG-VQA-Net").groups
     for name, group in {**report.metrics.by_type, **report.metrics.by_reasoning}.items():
-        if name in PUBLISHED_F1:
-            published = (str(PUBLISHED_F1[name]),) if comparable else ()
+        if name in printed:
+            published = (f"{printed[name]:.1f}",) if comparable else ()
             rows.append((name, f"{group.n:,}", *(_percent(group, metric) for metric in METRICS), *published))
     head = ("questions", "n", *METRICS, *(("SSG-VQA-Net, F1 as printed",) if comparable else ()))
     return _table(head, rows) if rows else []
@@ -114,8 +87,10 @@ def _group_table(report: EvaluationReport, comparable: bool) -> list[str]:
 def _interval_note(intervals: Intervals | None) -> str:
     if intervals is None:
         return "There are no intervals: they need at least two videos, and an evaluation that computed them."
-    few = " With so few videos they are coarse, and narrower than 95% asks for." if intervals.videos < 20 else ""
-    return f"Intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples.{few}"
+    drawn = "" if intervals.resamples is None else f", {intervals.resamples:,} resamples"
+    # The bootstrap's intervals, of earlier versions, are narrower than 95% asks for.
+    few = " With so few videos they are too narrow." if drawn and intervals.videos < 20 else ""
+    return f"Intervals: {intervals.method}, {intervals.videos} videos{drawn}.{few}"
 
 
 def cell(value: Any) -> str:

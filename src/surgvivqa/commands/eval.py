@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from surgvivqa.checkpoints.packaged import PACKAGED
+from surgvivqa.commands.eval_baselines import compute_baselines, read_baseline_runs
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -27,16 +28,20 @@ from surgvivqa.config import (
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import open_questions, question_counts, subsample
-from surgvivqa.data.splits import load_splits, shared_videos
+from surgvivqa.data.splits import Splits, load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
-from surgvivqa.evaluation.bootstrap import METHOD, Intervals, bootstrap_intervals
+from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.environment import Environment
+from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics, compute_grouped_metrics, mean_label_loss
+from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
+from surgvivqa.evaluation.verdicts import with_verdicts
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, RunRecord
+from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.distributed import (
     check_precision,
@@ -81,6 +86,11 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         least=1,
     )
     max_samples: int | None = flag("Maximum number of questions, spread over the videos.", None, least=1)
+    baseline: list[Path] | None = flag(
+        "Run folders or folders of evaluations on the same questions, which are set beside the model with their paired "
+        "differences; for example a run on blank pictures.",
+        None,
+    )
     bf16: bool = flag("Compute in bfloat16; for a GPU.", False)
     fp16: bool = flag("Compute in float16, which rounds less than bfloat16; needs a GPU.", False)
     tf32: bool = flag(
@@ -106,6 +116,9 @@ class Evaluation:
         output: the folder for the results.
         skipped: number of lines left out, by reason.
         synthetic: whether the questions are the synthetic set's; None if that is not recorded.
+        questions_root: the folder of the questions.
+        splits: the videos of the splits.
+        baseline_runs: the evaluations of ``--baseline``; empty in other processes than the main one.
     """
 
     bundle: ModelBundle
@@ -115,6 +128,9 @@ class Evaluation:
     output: Path
     skipped: dict[str, int]
     synthetic: bool | None
+    questions_root: Path
+    splits: Splits
+    baseline_runs: Sequence[RunResults]
 
 
 @explain_lost_processes("run the same command again")
@@ -136,9 +152,11 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     bad = _bad_frames(config, evaluation.frames)
     started = time.monotonic()
     predictions = _predict(config, evaluation, bad, state.is_main_process)
+    metrics = compute_grouped_metrics(predictions)
     report = EvaluationReport(
-        metrics=compute_grouped_metrics(predictions),
-        intervals=bootstrap_intervals(predictions),
+        metrics=metrics,
+        intervals=student_intervals(metrics),
+        bootstrap=bootstrap_intervals(predictions),
         loss=None if config.answer_only else mean_label_loss(predictions),
         skipped=evaluation.skipped,
         skipped_frames=bad.to_list(),
@@ -158,8 +176,9 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         ),
     )
     if state.is_main_process:
+        report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
         _write_results(evaluation.output, predictions, report)
-        print(format_metrics(report.metrics, report.intervals))
+        print(format_report(report))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
@@ -202,6 +221,12 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
     return predictions
 
 
+def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
+    """The baselines, beside which the model is judged; in the main process."""
+    root, splits = evaluation.questions_root, evaluation.splits
+    return compute_baselines(predictions, evaluation.baseline_runs, root, splits, config.split)
+
+
 def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     """Loads the model, reads the questions, and checks the frames; the main process creates the output folder.
 
@@ -219,7 +244,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--answer-only needs labels that share a prompt, but under --mask bidirectional they do not.")
     questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
     image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
-    split_frames, skipped = _read_questions(config, bundle.run, questions_root)
+    splits = load_splits(config.splits_dir or bundle.run.config.splits_dir)
+    split_frames, skipped = _read_questions(config, bundle.run, questions_root, splits)
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
@@ -228,12 +254,17 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     missing = check_missing_frames(store, frames, allowed=_bad_frames(config, frames).limit)
     video_source = build_video_token_source(bundle, store, config.cache, config.cache_dtype)
     output = config.output or _default_output(config)
+    runs: list[RunResults] = []
     if is_main:
+        runs = read_baseline_runs(config.baseline or [], config.split, frames, ((f.video, f.frame) for f in missing))
         _create_output(output, is_default=config.output is None)
-    return Evaluation(bundle, frames, missing, video_source, output, skipped, is_synthetic(questions_root))
+    synthetic = is_synthetic(questions_root)
+    return Evaluation(bundle, frames, missing, video_source, output, skipped, synthetic, questions_root, splits, runs)
 
 
-def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
+def _read_questions(
+    config: EvalConfig, run: RunRecord, root: Path, splits: Splits
+) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
     """Reads the questions of the split.
 
     Returns:
@@ -242,7 +273,7 @@ def _read_questions(config: EvalConfig, run: RunRecord, root: Path) -> tuple[Seq
     Raises:
         InputError: the model was trained on a video of the split, or the questions cannot be read.
     """
-    videos = load_splits(config.splits_dir or run.config.splits_dir).videos(config.split)
+    videos = splits.videos(config.split)
     seen = shared_videos(videos, run.train_videos) if config.split != "train" else []
     if seen:
         raise InputError(
@@ -271,23 +302,6 @@ def _write_results(output: Path, predictions: Sequence[Prediction], report: Eval
     (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
     write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")
-
-
-def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None) -> str:
-    """Formats the metrics in % as a table: overall with their intervals, by reasoning, by type."""
-
-    def row(name: str, group: Metrics) -> str:
-        return f"{name:<18}{group.n:>7}" + "".join(f"{100 * getattr(group, metric):>8.1f}" for metric in METRICS)
-
-    lines = [f"{'':<18}{'n':>7}" + "".join(f"{metric:>8}" for metric in METRICS), row("all", metrics.overall)]
-    if intervals is not None:
-        for end, label in enumerate(("  95% low", "  95% high")):
-            lines.append(f"{label:<25}" + "".join(f"{100 * intervals.ends[metric][end]:>8.1f}" for metric in METRICS))
-    lines += [row(name, group) for name, group in (metrics.by_reasoning | metrics.by_type).items()]
-    if intervals is None:
-        return "\n".join([*lines, "no 95% intervals: they need at least two videos"])
-    note = f"95% intervals: {METHOD}, {intervals.videos} videos, {intervals.resamples:,} resamples"
-    return "\n".join([*lines, note])
 
 
 def _bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFrames:

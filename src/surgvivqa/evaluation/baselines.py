@@ -1,77 +1,203 @@
-"""Baselines that do not see the frame: the most frequent answer, and a model that reads only the question."""
+"""Baselines that do not see the frame, fitted on the training split: what a model gets from the question alone.
 
-from collections import Counter
-from collections.abc import Sequence
+Questions repeat, so every baseline works on the distinct ones and counts how often each has each label.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import normalize
 
+from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.templates import question_template
 
-MIN_OCCURRENCES = 3  # of a question in training, for its most frequent answer to be used
+MIN_OCCURRENCES = 3  # of a question or template in training, for its most frequent answer to be used
+MAX_FITTED = 100_000  # training questions that a regression is fitted on, about 5 s on one core
+TITLES = {
+    "majority": "most frequent answer",
+    "majority_by_type": "most frequent answer per type",
+    "majority_by_template": "most frequent answer per template",
+    "question_only": "question only",
+}
+_RARE_WORDS_FROM = 500  # questions; a word of a single one is left out from here on
 
 
-def predict_most_frequent(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions]) -> list[int]:
-    """Predicts the most frequent training label for every test question.
+@dataclass(frozen=True)
+class LabelledQuestions:
+    """The questions of frames, with each distinct text once.
+
+    Attributes:
+        texts: the distinct questions, Q.
+        types: question type of each distinct question; None for lines without one.
+        text: ``[N]`` int64, index of each question's text.
+        label: ``[N]`` int64, label of each question.
+        frame: ``[N]`` int64, number of each question's frame, from 0.
+    """
+
+    texts: list[str]
+    types: list[str | None]
+    text: NDArray[np.int64]
+    label: NDArray[np.int64]
+    frame: NDArray[np.int64]
+
+    @classmethod
+    def of_frames(cls, frames: Iterable[FrameQuestions]) -> "LabelledQuestions":
+        """Collects the questions of frames."""
+        found: dict[str, int] = {}
+        types: list[str | None] = []
+        columns: list[tuple[int, int, int]] = []
+        for number, frame in enumerate(frames):
+            for question in frame.questions:
+                index = found.setdefault(question.question, len(found))
+                if index == len(types):
+                    types.append(question.type)
+                columns.append((index, question.label, number))
+        text, label, of_frame = np.array(columns, np.int64).reshape(-1, 3).T
+        return cls(list(found), types, text, label, of_frame)
+
+    def select(self, selected: NDArray[np.integer] | NDArray[np.bool_]) -> "LabelledQuestions":
+        """Some of the questions, by index or ``[N]`` bool; the texts stay."""
+        return LabelledQuestions(
+            self.texts, self.types, self.text[selected], self.label[selected], self.frame[selected]
+        )
+
+
+def predict_baselines(
+    train: LabelledQuestions, predictions: Sequence[Prediction], seed: int = 0
+) -> dict[str, list[Prediction]]:
+    """Predicts the answers of the questions of ``predictions`` without the frame.
+
+    Args:
+        train: the questions of the training split.
+        predictions: of a model; only their questions and types are used.
+        seed: seed of the draws of ``predict_from_text``.
 
     Returns:
-        Label indices, in the order of the test questions.
+        Name of each baseline of ``TITLES`` to its predictions, in the order of ``predictions``.
     """
-    _, labels = _questions_and_labels(train)
-    most_frequent = Counter(labels).most_common(1)[0][0]
-    return [most_frequent for frame in test for _ in frame.questions]
+    index: dict[tuple[str, str | None], int] = {}
+    rows = [index.setdefault((p.question, p.type), len(index)) for p in predictions]
+    questions, types = [question for question, _ in index], [kind for _, kind in index]
+    majority = np.full(len(index), np.bincount(train.label).argmax())
+    by_type = _most_frequent(train, train.types, types, majority)
+    templates = [question_template(question) for question in train.texts]
+    labels = {
+        "majority": majority,
+        "majority_by_type": by_type,
+        "majority_by_template": _most_frequent(train, templates, [question_template(q) for q in questions], by_type),
+        "question_only": predict_from_text(train, questions, seed),
+    }
+    plain = [dataclasses.replace(p, probability=None, loss=None, top5=None, scores=None) for p in predictions]
+    return {
+        name: [dataclasses.replace(p, prediction=int(found[row])) for p, row in zip(plain, rows, strict=True)]
+        for name, found in labels.items()
+    }
 
 
-def predict_from_text(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], seed: int = 0) -> list[int]:
-    """Predicts the label of each test question from its text alone.
+def predict_from_text(train: LabelledQuestions, questions: Sequence[str], seed: int = 0) -> NDArray[np.int64]:
+    """Predicts the label of each question from its text alone.
 
     There are two models: a logistic regression on word n-grams; and a lookup of the most frequent training answer to
     the same question, which falls back to the regression for questions with fewer than ``MIN_OCCURRENCES``. The model
-    that is better on a held-out fifth of the training frames is fitted on all of them.
+    that is better on a held-out fifth of the training frames is fitted on all of them. A regression is fitted on at
+    most ``MAX_FITTED`` questions, drawn at random; the lookup uses all.
+
+    Args:
+        train: the questions of the training split, at least one.
+        questions: the questions to answer.
+        seed: seed of the draws.
 
     Returns:
-        Label indices, in the order of the test questions.
+        ``[Q]`` int64.
     """
-    order = np.random.default_rng(seed).permutation(len(train))
-    num_held_out = max(1, len(train) // 5)
-    held_out = [train[i] for i in order[:num_held_out]]
-    fitted = [train[i] for i in order[num_held_out:]] or list(train)
-    _, truth = _questions_and_labels(held_out)
-    hits = {
-        use_lookup: sum(a == b for a, b in zip(truth, _fit_and_predict(fitted, held_out, use_lookup), strict=True))
-        for use_lookup in (False, True)
-    }
-    return _fit_and_predict(train, test, use_lookup=hits[True] > hits[False])
+    rng = np.random.default_rng(seed)
+    frames = rng.permutation(train.frame.max() + 1)
+    is_held_out = np.isin(train.frame, frames[: max(1, len(frames) // 5)])
+    use_lookup = False
+    if not is_held_out.all():
+        rest, held_out = train.select(~is_held_out), train.select(is_held_out)
+        from_words = TextModel(_draw(rest, rng)).predict(train.texts)
+        looked_up = _most_frequent(rest, train.texts, train.texts, from_words)
+        hits = [int((found[held_out.text] == held_out.label).sum()) for found in (from_words, looked_up)]
+        use_lookup = hits[1] > hits[0]
+    from_words = TextModel(_draw(train, rng)).predict(questions)
+    return _most_frequent(train, train.texts, questions, from_words) if use_lookup else from_words
 
 
-def _fit_and_predict(train: Sequence[FrameQuestions], test: Sequence[FrameQuestions], use_lookup: bool) -> list[int]:
-    train_questions, labels = _questions_and_labels(train)
-    test_questions, _ = _questions_and_labels(test)
-    if not test_questions:
-        return []
-    if len(set(labels)) == 1:
-        return [labels[0]] * len(test_questions)
-    features = TfidfVectorizer(
-        ngram_range=(1, 3), token_pattern=r"[\w-]+", sublinear_tf=True, min_df=2 if len(train_questions) > 500 else 1
-    )
-    model = make_pipeline(features, LogisticRegression(C=5.0, max_iter=200, tol=1e-2))
-    model.fit(train_questions, labels)
-    predictions = [int(label) for label in model.predict(test_questions)]
-    if not use_lookup:
-        return predictions
-    counts: dict[str, Counter[int]] = {}
-    for question, label in zip(train_questions, labels, strict=True):
-        counts.setdefault(question, Counter())[label] += 1
-    return [
-        counts[question].most_common(1)[0][0]
-        if question in counts and counts[question].total() >= MIN_OCCURRENCES
-        else prediction
-        for question, prediction in zip(test_questions, predictions, strict=True)
-    ]
+def _draw(train: LabelledQuestions, rng: np.random.Generator) -> LabelledQuestions:
+    """At most ``MAX_FITTED`` of the questions, drawn at random."""
+    total = len(train.text)
+    return train if total <= MAX_FITTED else train.select(rng.choice(total, MAX_FITTED, replace=False))
 
 
-def _questions_and_labels(frames: Sequence[FrameQuestions]) -> tuple[list[str], list[int]]:
-    questions = [question for frame in frames for question in frame.questions]
-    return [question.question for question in questions], [question.label for question in questions]
+def _most_frequent(
+    train: LabelledQuestions,
+    train_groups: Sequence[Hashable],
+    groups: Sequence[Hashable],
+    otherwise: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """The most frequent training label of each question's group; of equally frequent ones the first in training.
+
+    Args:
+        train: the training questions.
+        train_groups: the group of each distinct training question.
+        groups: the group of each question to answer, Q.
+        otherwise: ``[Q]`` the labels for groups with fewer than ``MIN_OCCURRENCES`` training questions.
+
+    Returns:
+        ``[Q]`` int64.
+    """
+    index: dict[Hashable, int] = {}
+    group = np.array([index.setdefault(name, len(index)) for name in train_groups], np.int64)
+    cells, total = group[train.text] * len(LABELS) + train.label, len(train.text)
+    counts = np.bincount(cells, minlength=len(index) * len(LABELS)).reshape(-1, len(LABELS))
+    first = np.full(counts.size, total)
+    first[cells[::-1]] = np.arange(total)[::-1]  # of several values for a cell the last one stays
+    frequent = (counts - first.reshape(counts.shape) / (total + 1)).argmax(1)
+    is_frequent = counts.sum(1) >= MIN_OCCURRENCES
+    found = np.array([index.get(name, -1) for name in groups], np.int64)
+    return np.where((found >= 0) & is_frequent[found], frequent[found], otherwise)
+
+
+class TextModel:
+    """A logistic regression on the words, pairs and triples of words of a question, weighted by TF-IDF.
+
+    It is fitted on the distinct pairs of question and label, weighted by how often they occur. The loss and the
+    document frequencies, and so the model, are those of scikit-learn's ``TfidfVectorizer`` and ``LogisticRegression``
+    on all questions, which take several times as long where questions repeat.
+    """
+
+    def __init__(self, train: LabelledQuestions) -> None:
+        used, text = np.unique(train.text, return_inverse=True)
+        pairs, weights = np.unique(text * len(LABELS) + train.label, return_counts=True)
+        rows, labels = np.divmod(pairs, len(LABELS))
+        self._words = CountVectorizer(ngram_range=(1, 3), token_pattern=r"[\w-]+")
+        counts = self._words.fit_transform([train.texts[i] for i in used])
+        # Document frequencies over all questions, not over the distinct ones.
+        frequency = (counts > 0).T @ np.bincount(text, minlength=len(used))
+        self._kept = np.flatnonzero(frequency >= (2 if len(text) > _RARE_WORDS_FROM else 1))
+        self._idf = np.log((1 + len(text)) / (1 + frequency[self._kept])) + 1
+        self._only_label = int(labels[0]) if len(set(labels)) == 1 else None
+        if self._only_label is None:
+            self._regression = LogisticRegression(C=5.0, max_iter=200, tol=1e-2)
+            self._regression.fit(self._weigh(counts)[rows], labels, sample_weight=weights)
+
+    def predict(self, questions: Sequence[str]) -> NDArray[np.int64]:
+        """Predicts the label of each question: ``[Q]`` int64."""
+        if self._only_label is not None or not questions:
+            return np.full(len(questions), self._only_label or 0)
+        return self._regression.predict(self._weigh(self._words.transform(questions)))
+
+    def _weigh(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """TF-IDF with sublinear term frequencies and unit length, of ``[Q, words]`` counts."""
+        counts = counts[:, self._kept].astype(np.float64)
+        counts.data = 1 + np.log(counts.data)
+        return normalize(counts @ sparse.diags_array(self._idf))

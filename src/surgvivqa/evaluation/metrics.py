@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surgvivqa.data.labels import LABELS
+from surgvivqa.data.splits import base_video
+from surgvivqa.evaluation.confusion import compute_confusion_by_video, confusion_matrix
+from surgvivqa.evaluation.intervals import Ends, Intervals, fraction_intervals
 from surgvivqa.evaluation.predictions import Prediction
 
 # Question types that the data set's authors report together.
@@ -34,6 +37,8 @@ class Metrics:
         mAR: mean recall over the classes present.
         mAF1: mean F1 over the classes present.
         wF1: F1 weighted by the classes' support.
+        intervals: 95% intervals by metric, over the videos with such questions; None for fewer than two videos, and
+            where they were not computed.
     """
 
     n: int
@@ -42,13 +47,36 @@ class Metrics:
     mAR: float  # noqa: N815
     mAF1: float  # noqa: N815
     wF1: float  # noqa: N815
+    intervals: Ends | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The metrics by name."""
-        return dataclasses.asdict(self)
+        """The metrics by name, without intervals."""
+        return {"n": self.n, **{name: getattr(self, name) for name in METRICS}}
 
 
-METRICS = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "n")
+METRICS = ("acc", "mAP", "mAR", "mAF1", "wF1")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMetrics:
+    """The metrics of one label, as fractions.
+
+    Attributes:
+        n: number of questions whose true label it is.
+        predicted: number of questions that were answered with it.
+        precision: share of its predictions that are right; 0 for a label that is never predicted.
+        recall: share of its questions that are answered right; 0 without such questions.
+        f1: harmonic mean of precision and recall.
+        intervals: 95% intervals of ``precision``, ``recall`` and ``f1``; None where fewer than two videos have
+            questions with this label.
+    """
+
+    n: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+    intervals: Ends | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +89,7 @@ class GroupedMetrics:
         by_reasoning: of the template questions by reasoning.
         by_type: of the template questions by type, and by the authors' groups of types.
         by_video: of all predictions by video.
+        by_label: of all predictions by label, in label order; labels that are neither true nor predicted are left out.
     """
 
     overall: Metrics
@@ -68,22 +97,16 @@ class GroupedMetrics:
     by_reasoning: dict[str, Metrics]
     by_type: dict[str, Metrics]
     by_video: dict[str, Metrics]
+    by_label: dict[str, LabelMetrics] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The metrics' part of ``metrics.json``."""
-        groups = {"by_reasoning": self.by_reasoning, "by_type": self.by_type, "by_video": self.by_video}
+        groups = {name: getattr(self, name) for name in ("by_reasoning", "by_type", "by_video", "by_label")}
         return {
             **self.overall.to_json(),
             "acc_se": self.acc_se,
-            **{name: {key: m.to_json() for key, m in group.items()} for name, group in groups.items()},
+            **{name: {key: dataclasses.asdict(m) for key, m in group.items()} for name, group in groups.items()},
         }
-
-
-def confusion_matrix(truth: Sequence[int], prediction: Sequence[int]) -> NDArray[np.int64]:
-    """Counts questions by true label (row) and predicted label (column): ``[C, C]`` int64."""
-    size = len(LABELS)
-    cells = np.asarray(truth, np.int64) * size + np.asarray(prediction, np.int64)
-    return np.bincount(cells, minlength=size * size).reshape(size, size)
 
 
 def metrics_from_counts(
@@ -133,7 +156,7 @@ def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
 
 
 def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics:
-    """Computes the metrics of all predictions, and by reasoning, by type and by video."""
+    """Computes the metrics of all predictions, by reasoning, by type, by video and by label, with 95% intervals."""
     templates = [p for p in predictions if p.reasoning]
     by_type = _metrics_by_group(templates, lambda p: p.type)
     by_type_group = _metrics_by_group(templates, lambda p: TYPE_GROUPS.get(p.type or ""))
@@ -143,7 +166,23 @@ def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics
         by_reasoning=_metrics_by_group(templates, lambda p: p.reasoning),
         by_type=by_type | by_type_group,
         by_video=_metrics_by_group(predictions, lambda p: p.video),
+        by_label=_metrics_by_label(predictions),
     )
+
+
+def groups_of(prediction: Prediction) -> list[str]:
+    """The names of the groups in ``by_reasoning`` and ``by_type`` that a question belongs to."""
+    if not prediction.reasoning:
+        return []
+    kind = prediction.type or ""
+    return [name for name in (prediction.reasoning, kind, TYPE_GROUPS.get(kind)) if name]
+
+
+def student_intervals(metrics: GroupedMetrics) -> Intervals | None:
+    """The 95% intervals of the metrics of all questions; None for fewer than two videos."""
+    if metrics.overall.intervals is None:
+        return None
+    return Intervals(metrics.overall.intervals, len({base_video(video) for video in metrics.by_video}))
 
 
 def accuracy_standard_error(predictions: Iterable[Prediction]) -> float:
@@ -153,7 +192,7 @@ def accuracy_standard_error(predictions: Iterable[Prediction]) -> float:
     """
     by_video: dict[str, list[bool]] = {}
     for prediction in predictions:
-        by_video.setdefault(prediction.video, []).append(prediction.correct)
+        by_video.setdefault(base_video(prediction.video), []).append(prediction.correct)
     means = [float(np.mean(hits)) for hits in by_video.values()]
     return float(np.std(means, ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
 
@@ -171,7 +210,16 @@ def mean_label_loss(predictions: Sequence[Prediction]) -> float:
 
 
 def _metrics_of(predictions: Sequence[Prediction]) -> Metrics:
-    return compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
+    """The metrics of predictions with their intervals."""
+    names, confusion = compute_confusion_by_video(predictions)
+    if not names:
+        return compute_metrics([], [])
+    # The diagonals and margins, [V, C] each, are enough.
+    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
+    total = counts.sum(1, keepdims=True)
+    figures = {name: float(values[0]) for name, values in metrics_from_counts(*total).items()}
+    left_out = metrics_from_counts(*(total - counts)) if len(names) > 1 else {}
+    return Metrics(len(predictions), **figures, intervals=fraction_intervals(figures, left_out, len(names)))
 
 
 def _metrics_by_group(predictions: Sequence[Prediction], key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
@@ -181,3 +229,35 @@ def _metrics_by_group(predictions: Sequence[Prediction], key: Callable[[Predicti
         if name is not None:
             groups.setdefault(name, []).append(prediction)
     return {name: _metrics_of(groups[name]) for name in sorted(groups)}
+
+
+def _metrics_by_label(predictions: Sequence[Prediction]) -> dict[str, LabelMetrics]:
+    """The metrics of each label that is true or predicted. All videos enter, since each may hold a false positive."""
+    names, confusion = compute_confusion_by_video(predictions)
+    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
+    total = counts.sum(1, keepdims=True)
+    figures, left_out = _label_figures(*total), _label_figures(*(total - counts))
+    by_label = {}
+    for label in np.flatnonzero(total[1, 0] + total[2, 0]):
+        of_label = {name: float(values[0, label]) for name, values in figures.items()}
+        videos_with_it = int((counts[1, :, label] > 0).sum())
+        without = {name: values[:, label] for name, values in left_out.items()}
+        intervals = fraction_intervals(of_label, without, len(names)) if videos_with_it > 1 else None
+        n, predicted = (int(total[margin, 0, label]) for margin in (1, 2))
+        by_label[LABELS[label]] = LabelMetrics(n, predicted, **of_label, intervals=intervals)
+    return by_label
+
+
+def _label_figures(
+    hits: NDArray[np.int64], support: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall and F1 of each label, ``[R, C]`` each; 0 where a denominator is."""
+
+    def ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
+
+    return {
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, support),
+        "f1": ratio(2 * hits, support + predicted),
+    }

@@ -9,15 +9,16 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
-from surgvivqa.evaluation.bootstrap import Intervals
+from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.environment import Environment
-from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.evaluation.intervals import Ends, Intervals
+from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
-# The parts of ``metrics.json`` that not every evaluation has, each a frozen dataclass of plain values.
-SECTIONS: dict[str, Any] = {"environment": Environment}
+# The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
+SECTIONS: dict[str, Any] = {"environment": Environment, "baselines": list[Baseline]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class EvaluationReport:
 
     Attributes:
         metrics: the metrics of all questions and of their groups.
-        intervals: 95% intervals of the overall metrics; None with fewer than two videos.
+        intervals: 95% intervals of the overall metrics by Student's t; None with fewer than two videos.
+        bootstrap: the same by a percentile bootstrap over videos, which is too narrow with few videos.
         loss: mean negative log-likelihood of the true labels, in nats per question; None with ``--answer-only``.
         skipped: lines of the question files that were left out, counted by reason.
         skipped_frames: frames that could not be used.
@@ -37,7 +39,9 @@ class EvaluationReport:
         mask: the attention mask that the labels were scored under.
         prompt_mode: the prompts' form.
         score_norm: how the scores of a label's tokens were combined.
+        verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
+        baselines: what is reached on the same questions without the frames, or by other models.
     """
 
     metrics: GroupedMetrics
@@ -52,17 +56,22 @@ class EvaluationReport:
     mask: str
     prompt_mode: str
     score_norm: str
+    bootstrap: Intervals | None = None
+    verdicts: Sequence[str] = ()
     environment: Environment | None = None
+    baselines: Sequence[Baseline] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del content["metrics"]
-        content["intervals"] = None if self.intervals is None else self.intervals.to_json()
+        for name in ("intervals", "bootstrap"):
+            intervals = getattr(self, name)
+            content[name] = None if intervals is None else intervals.to_json()
+        content["verdicts"] = list(self.verdicts)
         content["skipped_frames"] = [frame._asdict() for frame in self.skipped_frames]
-        for name in SECTIONS:
-            section = getattr(self, name)
-            content[name] = None if section is None else dataclasses.asdict(section)
+        for name, kind in SECTIONS.items():
+            content[name] = TypeAdapter(kind | None).dump_python(getattr(self, name), mode="json")
         return self.metrics.to_json() | content
 
     @classmethod
@@ -77,13 +86,16 @@ class EvaluationReport:
         required = ("n", *METRICS, *_GROUPS, "split", "max_samples", "mask", "prompt_mode", "score_norm")
         if missing := [name for name in required if name not in content]:
             raise ValueError(f"it has no {missing[0]}")
-        groups = {name: _parse_group(content[name], name) for name in _GROUPS}
+        groups: dict[str, Any] = {name: _parse_group(content[name], name) for name in _GROUPS}
+        groups["by_label"] = _parse_section(dict[str, LabelMetrics], content.get("by_label")) or {}
         frames = content.get("skipped_frames") or []
         settings: dict[str, Any] = {name: str(content[name]) for name in ("split", "mask", "prompt_mode", "score_norm")}
         sections = {name: _parse_section(section, content.get(name)) for name, section in SECTIONS.items()}
         return cls(
             metrics=GroupedMetrics(_parse_metrics(content), _number(content, "acc_se", 0.0), **groups),
             intervals=_parse_intervals(content.get("intervals")),
+            bootstrap=_parse_intervals(content.get("bootstrap")),
+            verdicts=[str(verdict) for verdict in content.get("verdicts") or ()],
             loss=None if content.get("loss") is None else _number(content, "loss"),
             skipped={str(reason): int(_number(content["skipped"], reason)) for reason in content.get("skipped") or {}},
             skipped_frames=[BadFrame(str(f["video"]), int(f["frame"]), str(f["why"])) for f in frames],
@@ -114,21 +126,29 @@ def _parse_group(group: Any, name: str) -> dict[str, Metrics]:
 
 
 def _parse_metrics(row: Any) -> Metrics:
-    return Metrics(int(_number(row, "n")), **{name: _number(row, name) for name in METRICS})
+    intervals = row.get("intervals") if isinstance(row, Mapping) else None
+    figures = {name: _number(row, name) for name in METRICS}
+    return Metrics(int(_number(row, "n")), **figures, intervals=None if intervals is None else _parse_ends(intervals))
 
 
-def _parse_section(cls: type, content: Any) -> Any:
-    return None if content is None else TypeAdapter(cls).validate_python(content)
+def _parse_section(kind: Any, content: Any) -> Any:
+    return None if content is None else TypeAdapter(kind).validate_python(content)
+
+
+def _parse_ends(content: Any) -> Ends:
+    ends = {}
+    for name in METRICS:
+        low, high = content[name]
+        ends[name] = (_number({name: low}, name), _number({name: high}, name))
+    return ends
 
 
 def _parse_intervals(content: Any) -> Intervals | None:
     if content is None:
         return None
-    ends = {}
-    for name in METRICS:
-        low, high = content[name]
-        ends[name] = (_number({name: low}, name), _number({name: high}, name))
-    return Intervals(ends, *(int(_number(content, name)) for name in ("videos", "resamples", "seed")))
+    ends, videos = _parse_ends(content), int(_number(content, "videos"))
+    drawn = [None if content.get(name) is None else int(_number(content, name)) for name in ("resamples", "seed")]
+    return Intervals(ends, videos, str(content["method"]), *drawn)
 
 
 def _number(row: Any, name: str, default: float | None = None) -> float:

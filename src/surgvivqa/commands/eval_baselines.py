@@ -1,0 +1,110 @@
+"""The baselines of an evaluation: fitted on the questions of the training split, or read from other evaluations."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from surgvivqa.data.index import open_questions
+from surgvivqa.data.splits import Splits
+from surgvivqa.data.ssgqa import FrameQuestions, find_videos
+from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline, missing_baselines
+from surgvivqa.evaluation.baselines import MAX_FITTED, TITLES, LabelledQuestions, predict_baselines
+from surgvivqa.evaluation.paired import question_key
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.reporting.results import RunResults, read_results
+from surgvivqa.utils.errors import InputError
+
+
+def read_baseline_runs(
+    folders: Sequence[Path], split: str, frames: Iterable[FrameQuestions], missing: Iterable[tuple[str, int]]
+) -> list[RunResults]:
+    """Reads other evaluations and checks that they are about the questions that are asked.
+
+    Args:
+        folders: folders of evaluations, or run folders.
+        split: the split that is evaluated.
+        frames: the frames with their questions.
+        missing: video and number of the frames that cannot be used; an evaluation may or may not have them.
+
+    Raises:
+        InputError: one of them cannot be read, or is about other questions.
+    """
+    if not folders:
+        return []
+    unusable = set(missing)
+    asked = Counter(
+        (question.video, question.frame, question.question, question.label)
+        for frame in frames
+        if (frame.video, frame.frame) not in unusable
+        for question in frame.questions
+    )
+    runs = [read_results(folder, split) for folder in folders]
+    for run in runs:
+        found = Counter(question_key(p) for p in run.predictions if (p.video, p.frame) not in unusable)
+        lacking, others = asked - found, found - asked
+        if lacking or others:
+            example = next(itertools.chain(lacking, others))
+            raise InputError(
+                f"--baseline {run.folder} is about other questions: it lacks {lacking.total():,} of {asked.total():,}, "
+                f"and has {others.total():,} others (first: {example[0]}, frame {example[1]}: {example[2]!r}); "
+                f"evaluate it on the same --split and --ssgvqa-root, with the same --max-samples."
+            )
+    return runs
+
+
+def compute_baselines(
+    predictions: Sequence[Prediction], runs: Sequence[RunResults], root: Path, splits: Splits, split: str
+) -> list[Baseline]:
+    """Computes the section ``baselines``: those fitted on the training split, then other evaluations.
+
+    Args:
+        predictions: of the model.
+        runs: other evaluations of the same questions.
+        root: the questions' root.
+        splits: names the training videos.
+        split: the split that is evaluated.
+    """
+    train, note = _read_training_questions(root, splits)
+    if train is None:
+        rows = missing_baselines(note)
+    else:
+        if split == "train":
+            note = "; ".join(filter(None, [note, "they are fitted on the questions that they are asked"]))
+        fitted = predict_baselines(train, predictions)
+        rows = [build_baseline(name, TITLES[name], predictions, fitted[name], note=note or None) for name in TITLES]
+    return rows + [_row_of_run(run, predictions) for run in runs]
+
+
+def _read_training_questions(root: Path, splits: Splits) -> tuple[LabelledQuestions | None, str]:
+    """The questions of the training videos, and what limits them; None with the reason if there are none."""
+    try:
+        videos = find_videos(root, splits.train, "skip")
+        train = LabelledQuestions.of_frames(open_questions(root, videos)[0])
+    except InputError:
+        return None, "the questions of the training split, on which baselines are fitted, are not there"
+    if not len(train.text):
+        return None, "the training split, on which baselines are fitted, has no usable question"
+    notes = []
+    if len(videos) < len(splits.train):
+        notes.append(f"they are fitted on {len(videos)} of the {len(splits.train)} training videos, the ones there are")
+    if len(train.text) > MAX_FITTED:
+        notes.append(
+            f"the regression of the question-only one is fitted on {MAX_FITTED:,} of {len(train.text):,} training "
+            f"questions, drawn at random"
+        )
+    return train, "; ".join(notes)
+
+
+def _row_of_run(run: RunResults, predictions: Sequence[Prediction]) -> Baseline:
+    """The row of another evaluation, on the questions that the model answered."""
+    wanted = Counter(map(question_key, predictions))
+    answers = []
+    for answer in run.predictions:
+        key = question_key(answer)
+        if wanted[key] > 0:
+            wanted[key] -= 1
+            answers.append(answer)
+    is_blank = run.flags.get("blank_video") is True
+    title = f"{run.name}, trained on a blank picture" if is_blank else run.name
+    return build_baseline(str(run.folder), title, predictions, answers, sees_frames=not is_blank)

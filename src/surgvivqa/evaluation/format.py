@@ -1,0 +1,101 @@
+"""The results of an evaluation as text: verdicts first, then tables in %."""
+
+from collections.abc import Iterable
+
+from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.intervals import Ends, Intervals
+from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.evaluation.published import find_published, load_published, why_not_comparable
+from surgvivqa.evaluation.report import EvaluationReport
+from surgvivqa.evaluation.verdicts import points
+
+_WIDTH = 36  # of the first column
+_HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS)
+
+
+def format_report(report: EvaluationReport) -> str:
+    """Formats the verdicts, the metrics with their intervals, the baselines, and what was published."""
+    parts = ["\n".join(report.verdicts), format_metrics(report.metrics, report.intervals, report.bootstrap)]
+    parts += [format_baselines(report.baselines or ()), format_published(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None, bootstrap: Intervals | None = None) -> str:
+    """Formats the metrics as a table: overall with their intervals, by reasoning, by type."""
+    lines = [f"{_HEAD}   95% of acc", _row("all", metrics.overall, _span(metrics.overall.intervals))]
+    if intervals is not None:
+        lines += _ends("95%", intervals)
+    if bootstrap is not None:
+        lines += _ends("bootstrap", bootstrap)
+    groups = metrics.by_reasoning | metrics.by_type
+    lines += [_row(name, group, _span(group.intervals)) for name, group in groups.items()]
+    if intervals is None:
+        return "\n".join([*lines, "no 95% intervals: they need at least two videos"])
+    lines.append(f"95% intervals: {intervals.method}, {intervals.videos} videos")
+    if bootstrap is not None:
+        few = "; too narrow with few videos" if bootstrap.videos < 20 else ""
+        lines.append(f"bootstrap: {bootstrap.method}, {bootstrap.resamples:,} resamples{few}")
+    return "\n".join(lines)
+
+
+def format_baselines(baselines: Iterable[Baseline]) -> str:
+    """Formats the baselines as a table, with the model's difference in accuracy; empty if there is none."""
+    lines, notes = [], dict[str, None]()
+    for row in baselines:
+        if row.note:
+            notes[row.note] = None
+        if row.metrics is None:
+            continue
+        gain = ""
+        if row.difference is not None:
+            gain = points(row.difference.difference, signed=True)
+            if row.difference.low is not None and row.difference.high is not None:
+                low, high = (points(end, signed=True) for end in (row.difference.low, row.difference.high))
+                gain += f" ({low} to {high})"
+        lines.append(_row(row.title, row.metrics, gain))
+    head = (
+        [f"{'baselines':<{_WIDTH}}{_HEAD[_WIDTH:]}   model minus baseline, acc, mean over videos (95%)"]
+        if lines
+        else []
+    )
+    return "\n".join([*head, *lines, *(f"baselines: {note}" for note in notes)])
+
+
+def format_published(report: EvaluationReport) -> str:
+    """Formats the published results that may be set beside the report's; empty if none may be."""
+    if why_not_comparable(report) is not None:
+        return ""
+    lines = [f"{'published on these questions':<{_WIDTH}}{_HEAD[_WIDTH:]}"]
+    for result in load_published():
+        if result.comparable and result.figures:
+            cells = (f"{result.figures[name]:>7.1f}" if name in result.figures else f"{'':>7}" for name in METRICS)
+            lines.append(f"{result.title:<{_WIDTH}}{'':>7}{''.join(cells)}")
+    lines.append(_row("this model", report.metrics.overall))
+    printed = find_published("SSG-VQA-Net")
+    lines += ["", f"{printed.title + ', by group':<{_WIDTH}}{'printed':>9}{'our mAP':>9}{'our mAF1':>9}"]
+    groups = report.metrics.by_type | report.metrics.by_reasoning
+    for name, figure in printed.groups.items():
+        if name in groups:
+            ours = (f"{points(getattr(groups[name], metric)):>9}" for metric in ("mAP", "mAF1"))
+            lines.append(f"{name:<{_WIDTH}}{figure:>9.1f}{''.join(ours)}")
+    lines += [f"{printed.title}: {printed.definition}"]
+    shown = [result for result in load_published() if result.comparable]
+    return "\n".join([*lines, *(f"{result.title}: {caveat}" for result in shown for caveat in result.caveats)])
+
+
+def _row(name: str, metrics: Metrics, after: str = "") -> str:
+    cells = "".join(f"{points(getattr(metrics, metric)):>7}" for metric in METRICS)
+    return f"{name:<{_WIDTH}}{metrics.n:>7}{cells}   {after}".rstrip()
+
+
+def _ends(name: str, intervals: Intervals) -> list[str]:
+    """The two rows of the intervals' ends."""
+    return [
+        f"{f'  {name} {label}':<{_WIDTH + 7}}"
+        + "".join(f"{points(intervals.ends[metric][end]):>7}" for metric in METRICS)
+        for end, label in enumerate(("low", "high"))
+    ]
+
+
+def _span(ends: Ends | None) -> str:
+    return "" if ends is None else f"{points(ends['acc'][0])} to {points(ends['acc'][1])}"

@@ -1,0 +1,105 @@
+"""What the figures of an evaluation say, in sentences: the first lines of ``eval`` and ``verdicts`` of metrics.json."""
+
+import dataclasses
+from collections.abc import Callable
+
+from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.published import why_not_comparable
+from surgvivqa.evaluation.report import EvaluationReport
+
+
+def with_verdicts(report: EvaluationReport) -> EvaluationReport:
+    """The report with the verdicts on its other fields, the most important one first."""
+    verdicts = [verdict for find in _VERDICTS for verdict in find(report)]
+    return dataclasses.replace(report, verdicts=verdicts)
+
+
+def points(fraction: float, *, signed: bool = False) -> str:
+    """A fraction in percentage points with one digit, such as ``-5.9``; never ``-0.0``."""
+    value = round(100 * fraction, 1) + 0.0
+    return f"{value:+.1f}" if signed else f"{value:.1f}"
+
+
+def strongest_blind(report: EvaluationReport) -> Baseline | None:
+    """The baseline with the highest accuracy among those that do not see the frames; None if there is none."""
+    found = [row for row in report.baselines or () if row.metrics is not None and not row.sees_frames]
+    return max(found, key=lambda row: row.metrics.acc if row.metrics else 0.0, default=None)
+
+
+def _compare_with_blind(report: EvaluationReport) -> list[str]:
+    """Whether the model is above what the questions alone give, and which of its figures are not.
+
+    Figures below come first.
+    """
+    baseline = strongest_blind(report)
+    if baseline is None or baseline.metrics is None or baseline.difference is None:
+        notes = [row.note for row in report.baselines or () if row.note]
+        return [f"Whether the model beats a baseline without frames is not known: {notes[0]}."] if notes else []
+    acc, other, paired = report.metrics.overall.acc, baseline.metrics.acc, baseline.difference
+    figures = f"accuracy {points(acc)}% against {points(other)}%{_interval(paired.difference, paired.low, paired.high)}"
+    below = _figures_below(report, baseline)
+    named = f"the best baseline without frames ({baseline.title})"
+    if baseline.name == "question_only":
+        named = "the question-only baseline"
+    if acc <= other:
+        rest = [f"Also not above it: {'; '.join(below)}."] if below else []
+        return [f"The model does not beat {named}: {figures}.", *rest]
+    if paired.low is not None and paired.low > 0:
+        verdict = f"The model beats {named}: {figures}."
+    else:
+        verdict = f"The model is above {named}, but {paired.videos} videos do not show that it is better: {figures}."
+    if below:
+        return [f"Not above {named}: {'; '.join(below)}.", verdict]
+    return [verdict]
+
+
+def _figures_below(report: EvaluationReport, baseline: Baseline) -> list[str]:
+    """The other metrics, and the accuracies by reasoning and type, that are not above the baseline's."""
+    assert baseline.metrics is not None
+    below = []
+    for name in METRICS[1:]:
+        ours, other = getattr(report.metrics.overall, name), getattr(baseline.metrics, name)
+        if ours <= other:
+            below.append(f"{name} {points(ours)}% against {points(other)}%")
+    theirs = baseline.by_reasoning | baseline.by_type
+    for group, metrics in (report.metrics.by_reasoning | report.metrics.by_type).items():
+        if group in theirs and group in baseline.groups and metrics.acc <= theirs[group].acc:
+            paired = baseline.groups[group]
+            interval = _interval(paired.difference, paired.low, paired.high)
+            below.append(f"{group} {points(metrics.acc)}% against {points(theirs[group].acc)}%{interval}")
+    return below
+
+
+def _interval(difference: float, low: float | None, high: float | None) -> str:
+    """A paired difference and its interval, in parentheses."""
+    known = "no interval" if low is None or high is None else f"95% interval {_range(low, high)}"
+    return f" (mean difference over videos {points(difference, signed=True)} points, {known})"
+
+
+def _range(low: float, high: float) -> str:
+    return f"{points(low, signed=True)} to {points(high, signed=True)}"
+
+
+def _judge_precision(report: EvaluationReport) -> list[str]:
+    """How far the accuracy may be off."""
+    if report.intervals is None:
+        return ["How far the figures may be off is not known: an interval needs at least two videos."]
+    low, high = report.intervals.ends["acc"]
+    videos = report.intervals.videos
+    return [f"With {videos} videos the 95% interval of the accuracy is {points(low)}% to {points(high)}%."]
+
+
+def _judge_comparability(report: EvaluationReport) -> list[str]:
+    """Whether published results may be set beside the figures."""
+    reason = why_not_comparable(report)
+    if reason is None:
+        return ["All questions of SSG-QA's test split were scored, so published results may be set beside these."]
+    return [f"No published result may be set beside these figures: {reason}."]
+
+
+_VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (
+    _compare_with_blind,
+    _judge_precision,
+    _judge_comparability,
+)
