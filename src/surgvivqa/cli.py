@@ -65,6 +65,12 @@ COMMANDS = {
     "eval": Command(
         "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "evaluate a checkpoint on a split"
     ),
+    "crossval": Command(
+        "surgvivqa.commands.crossval:CrossvalConfig",
+        "surgvivqa.commands.crossval:crossval",
+        "train and evaluate the folds of a cross-validation",
+        resumable=True,
+    ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",

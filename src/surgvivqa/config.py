@@ -134,6 +134,7 @@ class DataConfig:
         "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split, or in eval "
         "the split that the checkpoint was trained with.",
         None,
+        on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
     strict: bool = flag(
         "Stop with an error at a malformed line, an answer outside the labels, or a question file that is not text, "

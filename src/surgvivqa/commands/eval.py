@@ -31,11 +31,11 @@ from surgvivqa.data.index import open_questions, question_counts, subsample
 from surgvivqa.data.splits import Splits, load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.baseline_rows import Baseline
-from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.build_report import build_report
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.verdicts import with_verdicts
@@ -152,12 +152,8 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
     bad = _bad_frames(config, evaluation.frames)
     started = time.monotonic()
     predictions = _predict(config, evaluation, bad, state.is_main_process)
-    metrics = compute_grouped_metrics(predictions)
-    report = EvaluationReport(
-        metrics=metrics,
-        intervals=student_intervals(metrics),
-        bootstrap=bootstrap_intervals(predictions),
-        loss=None if config.answer_only else mean_label_loss(predictions),
+    report = build_report(
+        predictions,
         skipped=evaluation.skipped,
         skipped_frames=bad.to_list(),
         checkpoint=str(config.checkpoint),
@@ -174,10 +170,11 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
             time.monotonic() - started,
             datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         ),
+        crossval=CrossValidation.of_fold(evaluation.splits.fold),
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
-        _write_results(evaluation.output, predictions, report)
+        write_results(evaluation.output, predictions, report)
         print(format_report(report))
         if len(bad):
             left_out = sum(question_counts(evaluation.frames)) - len(predictions)
@@ -298,7 +295,8 @@ def _create_output(output: Path, *, is_default: bool) -> None:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
 
 
-def _write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
+def write_results(output: Path, predictions: Sequence[Prediction], report: EvaluationReport) -> None:
+    """Writes the files of an evaluation into an existing folder."""
     (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
     write_text(output / "predictions.jsonl", "".join(json.dumps(p.to_json()) + "\n" for p in predictions))
     write_text(output / "metrics.json", json.dumps(report.to_json(), indent=2) + "\n")

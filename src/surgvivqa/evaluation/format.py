@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.evaluation.published import find_published, load_published, why_not_comparable
@@ -16,7 +17,7 @@ _HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS
 def format_report(report: EvaluationReport) -> str:
     """Formats the verdicts, the metrics with their intervals, the baselines, and what was published."""
     parts = ["\n".join(report.verdicts), format_metrics(report.metrics, report.intervals, report.bootstrap)]
-    parts += [format_baselines(report.baselines or ()), format_published(report)]
+    parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -35,6 +36,19 @@ def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None, bootstr
     if bootstrap is not None:
         few = "; too narrow with few videos" if bootstrap.videos < 20 else ""
         lines.append(f"bootstrap: {bootstrap.method}, {bootstrap.resamples:,} resamples{few}")
+    return "\n".join(lines)
+
+
+def format_folds(crossval: CrossValidation | None) -> str:
+    """Formats the folds of a cross-validation as a table, with their mean and spread; empty if there are none."""
+    if crossval is None or not crossval.folds:
+        return ""
+    lines = [f"{'fold':<{_WIDTH}}{_HEAD[_WIDTH:]}   95% of acc"]
+    for fold in crossval.folds:
+        name = f"{fold.fold}  ({len(fold.videos)} videos)"
+        lines.append(_row(name, fold.metrics, _span(fold.metrics.intervals)))
+    for name, values in (("mean of the folds", crossval.mean), ("standard deviation of the folds", crossval.spread)):
+        lines.append(f"{name:<{_WIDTH + 7}}" + "".join(f"{points(values[metric]):>7}" for metric in METRICS))
     return "\n".join(lines)
 
 

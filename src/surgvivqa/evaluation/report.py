@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
@@ -18,7 +19,7 @@ from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
-SECTIONS: dict[str, Any] = {"environment": Environment, "baselines": list[Baseline]}
+SECTIONS: dict[str, Any] = {"environment": Environment, "baselines": list[Baseline], "crossval": CrossValidation}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class EvaluationReport:
         score_norm: how the scores of a label's tokens were combined.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
+        crossval: the folds of a cross-validation that this is about; None for other evaluations.
         baselines: what is reached on the same questions without the frames, or by other models.
     """
 
@@ -59,6 +61,7 @@ class EvaluationReport:
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
+    crossval: CrossValidation | None = None
     baselines: Sequence[Baseline] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
-from surgvivqa.data.splits import load_splits
+from surgvivqa.data.splits import load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
@@ -508,9 +508,15 @@ class Trainer:
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
         assert config.ssgvqa_root is not None
+        splits, known = load_splits(config.splits_dir), self.bundle.run.train_videos
+        if seen := shared_videos(splits.test, known):
+            raise InputError(
+                f"--pretrained-ckpt {config.pretrained_ckpt} was trained on {', '.join(seen)}, which this run's split "
+                f"tests on, so its evaluation would be meaningless; start from another one, or give another split."
+            )
         self.bundle.run = RunRecord(
             flags=plain_values(config),
-            train_videos=tuple(load_splits(config.splits_dir).train),
+            train_videos=tuple(dict.fromkeys([*splits.train, *known])),
             synthetic=is_synthetic(config.ssgvqa_root),
         )
         self.prompt_tokenizer = self.bundle.prompt_tokenizer()
