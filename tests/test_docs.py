@@ -18,7 +18,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FOLDERS = ("src", "tests", "docs", "benchmarks", "experiments", "tools", "configs", "fine-tune", ".ci", ".github")
-WRITTEN_BY_COMMANDS = ("fine-tune/ckpt", "fine-tune/logs")
+WRITTEN_BY_COMMANDS = ("fine-tune/ckpt", "fine-tune/crossval", "fine-tune/logs")
 FLAGS_OF_OTHER_TOOLS = {
     "torchrun": "--standalone --nproc-per-node --nnodes --rdzv-id --rdzv-backend --rdzv-endpoint --shutdown-timeout "
     "--signals-to-handle",
