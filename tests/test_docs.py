@@ -22,7 +22,8 @@ WRITTEN_BY_COMMANDS = ("fine-tune/ckpt", "fine-tune/crossval", "fine-tune/logs")
 FLAGS_OF_OTHER_TOOLS = {
     "torchrun": "--standalone --nproc-per-node --nnodes --rdzv-id --rdzv-backend --rdzv-endpoint --shutdown-timeout "
     "--signals-to-handle",
-    "sbatch": "--gres --nodes --ntasks-per-node",
+    "sbatch": "--gres --nodes --ntasks-per-node --parsable --dependency --array",
+    "tensorboard, wandb": "--logdir --append",
     "pip": "--no-deps --wheel-dir --strict --skip-editable --progress-spinner --path",
     "git": "--sign --message",
     "hf": "--local-dir",

@@ -29,6 +29,7 @@ log = logging.getLogger("surgvivqa")
 TRACKERS_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER = "trackers.json", "tensorboard", "wandb"
 # What is imported to find out whether a tracker can be used.
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio", "wandb": "wandb"}
+_PROJECT_VARIABLES = {"trackio": "TRACKIO_PROJECT", "wandb": "WANDB_PROJECT"}
 _NOT_SENT = ("step", "chance")  # the step is the axis; the loss of a guess is a constant
 # Weights & Biases also records the console, the command line, the host and the user name; a run sends its figures and
 # public flags only. A run does not wait long for a login or an upload: what is not sent stays in wandb/.
@@ -190,7 +191,7 @@ class RunTrackers:
             name: its name.
             resumed_from: the progress of a run that it knows already.
         """
-        project = os.environ.get(f"{name.upper()}_PROJECT", "surgvivqa")
+        project = os.environ.get(_PROJECT_VARIABLES.get(name, ""), "surgvivqa")
         if name == "tensorboard":
             more = {} if resumed_from is None else {"purge_step": _first_step_again(resumed_from)}
             return SafeTracker(TensorBoardTracker(TENSORBOARD_FOLDER, self.folder, **more), lambda _: 0)
