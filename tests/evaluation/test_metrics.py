@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from surgvivqa.data.labels import LABELS
-from surgvivqa.evaluation.metrics import accuracy_standard_error, compute_metrics
+from surgvivqa.evaluation.metrics import (
+    METRICS,
+    accuracy_standard_error,
+    compute_grouped_metrics,
+    compute_metrics,
+    groups_of,
+)
 from surgvivqa.evaluation.predictions import Prediction
 
 pairs = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=60)
@@ -45,6 +51,41 @@ def test_metrics_equal_those_of_scikit_learn(data: list[tuple[int, int]]) -> Non
 
 def test_metrics_of_no_questions_are_zero() -> None:
     assert set(compute_metrics([], []).to_json().values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "truth, guess, expected",
+    [
+        ([3, 3, 3], [3, 3, 3], (1, 1, 1, 1, 1)),  # one class, always right
+        ([3, 3, 3], [4, 4, 4], (0, 0, 0, 0, 0)),  # never right; class 4 is not in the truth and does not count
+        ([3, 3, 3, 3], [3, 4, 4, 4], (1 / 4, 1, 1 / 4, 2 / 5, 2 / 5)),  # one class in the truth
+        ([3, 4], [4, 3], (0, 0, 0, 0, 0)),
+    ],
+)
+def test_degenerate_inputs(truth: list[int], guess: list[int], expected: tuple[float, ...]) -> None:
+    metrics = compute_metrics(truth, guess)
+    assert [getattr(metrics, name) for name in METRICS] == pytest.approx(expected)
+
+
+@given(pairs)
+def test_metrics_of_videos_equal_those_of_all_questions(data: list[tuple[int, int]]) -> None:
+    predictions = [Prediction(f"VID{i % 3:02d}", i, "q", t, g) for i, (t, g) in enumerate(data)]
+    overall = compute_grouped_metrics(predictions).overall
+    plain = compute_metrics([t for t, _ in data], [g for _, g in data])
+    assert overall.to_json() == pytest.approx(plain.to_json(), abs=1e-14)
+
+
+def test_no_predictions_have_no_groups() -> None:
+    grouped = compute_grouped_metrics([])
+    assert grouped.overall == compute_metrics([], [])
+    assert (grouped.by_type, grouped.by_reasoning, grouped.by_video, grouped.by_label) == ({}, {}, {}, {})
+
+
+def test_a_group_without_questions_is_left_out() -> None:
+    lines = [Prediction("VID01", 1, "q", 1, 1), Prediction("VID01", 1, "q", 1, 2, reasoning="zero_hop", type="count")]
+    grouped = compute_grouped_metrics(lines)
+    assert list(grouped.by_type) == ["count", "counting"] and list(grouped.by_reasoning) == ["zero_hop"]
+    assert groups_of(lines[0]) == [] and groups_of(lines[1]) == ["zero_hop", "count", "counting"]
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero() -> None:

@@ -35,7 +35,7 @@ def figures_section(settings: ModelConfig, report: EvaluationReport | None) -> s
     if comparable:
         lines.append(
             "SSG-VQA-Net's figures are those of its released weights, run again by a third party, whose author also "
-            "wrote the recipe that this project's commands follow; its README prints the F1 by type and reasoning "
+            "wrote the recipe that surgvivqa's commands follow; its README prints the F1 by type and reasoning "
             "without saying how classes are averaged."
         )
     else:

@@ -3,7 +3,6 @@
 Questions repeat, so every baseline works on the distinct ones and counts how often each has each label.
 """
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ TITLES = {
     "majority_by_template": "most frequent answer per template",
     "question_only": "question only",
 }
+MAX_HELD_OUT = 20_000  # held-out training questions that decide between regression and lookup
 _RARE_WORDS_FROM = 500  # questions; a word of a single one is left out from here on
 
 
@@ -95,9 +95,11 @@ def predict_baselines(
         "majority_by_template": _most_frequent(train, templates, [question_template(q) for q in questions], by_type),
         "question_only": predict_from_text(train, questions, seed),
     }
-    plain = [dataclasses.replace(p, probability=None, loss=None, top5=None, scores=None) for p in predictions]
     return {
-        name: [dataclasses.replace(p, prediction=int(found[row])) for p, row in zip(plain, rows, strict=True)]
+        name: [
+            Prediction(p.video, p.frame, p.question, p.answer, label, reasoning=p.reasoning, type=p.type)
+            for p, label in zip(predictions, found[rows].tolist(), strict=True)
+        ]
         for name, found in labels.items()
     }
 
@@ -123,19 +125,21 @@ def predict_from_text(train: LabelledQuestions, questions: Sequence[str], seed: 
     is_held_out = np.isin(train.frame, frames[: max(1, len(frames) // 5)])
     use_lookup = False
     if not is_held_out.all():
-        rest, held_out = train.select(~is_held_out), train.select(is_held_out)
-        from_words = TextModel(_draw(rest, rng)).predict(train.texts)
-        looked_up = _most_frequent(rest, train.texts, train.texts, from_words)
-        hits = [int((found[held_out.text] == held_out.label).sum()) for found in (from_words, looked_up)]
+        rest, held_out = train.select(~is_held_out), _draw(train.select(is_held_out), MAX_HELD_OUT, rng)
+        distinct, index = np.unique(held_out.text, return_inverse=True)
+        asked = [train.texts[i] for i in distinct]
+        from_words = TextModel(_draw(rest, MAX_FITTED, rng)).predict(asked)
+        looked_up = _most_frequent(rest, train.texts, asked, from_words)
+        hits = [int((found[index] == held_out.label).sum()) for found in (from_words, looked_up)]
         use_lookup = hits[1] > hits[0]
-    from_words = TextModel(_draw(train, rng)).predict(questions)
+    from_words = TextModel(_draw(train, MAX_FITTED, rng)).predict(questions)
     return _most_frequent(train, train.texts, questions, from_words) if use_lookup else from_words
 
 
-def _draw(train: LabelledQuestions, rng: np.random.Generator) -> LabelledQuestions:
-    """At most ``MAX_FITTED`` of the questions, drawn at random."""
-    total = len(train.text)
-    return train if total <= MAX_FITTED else train.select(rng.choice(total, MAX_FITTED, replace=False))
+def _draw(questions: LabelledQuestions, most: int, rng: np.random.Generator) -> LabelledQuestions:
+    """At most ``most`` of the questions, drawn at random."""
+    total = len(questions.text)
+    return questions if total <= most else questions.select(rng.choice(total, most, replace=False))
 
 
 def _most_frequent(

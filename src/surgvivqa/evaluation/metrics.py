@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import base_video
-from surgvivqa.evaluation.confusion import compute_confusion_by_video, confusion_matrix
+from surgvivqa.evaluation.confusion import VideoCells, confusion_matrix
 from surgvivqa.evaluation.intervals import Ends, Intervals, fraction_intervals
 from surgvivqa.evaluation.predictions import Prediction
 
@@ -155,18 +155,47 @@ def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
     return Metrics(len(truth), **{name: float(values[0]) for name, values in metrics.items()})
 
 
+def metrics_of_videos(confusion: NDArray[np.int64]) -> Metrics:
+    """Computes the metrics of all videos' questions, with 95% intervals over the videos.
+
+    Args:
+        confusion: ``[V, C, C]``, from ``compute_confusion_by_video``; every video has a question.
+
+    Returns:
+        The metrics; all are 0 without questions.
+    """
+    if not len(confusion):
+        return compute_metrics([], [])
+    # The diagonals and margins, [V, C] each, are enough.
+    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
+    total = counts.sum(1, keepdims=True)
+    figures = {name: float(values[0]) for name, values in metrics_from_counts(*total).items()}
+    left_out = metrics_from_counts(*(total - counts)) if len(confusion) > 1 else {}
+    intervals = fraction_intervals(figures, left_out, len(confusion))
+    return Metrics(int(total[1].sum()), **figures, intervals=intervals)
+
+
 def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics:
     """Computes the metrics of all predictions, by reasoning, by type, by video and by label, with 95% intervals."""
-    templates = [p for p in predictions if p.reasoning]
-    by_type = _metrics_by_group(templates, lambda p: p.type)
-    by_type_group = _metrics_by_group(templates, lambda p: TYPE_GROUPS.get(p.type or ""))
+    cells = VideoCells.of_predictions(predictions)
+
+    def by(key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
+        groups: dict[str, list[int]] = {}
+        for index, prediction in enumerate(predictions):
+            name = key(prediction)
+            if name:
+                groups.setdefault(name, []).append(index)
+        return {name: metrics_of_videos(cells.count(groups[name])) for name in sorted(groups)}
+
+    by_type = by(lambda p: p.type if p.reasoning else None)
+    by_type_group = by(lambda p: TYPE_GROUPS.get(p.type or "") if p.reasoning else None)
     return GroupedMetrics(
-        overall=_metrics_of(predictions),
+        overall=metrics_of_videos(cells.count()),
         acc_se=accuracy_standard_error(predictions),
-        by_reasoning=_metrics_by_group(templates, lambda p: p.reasoning),
+        by_reasoning=by(lambda p: p.reasoning),
         by_type=by_type | by_type_group,
-        by_video=_metrics_by_group(predictions, lambda p: p.video),
-        by_label=_metrics_by_label(predictions),
+        by_video=by(lambda p: p.video),
+        by_label=_metrics_by_label(cells.count()),
     )
 
 
@@ -209,49 +238,26 @@ def mean_label_loss(predictions: Sequence[Prediction]) -> float:
     return float(np.mean(losses)) if losses else 0.0
 
 
-def _metrics_of(predictions: Sequence[Prediction]) -> Metrics:
-    """The metrics of predictions with their intervals."""
-    names, confusion = compute_confusion_by_video(predictions)
-    if not names:
-        return compute_metrics([], [])
-    # The diagonals and margins, [V, C] each, are enough.
+def _metrics_by_label(confusion: NDArray[np.int64]) -> dict[str, LabelMetrics]:
+    """The metrics of each label that is true or predicted, over the videos in which it is; of ``[V, C, C]``."""
     counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
-    total = counts.sum(1, keepdims=True)
-    figures = {name: float(values[0]) for name, values in metrics_from_counts(*total).items()}
-    left_out = metrics_from_counts(*(total - counts)) if len(names) > 1 else {}
-    return Metrics(len(predictions), **figures, intervals=fraction_intervals(figures, left_out, len(names)))
-
-
-def _metrics_by_group(predictions: Sequence[Prediction], key: Callable[[Prediction], str | None]) -> dict[str, Metrics]:
-    groups: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        name = key(prediction)
-        if name is not None:
-            groups.setdefault(name, []).append(prediction)
-    return {name: _metrics_of(groups[name]) for name in sorted(groups)}
-
-
-def _metrics_by_label(predictions: Sequence[Prediction]) -> dict[str, LabelMetrics]:
-    """The metrics of each label that is true or predicted. All videos enter, since each may hold a false positive."""
-    names, confusion = compute_confusion_by_video(predictions)
-    counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
-    total = counts.sum(1, keepdims=True)
-    figures, left_out = _label_figures(*total), _label_figures(*(total - counts))
     by_label = {}
-    for label in np.flatnonzero(total[1, 0] + total[2, 0]):
-        of_label = {name: float(values[0, label]) for name, values in figures.items()}
-        videos_with_it = int((counts[1, :, label] > 0).sum())
-        without = {name: values[:, label] for name, values in left_out.items()}
-        intervals = fraction_intervals(of_label, without, len(names)) if videos_with_it > 1 else None
-        n, predicted = (int(total[margin, 0, label]) for margin in (1, 2))
-        by_label[LABELS[label]] = LabelMetrics(n, predicted, **of_label, intervals=intervals)
+    for label in np.flatnonzero(counts[1:].sum((0, 1))):
+        of_label = counts[:, counts[1:, :, label].any(0), label]
+        total = of_label.sum(1, keepdims=True)
+        figures = {name: float(values[0]) for name, values in _label_figures(*total).items()}
+        _, n, predicted = map(int, total[:, 0])
+        is_known = (of_label[1] > 0).sum() > 1
+        left_out = _label_figures(*(total - of_label))
+        intervals = fraction_intervals(figures, left_out, of_label.shape[1]) if is_known else None
+        by_label[LABELS[label]] = LabelMetrics(n, predicted, **figures, intervals=intervals)
     return by_label
 
 
 def _label_figures(
     hits: NDArray[np.int64], support: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 of each label, ``[R, C]`` each; 0 where a denominator is."""
+    """Precision, recall and F1 of a label, ``[R]`` each, of ``[R]`` counts; 0 where a denominator is."""
 
     def ratio(numerator: NDArray[np.int64], denominator: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)

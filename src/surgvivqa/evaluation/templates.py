@@ -5,10 +5,6 @@ one template differ in what they ask about only, so the most frequent answer to 
 from the wording alone.
 """
 
-import functools
-import re
-from collections.abc import Iterable
-
 from surgvivqa.data.labels import LABELS
 
 COLORS = ("blue", "brown", "red", "silver", "white", "yellow")
@@ -30,28 +26,32 @@ COMPONENTS = tuple(
 )
 
 
-def _any_of(words: Iterable[str]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
+PLACES = tuple(f"{row}-{column}" for row in ("top", "mid", "bottom") for column in ("left", "mid", "right"))
+_ENDS = "?;,.:!"
 
 
-_NOUNS = re.compile(
-    rf"\b(?:(?P<place>(?:top|middle|mid|bottom)-(?:left|middle|mid|right))|(?P<color>{_any_of(COLORS)})|"
-    rf"(?P<component>{_any_of(COMPONENTS)})|(?P<kind>{_any_of((*KINDS, 'anatomie'))})|"
-    rf"(?P<action>{_any_of({*ACTIONS, *ACTIONS.values()})}))(?P<plural>s?)\b",
-    re.IGNORECASE,
-)
+def _placeholders() -> dict[str, str]:
+    """The placeholder of each noun; of a plural with an ``s``."""
+    nouns = {"place": PLACES, "color": COLORS, "component": COMPONENTS, "kind": (*KINDS, "anatomie")}
+    found = {word: f"<{name}>" for name, words in nouns.items() for word in words}
+    found |= {f"{word}s": f"{placeholder}s" for word, placeholder in found.items()}
+    return found | dict.fromkeys((*ACTIONS, *ACTIONS.values()), "<action>")
 
 
-@functools.lru_cache(maxsize=65_536)
+_PLACEHOLDERS = _placeholders()
+
+
 def question_template(question: str) -> str:
     """Replaces the nouns of a question by placeholders.
 
     ``How many red top-mid things are there?`` gives ``how many <color> <place> <kind>s are there?``. A plural keeps its
     ``s``, also SSG-QA's ``anatomys``. Case and white space do not count.
     """
-
-    def placeholder(found: re.Match[str]) -> str:
-        noun = next(name for name, text in found.groupdict().items() if text)
-        return f"<{noun}>{found['plural']}"
-
-    return " ".join(_NOUNS.sub(placeholder, question.lower()).split())
+    words = []
+    for word in question.lower().split():
+        placeholder = _PLACEHOLDERS.get(word)
+        if placeholder is None:
+            stem = word.rstrip(_ENDS)
+            placeholder = _PLACEHOLDERS.get(stem, stem) + word[len(stem) :]
+        words.append(placeholder)
+    return " ".join(words)

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
-from surgvivqa.evaluation.baseline_rows import Baseline
-from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.baseline_rows import Baseline, GroupDifference
+from surgvivqa.evaluation.metrics import METRICS, TYPE_GROUPS
+from surgvivqa.evaluation.paired import PairedDifference
 from surgvivqa.evaluation.published import why_not_comparable
 from surgvivqa.evaluation.report import EvaluationReport
 
@@ -37,48 +38,57 @@ def _compare_with_blind(report: EvaluationReport) -> list[str]:
         notes = [row.note for row in report.baselines or () if row.note]
         return [f"Whether the model beats a baseline without frames is not known: {notes[0]}."] if notes else []
     acc, other, paired = report.metrics.overall.acc, baseline.metrics.acc, baseline.difference
-    figures = f"accuracy {points(acc)}% against {points(other)}%{_interval(paired.difference, paired.low, paired.high)}"
+    videos = f" over the {paired.videos} videos" if paired.videos > 1 else ""
+    known = f"95% interval {_range(paired)}" if paired.low is not None else "no interval from a single video"
+    difference = f"mean difference{videos} {points(paired.difference, signed=True)} points, {known}"
+    figures = f"accuracy {points(acc)}% against {points(other)}% ({difference})"
     below = _figures_below(report, baseline)
     named = f"the best baseline without frames ({baseline.title})"
     if baseline.name == "question_only":
         named = "the question-only baseline"
     if acc <= other:
-        rest = [f"Also not above it: {'; '.join(below)}."] if below else []
+        rest = [f"Also below it: {'; '.join(below)}."] if below else []
         return [f"The model does not beat {named}: {figures}.", *rest]
     if paired.low is not None and paired.low > 0:
         verdict = f"The model beats {named}: {figures}."
     else:
-        verdict = f"The model is above {named}, but {paired.videos} videos do not show that it is better: {figures}."
+        shown_by = "one video does" if paired.videos == 1 else f"{paired.videos} videos do"
+        verdict = f"The model is above {named}, but {shown_by} not show that it is better: {figures}."
     if below:
-        return [f"Not above {named}: {'; '.join(below)}.", verdict]
+        return [f"Below {named}: {'; '.join(below)}.", verdict]
     return [verdict]
 
 
 def _figures_below(report: EvaluationReport, baseline: Baseline) -> list[str]:
-    """The other metrics, and the accuracies by reasoning and type, that are not above the baseline's."""
+    """The other metrics, and the accuracies by reasoning and type, that are below the baseline's."""
     assert baseline.metrics is not None
     below = []
     for name in METRICS[1:]:
         ours, other = getattr(report.metrics.overall, name), getattr(baseline.metrics, name)
-        if ours <= other:
+        if ours < other:
             below.append(f"{name} {points(ours)}% against {points(other)}%")
     theirs = baseline.by_reasoning | baseline.by_type
     for group, metrics in (report.metrics.by_reasoning | report.metrics.by_type).items():
-        if group in theirs and group in baseline.groups and metrics.acc <= theirs[group].acc:
+        # Raw types repeat their group: ``exist`` is ``existence``.
+        if (
+            group in theirs
+            and group in baseline.groups
+            and group not in TYPE_GROUPS
+            and metrics.acc < theirs[group].acc
+        ):
             paired = baseline.groups[group]
-            interval = _interval(paired.difference, paired.low, paired.high)
-            below.append(f"{group} {points(metrics.acc)}% against {points(theirs[group].acc)}%{interval}")
+            known = "" if paired.low is None else f", {_range(paired)}"
+            difference = f"{points(paired.difference, signed=True)} points{known}"
+            below.append(
+                f"accuracy on {group} {points(metrics.acc)}% against {points(theirs[group].acc)}% ({difference})"
+            )
     return below
 
 
-def _interval(difference: float, low: float | None, high: float | None) -> str:
-    """A paired difference and its interval, in parentheses."""
-    known = "no interval" if low is None or high is None else f"95% interval {_range(low, high)}"
-    return f" (mean difference over videos {points(difference, signed=True)} points, {known})"
-
-
-def _range(low: float, high: float) -> str:
-    return f"{points(low, signed=True)} to {points(high, signed=True)}"
+def _range(paired: PairedDifference | GroupDifference) -> str:
+    """The ends of a difference's interval."""
+    assert paired.low is not None and paired.high is not None
+    return f"{points(paired.low, signed=True)} to {points(paired.high, signed=True)}"
 
 
 def _judge_precision(report: EvaluationReport) -> list[str]:
