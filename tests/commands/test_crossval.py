@@ -15,6 +15,7 @@ import yaml
 
 from surgvivqa.cli import main
 from surgvivqa.commands import crossval as command
+from surgvivqa.commands.eval import evaluate as evaluate_a_fold
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits
 from surgvivqa.evaluation.published import why_not_comparable
 from surgvivqa.reporting.results import read_results
@@ -135,7 +136,7 @@ def test_it_continues_after_a_stop(
         assert run(folder, flags) == 75
     assert (folder / "fold-1" / "eval-test" / "metrics.json").is_file()
     assert not (folder / "fold-2" / "eval-test").exists()
-    evaluate = command.evaluate
+    evaluate = evaluate_a_fold
     with monkeypatch.context() as patch:
 
         def interrupted(config: Any) -> Any:

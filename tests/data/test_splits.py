@@ -30,7 +30,7 @@ def test_the_last_videos_of_the_other_folds_are_for_validation() -> None:
 
 
 def test_every_video_is_tested_once_and_never_trained_on_in_its_fold() -> None:
-    tested = []
+    tested: list[str] = []
     for fold in (1, 2, 3):
         splits = FOLDS.split(fold, 1)
         assert not set(splits.train) & {*splits.val, *splits.test} and len(splits.val) == 1

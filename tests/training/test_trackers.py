@@ -126,9 +126,9 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def curves_of_lines(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def curves_of_lines(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """The same from ``metrics.jsonl``."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    found: dict[str, list[tuple[int, Any]]] = {}
     for line in lines(folder):
         for name, value in line.items():
             if name not in ("step", "chance") and value is not None:

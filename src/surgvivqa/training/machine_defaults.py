@@ -103,6 +103,16 @@ def autocast_arguments(config: TrainConfig, device: torch.device) -> dict[str, A
     }
 
 
+def parts_in_16_bits(config: TrainConfig) -> list[str]:
+    """The parts of the model that never run in float32 in a run of 16 bits: a cache is filled in float32."""
+    parts = ["llm"]
+    if config.cache is None:
+        parts.append("visual_encoder")
+    if not config.cache_text:
+        parts.append("text_encoder")
+    return parts
+
+
 def limit_for_debug(config: TrainConfig) -> TrainConfig:
     """``config`` within the limits of ``--debug``: a few steps on a few questions, logged one by one."""
     return dataclasses.replace(

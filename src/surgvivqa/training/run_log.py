@@ -64,17 +64,20 @@ class MetricsLog:
         path: the file.
         enabled: False in all processes but the main one, where ``write`` does nothing.
         report: sends the values of a line to the trackers.
+        time_left: returns the time left as text, for the log; empty if it is not known.
     """
 
-    def __init__(self, path: Path, enabled: bool, report: Callable[[Mapping[str, float | None]], None]) -> None:
-        self.path, self.enabled, self.report = path, enabled, report
+    def __init__(
+        self,
+        path: Path,
+        enabled: bool,
+        report: Callable[[Mapping[str, float | None]], None],
+        time_left: Callable[[], str],
+    ) -> None:
+        self.path, self.enabled, self.report, self.time_left = path, enabled, report, time_left
 
-    def write(self, note: str, /, **values: float | None) -> None:
+    def write(self, **values: float | None) -> None:
         """Appends one line and flushes it to the disk, so that it is there before the checkpoint that follows it.
-
-        Args:
-            note: what only the log says beside the values.
-            values: the values, ``step`` among them.
 
         Raises:
             RunError: the file cannot be written.
@@ -93,7 +96,8 @@ class MetricsLog:
                 f"{self.path} cannot be written ({first_line(error)}); the last checkpoint is good."
             ) from error
         shown = [f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()]
-        log.info(" ".join([*shown, note]).strip())
+        left = self.time_left()
+        log.info(" ".join([*shown, *([f"left={left}"] if left else [])]))
         self.report(plain)
 
 

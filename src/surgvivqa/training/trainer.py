@@ -15,14 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from surgvivqa.config import TrainConfig, check_ranges, plain_values
+from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
-from surgvivqa.data.splits import load_splits, shared_videos
-from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
@@ -32,11 +31,10 @@ from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
-from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.precision import FrozenWeights
-from surgvivqa.training.data import read_training_data
+from surgvivqa.training.data import read_training_data, record_run
 from surgvivqa.training.divergence import advise_after_divergence, describe_last_good_checkpoint, is_finite
 from surgvivqa.training.graphs import CudaRecorder, DecoderGraphs, why_no_graphs
 from surgvivqa.training.initial_model import build_for_training
@@ -44,6 +42,7 @@ from surgvivqa.training.machine_defaults import (
     autocast_arguments,
     frames_per_pass,
     limit_for_debug,
+    parts_in_16_bits,
     resolve_machine_defaults,
 )
 from surgvivqa.training.progress_bar import Pace, ProgressBar
@@ -139,8 +138,10 @@ class Trainer:
         self._prepare_steps()
         self._restore(start, bad_frames)
         self.trackers = RunTrackers(accelerator, folder.path, config, start.progress)
-        self.metrics_log = MetricsLog(folder.path / "metrics.jsonl", accelerator.is_main_process, self.trackers.report)
         self.pace = Pace(self.total_steps)
+        self.metrics_log = MetricsLog(
+            folder.path / "metrics.jsonl", accelerator.is_main_process, self.trackers.report, self.pace.time_left
+        )
         self.started = time.monotonic()
         self.stop = StopSignals(config.max_hours)
 
@@ -325,7 +326,7 @@ class Trainer:
             self.save(bad_frames=known)
             with raise_on_all_ranks():
                 raise InputError("None of the frames to validate on can be used.")
-        self.metrics_log.write("", step=state.step, **{f"val_{name}": value for name, value in figures.items()})
+        self.metrics_log.write(step=state.step, **{f"val_{name}": value for name, value in figures.items()})
         score = -figures["loss"] if self.config.best_metric == "loss" else figures[self.config.best_metric]
         if state.best is None or score > state.best:
             state.best = score
@@ -397,7 +398,6 @@ class Trainer:
         """Writes the mean loss since the last line, and starts a new window."""
         (result, figures), window = newest, self.state.window
         self.metrics_log.write(
-            f"left={self.pace.time_left() or 'unknown'}",
             step=self.state.step,
             epoch=result.epoch,
             loss=window.mean(),
@@ -507,18 +507,7 @@ class Trainer:
         self.model = self.bundle.model
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
-        assert config.ssgvqa_root is not None
-        splits, known = load_splits(config.splits_dir), self.bundle.run.train_videos
-        if seen := shared_videos(splits.test, known):
-            raise InputError(
-                f"--pretrained-ckpt {config.pretrained_ckpt} was trained on {', '.join(seen)}, which this run's split "
-                f"tests on, so its evaluation would be meaningless; start from another one, or give another split."
-            )
-        self.bundle.run = RunRecord(
-            flags=plain_values(config),
-            train_videos=tuple(dict.fromkeys([*splits.train, *known])),
-            synthetic=is_synthetic(config.ssgvqa_root),
-        )
+        self.bundle.run = record_run(config, self.bundle.run.train_videos)
         self.prompt_tokenizer = self.bundle.prompt_tokenizer()
         LabelTrie(self.prompt_tokenizer.label_ids)  # raises if the labels could not be scored
         self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
@@ -560,7 +549,7 @@ class Trainer:
         self.ahead = Ahead(part, frames_per_pass(device), buckets=not no_graphs)
         self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
         self.autocast = autocast_arguments(config, device)
-        parts = self._parts_in_16_bits() if self.autocast["enabled"] else []
+        parts = parts_in_16_bits(config) if self.autocast["enabled"] else []
         self.frozen_weights = FrozenWeights(self.model, self.autocast["dtype"], parts, keep_originals=True)
         self.updater = Updater(
             self.model, config.lr, config.weight_decay, config.max_grad_norm, self.accelerator.scaler
@@ -586,15 +575,6 @@ class Trainer:
         )
         if self.longest_window > 1:
             log.info("The frozen encoders run ahead, for up to %d batches at a time.", self.longest_window)
-
-    def _parts_in_16_bits(self) -> list[str]:
-        """The parts of the model that never run in float32: a cache is filled in float32."""
-        parts = ["llm"]
-        if self.config.cache is None:
-            parts.append("visual_encoder")
-        if not self.config.cache_text:
-            parts.append("text_encoder")
-        return parts
 
     def _restore(self, start: RunStart, bad_frames: BadFrames) -> None:
         """Sets the state: that of the checkpoint, or that of a run's beginning in a cleared folder."""
