@@ -75,19 +75,17 @@ def test_days_are_written_out() -> None:
     assert pace.time_left() == "4 days, 2:00:00"
 
 
-def test_a_terminal_shows_the_figures_and_the_log_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_shows_the_figures_and_the_log_above_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     logger, screen = logging.getLogger("surgvivqa"), io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    handler = logging.StreamHandler()
-    logger.addHandler(handler)
-    try:
-        with ProgressBar(100, True, console=console) as bar:
-            bar.show(12, "loss 1.500  4.00 questions/s  0:03:00 left")
-            logger.warning("A line of the log.")
-            bar._progress.refresh()
-        logger.warning("A line after it.")
-    finally:
-        logger.removeHandler(handler)
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
+    with ProgressBar(100, True, console=console) as bar:
+        bar.show(12, "loss 1.500  4.00 questions/s  0:03:00 left")
+        logger.warning("A line of the log.")
+        bar._progress.refresh()
+    logger.warning("A line after it.")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "12/100 loss 1.500  4.00 questions/s  0:03:00 left" in shown
     assert "A line of the log." in shown and "A line after it." not in shown
