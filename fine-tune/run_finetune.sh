@@ -50,42 +50,6 @@ flags=(
 )
 if [[ "$precision" != fp32 ]]; then flags+=("--$precision"); fi
 if [[ -n "${SPLITS_DIR:-}" ]]; then flags+=(--splits-dir "$SPLITS_DIR"); fi
-launcher=()
-if (( ${NPROC:-1} > 1 )); then
-  launcher=(-m torch.distributed.run --standalone --nproc-per-node "$NPROC")
-fi
-# The run is a background process, so that this shell handles signals while it waits. It forwards each as USR1, on which
-# the run saves and stops. Under torchrun the signal goes to torchrun's child processes, since torchrun does not save.
-warned=0
-cancelled=0
-"$python" "${launcher[@]}" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@" &
-child=$!
-# shellcheck disable=SC2329  # called by the traps below
-forward_signal() {
-  warned=1
-  if [[ "$1" != USR1 ]]; then cancelled=1; fi
-  if (( ${NPROC:-1} > 1 )); then
-    pkill -USR1 -P "$child" || kill -TERM "$child" 2>/dev/null || true # no child process yet
-  else
-    kill -USR1 "$child" 2>/dev/null || true
-  fi
-}
-for name in USR1 TERM INT; do
-  # shellcheck disable=SC2064  # expand the name now
-  trap "forward_signal $name" "$name"
-done
-code=0
-wait "$child" || code=$?
-while kill -0 "$child" 2>/dev/null; do # a signal interrupted the wait, not the run
-  code=0
-  wait "$child" || code=$?
-done
-# 138 and 143: the signal (USR1, TERM) ended Python while it was starting, so there is nothing to save.
-# torchrun exits with 1 if its processes exit with 75.
-if (( warned && (code == 138 || code == 143) )); then code=75; fi
-if (( warned && code != 0 && ${NPROC:-1} > 1 )); then code=75; fi
-if (( code == 75 && ! cancelled )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
-  echo "run_finetune.sh: saved; requeueing job $SLURM_JOB_ID." >&2
-  scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$code"
+# shellcheck source=/dev/null
+source "$root/fine-tune/supervise.sh"
+supervise run_finetune.sh "$python" "$root/fine-tune/train_ssgvqa.py" "${flags[@]}" "$@"

@@ -18,11 +18,12 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FOLDERS = ("src", "tests", "docs", "benchmarks", "experiments", "tools", "configs", "fine-tune", ".ci", ".github")
-WRITTEN_BY_COMMANDS = ("fine-tune/ckpt", "fine-tune/logs")
+WRITTEN_BY_COMMANDS = ("fine-tune/ckpt", "fine-tune/crossval", "fine-tune/logs")
 FLAGS_OF_OTHER_TOOLS = {
     "torchrun": "--standalone --nproc-per-node --nnodes --rdzv-id --rdzv-backend --rdzv-endpoint --shutdown-timeout "
     "--signals-to-handle",
-    "sbatch": "--gres --nodes --ntasks-per-node",
+    "sbatch": "--gres --nodes --ntasks-per-node --parsable --dependency --array",
+    "tensorboard, wandb": "--logdir --append",
     "pip": "--no-deps --wheel-dir --strict --skip-editable --progress-spinner --path",
     "git": "--sign --message",
     "hf": "--local-dir",

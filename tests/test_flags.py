@@ -223,6 +223,8 @@ def _defaults(config: Any) -> list[tuple[str, str]]:
     for field in dataclasses.fields(config):
         if field.name == "model":
             found += [(inner.name, "None") for inner in dataclasses.fields(OptionalModelConfig)]
+        elif field.default_factory is list:
+            found.append((field.name, "[]"))
         elif field.default_factory is not dataclasses.MISSING:
             found.append((field.name, "(environment)"))
         else:

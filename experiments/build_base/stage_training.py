@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments.build_base.config import BuildConfig
 from experiments.build_base.stages import Stage
-from surgvivqa.training.run_log import progress_bar
+from surgvivqa.training.progress_bar import Pace, ProgressBar
 from surgvivqa.utils.atomic_files import write_file
 from surgvivqa.utils.errors import RunError
 from surgvivqa.utils.signals import StopSignals
@@ -35,7 +35,8 @@ def run_stage(stage: Stage, config: BuildConfig, stop: StopSignals) -> bool:
         return True
     stage.set_trainable()
     began, sums, counted = time.monotonic(), defaultdict[str, float](float), 0
-    with progress_bar(stage.steps - step, True) as advance:
+    pace = Pace(stage.steps, "steps")
+    with ProgressBar(stage.steps, True) as bar:
         while step < stage.steps:
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _rate(step, stage.steps)
@@ -48,7 +49,8 @@ def run_stage(stage: Stage, config: BuildConfig, stop: StopSignals) -> bool:
             torch.nn.utils.clip_grad_norm_(stage.trained, 1.0)
             optimizer.step()
             step, counted = step + 1, counted + 1
-            advance(1)
+            pace.add(step, 1, value)
+            bar.show(step, pace.describe())
             for name, metric in (metrics | {"loss": value}).items():
                 sums[name] += metric
             if step % config.save_every == 0 or step == stage.steps or stop.caught:

@@ -80,6 +80,12 @@ COMMANDS = {
         "surgvivqa.commands.export:export",
         "export a run's predictions to Parquet, FiftyOne, Label Studio or TSV",
     ),
+    "crossval": Command(
+        "surgvivqa.commands.crossval:CrossvalConfig",
+        "surgvivqa.commands.crossval:crossval",
+        "train and evaluate the folds of a cross-validation",
+        resumable=True,
+    ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",

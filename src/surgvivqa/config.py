@@ -135,6 +135,7 @@ class DataConfig:
         "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split, or in eval "
         "the split that the checkpoint was trained with.",
         None,
+        on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
     strict: bool = flag(
         "Stop with an error at a malformed line, an answer outside the labels, or a question file that is not text, "
@@ -417,6 +418,12 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
         "Maximum number of training questions, drawn with the seed.", None, least=1, in_card=True
     )
     log_interval: int = flag("Number of steps between two lines of the log.", 50, least=1, on_resume="free")
+    report_to: list[str] = flag(
+        "Experiment trackers that get the figures of metrics.jsonl too: tensorboard, trackio, wandb; several are "
+        "separated by spaces or commas. Default: none.",
+        default_factory=list,
+        on_resume="free",
+    )
     seed: int = flag("Random seed.", 42, least=0, below=2**32, in_card=True)
     debug: bool = flag("Quick trial: ten steps on at most 64 questions, with validation at the end.", False)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.processes import LIMIT, running, wait_for_exit, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh"]
+SCRIPTS = ["fine-tune/run_finetune.sh", "fine-tune/run_eval.sh", "fine-tune/run_crossval.sh"]
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "fine-tune/supervise.sh"])
 def test_shellcheck_is_clean(script: str) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
@@ -55,10 +55,21 @@ def test_nproc_sets_the_number_of_processes() -> None:
     assert several.endswith(one.removeprefix(f"{ROOT}/fine-tune/train_ssgvqa.py"))
 
 
-def test_a_missing_root_is_one_sentence() -> None:
-    result = run("bash", SCRIPTS[0])
+@pytest.mark.parametrize("script", [SCRIPTS[0], SCRIPTS[2]])
+def test_a_missing_root_is_one_sentence(script: str) -> None:
+    result = run("bash", script)
     assert result.returncode == 2
-    assert result.stderr.strip() == "run_finetune.sh: SSGVQA_ROOT is not set; set it to the folder of the data."
+    name = Path(script).name
+    assert result.stderr.strip() == f"{name}: SSGVQA_ROOT is not set; set it to the folder of the data."
+
+
+def test_a_task_of_the_array_runs_its_fold_and_the_last_step_runs_all() -> None:
+    given = {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": "echo", "CACHE": "/c", "FOLDS": "/f.json"}
+    task = run("bash", SCRIPTS[2], "--val-videos=3", **given, SLURM_ARRAY_TASK_ID="4").stdout
+    assert task.startswith(f"{ROOT}/fine-tune/crossval_ssgvqa.py --ssgvqa-root /q --image-root /i --max-steps 30000")
+    assert "--fp16 --folds /f.json --cache /c --fold 4 --val-videos=3" in task
+    for last in ({"SLURM_ARRAY_TASK_ID": "0"}, {}):
+        assert run("bash", SCRIPTS[2], "--val-videos=3", **given, **last).stdout == task.replace(" --fold 4", "")
 
 
 def test_eval_takes_checkpoint_and_mode() -> None:
@@ -132,8 +143,11 @@ def test_a_job_warned_by_slurm_is_requeued_and_resumes(nproc: str, synthetic_set
     assert requeue_log.read_text() == "requeue 42\n" and (tmp_path / "job" / "finished.json").exists()
 
 
+@pytest.mark.parametrize("script", [SCRIPTS[0], SCRIPTS[2]])
 @pytest.mark.parametrize(("signal_number", "is_requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
-def test_a_cancelled_job_is_not_requeued(signal_number: signal.Signals, is_requeued: bool, tmp_path: Path) -> None:
+def test_a_cancelled_job_is_not_requeued(
+    signal_number: signal.Signals, is_requeued: bool, script: str, tmp_path: Path
+) -> None:
     requeue_log, started = tmp_path / "scontrol.txt", tmp_path / "there"
     programs = {
         "scontrol": f'echo "$@" >> {requeue_log}',
@@ -145,7 +159,7 @@ def test_a_cancelled_job_is_not_requeued(signal_number: signal.Signals, is_reque
         (tmp_path / name).chmod(0o755)
     env = os.environ | {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": str(tmp_path / "python"), "REQUEUE": "1"}
     env |= {"SLURM_JOB_ID": "42", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    with running(["bash", SCRIPTS[0]], cwd=ROOT, env=env) as job:
+    with running(["bash", script], cwd=ROOT, env=env) as job:
         wait_until(started.exists, job)
         job.send_signal(signal_number)
         code, errors, _ = wait_for_exit(job)

@@ -20,6 +20,7 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.training import trainer
 from surgvivqa.training.graphs import buffers_of, fixed_stream
 from surgvivqa.training.run_log import TIMINGS
+from surgvivqa.training.step_records import StepBatches, StepResult
 from surgvivqa.training.update import StepFigures
 from surgvivqa.utils.errors import InputError
 from tests.helpers.runs import assert_equal_runs, train
@@ -183,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_all_later_updates(
 ) -> None:
     make, seen = trainer.Trainer.train_step, []
 
-    def train_step(self: trainer.Trainer, step: int, step_batches: trainer.StepBatches) -> trainer.StepResult:
+    def train_step(self: trainer.Trainer, step: int, step_batches: StepBatches) -> StepResult:
         parameter = self.updater.bucket.parameters[0]
         if step == 5:
             self.updater.bucket.figures[0] += torch.nan
@@ -211,7 +212,7 @@ def test_bad_frames_of_several_steps_count_before_they_are_recorded(
     """One bad frame is allowed, and two steps have one each: the second makes no update."""
     make, seen = trainer.Trainer.train_step, {}
 
-    def train_step(self: trainer.Trainer, step: int, step_batches: trainer.StepBatches) -> trainer.StepResult:
+    def train_step(self: trainer.Trainer, step: int, step_batches: StepBatches) -> StepResult:
         result = make(self, step, step_batches)
         seen[step] = self.updater.bucket.parameters[0].detach().clone()
         return result

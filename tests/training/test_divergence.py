@@ -8,6 +8,7 @@ import torch
 from surgvivqa.cli import main
 from surgvivqa.training import trainer
 from surgvivqa.training.schedule import seed_micro_batch
+from surgvivqa.training.step_records import StepBatches, StepResult
 from tests.helpers.runs import sentence
 
 FLAGS = ["--preset=tiny", "--workers=0", "--val-max-samples=8", "--max-steps=6", "--no-bf16"]
@@ -23,7 +24,7 @@ def spoil_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = trainer.Trainer.train_step
 
-    def train_step(self: trainer.Trainer, number: int, batches: trainer.StepBatches) -> trainer.StepResult:
+    def train_step(self: trainer.Trainer, number: int, batches: StepBatches) -> StepResult:
         if number == step:
             with torch.no_grad():
                 self.updater.bucket.parameters[0].fill_(torch.inf)

@@ -224,7 +224,7 @@ def _data(card: Card) -> str:
     else:
         videos = _split_sentence(card.run)
     if card.run.flags.get("pretrained_ckpt"):
-        videos += " The run started from an earlier checkpoint; the videos behind that one are not counted here."
+        videos += " The run started from an earlier checkpoint, whose videos count here as far as it records them."
     if card.synthetic:
         source = (
             "Drawn scenes and questions in SSG-QA's format, made by `surgvivqa synth`; no real frame and no patient."

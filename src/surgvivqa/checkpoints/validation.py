@@ -36,6 +36,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(kind))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, get_args(kind)[0]) for v in value)
     if kind is float:
         # Infinity is a value: --max-grad-norm inf, --max-hours inf.
         return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -30,6 +30,7 @@ from surgvivqa.model.freezing import format_trainable_table, set_modes, trainabl
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.training.initial_model import build_for_training
+from surgvivqa.training.trackers import check_importable, parse_trackers
 from surgvivqa.utils.errors import FrameError, InputError, SurgViVQAError, one_line
 
 
@@ -83,11 +84,13 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         yield _check_labels()
         with _required("flags"):
             check_ranges(config)
+            check_importable(parse_trackers(config.report_to))
         yield Result("flags", "PASS", "every number is within its range.")
         with _required("splits"):
             splits = load_splits(config.splits_dir)
         sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
-        yield Result("splits", "PASS", f"{sizes} videos; no overlap, no test video in train or val.")
+        kind = "no test video in train or val" if splits.fold is None else f"fold {splits.fold} of a cross-validation"
+        yield Result("splits", "PASS", f"{sizes} videos; no overlap, {kind}.")
         with _required("data"):
             data_roots(config)
         frames: dict[str, IndexedFrames] = {}

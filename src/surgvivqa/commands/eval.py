@@ -36,13 +36,13 @@ from surgvivqa.data.splits import Splits, load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.ask_again import AskAgain, predict_in_all_processes
 from surgvivqa.evaluation.baseline_rows import Baseline
-from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.build_report import build_report
 from surgvivqa.evaluation.contradictions import compute_contradictions, generate_partner_frames
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.evidence import Evidence, format_evidence
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
-from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
 from surgvivqa.evaluation.picture_check import SEED, PictureCheck, check_picture
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
@@ -224,12 +224,8 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         picture, robustness = _ask_again(config, evaluation, predictions, bad)
         asked = _ask_partners(config, evaluation, bad)
         evidence, overlays = _measure_evidence(config, evaluation, bad)
-    metrics = compute_grouped_metrics(predictions)
-    report = EvaluationReport(
-        metrics=metrics,
-        intervals=student_intervals(metrics),
-        bootstrap=bootstrap_intervals(predictions),
-        loss=None if config.answer_only else mean_label_loss(predictions),
+    report = build_report(
+        predictions,
         skipped=evaluation.skipped,
         skipped_frames=bad.to_list(),
         checkpoint=str(config.checkpoint),
@@ -253,10 +249,11 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         calibration=calibration,
         contradictions=compute_contradictions(predictions, asked),
         evidence=evidence,
+        crossval=CrossValidation.of_fold(evaluation.splits.fold),
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
-        _write_results(evaluation.output, predictions, report, overlays)
+        write_results(evaluation.output, predictions, report, overlays)
         evaluation.calibrator.store(calibration)
         print(format_report(report))
         if evidence is not None:
@@ -478,9 +475,10 @@ def _create_output(output: Path, *, is_default: bool) -> None:
         raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
 
 
-def _write_results(
-    output: Path, predictions: Sequence[Prediction], report: EvaluationReport, overlays: Sequence[Overlay]
+def write_results(
+    output: Path, predictions: Sequence[Prediction], report: EvaluationReport, overlays: Sequence[Overlay] = ()
 ) -> None:
+    """Writes the files of an evaluation into an existing folder."""
     (output / "metrics.json").unlink(missing_ok=True)  # if killed, leave no older metrics next to these predictions
     (output / OVERLAYS_FILE).unlink(missing_ok=True)
     if overlays:

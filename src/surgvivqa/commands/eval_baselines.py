@@ -76,6 +76,28 @@ def compute_baselines(
     return rows + [_row_of_run(run, predictions) for run in runs]
 
 
+def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]], root: Path) -> list[Baseline]:
+    """The baselines of a cross-validation: fitted for each fold on its own training videos, and then put together.
+
+    Args:
+        folds: the predictions and the splits of each fold.
+        root: the questions' root.
+    """
+    fitted: dict[str, list[Prediction]] = {name: [] for name in TITLES}
+    notes: dict[str, None] = {}
+    for predictions, splits in folds:
+        train, note = _read_training_questions(root, splits)
+        if train is None:
+            return missing_baselines(note)
+        if note:
+            notes[f"fold {splits.fold}: {note}"] = None
+        for name, found in predict_baselines(train, predictions).items():
+            fitted[name] += found
+    everything = [prediction for predictions, _ in folds for prediction in predictions]
+    limits = "; ".join(notes) or None
+    return [build_baseline(name, TITLES[name], everything, fitted[name], note=limits) for name in TITLES]
+
+
 def _read_training_questions(root: Path, splits: Splits) -> tuple[LabelledQuestions | None, str]:
     """The questions of the training videos, and what limits them; None with the reason if there are none."""
     try:

@@ -21,7 +21,7 @@ from surgvivqa.features.source import FeatureReader, read_good_frames
 from surgvivqa.features.text_reader import TextInputs
 from surgvivqa.features.text_states import TextStateSource
 from surgvivqa.features.video_tokens import VideoTokenSource
-from surgvivqa.training.run_log import progress_bar
+from surgvivqa.training.progress_bar import Pace, ProgressBar
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.loader_workers import ignore_signals, limit_workers, start_workers
 from surgvivqa.utils.signals import StopSignals
@@ -95,7 +95,9 @@ def fill(job: FeatureJob, workers: int | None, bad: BadFrames) -> bool:
         RunError: an encoder returns a value that is not finite.
     """
     started, num_bytes, missing = time.monotonic(), 0, job.missing()
-    with StopSignals() as stop, progress_bar(sum(map(len, missing.values())), True, "cache") as advance:
+    done, total = 0, sum(map(len, missing.values()))
+    pace = Pace(total, "frames")
+    with StopSignals() as stop, ProgressBar(total, True, "cache") as bar:
         for video, items in missing.items():
             video_started = time.monotonic()
             for inputs, bad_frames in _load_inputs(job, items, workers):
@@ -105,7 +107,9 @@ def fill(job: FeatureJob, workers: int | None, bad: BadFrames) -> bool:
                     bad.check("run the same command again; it continues where it stopped")
                 if inputs is not None:
                     job.source(inputs)
-                advance(1)
+                done += 1
+                pace.add(done, 1)
+                bar.show(done, pace.describe())
                 if stop.caught:
                     job.source.flush()
                     log.warning("Stopped by %s; what is encoded is kept; the same command continues.", stop.caught)

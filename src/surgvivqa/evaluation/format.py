@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import format_calibration
 from surgvivqa.evaluation.contradictions import format_contradictions
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.evaluation.picture_check import format_picture
@@ -21,7 +22,7 @@ _HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS
 def format_report(report: EvaluationReport) -> str:
     """Formats the verdicts, the metrics with their intervals, baselines, published results, and the other sections."""
     parts = ["\n".join(report.verdicts), format_metrics(report.metrics, report.intervals, report.bootstrap)]
-    parts += [format_baselines(report.baselines or ()), format_published(report)]
+    parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
     parts.append("" if report.picture is None else format_picture(report.picture))
     parts.append("" if report.robustness is None else format_robustness(report.robustness))
     parts.append("" if report.strata is None else format_strata(report.strata))
@@ -45,6 +46,19 @@ def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None, bootstr
     if bootstrap is not None:
         few = "; too narrow with few videos" if bootstrap.videos < 20 else ""
         lines.append(f"bootstrap: {bootstrap.method}, {bootstrap.resamples:,} resamples{few}")
+    return "\n".join(lines)
+
+
+def format_folds(crossval: CrossValidation | None) -> str:
+    """Formats the folds of a cross-validation as a table, with their mean and spread; empty if there are none."""
+    if crossval is None or not crossval.folds:
+        return ""
+    lines = [f"{'fold':<{_WIDTH}}{_HEAD[_WIDTH:]}   95% of acc"]
+    for fold in crossval.folds:
+        name = f"{fold.fold}  ({len(fold.videos)} videos)"
+        lines.append(_row(name, fold.metrics, _span(fold.metrics.intervals)))
+    for name, values in (("mean of the folds", crossval.mean), ("standard deviation of the folds", crossval.spread)):
+        lines.append(f"{name:<{_WIDTH + 7}}" + "".join(f"{points(values[metric]):>7}" for metric in METRICS))
     return "\n".join(lines)
 
 

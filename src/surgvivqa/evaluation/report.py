@@ -12,6 +12,7 @@ from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.contradictions import Contradictions
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.evidence import Evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
@@ -33,6 +34,7 @@ SECTIONS: dict[str, Any] = {
     "calibration": Calibration,
     "contradictions": Contradictions,
     "evidence": Evidence,
+    "crossval": CrossValidation,
 }
 
 
@@ -58,6 +60,7 @@ class EvaluationReport:
             videos.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
+        crossval: the folds of a cross-validation that this is about; None for other evaluations.
         baselines: what is reached on the same questions without the frames, or by other models.
         picture: the same questions on black frames and on frames of other videos.
         robustness: the same questions on corrupted frames.
@@ -83,6 +86,7 @@ class EvaluationReport:
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
+    crossval: CrossValidation | None = None
     baselines: Sequence[Baseline] | None = None
     picture: PictureCheck | None = None
     robustness: Robustness | None = None

@@ -24,7 +24,8 @@ from surgvivqa.utils.errors import InputError
 def build_for_training(config: TrainConfig) -> ModelBundle:
     """Builds the model that a training run starts from, with its freezing applied.
 
-    It comes from ``--pretrained-ckpt``, from the packaged base (``--preset tiny``), or from the pretrained parts.
+    It comes from ``--pretrained-ckpt``, from the packaged base (``--preset tiny``), or from the pretrained parts. The
+    record of its run has the videos that the checkpoint was trained on, as far as they are recorded.
 
     Raises:
         InputError: a pretrained part is missing or would stay random, or nothing would be trained.
@@ -76,4 +77,4 @@ def _adopt_checkpoint(
         start = merge_adapters(start)
     elif lora is not None and not has_adapters:
         start = add_adapters(start, lora)
-    return dataclasses.replace(start, settings=settings, run=RunRecord())
+    return dataclasses.replace(start, settings=settings, run=RunRecord(train_videos=start.run.train_videos))

@@ -88,3 +88,38 @@ def _saved_flags(config: TrainConfig) -> dict[str, Any]:
         return {name: value for name, value in saved.items() if isinstance(value, types.get(name, object))}
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return {}  # opening the run folder reports it
+
+
+def autocast_arguments(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """The arguments of ``torch.autocast`` for the precision of a run.
+
+    Autocast keeps no casts: a CUDA graph could not replay a cast that it did not record.
+    """
+    return {
+        "device_type": device.type,
+        "dtype": torch.float16 if config.fp16 else torch.bfloat16,
+        "enabled": bool(config.fp16 or config.bf16),
+        "cache_enabled": False,
+    }
+
+
+def parts_in_16_bits(config: TrainConfig) -> list[str]:
+    """The parts of the model that never run in float32 in a run of 16 bits: a cache is filled in float32."""
+    parts = ["llm"]
+    if config.cache is None:
+        parts.append("visual_encoder")
+    if not config.cache_text:
+        parts.append("text_encoder")
+    return parts
+
+
+def limit_for_debug(config: TrainConfig) -> TrainConfig:
+    """``config`` within the limits of ``--debug``: a few steps on a few questions, logged one by one."""
+    return dataclasses.replace(
+        config,
+        max_steps=min(config.max_steps or 10, 10),
+        max_train_samples=min(config.max_train_samples or 64, 64),
+        val_max_samples=64,
+        log_interval=1,
+        workers=0,
+    )

@@ -5,6 +5,7 @@
     run/
       config.yaml               the flags; ``train --config`` on it starts the same run
       train.log  metrics.jsonl  the log, and the figures as JSON lines
+      tensorboard/  wandb/      the figures for these trackers, with --report-to; trackers.json has the run's id there
       checkpoints/step-0000100  a checkpoint with the training state (``resume``)
       best/  best_model.pth     the best weights so far, as a checkpoint folder and in the published form
       finished.json             written at the end of the run
@@ -33,6 +34,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import Progress, find_state, save_state, step_folders
 from surgvivqa.training.run_log import LogFile
+from surgvivqa.training.trackers import TENSORBOARD_FOLDER, TRACKERS_FILE, WANDB_FOLDER
 from surgvivqa.utils.atomic_files import remove_folder, surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks
 from surgvivqa.utils.errors import InputError, RunError, first_line
@@ -42,7 +44,10 @@ log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
 # Removed in this order: what marks a run as finished or resumable comes first, so that a kill in between leaves no
 # folder that claims more than it holds.
-RUN_FILES = (FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth")
+RUN_FILES = (
+    *(FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth"),
+    *(TRACKERS_FILE, TENSORBOARD_FOLDER),
+)
 _REMOVED = ".removed"
 _JOB = ".job"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # from file systems without locks
@@ -109,7 +114,7 @@ class RunFolder:
 
     def _check_files(self) -> None:
         """Raises InputError where a run would write through a link or into a pipe: the folder may be untrusted."""
-        for name in (*RUN_FILES, "train.log", "config.yaml"):
+        for name in (*RUN_FILES, WANDB_FOLDER, "train.log", "config.yaml"):
             if name != "checkpoints" and (self.path / name).is_symlink():  # checkpoints/ may lie on a larger disk
                 raise InputError(
                     f"--checkpoint-dir {self.path} has the link {name}, which a run would write through; remove it."

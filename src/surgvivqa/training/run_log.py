@@ -1,4 +1,4 @@
-"""What a run reports while it trains: ``metrics.jsonl``, ``train.log`` and the progress bar."""
+"""What a run records while it trains: ``metrics.jsonl`` and ``train.log``."""
 
 import contextlib
 import json
@@ -7,11 +7,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from surgvivqa.utils.errors import RunError, first_line
 
@@ -59,15 +58,23 @@ class LossWindow:
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl``, one JSON object per line, and writes the same values to the log.
+    """Appends to ``metrics.jsonl``, one JSON object per line, and gives the same values to the log and the trackers.
 
     Args:
         path: the file.
         enabled: False in all processes but the main one, where ``write`` does nothing.
+        report: sends the values of a line to the trackers.
+        time_left: returns the time left as text, for the log; empty if it is not known.
     """
 
-    def __init__(self, path: Path, enabled: bool) -> None:
-        self.path, self.enabled = path, enabled
+    def __init__(
+        self,
+        path: Path,
+        enabled: bool,
+        report: Callable[[Mapping[str, float | None]], None],
+        time_left: Callable[[], str],
+    ) -> None:
+        self.path, self.enabled, self.report, self.time_left = path, enabled, report, time_left
 
     def write(self, **values: float | None) -> None:
         """Appends one line and flushes it to the disk, so that it is there before the checkpoint that follows it.
@@ -88,7 +95,10 @@ class MetricsLog:
             raise RunError(
                 f"{self.path} cannot be written ({first_line(error)}); the last checkpoint is good."
             ) from error
-        log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()))
+        shown = [f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()]
+        left = self.time_left()
+        log.info(" ".join([*shown, *([f"left={left}"] if left else [])]))
+        self.report(plain)
 
 
 class LogFile(logging.FileHandler):
@@ -103,12 +113,3 @@ class LogFile(logging.FileHandler):
         """Closes the file; unwritten lines are lost if the disk is full, which has been reported."""
         with contextlib.suppress(OSError):
             super().close()
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, enabled: bool, name: str = "train") -> Iterator[Callable[[int], None]]:
-    """A progress bar if standard error is a terminal; yields a function that advances it by a number of steps."""
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not enabled or not os.isatty(2), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda steps: bar.advance(task, steps)

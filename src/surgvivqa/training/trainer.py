@@ -7,7 +7,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from surgvivqa.config import TrainConfig, check_ranges, plain_values
+from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
-from surgvivqa.data.splits import load_splits
-from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.ask_again import predict_in_all_processes
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
@@ -35,19 +33,28 @@ from surgvivqa.features.frame_reader import FrameInputs
 from surgvivqa.features.source import FeatureSource
 from surgvivqa.features.text_states import build_text_state_source
 from surgvivqa.features.video_tokens import build_video_token_source
-from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.precision import FrozenWeights
-from surgvivqa.training.data import read_training_data
+from surgvivqa.training.data import read_training_data, record_run
+from surgvivqa.training.divergence import advise_after_divergence, describe_last_good_checkpoint, is_finite
 from surgvivqa.training.graphs import CudaRecorder, DecoderGraphs, why_no_graphs
 from surgvivqa.training.initial_model import build_for_training
-from surgvivqa.training.machine_defaults import frames_per_pass, resolve_machine_defaults
-from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights, step_folders
+from surgvivqa.training.machine_defaults import (
+    autocast_arguments,
+    frames_per_pass,
+    limit_for_debug,
+    parts_in_16_bits,
+    resolve_machine_defaults,
+)
+from surgvivqa.training.progress_bar import Pace, ProgressBar
+from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
-from surgvivqa.training.run_log import LossWindow, MetricsLog, progress_bar
+from surgvivqa.training.run_log import LossWindow, MetricsLog
 from surgvivqa.training.schedule import is_due, rate_factor, seed_micro_batch, step_plans, steps_per_epoch
-from surgvivqa.training.update import LateFigures, StepFigures, Updater
+from surgvivqa.training.step_records import StepBatches, StepResult, TrainerState
+from surgvivqa.training.trackers import RunTrackers, check_importable, parse_trackers
+from surgvivqa.training.update import StepFigures, Updater
 from surgvivqa.utils.device_feed import feed_device
 from surgvivqa.utils.distributed import (
     any_rank,
@@ -55,7 +62,7 @@ from surgvivqa.utils.distributed import (
     raise_on_all_ranks,
     start_accelerator,
 )
-from surgvivqa.utils.errors import InputError, RunError, SurgViVQAError
+from surgvivqa.utils.errors import InputError, RunError
 from surgvivqa.utils.loader_workers import explain_lost_workers, start_workers
 from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 from surgvivqa.utils.tf32 import set_tf32
@@ -77,7 +84,7 @@ def train(config: TrainConfig) -> int:
         RunError: the loss or the gradients are not finite, raised before the update, so that saved weights stay good;
             or another process of the run, or one that decodes frames, was killed.
     """
-    config = without_overwrite_if_requeued(_debug_limits(config) if config.debug else config)
+    config = without_overwrite_if_requeued(limit_for_debug(config) if config.debug else config)
     check_ranges(config)
     automatic, config = config.bf16 is None, resolve_machine_defaults(config)
     advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
@@ -85,6 +92,9 @@ def train(config: TrainConfig) -> int:
         accelerator = start_accelerator(config.fp16, bool(config.bf16))
         if automatic and config.bf16:
             log.info("Training in bfloat16, which this GPU supports; --no-bf16 trains in float32.")
+        with raise_on_all_ranks():
+            if accelerator.is_main_process:
+                check_importable(parse_trackers(config.report_to))
         set_tf32(config.tf32)
         set_seed(config.seed)
         with RunFolder(config.checkpoint_dir, accelerator.is_main_process) as folder:
@@ -95,76 +105,6 @@ def train(config: TrainConfig) -> int:
                 log.info("The run in %s is finished; --overwrite starts it again.", folder.path)
                 return 0
             return Trainer(config, accelerator, folder, start).run()
-
-
-@dataclass
-class TrainerState:
-    """What changes from step to step.
-
-    Attributes:
-        step: number of steps made.
-        best: best value of ``--best-metric`` so far (of the loss, its negative); None before the first validation.
-        window: losses and questions since the last line of the log.
-        bad_frames: the frames that could not be used.
-        validated: False while a validation that is due is not complete.
-    """
-
-    step: int
-    best: float | None
-    window: LossWindow
-    bad_frames: BadFrames
-    validated: bool
-
-
-@dataclass(frozen=True)
-class StepBatches:
-    """The micro-batches of one step.
-
-    Attributes:
-        epoch: the step's epoch, from 0.
-        loss_weights: factor on the summed loss of each micro-batch (``schedule.step_plans``).
-        loader: the epoch's micro-batches with their indices and the arguments of the model's ``forward``; a step takes
-            the next ``len(loss_weights)``.
-        windows: describes questions for error messages.
-    """
-
-    epoch: int
-    loss_weights: Sequence[float]
-    loader: Iterator[tuple[int, Batch, dict[str, Tensor]]]
-    windows: TrainingWindows[Any]
-
-
-@dataclass
-class StepResult:
-    """One step that the device has been given. Its figures are read later, so that the device never waits for the host.
-
-    Attributes:
-        step: the step, from 1.
-        epoch: its epoch, from 0.
-        lr: its learning rate.
-        max_new_bad: number of bad frames, besides those that are recorded, with which updates are made.
-        windows: describes questions for error messages.
-        losses: the index of each micro-batch, its losses ``[Q]`` on the device, and its bad frames.
-        bad: the frames of this process that cannot be used.
-        late: the step's figures, once they are asked for.
-    """
-
-    step: int
-    epoch: int
-    lr: float
-    max_new_bad: int
-    windows: TrainingWindows[Any]
-    losses: list[tuple[int, Tensor, Sequence[BadFrame]]] = field(default_factory=list)
-    bad: list[BadFrame] = field(default_factory=list)
-    late: LateFigures | None = None
-
-    def find_culprit(self) -> str:
-        """A question of this process whose loss is not finite; empty if there is none."""
-        for index, losses, bad in self.losses:
-            finite = losses.isfinite()
-            if not finite.all():
-                return self.windows.describe_question(index, int((~finite).int().argmax()), bad)
-        return ""
 
 
 class Trainer:
@@ -198,7 +138,11 @@ class Trainer:
             )
         self._prepare_steps()
         self._restore(start, bad_frames)
-        self.metrics_log = MetricsLog(folder.path / "metrics.jsonl", accelerator.is_main_process)
+        self.trackers = RunTrackers(accelerator, folder.path, config, start.progress)
+        self.pace = Pace(self.total_steps)
+        self.metrics_log = MetricsLog(
+            folder.path / "metrics.jsonl", accelerator.is_main_process, self.trackers.report, self.pace.time_left
+        )
         self.started = time.monotonic()
         self.stop = StopSignals(config.max_hours)
 
@@ -210,21 +154,21 @@ class Trainer:
         """
         config, state = self.config, self.state
         set_modes(self.model)
-        with self.stop, self.features, progress_bar(self.total_steps, self.folder.is_main) as advance:
-            advance(state.step)
+        bar = ProgressBar(self.total_steps, self.folder.is_main)
+        with self.stop, self.features, self.trackers, bar:
             if not state.validated:  # the run was stopped in a validation
                 if not self.validate():
                     return self.report_stop()
                 self.save()
             for step, batches in self.numbered_steps():
                 self.pending.append(self.train_step(step, batches))
-                advance(1)
                 last = step == self.total_steps
                 to_log = last or step % config.log_interval == 0
                 to_validate = bool(self.val_frames) and (last or is_due(step, config.eval_every_steps))
                 to_save = is_due(step, config.save_every_steps)
                 # The figures of a step are read while the device makes the next one, or at once where they are needed.
                 result = self.read_figures(wait=to_log or to_validate or to_save)
+                bar.show(state.step, self.pace.describe())
                 if self.must_repeat:
                     continue
                 if to_log:
@@ -234,6 +178,7 @@ class Trainer:
                     state.validated = False
                     if result.signalled or not self.validate():  # after a signal the resumed run validates
                         stopping = True
+                    self.pace.restart()
                     if not last:  # validation may have taken a while
                         stopping = stopping or any_rank(self.stop.caught is not None, self.accelerator.device)
                 # The last weights are saved too: best/ may hold earlier ones.
@@ -318,7 +263,7 @@ class Trainer:
             self.state.window.device_wait += time.monotonic() - started
             figures = found[-1][1]
             # The weights must be those after state.step where something is saved.
-            wait = wait or bool(figures.stopping or figures.new_bad) or not self.is_finite(figures)
+            wait = wait or bool(figures.stopping or figures.new_bad) or not is_finite(figures, self.config)
         for result, figures in found:
             self.check_finite(result, figures)
             if figures.halted:  # no update was made in this step and in later ones
@@ -330,7 +275,9 @@ class Trainer:
             self.state.step = result.step
             asked = figures.asked - figures.lost
             if asked:
-                self.state.window.add(figures.loss * figures.asked / asked, int(asked))
+                loss = figures.loss * figures.asked / asked
+                self.state.window.add(loss, int(asked))
+                self.pace.add(result.step, int(asked), loss)
             self.newest = result, figures
             if figures.new_bad:
                 self.record_unusable(result.bad)
@@ -339,45 +286,21 @@ class Trainer:
         stopping, signalled = (sum(getattr(f, name) for _, f in found) for name in ("stopping", "signalled"))
         return StepFigures(stopping=stopping, signalled=signalled)
 
-    def is_finite(self, figures: StepFigures) -> bool:
-        """Whether a step's loss and gradients are finite; under fp16 the loss scaler deals with the gradients."""
-        return math.isfinite(figures.loss) and (self.config.fp16 or math.isfinite(figures.grad_norm))
-
     def check_finite(self, result: StepResult, figures: StepFigures) -> None:
         """Raises RunError, with a question at fault, if the loss or the gradients of a step are not finite."""
-        if self.is_finite(figures):
+        if is_finite(figures, self.config):
             return
         with raise_on_all_ranks():
             what = f"The gradients of step {result.step} are not finite"
             if not math.isfinite(figures.loss):
                 culprit = next(filter(None, gather_object([result.find_culprit()])), "no single question")
                 what = f"The loss of step {result.step} is {figures.loss} ({culprit})"
-            raise RunError(
-                f"{what}; no update was made. {self.describe_last_good_checkpoint()} {self._advice_for_divergence()}"
+            frames = subsample(self.val_frames or self.train_frames, 8)
+            score = functools.partial(
+                self._predict, frames, options=InferenceOptions(), bad=[], max_bad_frames=len(frames)
             )
-
-    def describe_last_good_checkpoint(self) -> str:
-        """A sentence that names the newest checkpoint whose scores are finite. Replaces the model's weights."""
-        frames = subsample(self.val_frames or self.train_frames, 8)
-        self.model.eval()
-        for folder in [*step_folders(self.folder.checkpoints), self.folder.path / "best"]:
-            try:
-                load_weights(folder, self.model)
-                self._predict(frames, options=InferenceOptions(), bad=[], max_bad_frames=len(frames))
-                return f"The newest checkpoint that scores finite numbers is {folder}."
-            except (SurgViVQAError, OSError):
-                continue
-        return f"No checkpoint in {self.folder.path} scores finite numbers."
-
-    def _advice_for_divergence(self) -> str:
-        """What to change after a loss or gradients that are not finite; names only flags that are in use."""
-        advice = ["lower --lr"]
-        if self.config.max_grad_norm:
-            advice.append("lower --max-grad-norm")
-        if self.config.fp16:
-            advice.append("leave out --fp16")
-        text = ", or ".join(advice)
-        return f"{text[0].upper()}{text[1:]}, and start again with --overwrite."
+            last_good = describe_last_good_checkpoint(self.folder, self.model, score)
+            raise RunError(f"{what}; no update was made. {last_good} {advise_after_divergence(self.config)}")
 
     def validate(self) -> bool:
         """Scores the validation questions, logs the figures, and saves the weights if they are the best so far.
@@ -394,7 +317,7 @@ class Trainer:
         try:
             figures, bad = self.score_validation()
         except RunError as error:
-            raised = RunError(f"{error} They are not saved as the best. {self._advice_for_divergence()}")
+            raised = RunError(f"{error} They are not saved as the best. {advise_after_divergence(self.config)}")
             raised.reported_elsewhere = error.reported_elsewhere
             raise raised from error
         if any_rank(self.stop.signal is not None, self.accelerator.device):
@@ -584,12 +507,7 @@ class Trainer:
         self.model = self.bundle.model
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
-        assert config.ssgvqa_root is not None
-        self.bundle.run = RunRecord(
-            flags=plain_values(config),
-            train_videos=tuple(load_splits(config.splits_dir).train),
-            synthetic=is_synthetic(config.ssgvqa_root),
-        )
+        self.bundle.run = record_run(config, self.bundle.run.train_videos)
         self.prompt_tokenizer = self.bundle.prompt_tokenizer()
         LabelTrie(self.prompt_tokenizer.label_ids)  # raises if the labels could not be scored
         self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
@@ -633,15 +551,9 @@ class Trainer:
         # Streams are padded with --cuda-graphs off too: dropout draws numbers for padding, so runs would differ.
         self.ahead = Ahead(part, frames_per_pass(device), buckets=not no_graphs)
         self.encoder = WindowEncoder(self.model, self.video_source, self.features, part, self.ahead.frames_per_pass)
-        dtype = torch.float16 if config.fp16 else torch.bfloat16
-        self.autocast: dict[str, Any] = {
-            "device_type": device.type,
-            "dtype": dtype,
-            "enabled": bool(config.fp16 or config.bf16),
-            "cache_enabled": False,
-        }
-        parts = [] if not self.autocast["enabled"] else self._parts_in(dtype)
-        self.frozen_weights = FrozenWeights(self.model, dtype, parts, keep_originals=True)
+        self.autocast = autocast_arguments(config, device)
+        parts = parts_in_16_bits(config) if self.autocast["enabled"] else []
+        self.frozen_weights = FrozenWeights(self.model, self.autocast["dtype"], parts, keep_originals=True)
         self.updater = Updater(
             self.model, config.lr, config.weight_decay, config.max_grad_norm, self.accelerator.scaler
         )
@@ -667,15 +579,6 @@ class Trainer:
         if self.longest_window > 1:
             log.info("The frozen encoders run ahead, for up to %d batches at a time.", self.longest_window)
 
-    def _parts_in(self, dtype: torch.dtype) -> list[str]:
-        """The parts of the model that never run in float32: a cache is filled in float32."""
-        parts = ["llm"]
-        if self.config.cache is None:
-            parts.append("visual_encoder")
-        if not self.config.cache_text:
-            parts.append("text_encoder")
-        return parts
-
     def _restore(self, start: RunStart, bad_frames: BadFrames) -> None:
         """Sets the state: that of the checkpoint, or that of a run's beginning in a cleared folder."""
         progress = start.progress
@@ -692,15 +595,3 @@ class Trainer:
         self.updater.bucket.share_parameters()
         window = LossWindow(progress.losses, progress.questions)
         self.state = TrainerState(progress.step, progress.best, window, bad_frames, progress.validated)
-
-
-def _debug_limits(config: TrainConfig) -> TrainConfig:
-    """``config`` within the limits of ``--debug``: a few steps on a few questions, logged one by one."""
-    return dataclasses.replace(
-        config,
-        max_steps=min(config.max_steps or 10, 10),
-        max_train_samples=min(config.max_train_samples or 64, 64),
-        val_max_samples=64,
-        log_interval=1,
-        workers=0,
-    )

@@ -1,0 +1,26 @@
+"""Builds the report of an evaluation from its predictions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
+from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.report import EvaluationReport
+
+
+def build_report(predictions: Sequence[Prediction], **fields: Any) -> EvaluationReport:
+    """The report on predictions: everything that follows from them alone is computed here.
+
+    Args:
+        predictions: the predictions, in any order.
+        fields: the other fields of ``EvaluationReport``.
+    """
+    metrics = compute_grouped_metrics(predictions)
+    return EvaluationReport(
+        metrics=metrics,
+        intervals=student_intervals(metrics),
+        bootstrap=bootstrap_intervals(predictions),
+        loss=None if any(p.loss is None for p in predictions) else mean_label_loss(predictions),
+        **fields,
+    )
