@@ -11,7 +11,7 @@ so is the difference that the t-test would detect with 80% power.
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from surgvivqa.data.splits import base_video
+from surgvivqa.evaluation.intervals import LEVEL, student_interval
 from surgvivqa.evaluation.metrics import METRICS, Metrics, compute_metrics
 from surgvivqa.evaluation.predictions import Prediction
 
-LEVEL = 0.95
+QuestionKey = tuple[str, int, str, int]
 POWER = 0.8
 MOST_EXACT_VIDEOS = 20  # 2^20 sums of signs are 8 MB
 DRAWS = 100_000
@@ -133,7 +134,7 @@ def compare_metrics(
     }
 
 
-def question_key(prediction: Prediction) -> tuple[str, int, str, int]:
+def question_key(prediction: Prediction) -> QuestionKey:
     """What identifies a question in two evaluations: video, frame, question and true label."""
     return prediction.video, prediction.frame, prediction.question, prediction.answer
 
@@ -150,7 +151,7 @@ def match_predictions(
     """
     if len(predictions) != len(reference):
         raise ValueError(f"{len(predictions)} predictions cannot be paired with {len(reference)}")
-    waiting: dict[Hashable, list[Prediction]] = defaultdict(list)
+    waiting: dict[QuestionKey, list[Prediction]] = defaultdict(list)
     for old in reversed(reference):
         waiting[question_key(old)].append(old)
     try:
@@ -233,11 +234,11 @@ def _summarise(
     count = len(values)
     mean = float(np.mean(values)) if values else 0.0
     sd = _sd(values) if count > 1 else None
-    half = None if sd is None else float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * sd / math.sqrt(count)
+    low, high = student_interval(values) or (None, None)
     return PairedDifference(
         difference=mean,
-        low=None if half is None else mean - half,
-        high=None if half is None else mean + half,
+        low=low,
+        high=high,
         p_t=student_p(values),
         p_sign_flip=sign_flip_p(values),
         least_p=least_sign_flip_p(count),
