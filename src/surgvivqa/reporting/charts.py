@@ -17,7 +17,7 @@ try:
     import altair as alt
     import vl_convert
 except ImportError:  # the extra [report] is not installed: check_charts says so
-    alt = vl_convert = None
+    alt = vl_convert = None  # type: ignore[assignment]
 
 WIDTH, HEIGHT = 330, 190  # pixels of the plot; two charts stand side by side, and one fills a phone's screen
 COLOURS = tuple(f"var(--c{number})" for number in range(1, 7))
