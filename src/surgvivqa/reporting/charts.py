@@ -81,7 +81,7 @@ def line_chart(
         y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=from_zero), axis=alt.Axis(format=y_format, tickCount=5)),
         color=_series_colour(names),
     )
-    layers = [base.mark_line(strokeWidth=1.8, interpolate="linear", clip=True)]
+    layers = [base.mark_line(strokeWidth=1.8, interpolate="linear")]
     if points:
         layers.append(base.mark_point(filled=True, size=32, opacity=1))
     if rule is not None:
