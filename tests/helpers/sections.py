@@ -48,7 +48,12 @@ def calibration(overconfidence: float = 0.12, ends: tuple[float, float] | None =
     bins = [{"low": 0.2, "high": 0.4, "n": 10, "confidence": 0.3, "accuracy": 0.2}]
     bins.append({"low": 0.8, "high": 1.0, "n": 30, "confidence": 0.95, "accuracy": 0.8})
     curve = {"coverage": [0.25, 0.5, 1.0], "risk": [0.02, 0.1, 0.3], "threshold": [0.9, 0.8, 0.1]}
-    figures = {"n": 40, "accuracy": 0.7, "confidence": 0.7 + overconfidence, "overconfidence": overconfidence}
+    figures: dict[str, Any] = {
+        "n": 40,
+        "accuracy": 0.7,
+        "confidence": 0.7 + overconfidence,
+        "overconfidence": overconfidence,
+    }
     figures |= {"overconfidence_interval": ends, "ece": 0.1, "ece_interval": (0.05, 0.15), "ece_equal_mass": 0.11}
     figures |= {"ece_equal_mass_interval": None, "brier": 0.4, "log_score": 0.9, "bins": bins, "equal_mass_bins": bins}
     figures |= {"failure_auroc": 0.81, "risk_coverage": curve, "aurc": 0.12, "aurc_oracle": 0.05, "aurc_random": 0.3}

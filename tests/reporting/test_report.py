@@ -168,6 +168,14 @@ def test_several_runs_share_a_table_and_seeds_have_a_spread(run: Path, tmp_path:
     assert page.count('data-outcome="') == 10
 
 
+def test_runs_of_equal_names_are_told_apart(run: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, PREDICTIONS[:30])
+    runs = [read_results(tmp_path / name / "eval-test") for name in ("a", "b")]
+    page = render_report(runs, pictures=0)
+    assert '<a href="#run1" class="of-run">a/eval-test</a>' in page and ">b/eval-test</a>" in page
+
+
 def test_the_command_writes_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run), "--output", str(tmp_path / "r.html"), "--pictures", "4"]) == 0
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>") and "MB)" in capsys.readouterr().out

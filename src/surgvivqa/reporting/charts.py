@@ -17,7 +17,7 @@ try:
     import altair as alt
     import vl_convert
 except ImportError:  # the extra [report] is not installed: check_charts says so
-    alt = vl_convert = None
+    alt = vl_convert = None  # type: ignore[assignment]
 
 WIDTH, HEIGHT = 330, 190  # pixels of the plot; two charts stand side by side, and one fills a phone's screen
 COLOURS = tuple(f"var(--c{number})" for number in range(1, 7))
@@ -81,7 +81,7 @@ def line_chart(
         y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=from_zero), axis=alt.Axis(format=y_format, tickCount=5)),
         color=_series_colour(names),
     )
-    layers = [base.mark_line(strokeWidth=1.8, interpolate="linear", clip=True)]
+    layers = [base.mark_line(strokeWidth=1.8, interpolate="linear")]
     if points:
         layers.append(base.mark_point(filled=True, size=32, opacity=1))
     if rule is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from surgvivqa.data.labels import LABELS
-from surgvivqa.evaluation.metrics import confusion_matrix
+from surgvivqa.evaluation.confusion import confusion_matrix
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.label_groups import GROUP_OF, group_order
 

@@ -1,6 +1,7 @@
 """The report of one or more runs as one HTML page."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from surgvivqa.reporting.charts import check_charts
@@ -39,6 +40,7 @@ def render_report(runs: Sequence[RunResults], image_root: Path | None = None, pi
         InputError: the packages for charts are not installed.
     """
     check_charts()
+    runs = _with_distinct_names(runs)
     share = -(-pictures // len(runs))
     views = [build_run_view(run, number, runs, image_root, share) for number, run in enumerate(runs, start=1)]
     rows: list[RecipeRow] = recipe_rows(runs) if len(runs) > 1 else []
@@ -55,11 +57,26 @@ def render_report(runs: Sequence[RunResults], image_root: Path | None = None, pi
     )
 
 
+def _with_distinct_names(runs: Sequence[RunResults]) -> list[RunResults]:
+    """The runs, with the last two folders as names or numbers in them where names are equal."""
+    for name in (lambda run, _: run.name, lambda run, _: "/".join(run.folder.resolve().parts[-2:]), _numbered):
+        names = [name(run, number) for number, run in enumerate(runs, start=1)]
+        if len(set(names)) == len(names):
+            break
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _numbered(run: RunResults, number: int) -> str:
+    return f"{run.name} ({number})"
+
+
 def _contents(views: Sequence[RunView]) -> list[Entry]:
-    entries = []
+    """The sections of one run; of several runs their names, and the sections of each where there are two."""
+    entries = [Entry("runs", "Side by side")] if len(views) > 1 else []
     for view in views:
         if len(views) > 1:
             entries.append(Entry(view.id, view.name, of_run=True))
-        entries += [Entry(f"{view.id}-summary", "Summary")]
-        entries += [Entry(f"{view.id}-{name}", title) for name, title in SECTIONS.items()]
+        if len(views) <= 2:
+            entries.append(Entry(f"{view.id}-summary", "Summary"))
+            entries += [Entry(f"{view.id}-{name}", title) for name, title in SECTIONS.items()]
     return entries

@@ -24,7 +24,7 @@ from surgvivqa.reporting.headline import (
     stored_verdicts,
 )
 from surgvivqa.reporting.result_tables import GroupTable, group_tables
-from surgvivqa.reporting.results import RunResults
+from surgvivqa.reporting.results import RunResults, find_image_root
 from surgvivqa.reporting.sections import MISSING, Sections, Verdict, build_sections
 from surgvivqa.reporting.settings_table import Setting, settings_of
 from surgvivqa.reporting.training_curves import training_curves
@@ -166,9 +166,7 @@ def byline(results: RunResults) -> list[str]:
 
 
 def _gallery(results: RunResults, image_root: Path | None, count: int) -> Gallery:
-    recorded = results.flags.get("image_root")
-    root = image_root or (Path(recorded) if isinstance(recorded, str) else None)
-    pictures = Pictures(root)
+    pictures = Pictures(image_root or find_image_root(results))
     items = []
     overlays = read_overlays(results.folder)
     for prediction in choose_predictions(results.predictions, count, preferred=overlays):

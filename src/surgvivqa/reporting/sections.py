@@ -60,7 +60,9 @@ class Sections:
 def build_sections(content: Mapping[str, Any]) -> Sections:
     """Reads the optional sections of ``metrics.json``."""
     found = {name: content.get(name) for name in _NAMES}
-    verdicts = [verdict for name, judge in _JUDGES.items() if found[name] is not None for verdict in judge(found[name])]
+    verdicts = [
+        verdict for name, judge in _JUDGES.items() if (section := found[name]) is not None for verdict in judge(section)
+    ]
     calibration = found["calibration"]
     rows = [] if found["robustness"] is None else found["robustness"]["rows"]
     severities = sorted({row["severity"] for row in rows})

@@ -24,7 +24,7 @@ def training_curves(log: Sequence[Mapping[str, Any]]) -> list[Curve]:
         curves.append(Curve("Loss", caption, svg, alt.replace("falls", "goes")))
     if validated := {name: values for key, name in _VALIDATED.items() if (values := _values(log, key))}:
         svg = line_chart(validated, x="Step", x_format=",d", y="On validation questions", y_format="%", points=True)
-        last = ", ".join(f"{name} {100 * values[-1][1]:.1f} %" for name, values in validated.items())
+        last = ", ".join(f"{name} {100 * values[-1][1]:.1f}%" for name, values in validated.items())
         n = next((int(line["val_n"]) for line in log if _is_number(line.get("val_n"))), None)
         caption = f"On {n:,} questions." if n else "On the validation split."
         curves.append(Curve("Validation", caption, svg, f"Figures on the validation split; at the end {last}."))

@@ -141,7 +141,7 @@
     const shift = (element, dx, dy) => (element.style.transform = `translate(${dx * size}px, ${dy * size}px)`);
     const tell = (row, column) => {
       const n = lookup.get(row * names.length + column) || 0;
-      const share = totals[row] ? ` (${((100 * n) / totals[row]).toFixed(1)} %)` : "";
+      const share = totals[row] ? ` (${((100 * n) / totals[row]).toFixed(1)}%)` : "";
       const verb = row === column ? "answered right" : `answered with ${names[column]}`;
       readout.textContent = `${names[row]}: ${n.toLocaleString("en")} of ${totals[row].toLocaleString("en")} questions ${verb}${share}.`;
       shift(cursor, place[column], place[row]);
