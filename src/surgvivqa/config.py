@@ -384,6 +384,12 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     )
     train_blip: bool = flag("Train the whole BLIP text encoder.", False)
     unfreeze_blip_last_n: int = flag("Train the last N layers of the BLIP text encoder.", 0)
+    blank_video: bool = flag(
+        "Train and validate on black pictures in place of the frames, so that the model learns from the questions "
+        "alone: a baseline for the same model with frames.",
+        False,
+        in_card=True,
+    )
     train_video: TrainVideo = flag(
         "Part of VideoMAE to train. patch-embed: its patch embedding and last LayerNorm, as in the paper.",
         "none",

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ ASKED = [
 ]
 
 
-def frame(number: int, lines: list[tuple[str, str, str | None]], video: str = "VID04") -> FrameQuestions:
+def frame(number: int, lines: Sequence[tuple[str, str, str | None]], video: str = "VID04") -> FrameQuestions:
     questions = [
         Question(video, number, text, answer, LABEL_INDEX[answer], "zero_hop" if kind else None, kind, line)
         for line, (text, answer, kind) in enumerate(lines)

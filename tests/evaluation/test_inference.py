@@ -169,6 +169,14 @@ def test_predictions_are_built_as_one_question_at_a_time(bundle: ModelBundle, no
     for question, row, prediction in zip(questions, scores, built, strict=True):
         ranking, probability = normalise_scores(row, scorer.trie, norm)
         best = ranking.sort(descending=True, stable=True).indices[:5].tolist()
+        exact = ranking.double().softmax(0)
+        truth = torch.nn.functional.one_hot(torch.tensor(question.label), len(LABELS))
+        assert prediction.answer_probability == pytest.approx(float(exact[question.label]), rel=1e-12)
+        assert prediction.brier == pytest.approx(float((exact - truth).square().sum()), abs=1e-12)
+        assert prediction.scores is not None
+        prediction = dataclasses.replace(
+            prediction, answer_probability=None, brier=None, scores=list(prediction.scores)
+        )
         expected = Prediction.of_question(
             question,
             best[0],

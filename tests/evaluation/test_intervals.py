@@ -47,7 +47,7 @@ def test_values_that_agree_have_an_interval_without_width() -> None:
 
 def test_with_equally_many_questions_the_accuracys_interval_is_that_of_the_videos_accuracies() -> None:
     records = some_videos()
-    accuracies = [np.mean([p.correct for p in records if p.video == f"VID{v:02d}"]) for v in range(1, 6)]
+    accuracies = [float(np.mean([p.correct for p in records if p.video == f"VID{v:02d}"])) for v in range(1, 6)]
     ends = compute_grouped_metrics(records).overall.intervals
     assert ends is not None and ends["acc"] == pytest.approx(student_interval(accuracies))
 

@@ -95,10 +95,21 @@ def test_a_class_that_is_never_predicted_has_precision_zero() -> None:
 def test_a_prediction_is_read_back_from_its_line() -> None:
     top5 = [(LABELS[2], 0.5), (LABELS[1], 0.25)]
     scored = {"probability": 0.5, "loss": 1.5, "top5": top5, "scores": [-1.0] * 51}
+    scored |= {"answer_probability": 0.25, "brier": 0.75}
     prediction = Prediction("VID01", 3, "What is it?", 1, 2, reasoning="zero_hop", type="count", **scored)  # type: ignore[arg-type]
     line = json.loads(json.dumps(prediction.to_json()))
     assert Prediction.from_json(line) == prediction
-    assert list(line) == ("video frame question answer prediction probability loss top5 reasoning type scores".split())
+    names = (
+        "video frame question answer prediction probability answer_probability brier loss top5 reasoning type scores"
+    )
+    assert list(line) == names.split()
+
+
+def test_a_line_of_an_older_version_is_read() -> None:
+    line = Prediction("VID01", 3, "What is it?", 1, 2, probability=0.5).to_json()
+    del line["answer_probability"], line["brier"]
+    read = Prediction.from_json(line)
+    assert (read.probability, read.answer_probability, read.brier) == (0.5, None, None)
     assert (line["answer"], line["prediction"]) == (LABELS[1], LABELS[2])
 
 

@@ -10,7 +10,7 @@ from surgvivqa.evaluation.metrics import METRICS, metrics_of_videos
 def test_a_population_is_drawn_from_its_seed() -> None:
     first, second = (Population.draw(np.random.default_rng(3)) for _ in range(2))
     videos = [population.draw_video(np.random.default_rng(5)) for population in (first, second)]
-    assert np.array_equal(*videos)
+    assert np.array_equal(videos[0], videos[1])
     assert videos[0].shape == (LABELS, LABELS) and 500 <= videos[0].sum() <= 3500
 
 

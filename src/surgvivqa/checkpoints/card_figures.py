@@ -50,6 +50,10 @@ def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
         "train": "videos that it was **trained on**: no measure of how well it answers",
     }.get(report.split, "videos of a split that is not recorded")
     drawn = " These are drawn scenes; the figures say nothing about real surgery." if report.synthetic else ""
+    shown = {
+        "black": " The model was shown **black frames**: the figures say what the questions alone give.",
+        "shuffled": " The model was shown **frames of other videos**, not those that the questions are about.",
+    }.get(report.frames, "")
     changed = [
         f"`--{flag.replace('_', '-')} {cell(value)}`"
         for flag, value, usual in (
@@ -60,7 +64,7 @@ def _what_was_scored(settings: ModelConfig, report: EvaluationReport) -> str:
         if value != usual
     ]
     scored = f" Scored with {', '.join(changed)}, not with the model's own settings." if changed else ""
-    return f"In %, on {report.metrics.overall.n:,} questions about {videos}.{drawn}{scored}"
+    return f"In %, on {report.metrics.overall.n:,} questions about {videos}.{shown}{drawn}{scored}"
 
 
 def _overall_table(report: EvaluationReport, comparable: bool) -> list[str]:

@@ -77,13 +77,17 @@ def load_checkpoint(
             else _load_file(path, fallback, flag, verify)
         )
     else:
-        # A hub name looks like a path; it is one only if nothing on disk has that name.
-        on_hub = is_name(str(path)) and not path.exists() and not Path(path.parts[0]).exists()
-        bundle = _load_any_folder(fetch(str(path), flag) if on_hub else path, fallback, flag, verify)
+        folder = fetch(str(path), flag) if is_on_hub(path) else path
+        bundle = _load_any_folder(folder, fallback, flag, verify)
     bundle.model.eval().requires_grad_(False)  # a training run decides what is trainable
     if bundle.report:
         log.info("%s", bundle.report)
     return bundle
+
+
+def is_on_hub(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a name on the hub, which looks like a path: nothing on disk has that name."""
+    return is_name(str(checkpoint)) and not checkpoint.exists() and not Path(checkpoint.parts[0]).exists()
 
 
 def _belongs_to_its_folder(path: Path) -> bool:
@@ -110,9 +114,9 @@ def _belongs_to_its_folder(path: Path) -> bool:
 def _load_any_folder(path: Path, fallback: ModelConfig, flag: str, verify: bool) -> ModelBundle:
     for folder in map(surviving_folder, (path, path / "best")):
         if (folder / adapters.ADAPTER_CONFIG).is_file():
-            return _load_adapters(folder, fallback, verify)
+            return dataclasses.replace(_load_adapters(folder, fallback, verify), source=folder)
         if (folder / SETTINGS_FILE).is_file() or holds_all_tensors(folder):
-            return load_folder(folder, parts=fallback, verify=verify)
+            return dataclasses.replace(load_folder(folder, parts=fallback, verify=verify), source=folder)
     raise InputError(
         f"{flag} {path} holds no checkpoint: expected a run folder with best/, a folder with config.json or "
         f"{adapters.ADAPTER_CONFIG}, or a file that ends in {', '.join(SUFFIXES)}."
@@ -193,7 +197,7 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str, verify: bool) -> Mo
         report.notes.append(f"adapters of rank {settings.lora_r}; the file does not say their alpha, taken as "
                             f"{settings.lora_alpha}")  # fmt: skip
     from_checkpoint = set(report.changed) | (new_tensor_names(bundle.model) & set(report.loaded))
-    return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, from_checkpoint, str(report))
+    return ModelBundle(bundle.model, bundle.tokenizer, bundle.settings, run, from_checkpoint, str(report), path)
 
 
 def _settings_of_file(path: Path, fallback: ModelConfig) -> tuple[ModelConfig, RunRecord]:

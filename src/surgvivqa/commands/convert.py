@@ -15,6 +15,7 @@ from surgvivqa.checkpoints.model_card import is_licence, trained_parts, write_mo
 from surgvivqa.checkpoints.published import Names
 from surgvivqa.checkpoints.saving import export_pth, save_adapters, save_checkpoint
 from surgvivqa.checkpoints.settings import SETTINGS_FILE
+from surgvivqa.checkpoints.stored_temperature import carry_temperature
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import OptionalModelConfig, flag, option
 from surgvivqa.evaluation.report import EvaluationReport, read_report
@@ -84,6 +85,8 @@ def convert(config: ConvertConfig) -> int:
     try:
         config.output.parent.mkdir(parents=True, exist_ok=True)
         _write_checkpoint(config, bundle)
+        if temperature := carry_temperature(bundle, config.output):
+            log.info("The temperature of the checkpoint's probabilities is carried along: %s", temperature)
     except OSError as error:
         raise InputError(f"--output {config.output} cannot be written ({error.strerror or error}).") from None
     if config.to != "published":

@@ -34,7 +34,7 @@ def read_baseline_runs(
         return []
     unusable = set(missing)
     asked = Counter(
-        (question.video, question.frame, question.question, question.label)
+        question_key(Prediction.of_question(question, question.label))
         for frame in frames
         if (frame.video, frame.frame) not in unusable
         for question in frame.questions
@@ -44,10 +44,10 @@ def read_baseline_runs(
         found = Counter(question_key(p) for p in run.predictions if (p.video, p.frame) not in unusable)
         lacking, others = asked - found, found - asked
         if lacking or others:
-            example = next(itertools.chain(lacking, others))
+            video, number, text, _ = next(itertools.chain(lacking, others))
             raise InputError(
                 f"--baseline {run.folder} is about other questions: it lacks {lacking.total():,} of {asked.total():,}, "
-                f"and has {others.total():,} others (first: {example[0]}, frame {example[1]}: {example[2]!r}); "
+                f"and has {others.total():,} others (first: {video}, frame {number}: {text!r}); "
                 f"evaluate it on the same --split and --ssgvqa-root, with the same --max-samples."
             )
     return runs

@@ -56,6 +56,8 @@ def load_model(
                 log.warning("The checkpoint was trained with %s %s, not %s.", option(name), saved[name], value)
             setattr(settings, name, value)
     bundle.apply_settings()
+    if bundle.run.config.blank_video:
+        log.warning("This model was trained on black pictures (--blank-video): it answers from the question alone.")
     if settings.mask == "bidirectional":
         log.warning(_LEAK)
     return bundle

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from surgvivqa.checkpoints.stored_temperature import read_temperature
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import OptionalModelConfig, check_ranges, flag
@@ -17,6 +19,8 @@ from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.distributed import start_processes
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.tf32 import set_tf32
+
+log = logging.getLogger("surgvivqa")
 
 
 @dataclass(kw_only=True)
@@ -45,6 +49,8 @@ class PredictConfig:
 def predict(config: PredictConfig) -> int:
     """Prints the most probable answers to one question about a frame or a clip; computes on a GPU if one is visible.
 
+    Probabilities are at the temperature that is stored beside the checkpoint, if there is one.
+
     Raises:
         InputError: the question is empty, an image cannot be read, there are more images than the model takes, or the
             precision is not available.
@@ -55,6 +61,8 @@ def predict(config: PredictConfig) -> int:
     set_tf32(False)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     _check_count(config, bundle)
+    stored = read_temperature(bundle, "sum")
+    temperature = 1.0 if stored is None else stored.temperature
     processor = bundle.processor()
     inputs = processor([config.image], config.question)
     model, device = bundle.model, start_processes().device
@@ -62,12 +70,18 @@ def predict(config: PredictConfig) -> int:
         model.to(device)
     with prepare_inference(model, dtype):
         scores = model.score(**inputs)
-    answers = processor.answers(scores, min(config.top, len(LABELS)))[0]
+    answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
     if config.json:
-        print(
-            json.dumps({"question": config.question, "answers": [{"answer": a, "probability": p} for a, p in answers]})
-        )
+        rows = [{"answer": answer, "probability": probability} for answer, probability in answers]
+        used = None if stored is None else temperature
+        print(json.dumps({"question": config.question, "answers": rows, "temperature": used}))
     else:
+        if stored is not None:
+            log.info(
+                "Probabilities are at temperature %.3f, fitted on %d validation questions.",
+                temperature,
+                stored.questions,
+            )
         for answer, probability in answers:
             print(f"{answer:<24}{100 * probability:6.2f} %")
     return 0

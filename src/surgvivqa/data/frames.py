@@ -206,6 +206,23 @@ class FrameStore:
     num_frames: int = 16
     stride: int = 1
 
+    @property
+    def pictures(self) -> str:
+        """What is shown instead of the pictures on disk, for a cache's fingerprint; empty if it is these pictures."""
+        return ""
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether every frame shows the same picture, so that one clip stands for all."""
+        return False
+
+    def shown(self, video: str, frame: int) -> tuple[str, int]:
+        """The frame that is shown to questions about ``frame``: the same, except in a view (``data.frame_views``).
+
+        The other methods take the frame that is shown.
+        """
+        return video, frame
+
     def path(self, video: str, frame: int) -> Path:
         """The path of a frame."""
         return Path(self.root) / video / f"{frame:06d}.png"

@@ -3,11 +3,16 @@
 from collections.abc import Iterable
 
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import format_calibration
+from surgvivqa.evaluation.contradictions import format_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
+from surgvivqa.evaluation.picture_check import format_picture
 from surgvivqa.evaluation.published import find_published, load_published, why_not_comparable
 from surgvivqa.evaluation.report import EvaluationReport
+from surgvivqa.evaluation.robustness import format_robustness
+from surgvivqa.evaluation.strata import format_strata
 from surgvivqa.evaluation.verdicts import points
 
 _WIDTH = 36  # of the first column
@@ -15,9 +20,14 @@ _HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS
 
 
 def format_report(report: EvaluationReport) -> str:
-    """Formats the verdicts, the metrics with their intervals, the baselines, and what was published."""
+    """Formats the verdicts, the metrics with their intervals, baselines, published results, and the other sections."""
     parts = ["\n".join(report.verdicts), format_metrics(report.metrics, report.intervals, report.bootstrap)]
     parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
+    parts.append("" if report.picture is None else format_picture(report.picture))
+    parts.append("" if report.robustness is None else format_robustness(report.robustness))
+    parts.append("" if report.strata is None else format_strata(report.strata))
+    parts.append("" if report.calibration is None else format_calibration(report.calibration))
+    parts.append("" if report.contradictions is None else format_contradictions(report.contradictions))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -8,6 +8,7 @@ not wait for Python.
 import itertools
 import logging
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ class InferenceOptions:
             questions is encoded once for its several passes. None for 40 on a CPU, and for what the memory allows on a
             GPU.
         workers: processes that decode frames; None for ``cores.default_workers``.
-        keep_scores: keep the scores of all labels in the predictions.
+        keep_scores: keep the scores of all labels in the predictions, as arrays of 51 float32.
         answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.
             Only for ``sum``, and for masks under which labels share a prompt. On a GPU all labels are scored where that
             is faster.
@@ -303,8 +304,15 @@ class _Scorer:
         best = rankings.sort(dim=1, descending=True, stable=True).indices[:, :5]  # the first label wins a tie
         true_labels = torch.tensor([q.label for q in questions]).unsqueeze(1)
         losses = -scores.gather(1, true_labels).squeeze(1)
-        kept = scores.tolist() if self.options.keep_scores else itertools.repeat(None)
-        columns = (best.tolist(), probabilities.gather(1, best).tolist(), losses.tolist(), kept)
+        exact = rankings.double().softmax(dim=1)  # in float32 a true label's may become 0, and its log infinite
+        of_answer = exact.gather(1, true_labels).squeeze(1)
+        briers = exact.square().sum(dim=1) - 2 * of_answer + 1
+        kept = (
+            (array("f", row.tobytes()) for row in scores.numpy())
+            if self.options.keep_scores
+            else itertools.repeat(None)
+        )
+        columns = (best, probabilities.gather(1, best), losses, of_answer, briers.clamp(min=0))
         return [
             Prediction.of_question(
                 question,
@@ -312,9 +320,13 @@ class _Scorer:
                 probability=values[0],
                 loss=loss,
                 top5=[(LABELS[label], value) for label, value in zip(labels, values, strict=True)],
+                answer_probability=answer_probability,
+                brier=brier,
                 scores=row,
             )
-            for question, labels, values, loss, row in zip(questions, *columns, strict=False)
+            for question, labels, values, loss, answer_probability, brier, row in zip(
+                questions, *(column.tolist() for column in columns), kept, strict=False
+            )
         ]
 
 

@@ -133,7 +133,7 @@ def compare_metrics(
     }
 
 
-def question_key(prediction: Prediction) -> Hashable:
+def question_key(prediction: Prediction) -> tuple[str, int, str, int]:
     """What identifies a question in two evaluations: video, frame, question and true label."""
     return prediction.video, prediction.frame, prediction.question, prediction.answer
 

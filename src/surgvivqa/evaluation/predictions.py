@@ -1,6 +1,6 @@
 """Predictions: one record per question, and the lines of ``predictions.jsonl``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ class Prediction:
         top5: the five most probable labels with their probabilities, best first; None where not all were scored.
         reasoning: the template's reasoning (``zero_hop``, ...); None for lines without one.
         type: the template's question type (``count``, ...); None for lines without one.
+        answer_probability: probability of the true label among the 51; None where not all labels were scored.
+        brier: squared distance of the probabilities from the truth, summed over the 51 labels, 0 to 2 (Brier, 1950);
+            None where not all labels were scored.
         scores: summed log-probabilities of all labels in label order; None if they are not kept.
     """
 
@@ -36,7 +39,9 @@ class Prediction:
     top5: list[tuple[str, float]] | None = None
     reasoning: str | None = None
     type: str | None = None
-    scores: list[float] | None = None
+    answer_probability: float | None = None
+    brier: float | None = None
+    scores: Sequence[float] | None = None
 
     @property
     def correct(self) -> bool:
@@ -52,12 +57,14 @@ class Prediction:
             "answer": LABELS[self.answer],
             "prediction": LABELS[self.prediction],
             "probability": self.probability,
+            "answer_probability": self.answer_probability,
+            "brier": self.brier,
             "loss": self.loss,
             "top5": self.top5,
             "reasoning": self.reasoning,
             "type": self.type,
         }
-        return line if self.scores is None else line | {"scores": self.scores}
+        return line if self.scores is None else line | {"scores": list(self.scores)}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> "Prediction":
@@ -81,6 +88,8 @@ class Prediction:
             top5=None if top5 is None else [(label, probability) for label, probability in top5],
             reasoning=line["reasoning"],
             type=line["type"],
+            answer_probability=line.get("answer_probability"),
+            brier=line.get("brier"),
             scores=line.get("scores"),
         )
 

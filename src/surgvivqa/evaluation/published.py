@@ -74,6 +74,8 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "it is a cross-validation, whose models were trained on other videos than those of the standard split"
     if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
         return "the videos are not the five test videos of the standard split"
+    if report.frames != "own":
+        return "the model was not shown the questions' own frames"
     if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
     if report.skipped_frames:

@@ -10,16 +10,30 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.evaluation.baseline_rows import Baseline
+from surgvivqa.evaluation.calibration import Calibration
+from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
+from surgvivqa.evaluation.picture_check import PictureCheck
+from surgvivqa.evaluation.robustness import Robustness
+from surgvivqa.evaluation.strata import Strata
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
 _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
-SECTIONS: dict[str, Any] = {"environment": Environment, "baselines": list[Baseline], "crossval": CrossValidation}
+SECTIONS: dict[str, Any] = {
+    "environment": Environment,
+    "crossval": CrossValidation,
+    "baselines": list[Baseline],
+    "picture": PictureCheck,
+    "robustness": Robustness,
+    "strata": Strata,
+    "calibration": Calibration,
+    "contradictions": Contradictions,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +54,17 @@ class EvaluationReport:
         mask: the attention mask that the labels were scored under.
         prompt_mode: the prompts' form.
         score_norm: how the scores of a label's tokens were combined.
+        frames: what the model was shown: the questions' ``own`` frames, ``black`` ones, or ``shuffled`` ones of other
+            videos.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         crossval: the folds of a cross-validation that this is about; None for other evaluations.
         baselines: what is reached on the same questions without the frames, or by other models.
+        picture: the same questions on black frames and on frames of other videos.
+        robustness: the same questions on corrupted frames.
+        strata: the accuracy inside and outside of frame flags.
+        calibration: whether the probabilities can be trusted; None with ``--answer-only``.
+        contradictions: how often the model's answers contradict each other.
     """
 
     metrics: GroupedMetrics
@@ -58,11 +79,17 @@ class EvaluationReport:
     mask: str
     prompt_mode: str
     score_norm: str
+    frames: str = "own"
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
     crossval: CrossValidation | None = None
     baselines: Sequence[Baseline] | None = None
+    picture: PictureCheck | None = None
+    robustness: Robustness | None = None
+    strata: Strata | None = None
+    calibration: Calibration | None = None
+    contradictions: Contradictions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
@@ -105,6 +132,7 @@ class EvaluationReport:
             checkpoint=str(content.get("checkpoint", "")),
             max_samples=None if content["max_samples"] is None else int(_number(content, "max_samples")),
             synthetic=content.get("synthetic") if isinstance(content.get("synthetic"), bool) else None,
+            frames=str(content.get("frames") or "own"),
             **settings,
             **sections,
         )

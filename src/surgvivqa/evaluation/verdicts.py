@@ -6,6 +6,7 @@ from collections.abc import Callable
 from surgvivqa.evaluation.baseline_rows import Baseline, GroupDifference
 from surgvivqa.evaluation.metrics import METRICS, TYPE_GROUPS
 from surgvivqa.evaluation.paired import PairedDifference
+from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.evaluation.published import why_not_comparable
 from surgvivqa.evaluation.report import EvaluationReport
 
@@ -91,6 +92,20 @@ def _range(paired: PairedDifference | GroupDifference) -> str:
     return f"{points(paired.low, signed=True)} to {points(paired.high, signed=True)}"
 
 
+def _judge_frames(report: EvaluationReport) -> list[str]:
+    """What the model was shown, if not the frames that the questions are about."""
+    shown = {
+        "black": "The model was shown black pictures, so the figures say what it reads from the questions alone.",
+        "shuffled": "The model was shown frames of other videos, not those that the questions are about.",
+    }
+    return [shown[report.frames]] if report.frames in shown else []
+
+
+def _judge_picture(report: EvaluationReport) -> list[str]:
+    """Whether the model uses the picture."""
+    return [] if report.picture is None else picture_verdicts(report.picture)
+
+
 def _judge_precision(report: EvaluationReport) -> list[str]:
     """How far the accuracy may be off."""
     if report.intervals is None:
@@ -109,7 +124,9 @@ def _judge_comparability(report: EvaluationReport) -> list[str]:
 
 
 _VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (
+    _judge_frames,
     _compare_with_blind,
+    _judge_picture,
     _judge_precision,
     _judge_comparability,
 )

@@ -22,7 +22,7 @@ class FrameInputs:
         keys: the cache keys of the F frames.
         cached: for each frame, whether its tokens are cached; otherwise its clip is in ``clips``.
         clips: ``[F - C, T, 3, H, W]`` float32, the frames without cached tokens, in order; ``[F - C, 1, 3, H, W]`` if
-            each clip repeats one frame T times. None if all frames are cached.
+            each clip repeats one frame T times. None if all frames are cached, or all look alike.
         tokens: ``[C, V, hidden]`` in the cache's dtype, the C cached frames, in order. None if no frame is cached, or
             if the tokens are still to be read (``FrameReader.leave_cached``).
     """
@@ -77,12 +77,15 @@ class FrameReader:
         return 4 * 3 * images * self.store.size**2
 
     def cache_key(self, video: str, frame: int) -> Key:
-        """The cache key of a frame; its tag depends on the sizes and modification times of the clip's images.
+        """The cache key of the frame that is shown for a frame.
+
+        Its tag depends on the sizes and modification times of the clip's images.
 
         Raises:
             FrameError: an image of the clip is missing.
         """
-        return video, frame, compute_tag(self.store.file_states(video, frame)) if self.cache is not None else 0
+        shown = self.store.shown(video, frame)
+        return *shown, compute_tag(self.store.file_states(*shown)) if self.cache is not None else 0
 
     def read_cached(self, frame: FrameQuestions) -> Tensor | None:
         """Reads a frame's tokens ``[V, hidden]`` in the cache's dtype; None if they are not cached.
@@ -101,6 +104,9 @@ class FrameReader:
             FrameError: an image, or a frame's item in a cache file, cannot be used; the error names the frame.
             InputError: a cache file is damaged as a whole.
         """
+        if self.store.all_alike:  # the source makes the one clip
+            keys = [self.cache_key(frame.video, frame.frame) for frame in frames]
+            return FrameInputs(tuple(keys), (False,) * len(keys), clips=None, tokens=None)
         keys, cached, clips, tokens = [], [], [], []
         for frame in frames:
             with name_frame_in_errors(frame):
@@ -114,7 +120,7 @@ class FrameReader:
                 if item is not None:
                     tokens.append(item)
                 if not cached[-1]:
-                    clips.append(self.read_clip(frame.video, frame.frame))
+                    clips.append(self.read_clip(*keys[-1][:2]))
         return FrameInputs(
             keys=tuple(keys),
             cached=tuple(cached),
@@ -127,7 +133,7 @@ class FrameReader:
         return self.read([frame for frame, _ in requests])
 
     def read_clip(self, video: str, frame: int) -> Tensor:
-        """The clip ``[T, 3, H, W]`` of a frame, ``[1, 3, H, W]`` if it repeats one frame.
+        """The clip ``[T, 3, H, W]`` of a frame that is shown, ``[1, 3, H, W]`` if it repeats one frame.
 
         Raises:
             FrameError: an image cannot be used.

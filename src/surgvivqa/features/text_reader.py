@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,10 @@ class TextReader:
         Raises:
             FrameError: an image of the clip is missing.
         """
-        files = self.frames.store.file_states(frame.video, frame.frame)
+        shown = self.frames.store.shown(frame.video, frame.frame)
+        files: list[Any] = self.frames.store.file_states(*shown)
+        if shown != (frame.video, frame.frame):
+            files = [*shown, files]
         ids = [[list(tree.prompt), list(tree.tokens)] for tree in trees]
         return frame.video, frame.frame, compute_tag(files, ids)
 

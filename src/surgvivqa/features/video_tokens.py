@@ -51,11 +51,22 @@ class VideoTokenSource:
         self.reader, self.cache = reader, reader.cache
         self.hits = self.misses = 0
         self._warned = False
+        self._alike: dict[torch.dtype | None, Tensor] = {}  # the tokens of a store whose frames look alike
 
     @property
     def device(self) -> torch.device:
         """The encoder's device."""
         return next(self.encoder.parameters()).device
+
+    def showing(self, frames: FrameStore) -> "VideoTokenSource":
+        """The source of the same encoder for a view of its frames (``data.frame_views``).
+
+        It shares the cache if the view shows pictures on disk, each under its own key, and has none otherwise.
+        """
+        cache = None if frames.pictures else self.cache
+        return VideoTokenSource(
+            self.encode, self.encoder, self.video_config, FrameReader(frames, cache, self.reader.leave_cached)
+        )
 
     def clips(self, inputs: FrameInputs) -> Tensor:
         """The clips ``[F - C, T, 3, H, W]`` float32 of the frames without cached tokens, on the encoder's device.
@@ -63,9 +74,13 @@ class VideoTokenSource:
         Raises:
             ValueError: every frame has cached tokens.
         """
-        if inputs.clips is None:
+        if self.reader.store.all_alike:
+            clip = self.reader.read_clip(*inputs.keys[0][:2]).to(self.device, non_blocking=True)
+            clips = clip.expand(len(inputs.keys), *clip.shape)
+        elif inputs.clips is None:
             raise ValueError("every frame of these inputs has cached tokens, so there are no clips")
-        clips = inputs.clips.to(self.device, non_blocking=True)
+        else:
+            clips = inputs.clips.to(self.device, non_blocking=True)
         return clips.expand(-1, self.video_config.num_frames, -1, -1, -1) if clips.shape[1] == 1 else clips
 
     def __call__(self, inputs: FrameInputs) -> Tensor:
@@ -76,6 +91,8 @@ class VideoTokenSource:
             FrameError: a frame's item in a cache file is damaged.
             InputError: a cache file is damaged as a whole, or cannot be written and ``must_write`` was set.
         """
+        if self.reader.store.all_alike:
+            return self._encode_once(inputs.part(0, 1)).expand(len(inputs.keys), -1, -1)
         if self.cache is None:
             return self.encode(self.clips(inputs))
         inputs = self.read_cached(inputs)
@@ -89,6 +106,23 @@ class VideoTokenSource:
             tokens.append(next(hits) if is_cached else self._load_or_encode(self.cache, key, next(clips)))
             self.hits += is_cached
         return torch.stack(tokens)
+
+    def _encode_once(self, inputs: FrameInputs) -> Tensor:
+        """Tokens ``[1, V, hidden]`` of the picture that all frames show. A frozen encoder encodes it once."""
+        if any(p.requires_grad for p in self.encoder.parameters()):
+            return self.encode(self.clips(inputs))
+        device_type = self.device.type
+        precision = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+        if precision not in self._alike:
+            # A tensor made in inference mode, as validation runs in, could not enter the graph of a training step.
+            with torch.inference_mode(False), torch.no_grad():
+                clips = self.clips(inputs)
+                if self.cache is None:
+                    tokens = self.encode(clips)
+                else:
+                    tokens = self._load_or_encode(self.cache, inputs.keys[0], clips[0]).unsqueeze(0)
+            self._alike[precision] = tokens
+        return self._alike[precision]
 
     def read_cached(self, inputs: FrameInputs) -> FrameInputs:
         """Reads the cached tokens that a reader has left (``FrameReader.leave_cached``), into pinned memory for a GPU.
@@ -154,10 +188,12 @@ def _collect_fingerprint_values(
 ) -> dict[str, Any]:
     """The plain values that determine a frame's video tokens, apart from the frame, for the cache's fingerprint."""
     trained_frames = getattr(video_config, "position_frames", video_config.num_frames)
-    # Listed only if it differs, so that older caches remain valid.
+    # Listed only if they differ, so that older caches remain valid.
     positions = {"position_frames": trained_frames} if trained_frames != video_config.num_frames else {}
+    pictures = {"pictures": frames.pictures} if frames.pictures else {}
     return {
         **positions,
+        **pictures,
         "features": "video tokens",
         "weights_sha256": hash_weights(encoder.state_dict()),
         "architecture": {name: getattr(video_config, name) for name in _ARCHITECTURE},

@@ -73,6 +73,7 @@ class ModelBundle:
         run: the run that trained the model, as far as it is recorded.
         checkpoint_tensors: names of the tensors that come from a checkpoint and not from the published parts.
         report: a sentence for the log about loading a file in the published form; empty for other checkpoints.
+        source: the folder or file that the weights were read from; None for parts and for the packaged base.
     """
 
     model: SurgViVQAModel
@@ -81,6 +82,7 @@ class ModelBundle:
     run: RunRecord = RunRecord()
     checkpoint_tensors: set[str] = field(default_factory=set)
     report: str = ""
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         self.apply_settings()

@@ -121,17 +121,21 @@ class SurgViVQAProcessor(ProcessorMixin):
         except (ValueError, TypeError) as error:
             raise InputError(f"The image cannot be used ({first_line(error)}).") from None
 
-    def answers(self, scores: Tensor, top: int = 1, norm: str = "sum") -> list[list[tuple[str, float]]]:
+    def answers(
+        self, scores: Tensor, top: int = 1, norm: str = "sum", temperature: float = 1.0
+    ) -> list[list[tuple[str, float]]]:
         """Finds the best labels of each question with their probabilities, best first.
 
         Args:
             scores: ``[Q, 51]`` float, from ``SurgViVQAModel.score``.
             top: number of labels to return.
             norm: ``sum``, or ``mean`` over a label's tokens, as published (``scoring.normalise_scores``).
+            temperature: divides the ranking scores before their softmax; changes probabilities, and no answer.
         """
-        _, probability = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
-        best = probability.sort(dim=1, descending=True, stable=True)
+        ranking, _ = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
+        labels = ranking.sort(dim=1, descending=True, stable=True).indices[:, :top]
+        probability = (ranking / temperature).softmax(dim=1).gather(1, labels)
         return [
-            [(LABELS[c], float(p)) for c, p in zip(labels[:top], values[:top], strict=True)]
-            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            [(LABELS[c], p) for c, p in zip(row, values, strict=True)]
+            for row, values in zip(labels.tolist(), probability.tolist(), strict=True)
         ]

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.data.bad_frames import BadFrames
-from surgvivqa.data.frames import BadFrame, check_missing_frames
+from surgvivqa.data.frame_views import show_black
+from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.evaluation.ask_again import predict_in_all_processes
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.metrics import compute_metrics, mean_label_loss
 from surgvivqa.evaluation.predictions import Prediction
@@ -58,7 +60,6 @@ from surgvivqa.utils.distributed import (
     any_rank,
     explain_lost_processes,
     raise_on_all_ranks,
-    shard_and_gather,
     start_accelerator,
 )
 from surgvivqa.utils.errors import InputError, RunError
@@ -350,9 +351,8 @@ class Trainer:
             max_bad_frames=self.state.bad_frames.limit,
             stopped=lambda: self.stop.signal,
         )
-        predictions = shard_and_gather(
-            self.val_frames, predict, lambda f: (f.video, f.frame), lambda p: (p.video, p.frame)
-        )
+        all_alike = self.video_source.reader.store.all_alike
+        predictions = predict_in_all_processes(self.val_frames, predict, all_alike=all_alike)
         metrics = compute_metrics([p.answer for p in predictions], [p.prediction for p in predictions])
         return metrics.to_json() | {"loss": mean_label_loss(predictions)}, bad
 
@@ -516,12 +516,15 @@ class Trainer:
         """Sets ``video_source`` and ``features``, the inputs of a step; returns the bad frames and the missing ones."""
         config = self.config
         assert config.image_root is not None
-        store = self.bundle.frame_store(config.image_root)
+        store: FrameStore = self.bundle.frame_store(config.image_root)
         total = len(self.train_frames) + len(self.val_frames)
         bad_frames = BadFrames(config.on_bad_frame, config.max_bad_frames, total, progress.bad)
         missing = check_missing_frames(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)
         if self.val_frames and set(frame_names(self.val_frames)) <= {(b.video, b.frame) for b in missing}:
             raise InputError(f"None of the {len(self.val_frames)} frames to validate on exists under {store.root}.")
+        if config.blank_video:
+            store = show_black(store)
+            log.info("--blank-video: the model sees black pictures, so it learns from the questions alone.")
         on_gpu = self.accelerator.device.type == "cuda"
         self.video_source = build_video_token_source(
             self.bundle, store, config.cache, config.cache_dtype, leave_cached=on_gpu
