@@ -102,7 +102,7 @@ class CrossvalConfig(TrainConfig):
         "How a label's score is computed in evaluation: the sum of its tokens' log-probabilities, or their mean.", "sum"
     )
     check_samples: int = flag(
-        "Number of a fold's test questions that are asked again on black pictures and on frames of other videos; 0 asks "
+        "Number of test questions of a fold that are asked again on black pictures and frames of other videos; 0 asks "
         "none.",
         2000,
         least=0,

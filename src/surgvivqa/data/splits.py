@@ -131,7 +131,8 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
             cross-validation may do; or the files differ from those of the fold.
     """
     folder = _package_folder() if splits_dir is None else Path(splits_dir)
-    splits = Splits(*(_read_names(folder / f"{name}_videos.json") for name in SPLIT_NAMES))
+    train, val, test = (_read_names(folder / f"{name}_videos.json") for name in SPLIT_NAMES)
+    splits = Splits(train, val, test)
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         shared = shared_videos(splits.videos(first), splits.videos(second))
         if shared:
