@@ -7,6 +7,7 @@ refuses the folder if its files name anything else. So nobody can turn the check
 fold's own test videos are kept out of its training by construction.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -218,6 +219,7 @@ def _package_folder() -> Path:
     return Path(str(resources.files("surgvivqa") / "splits"))
 
 
+@functools.lru_cache(maxsize=4096)
 def base_video(video: str) -> str:
     """The name of the original video: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``."""
     found = re.match(r"vid(?:eo)?[_-]?0*(\d+)", video, re.IGNORECASE)
