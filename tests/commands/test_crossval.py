@@ -28,6 +28,7 @@ VIDEOS = ["VID01", "VID02", "VID04"]  # VID02 is a test video of the standard sp
 TINY = [
     *("--preset=tiny", "--batch-size=12", "--questions-per-frame=6", "--max-steps=4", "--lr=2e-3", "--warmup-steps=1"),
     *("--eval-every-steps=2", "--save-every-steps=2", "--log-interval=1", "--workers=0", "--val-videos=1"),
+    "--check-samples=50",
 ]
 
 

@@ -44,6 +44,8 @@ from surgvivqa.config import (
 )
 from surgvivqa.data.splits import Folds, Splits, load_splits, read_folds, write_fold
 from surgvivqa.evaluation.build_report import build_report
+from surgvivqa.evaluation.calibration import compute_calibration
+from surgvivqa.evaluation.contradictions import compute_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation, FoldResult
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.format import format_report
@@ -61,7 +63,7 @@ from surgvivqa.utils.signals import EXIT_STOPPED
 log = logging.getLogger("surgvivqa")
 _DONE = "crossval.json"  # in a fold's eval-test: the checksums of the weights that crossval evaluated
 # What the evaluations of all folds must have in common.
-_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm")
+_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm", "frames")
 
 
 @dataclass(kw_only=True)
@@ -98,6 +100,13 @@ class CrossvalConfig(TrainConfig):
     )
     score_norm: ScoreNorm = flag(
         "How a label's score is computed in evaluation: the sum of its tokens' log-probabilities, or their mean.", "sum"
+    )
+    check_samples: int = flag(
+        "Number of test questions of a fold that are asked again on black pictures and frames of other videos; 0 asks "
+        "none.",
+        2000,
+        least=0,
+        on_resume="free",
     )
     scores: bool = flag("Also write the log-probability of every label to predictions.jsonl.", False, on_resume="free")
 
@@ -255,7 +264,8 @@ def _run_fold(config: CrossvalConfig, number: int, deadline: float | None, is_ma
         return EXIT_STOPPED
     shared = {name: getattr(config, name) for cls in (DataConfig, FeatureCacheConfig) for name in flags_of(cls)}
     shared["splits_dir"] = _splits_folder(config, number)
-    evaluate(EvalConfig(checkpoint=folder, score_norm=config.score_norm, scores=config.scores, **shared))
+    shared |= {name: getattr(config, name) for name in ("score_norm", "scores", "check_samples")}
+    evaluate(EvalConfig(checkpoint=folder, **shared))
     gc.collect()
     with raise_on_all_ranks():
         if is_main:
@@ -316,6 +326,8 @@ def summarise(config: CrossvalConfig, folds: Folds) -> EvaluationReport:
         baselines=compute_fold_baselines([(r.predictions, s) for r, s in parts], data_roots(config)[0]),
         environment=_join_environments([r.environment for r in reports if r.environment is not None]),
         crossval=CrossValidation.of_all(rows),
+        calibration=compute_calibration(predictions),
+        contradictions=compute_contradictions(predictions),
     )
     report = with_verdicts(report)
     output = config.checkpoint_dir / "eval-test"

@@ -27,6 +27,7 @@ _GROUPS = ("by_reasoning", "by_type", "by_video")
 # The parts of ``metrics.json`` that not every evaluation has: frozen dataclasses of plain values, or lists of them.
 SECTIONS: dict[str, Any] = {
     "environment": Environment,
+    "crossval": CrossValidation,
     "baselines": list[Baseline],
     "picture": PictureCheck,
     "robustness": Robustness,
