@@ -1,6 +1,7 @@
 """The complete workflow on a synthetic set in one command (``make quickstart``).
 
-It makes the data, checks them, fine-tunes the packaged base, evaluates, compares with baselines, and draws a picture.
+It makes the data, checks them, fine-tunes the packaged base, evaluates, compares with baselines, and writes a report
+and a picture.
 """
 
 import json
@@ -24,6 +25,7 @@ from surgvivqa.evaluation.baselines import LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.model.freezing import apply_freezing, trainable_fraction
+from surgvivqa.reporting.results import read_predictions
 from surgvivqa.synthetic.answer_grid import draw_answers
 from surgvivqa.synthetic.write import MANIFEST
 from surgvivqa.utils.errors import RunError
@@ -35,6 +37,8 @@ _COMMON_FLAGS = (
 )
 LORA_FLAGS = (*_COMMON_FLAGS, "--lr", "2e-3")
 FULL_FLAGS = (*_COMMON_FLAGS, "--full-finetune", "--train-blip", "--lr", "3e-4")
+
+EVIDENCE = 60  # questions whose asked object is covered, about half a minute
 
 TABLE_ROWS: dict[str, str | None] = {  # row of the table: question type
     "existence": "exist",
@@ -48,7 +52,7 @@ TABLE_ROWS: dict[str, str | None] = {  # row of the table: question type
 
 @dataclass(kw_only=True)
 class QuickstartConfig:
-    """Runs the quickstart and leaves RUN/summary.json and RUN/answers.png."""
+    """Runs the quickstart and leaves RUN/report.html, RUN/summary.json and RUN/answers.png."""
 
     run: Path = Path("runs/quickstart")
     """Folder for all files."""
@@ -63,7 +67,9 @@ class QuickstartConfig:
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
-    """Runs the commands one after another, prints the comparison, and writes ``summary.json`` and the picture.
+    """Runs the commands one after another, prints the comparison, and writes report, ``summary.json`` and picture.
+
+    The run folders are ``lora`` and, with ``full``, ``full``; ``base`` has the evaluation of the base as it is.
 
     Raises:
         RunError: one of the commands failed.
@@ -77,17 +83,22 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     # Only the LoRA adapters are trained, so the outputs of both encoders are cached and an epoch runs the decoder only.
     lora = [*LORA_FLAGS, *steps, "--cache", str(run / "cache"), "--cache-text"]
     run_command("check", *roots, *lora)
-    run_command("eval", "--checkpoint", "tiny", *roots, "--output", str(run / "eval-base"))
-    _train_and_evaluate(run / "train", run / "eval", roots, lora)
-    columns = {"base": "eval-base", "model": "eval"}
+    # The base is not judged, so it is not asked again on other pictures.
+    base = ["--output", str(run / "base"), "--check-samples", "0"]
+    run_command("eval", "--checkpoint", "tiny", *roots, *base)
+    evidence = ["--evidence", str(EVIDENCE), "--scene-graph-root", str(data / "scene_graph")]
+    _train_and_evaluate(run / "lora", roots, lora, evidence)
+    runs = {"base": run / "base", "model": run / "lora" / "eval-test"}
     if config.full:
-        _train_and_evaluate(run / "train-full", run / "eval-full", roots, [*FULL_FLAGS, *steps])
-        columns["full"] = "eval-full"
-    summary = summarise(run, columns)
+        _train_and_evaluate(run / "full", roots, [*FULL_FLAGS, *steps], evidence)
+        runs["full"] = run / "full" / "eval-test"
+    summary = summarise(runs, data / "ssg-qa")
+    _write_report(run, ["lora", "full"] if config.full else ["lora"], data / "frames")
     print_summary(summary)
-    picture = draw_answers(run / "eval" / "predictions.jsonl", data / "frames", run / "answers.png", seed=config.seed)
+    predictions = runs["model"] / "predictions.jsonl"
+    picture = draw_answers(predictions, data / "frames", run / "answers.png", seed=config.seed)
     seconds = time.monotonic() - started
-    summary |= {"trainable_fraction": _trainable_fraction(run / "train"), "seconds": seconds}
+    summary |= {"trainable_fraction": _trainable_fraction(run / "lora"), "seconds": seconds}
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     print(f"written: {run / 'summary.json'}, {picture}   ({seconds:.0f} s)")
     return summary
@@ -115,28 +126,36 @@ def _make_data(config: QuickstartConfig, data: Path) -> None:
         shutil.rmtree(config.run / "cache", ignore_errors=True)
 
 
-def _train_and_evaluate(run_folder: Path, output: Path, roots: Sequence[str], flags: Sequence[str]) -> None:
-    """Trains into a new run folder and evaluates its best checkpoint."""
+def _train_and_evaluate(
+    run_folder: Path, roots: Sequence[str], train_flags: Sequence[str], eval_flags: Sequence[str]
+) -> None:
+    """Trains into an empty run folder and evaluates its best checkpoint, to its ``eval-test``."""
     shutil.rmtree(run_folder, ignore_errors=True)
-    run_command("train", *roots, *flags, "--checkpoint-dir", str(run_folder))
-    run_command("eval", "--checkpoint", str(run_folder), *roots, "--output", str(output))
+    run_command("train", *roots, *train_flags, "--checkpoint-dir", str(run_folder))
+    run_command("eval", "--checkpoint", str(run_folder), *roots, *eval_flags)
 
 
-def summarise(run: Path, evaluated: dict[str, str]) -> dict[str, Any]:
+def _write_report(run: Path, names: Sequence[str], image_root: Path) -> None:
+    """Writes the report; without the extra it needs, the quickstart goes on."""
+    runs = [str(run / name) for name in names]
+    arguments = ["report", *runs, "--image-root", str(image_root), "--output", str(run / "report.html")]
+    print(f"\n$ surgvivqa {' '.join(arguments)}", flush=True)
+    if main(arguments):
+        print("The report is not written; the message above says why.")
+
+
+def summarise(evaluated: dict[str, Path], questions_root: Path) -> dict[str, Any]:
     """Computes the metrics of the two baselines and of the evaluated models on the test videos.
 
     Args:
-        run: the quickstart's folder.
-        evaluated: column name to the subfolder of its ``predictions.jsonl``.
+        evaluated: column name to the folder of its ``predictions.jsonl``; ``model`` is one.
+        questions_root: the folder of the questions.
 
     Returns:
         Column name to ``acc``, ``mAF1``, ``acc_se`` and the accuracy ``by_type`` of question, as fractions.
     """
-    columns = {}
-    for name, folder in evaluated.items():
-        lines = (run / folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        columns[name] = [Prediction.from_json(json.loads(line)) for line in lines]
-    train, _ = read_split(run / "data" / "ssg-qa", load_splits().train)
+    columns = {name: read_predictions(folder / "predictions.jsonl") for name, folder in evaluated.items()}
+    train, _ = read_split(questions_root, load_splits().train)
     baselines = predict_baselines(LabelledQuestions.of_frames(train), columns["model"])
     columns = {name: baselines[name] for name in ("majority", "question_only")} | columns
     summary: dict[str, Any] = {}

@@ -35,7 +35,6 @@ SECTIONS: dict[str, Any] = {
     "calibration": Calibration,
     "contradictions": Contradictions,
     "evidence": Evidence,
-    "crossval": CrossValidation,
 }
 
 
