@@ -340,7 +340,7 @@ def _measure_evidence(
     return measure_evidence(
         evaluation.bundle,
         evaluation.frames,
-        evaluation.video_source.reader.store,
+        evaluation.store,
         config.scene_graph_root,
         config.evidence,
         skip={(frame.video, frame.frame) for frame in bad.to_list()},
