@@ -1,5 +1,6 @@
 """The video splits of SSG-VQA-Net, and the checks that keep the test videos out of training."""
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
     return splits
 
 
+@functools.lru_cache(maxsize=4096)
 def base_video(video: str) -> str:
     """The name of the original video: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``."""
     found = re.match(r"vid(?:eo)?[_-]?0*(\d+)", video, re.IGNORECASE)

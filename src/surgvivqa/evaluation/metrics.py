@@ -152,7 +152,8 @@ def compute_metrics(truth: Sequence[int], prediction: Sequence[int]) -> Metrics:
     present = confusion.sum(1) > 0  # other classes do not enter the metrics
     hits, support, predicted = np.diagonal(confusion)[present], confusion.sum(1)[present], confusion.sum(0)[present]
     metrics = metrics_from_counts(hits[None], support[None], predicted[None])
-    return Metrics(len(truth), **{name: float(values[0]) for name, values in metrics.items()})
+    figures = {name: float(values[0]) for name, values in metrics.items()}
+    return Metrics(len(truth), **figures, intervals=None)
 
 
 def metrics_of_videos(confusion: NDArray[np.int64]) -> Metrics:
