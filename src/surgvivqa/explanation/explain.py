@@ -120,7 +120,7 @@ def explain_answer(
     log_probs = scorer.ask([clip], prompts)[0, 0]
     label = int(log_probs.argmax()) if answer is None else LABELS.index(answer)
     maps, random_maps = (compute_maps(s, clip, prompts, [label], fill) for s in (scorer, random))
-    area = FrameArea.of_fit(processor.frame_fit, *frame.size, processor.image_size)
+    area = FrameArea.of_fit(processor.frame_fit, frame.width, frame.height, processor.image_size)
     return Explanation(
         question=question,
         answer=LABELS[label],

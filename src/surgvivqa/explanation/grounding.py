@@ -206,25 +206,22 @@ def _ground_template(parsed: ParsedQuestion, graph: SceneGraph) -> Grounding | N
 
 def _ground_action(form: str, word: str, graph: SceneGraph) -> Grounding | None:
     """The objects of a question about an action; None if the graph has no such action."""
-    objects = graph.objects
-    asked, selects, target_end, answer = {
-        "tool": ("verb", lambda t, v, o: objects[t].component == word, 0, lambda t, v, o: v),
-        "target": ("verb", lambda t, v, o: objects[o].component == word, 0, lambda t, v, o: v),
-        "operating": (
-            "component",
-            lambda t, v, o: objects[o].component == word,
-            0,
-            lambda t, v, o: objects[t].component,
-        ),
-        "acted on": ("component", lambda t, v, o: v == _PARTICIPLES.get(word), 2, lambda t, v, o: objects[o].component),
+    names = [item.component for item in graph.objects]
+    selects, asks_for = {
+        "tool": (lambda tool, verb, target: names[tool] == word, "verb"),
+        "target": (lambda tool, verb, target: names[target] == word, "verb"),
+        "operating": (lambda tool, verb, target: names[target] == word, "tool"),
+        "acted on": (lambda tool, verb, target: verb == _PARTICIPLES.get(word), "target"),
     }[form]
     actions = [action for action in graph.actions if selects(*action)]
     if not actions:
         return None
-    targets = _distinct([action[target_end] for action in actions])
-    partners = _distinct([action[2 - target_end] for action in actions])
-    referents = tuple(i for i in partners if i not in targets)
-    return Grounding(asked, targets, referents, _distinct([answer(*action) for action in actions]))
+    tools, acted_on = _distinct([a[0] for a in actions]), _distinct([a[2] for a in actions])
+    # A verb is what the tool does, so it is the tool that shows it.
+    targets, partners = (acted_on, tools) if asks_for == "target" else (tools, acted_on)
+    answers = [verb for _, verb, _ in actions] if asks_for == "verb" else [names[i] for i in targets]
+    asked = "verb" if asks_for == "verb" else "component"
+    return Grounding(asked, targets, tuple(i for i in partners if i not in targets), _distinct(answers))
 
 
 def _matching(phrase: Phrase, graph: SceneGraph) -> tuple[int, ...]:

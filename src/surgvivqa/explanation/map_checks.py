@@ -33,10 +33,11 @@ def randomise_weights(model: SurgViVQAModel, seed: int = 0) -> SurgViVQAModel:
 
 def rank_correlation(first: Map, second: Map) -> float | None:
     """Spearman's rank correlation of two maps of one shape; None if a map has the same value everywhere."""
-    ranks = [_ranks(values.ravel()) for values in (first, second)]
-    if any(np.ptp(r) == 0 for r in ranks):
+    ranks = np.stack([_ranks(values.ravel()) for values in (first, second)])
+    if (np.ptp(ranks, axis=1) == 0).any():
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    centred = ranks - ranks.mean(axis=1, keepdims=True)
+    return float((centred[0] @ centred[1]) / np.sqrt((centred[0] @ centred[0]) * (centred[1] @ centred[1])))
 
 
 def peak(values: Map) -> tuple[float, float]:
