@@ -235,11 +235,41 @@ def test_two_processes_predict_the_same_as_one(one_process: Path, tmp_path: Path
     command = ["eval", f"--checkpoint={one_process}", "--workers=0", "--scores", f"--max-samples={questions}"]
     run_alone(*command, f"--output={tmp_path / 'one'}")
     done = run_as_two(*command, f"--output={tmp_path / 'two'}")
-    for name in ("predictions.jsonl", "metrics.json"):
-        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text(), name
+    name = "predictions.jsonl"
+    assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    assert figures(tmp_path / "two") == figures(tmp_path / "one")
     records = [json.loads(line) for line in (tmp_path / "two" / "predictions.jsonl").read_text().splitlines()]
     assert len({(r["video"], r["frame"]) for r in records}) == frames
     assert done.stdout.count("written:") == 1
+
+
+def figures(output: Path) -> dict[str, Any]:
+    """The content of ``metrics.json`` without the time and the number of processes."""
+    content: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+    del content["environment"]
+    return content
+
+
+@pytest.mark.slow
+def test_two_processes_ask_again_as_one(flags: list[str], tmp_path: Path) -> None:
+    """On frames of other videos and on corrupted ones; black frames have fewer distinct questions than frames."""
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    for name, videos in (("train", []), ("val", []), ("test", ["VID01", "VID02", "VID04"])):
+        (splits / f"{name}_videos.json").write_text(json.dumps(videos))
+    command = [
+        "eval",
+        "--checkpoint=tiny",
+        "--workers=0",
+        "--max-samples=120",
+        "--check-samples=60",
+        "--corrupt=blur:4",
+    ]
+    command += [*flags, f"--splits-dir={splits}"]
+    run_alone(*command, f"--output={tmp_path / 'one'}")
+    done = run_as_two(*command, f"--output={tmp_path / 'two'}")
+    assert figures(tmp_path / "two") == figures(tmp_path / "one")
+    assert done.stdout.count("blur:4") == 1
 
 
 @pytest.mark.slow

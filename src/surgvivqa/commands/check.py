@@ -12,6 +12,7 @@ from torch import Tensor
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
+from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import FrameStore, find_missing_frames, list_frames, suggest_missing_frames
 from surgvivqa.data.index import IndexedFrames, open_questions
 from surgvivqa.data.labels import LABELS, parse_label
@@ -324,10 +325,10 @@ def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
 
 def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
     """Reads the cached features of a sample of frames, which verifies their checksums."""
-    assert config.cache is not None and config.image_root is not None
+    assert config.cache is not None
     if not config.cache.is_dir():
         return Result("cache", "PASS", f"{config.cache} does not exist yet; the run creates it.")
-    video = build_video_token_source(bundle, bundle.frame_store(config.image_root), config.cache, config.cache_dtype)
+    video = build_video_token_source(bundle, _shown_frames(bundle, config), config.cache, config.cache_dtype)
     readers: list[FrameReader | TextReader] = [video.reader]
     if config.cache_text:
         text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
@@ -346,6 +347,13 @@ def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: 
     return Result("cache", status, f"{message}, {len(bad)} cannot be used: {bad[0]}")
 
 
+def _shown_frames(bundle: ModelBundle, config: CheckConfig) -> FrameStore:
+    """The pictures that the run trains on."""
+    assert config.image_root is not None
+    store = bundle.frame_store(config.image_root)
+    return show_black(store) if config.blank_video else store
+
+
 def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> tuple[Tensor, Result]:
     """Computes the losses of a few training questions.
 
@@ -355,10 +363,9 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     Raises:
         InputError: no frame of the questions can be used.
     """
-    assert config.image_root is not None
     model, frames = bundle.model, train[:4]
     plan = plan_micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
-    source = build_video_token_source(bundle, bundle.frame_store(config.image_root))
+    source = build_video_token_source(bundle, _shown_frames(bundle, config))
     windows = TrainingWindows(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
     for index in range(len(plan)):
         window = windows[index]

@@ -3,24 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from surgvivqa.data.frames import BadFrame, FrameStore
-from surgvivqa.data.ssgqa import FrameQuestions, Question
+from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.inference import InferenceOptions, predict_frames
 from surgvivqa.evaluation.pass_size import QUESTIONS_PER_FRAME
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.distributed import shard_and_gather
-
-QuestionKey: TypeAlias = tuple[str, int, str, int]
-
-
-def question_key(question: Question | Prediction) -> QuestionKey:
-    """What identifies a question of an evaluation: video, frame, text and true label."""
-    label = question.label if isinstance(question, Question) else question.answer
-    return question.video, question.frame, question.question, label
 
 
 def predict_in_all_processes(
@@ -99,9 +90,9 @@ def select_predictions(
     frames: Iterable[FrameQuestions], *predictions: Sequence[Prediction]
 ) -> Iterator[tuple[Prediction, ...]]:
     """For each question that all have answered, its predictions, in the order of ``frames``."""
-    tables = [{question_key(p): p for p in some} for some in predictions]
+    tables = [{(p.video, p.frame, p.question, p.answer): p for p in some} for some in predictions]
     for frame in frames:
         for question in frame.questions:
-            key = question_key(question)
+            key = (question.video, question.frame, question.question, question.label)
             if all(key in table for table in tables):
                 yield tuple(table[key] for table in tables)
