@@ -68,6 +68,9 @@ class CapturedLog(logging.Handler):
 @pytest.fixture
 def captured_log() -> Iterator[CapturedLog]:
     handler, logger = CapturedLog(), logging.getLogger("surgvivqa")
+    level = logger.level
+    logger.setLevel(logging.INFO)  # as the commands set it
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
+    logger.setLevel(level)
