@@ -1,6 +1,8 @@
 """Tiny training runs, and whether two of them are equal bit for bit."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 
 from surgvivqa.cli import main
 from surgvivqa.training.run_log import TIMINGS
+from surgvivqa.training.schedule import seed_micro_batch
 
 TINY = [
     *("--preset=tiny", "--batch-size=6", "--questions-per-frame=3", "--max-steps=14", "--lr=2e-3", "--warmup-steps=3"),
@@ -45,3 +48,16 @@ def _metrics(folder: Path) -> list[dict[str, object]]:
         for name in TIMINGS:
             record.pop(name, None)
     return records
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process a signal during that step."""
+    count = [0]
+
+    def counted(seed: int, epoch: int, position: int) -> None:
+        count[0] += 1
+        if count[0] == step:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        seed_micro_batch(seed, epoch, position)
+
+    monkeypatch.setattr("surgvivqa.training.trainer.seed_micro_batch", counted)

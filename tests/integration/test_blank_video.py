@@ -11,8 +11,7 @@ from PIL import Image
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.model_card import write_model_card
 from surgvivqa.config import ModelConfig
-from tests.helpers.runs import assert_equal_runs, sentence, train
-from tests.integration.test_resume import stop_after
+from tests.helpers.runs import assert_equal_runs, sentence, stop_after, train
 
 
 @pytest.fixture(scope="module")

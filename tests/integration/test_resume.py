@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,23 +14,9 @@ from surgvivqa.checkpoints.saving import save_checkpoint
 from surgvivqa.cli import main
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import find_state
-from surgvivqa.training.schedule import seed_micro_batch
 from surgvivqa.utils.errors import InputError
 from tests.helpers.processes import LIMIT
-from tests.helpers.runs import assert_equal_runs, train
-
-
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process a signal during that step."""
-    count = [0]
-
-    def counted(seed: int, epoch: int, position: int) -> None:
-        count[0] += 1
-        if count[0] == step:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        seed_micro_batch(seed, epoch, position)
-
-    monkeypatch.setattr("surgvivqa.training.trainer.seed_micro_batch", counted)
+from tests.helpers.runs import assert_equal_runs, stop_after, train
 
 
 @pytest.mark.slow
