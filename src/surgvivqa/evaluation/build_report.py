@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
+from surgvivqa.evaluation.calibration import compute_calibration
+from surgvivqa.evaluation.contradictions import compute_contradictions
 from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
@@ -14,8 +16,13 @@ def build_report(predictions: Sequence[Prediction], **fields: Any) -> Evaluation
 
     Args:
         predictions: the predictions, in any order.
-        fields: the other fields of ``EvaluationReport``.
+        fields: the other fields of ``EvaluationReport``; ``calibration`` and ``contradictions`` follow from the
+            predictions where they are not given.
     """
+    if "calibration" not in fields:
+        fields["calibration"] = compute_calibration(predictions)
+    if "contradictions" not in fields:
+        fields["contradictions"] = compute_contradictions(predictions)
     metrics = compute_grouped_metrics(predictions)
     return EvaluationReport(
         metrics=metrics,

@@ -8,6 +8,7 @@ from typing import Any
 from surgvivqa.checkpoints.public_settings import part_name
 from surgvivqa.explanation.overlay import read_overlays
 from surgvivqa.reporting.charts import Curve
+from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.reporting.checklist import ChecklistItem, build_checklist
 from surgvivqa.reporting.confusion import Confusion, build_confusion
 from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, item_of, with_overlay
@@ -109,7 +110,10 @@ def build_run_view(
     content = results.report.to_json()
     sections = build_sections(content)
     types = group_verdict(content)
-    verdicts = [*stored_verdicts(content), *sections.verdicts, *([] if types is None else [types])]
+    picture = results.report.picture
+    repeated = [] if picture is None else picture_verdicts(picture)  # the section says the same in one sentence
+    stored = [verdict for verdict in stored_verdicts(content) if verdict.text not in repeated]
+    verdicts = [*stored, *sections.verdicts, *([] if types is None else [types])]
     verdicts.sort(key=lambda verdict: verdict.mark == "plain")  # what says neither good nor bad comes last
     return RunView(
         id=f"run{number}",
