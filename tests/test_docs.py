@@ -28,7 +28,7 @@ FLAGS_OF_OTHER_TOOLS = {
     "git": "--sign --message",
     "hf": "--local-dir",
     "docker": "--shm-size --ipc",
-    "scripts of this repository": "--kills --files --table --size --out --seed --data --count --fill --full",
+    "scripts of this repository": "--kills --files --table --size --out --seed --data --count --fill",
 }
 NAMES_OF_OTHERS = {"video_02"}  # libraries, and examples
 

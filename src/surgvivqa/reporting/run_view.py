@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.explanation.overlay import read_overlays
 from surgvivqa.reporting.charts import Curve
-from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.reporting.checklist import ChecklistItem, build_checklist
 from surgvivqa.reporting.confusion import Confusion, build_confusion
 from surgvivqa.reporting.gallery import Gallery, Pictures, choose_predictions, item_of, with_overlay

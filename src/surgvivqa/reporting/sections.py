@@ -166,14 +166,24 @@ def _judge_robustness(section: Mapping[str, Any]) -> list[Verdict]:
     return [Verdict("plain", f"The worst of {len(rows)} corruptions is {name}: accuracy falls by {drop}.")]
 
 
+_CONTRADICTIONS = {
+    "existence_counting": "Its answers to whether and how many there are contradict each other",
+    "synonyms": "Its answer changes with a synonym in the question",
+    "sentences": "Its answer changes with the form of the question",
+    "converse": "Its answers about left and right, or above and below, contradict each other",
+    "opposite": "It sees an object on both sides of another one",
+    "neighbouring_frames": "Its answer changes from one second to the next",
+}
+
+
 def _judge_contradictions(section: Mapping[str, Any]) -> list[Verdict]:
     rows = [row for row in section["rows"] if row["pairs"] >= _LEAST_PAIRS]
     if not rows:
         return []
     worst = max(rows, key=lambda row: row["rate"] - (row["reference_rate"] or 0.0))
     ends = "" if worst["interval"] is None else f" ({between(worst['interval'])})"
-    text = f"It contradicts itself in {percent(worst['rate'])}%{ends} of {worst['pairs']:,} pairs of the kind "
-    text += worst["kind"].replace("_", " ")
+    what = _CONTRADICTIONS.get(worst["kind"], "It contradicts itself")
+    text = f"{what} in {percent(worst['rate'])}%{ends} of {worst['pairs']:,} pairs"
     if worst["reference_rate"] is not None:
         text += f", the true answers in {percent(worst['reference_rate'])}%"
     is_clear = worst["interval"] is not None and worst["interval"][0] > (worst["reference_rate"] or 0.0)
