@@ -81,7 +81,8 @@ def predict(config: PredictConfig) -> int:
         explanation = explain_answer(model, processor, config.image, config.question) if config.explain else None
     answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
     if explanation is not None and config.explain is not None:
-        picture = explanation.draw()
+        # The picture has the probability that is printed, which is at the stored temperature.
+        picture = dataclasses.replace(explanation, probability=answers[0][1]).draw()
         write_file(config.explain, lambda temporary: picture.save(temporary, "PNG"))
     if config.json:
         rows = [{"answer": answer, "probability": probability} for answer, probability in answers]
