@@ -11,7 +11,7 @@ from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.reporting.comparison import OTHER_LINES, Changes, compare_runs, name_apart
+from surgvivqa.reporting.comparison import OTHER_LINES, Changes, compare_runs
 from surgvivqa.reporting.comparison_document import (
     build_document,
     describe_difference,
@@ -106,15 +106,6 @@ def test_groups_have_the_metrics_of_their_questions(tmp_path: Path) -> None:
     assert counting.metrics[0].acc == compute_grouped_metrics(first).by_type["counting"].acc == 0.5
     assert (counting.differences[0].difference, counting.changes[0].wrong_to_right) == (0.5, 1)
     assert [group.name for group in most_changed(found, 0, "label", 5)] == ["2"]
-
-
-def test_runs_of_the_same_name_get_longer_ones(tmp_path: Path) -> None:
-    for parent in ("lora", "full"):
-        write_evaluation(tmp_path / parent / "eval-test")
-    runs = [read_results(tmp_path / parent / "eval-test") for parent in ("lora", "full")]
-    assert [r.name for r in name_apart(runs)] == ["lora/eval-test", "full/eval-test"]
-    twice = [r.name for r in name_apart([runs[0], runs[0]])]
-    assert len(set(twice)) == 2 and twice[1].endswith("(2)")
 
 
 FLAGS = {"lr": 0.001, "lora_r": 8, "seed": 0, "checkpoint_dir": "/a", "workers": 2}

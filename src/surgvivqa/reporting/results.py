@@ -1,6 +1,8 @@
 """The results of runs on disk, for reports, comparisons and exports."""
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,31 @@ def read_results(path: Path, split: str = "test") -> RunResults:
     flags, log = ({}, []) if run_folder is None else (_read_flags(run_folder), _read_log(run_folder))
     name = path.name if path.name not in ("", ".") else path.resolve().name
     return RunResults(name, folder, report, read_predictions(folder / "predictions.jsonl"), run_folder, flags, log)
+
+
+def name_apart(runs: Sequence[RunResults]) -> list[RunResults]:
+    """Gives runs of the same name longer ones: with the folders above, or a number for a run that is given twice."""
+    folders = [_named_folder(run) for run in runs]
+    names = [run.name for run in runs]
+    for depth in range(2, 6):
+        named = set(zip(names, folders, strict=True))
+        repeated = {name for name, count in Counter(name for name, _ in named).items() if count > 1}
+        names = [
+            "/".join(folder.parts[1:][-depth:]) if name in repeated else name
+            for name, folder in zip(names, folders, strict=True)
+        ]
+    seen = Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[index] = f"{name} ({seen[name]})"
+    return [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _named_folder(run: RunResults) -> Path:
+    """The folder whose name a run has: that of the evaluation, or the run folder around it."""
+    folder = run.folder.resolve()
+    return folder if folder.name == run.name else folder.parent
 
 
 def read_predictions(path: Path) -> list[Prediction]:
