@@ -120,6 +120,14 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_evaluation(check
         find_place(checkpoint, bundle)
 
 
+def test_processes_that_check_the_folder_at_once_do_not_disturb_each_other(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load(checkpoint)
+    monkeypatch.setattr(Path, "touch", lambda path: None)  # as if another process had just removed its probe
+    assert find_place(checkpoint, bundle) == checkpoint / TEMPERATURE_FILE
+
+
 @pytest.mark.parametrize("form", ["huggingface", "published"])
 def test_it_is_carried_to_other_forms_of_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> None:
     write_temperature(checkpoint / TEMPERATURE_FILE, temperature_of(load(checkpoint)))

@@ -116,6 +116,22 @@ def test_bad_frames_are_left_out_of_every_figure(roots: list[str], synthetic_set
     assert figures["n"] == content["robustness"]["n"] == content["robustness"]["rows"][0]["n"] == content["n"]
 
 
+@pytest.mark.parametrize("shown", ["black", "shuffled"])
+def test_a_missing_frame_is_left_out_whatever_is_shown(
+    shown: str, roots: list[str], synthetic_set: Path, tmp_path: Path
+) -> None:
+    frames = tmp_path / "frames"
+    shutil.copytree(synthetic_set / "frames", frames)
+    (frames / "VID01" / "000001.png").unlink()
+    flags = [*roots, f"--image-root={frames}", "--max-samples=1000", "--on-bad-frame=skip", "--max-bad-frames=0.5"]
+    asked = [
+        [(p["video"], p["frame"], p["question"]) for p in predictions(tmp_path / name)]
+        for name in ("own", shown)
+        if evaluate(flags, tmp_path / name, f"--frames={name}", "--check-samples=0")
+    ]
+    assert asked[0] == asked[1] and not any(question[:2] == ("VID01", 1) for question in asked[1])
+
+
 def test_corruptions_have_one_row_each(roots: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = evaluate(roots, tmp_path / "eval", "--corrupt", "cut_corners:5", "noise", "--check-samples=60")
     rows = content["robustness"]["rows"]

@@ -22,7 +22,7 @@ ROWS = [
 
 def write_csv(folder: Path, text: str) -> Path:
     path = folder / "flags.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -50,6 +50,24 @@ def test_both_formats_give_the_same_table(kind: str, tmp_path: Path) -> None:
     table = read_flag_table(write_table(tmp_path, kind))
     assert table.flags == ("smoke", "blood")
     assert table.frames == {(v, f): (s, b) for v, f, s, b in ROWS}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video;frame;smoke\r\nVID02;1;1\r\nVID02;2;0\r\nVID22;3;\r\n",
+        "video\tframe\tsmoke\nVID02\t1\t1\nVID02\t2\t0\nVID22\t3\t\n",
+        "\ufeffvideo,frame,smoke\nVID02,1,1\nVID02,2,0\nVID22,3,\n",
+        '"frame","video","smoke"\n"1","VID02","1"\n"2","VID02","0"\n"3","VID22",""\n',
+        "video,frame,smoke\nVID02,000001.png,yes\nVID02,000002.png,no\nVID22,000003.png,na\n",
+        "video,frame,smoke\nVID02,1,1.0\nVID02,2,0.0\nVID22,3,\n",
+    ],
+    ids=["semicolons", "tabs", "byte order mark", "quotes", "files of images", "numbers with unknown ones"],
+)
+def test_tables_that_programs_write_are_read(text: str, tmp_path: Path) -> None:
+    found = read_flag_table(write_csv(tmp_path, text))
+    assert found.flags == ("smoke",)
+    assert found.frames == {("VID02", 1): (True,), ("VID02", 2): (False,), ("VID22", 3): (None,)}
 
 
 def test_the_figures_are_those_of_a_plain_count(tmp_path: Path) -> None:
@@ -99,7 +117,8 @@ def test_a_flag_that_no_frame_has_has_no_accuracy_inside(tmp_path: Path) -> None
         ("video,frame,smoke\nVID02,1\n", "line 2 has another number of values than the header"),
         ("video,frame,smoke\nVID02,1,0,1\n", "line 2 has another number of values than the header"),
         ("video,frame,smoke,smoke\nVID02,1,0,1\n", "its header names a column twice"),
-        ("", "has no column video"),
+        ("", "has no row"),
+        ("video,frame,smoke\n", "has no row"),
     ],
 )
 def test_a_fault_of_the_table_is_named_with_its_place(text: str, fault: str, tmp_path: Path) -> None:

@@ -77,6 +77,21 @@ def test_predict_writes_the_picture(
     assert np.abs(written - drawn).mean() < 0.5
 
 
+def test_predict_explains_the_answer_that_it_prints(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explained = []
+
+    def note_answer(model: object, processor: object, images: object, question: str, answer: str) -> Explanation:
+        explained.append(answer)
+        return explain_answer(model, processor, images, question, answer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("surgvivqa.commands.predict.explain_answer", note_answer)
+    flags = [f"--image={frame}", f"--question={QUESTION}", f"--explain={tmp_path / 'why.png'}"]
+    assert main(["predict", "--checkpoint=tiny", *flags]) == 0
+    assert explained == [capsys.readouterr().out.split()[0]]
+
+
 def test_a_clip_of_past_frames_is_explained(bundle: ModelBundle, synthetic_set: Path) -> None:
     clip = [synthetic_set / "frames" / "VID02" / f"{n:06d}.png" for n in (1, 2)]
     result = explain_answer(bundle.model, bundle.processor(), clip, "What is the hook doing?")

@@ -64,7 +64,7 @@ def find_place(checkpoint: Path, bundle: ModelBundle) -> Path:
     path = temperature_file(bundle.source)
     try:
         (probe := path.with_name(f".{path.name}.probe")).touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process of the run checks the same folder
     except OSError as error:
         raise InputError(
             f"--fit-temperature cannot write {path} ({error.strerror}); copy the checkpoint to a folder that you can "

@@ -281,9 +281,13 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
     def predict(frames: Sequence[FrameQuestions]) -> list[Prediction]:
         return predict_frames(bundle, frames, video_source, options, bad=found, max_bad_frames=bad.limit)
 
+    frames = evaluation.frames
+    if evaluation.missing and evaluation.shown != "own":  # the same questions as about the own frames
+        missing = {(frame.video, frame.frame) for frame in evaluation.missing}
+        frames = [frame for frame in frames if (frame.video, frame.frame) not in missing]
     with video_source:
         all_alike = video_source.reader.store.all_alike
-        predictions = predict_in_all_processes(evaluation.frames, predict, all_alike=all_alike)
+        predictions = predict_in_all_processes(frames, predict, all_alike=all_alike)
     bad.gather([*evaluation.missing, *found])
     with raise_on_all_ranks():
         bad.check()

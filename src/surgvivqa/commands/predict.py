@@ -78,8 +78,10 @@ def predict(config: PredictConfig) -> int:
         model.to(device)
     with prepare_inference(model, dtype):
         scores = model.score(**inputs)
-        explanation = explain_answer(model, processor, config.image, config.question) if config.explain else None
-    answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
+        answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
+        explanation = None
+        if config.explain:  # in its passes of several clips, rounding might give another answer than the printed one
+            explanation = explain_answer(model, processor, config.image, config.question, answers[0][0])
     if explanation is not None and config.explain is not None:
         # The picture has the probability that is printed, which is at the stored temperature.
         picture = dataclasses.replace(explanation, probability=answers[0][1]).draw()

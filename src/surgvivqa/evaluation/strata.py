@@ -15,7 +15,7 @@ from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import check_regular_file, read_json
 
 Frame = tuple[str, int]
-_TRUE, _FALSE, _UNKNOWN = ("true", "1", "yes"), ("false", "0", "no"), ("", "null", "none", "na", "nan")
+_TRUE, _FALSE, _UNKNOWN = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no"), ("", "null", "none", "na", "nan")
 _MAX_BYTES = 64_000_000
 
 
@@ -86,8 +86,9 @@ class Strata:
 def read_flag_table(path: Path) -> FlagTable:
     """Reads a table of frame flags: CSV with a header, or a JSON list of objects.
 
-    The columns ``video`` and ``frame`` name the frame as the question files do; every other column is a flag, with the
-    values true, false, 1, 0, yes and no. An empty value means that it is not known.
+    The columns ``video`` and ``frame`` name the frame as the question files do, or ``frame`` the image's file; every
+    other column is a flag, with the values true, false, 1, 0 (also 1.0 and 0.0, which a table with unknown values may
+    have), yes and no. An empty value means that it is not known. CSV may have semicolons or tabs in place of commas.
 
     Raises:
         InputError: the file cannot be read, a column is missing, a value is not a flag, or a frame occurs twice.
@@ -98,6 +99,8 @@ def read_flag_table(path: Path) -> FlagTable:
         raise InputError(f"--strata {path} cannot be read ({error.strerror}).") from None
     except (ValueError, csv.Error) as error:
         raise InputError(f"--strata {path} cannot be read as a table ({str(error)[:120]}).") from None
+    if not rows:
+        raise InputError(f"--strata {path} has no row; it needs one for each frame, with video, frame and the flags.")
     names = list(dict.fromkeys(str(name) for _, row in rows for name in row))
     if missing := [name for name in ("video", "frame") if name not in names]:
         raise InputError(f"--strata {path} has no column {missing[0]}; it needs video, frame and one for each flag.")
@@ -195,7 +198,10 @@ def _read_csv_rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     check_regular_file(path)
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), skipinitialspace=True)
+    text = path.read_text(encoding="utf-8-sig")
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)  # names of columns have none of them
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     names = [name.strip() for name in reader.fieldnames or ()]
     if len(set(names)) < len(names):
         raise ValueError("its header names a column twice")
@@ -217,11 +223,11 @@ def _read_json_rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _parse_frame(row: Mapping[str, Any], where: str) -> Frame:
     video, frame = row.get("video"), row.get("frame")
-    text = str(frame).strip()
+    text = str(frame).strip().removesuffix(".png")
     if not isinstance(video, str) or not video.strip():
         raise InputError(f"{where}: video is {video!r}, not a name such as VID02.")
     if isinstance(frame, bool) or not text.isdecimal() or len(text) > 18:
-        raise InputError(f"{where}: frame is {frame!r}, not a number.")
+        raise InputError(f"{where}: frame is {frame!r}, not a number such as 12.")
     return video.strip(), int(text)
 
 
