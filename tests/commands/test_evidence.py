@@ -8,6 +8,7 @@ import pytest
 from surgvivqa.cli import main
 from surgvivqa.evaluation.report import read_report
 from surgvivqa.explanation.overlay import OVERLAYS_FILE, read_overlays
+from tests.conftest import CapturedLog
 
 
 def flags(data_flags: list[str], output: Path) -> list[str]:
@@ -43,6 +44,7 @@ def _lines(folder: Path) -> list[str]:
         (["--evidence=5", "--scene-graph-root=nowhere"], "--scene-graph-root nowhere is not a folder"),
         (["--evidence=0", "--scene-graph-root=."], "--evidence must be at least 1"),
         (["--evidence=5", "--scene-graph-root=."], "has a scene graph"),
+        (["--evidence=5", "--scene-graph-root=.", "--frames=black"], "which --frames black does not show"),
     ],
 )
 def test_wrong_flags_are_reported_in_one_sentence(
@@ -51,3 +53,27 @@ def test_wrong_flags_are_reported_in_one_sentence(
     assert main([*flags(data_flags, tmp_path), *given]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_damaged_scene_graph_is_reported_before_the_predictions(
+    data_flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for frame in range(100):
+        (tmp_path / f"VID02_{frame}.json").write_text("{")
+    monkeypatch.setattr("surgvivqa.commands.eval._predict", lambda *_: pytest.fail("predictions were made"))
+    assert main([*flags(data_flags, tmp_path), "--evidence=5", f"--scene-graph-root={tmp_path}"]) == 2
+    assert "is not one of SSG-QA" in capsys.readouterr().err
+
+
+def test_predictions_are_written_where_no_question_can_be_measured(
+    data_flags: list[str],
+    synthetic_set: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    captured_log: CapturedLog,
+) -> None:
+    monkeypatch.setattr("surgvivqa.explanation.evidence.place_elsewhere", lambda *_: [])
+    graphs = f"--scene-graph-root={synthetic_set / 'scene_graph'}"
+    assert main([*flags(data_flags, tmp_path), "--check-samples=0", "--evidence=5", graphs]) == 0
+    assert read_report(tmp_path / "metrics.json").evidence is None
+    assert "can be measured (" in captured_log()

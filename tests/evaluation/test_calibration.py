@@ -157,7 +157,16 @@ def test_the_interval_of_overconfidence_is_students_over_videos() -> None:
     gaps = [0.4, 0.2]
     half = 12.7062047 * math.sqrt(((0.4 - 0.3) ** 2 + (0.2 - 0.3) ** 2) / 1 / 2)
     assert found.overconfidence == pytest.approx(sum(gaps) / 2)
-    assert found.overconfidence_interval == pytest.approx((0.3 - half, 0.3 + half), abs=1e-6)
+    assert found.overconfidence_interval == pytest.approx((0.3 - half, 1), abs=1e-6)  # 0.3 + half is above 1
+
+
+def test_the_interval_of_overconfidence_holds_it_where_videos_differ_in_size() -> None:
+    videos = [*["VID01"] * 97, *(f"VID{n}" for n in range(10, 19))]
+    found = figures([1.0] * 97 + [0.5] * 9, [False] * 97 + [True] * 9, videos)
+    assert found.overconfidence_interval is not None
+    low, high = found.overconfidence_interval
+    assert found.overconfidence == pytest.approx((97 - 4.5) / 106)
+    assert low <= found.overconfidence <= high
 
 
 def test_the_interval_of_the_error_leaves_out_a_video_at_a_time() -> None:

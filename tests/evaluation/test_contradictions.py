@@ -133,6 +133,17 @@ def test_the_interval_is_over_the_videos_rates() -> None:
     assert row.interval == pytest.approx((max(0, 0.5 - half), min(1, 0.5 + half)))
 
 
+def test_the_interval_holds_the_rate_where_one_video_has_most_pairs() -> None:
+    found = []
+    for video, count, frames in (("VID01", "0", 97), *((f"VID{n}", "1", 1) for n in range(10, 19))):
+        for frame in range(frames):
+            rows = (("Are there any red things?", "True"), ("How many red things are there?", count))
+            found += predictions_of(*rows, video=video, frame=10 * frame)
+    row = row_of("existence_counting", found)
+    assert row.interval is not None and row.rate is not None
+    assert row.interval[0] <= row.rate == 97 / 106 <= row.interval[1]
+
+
 def test_examples_are_at_most_twenty_and_of_all_videos() -> None:
     found = []
     for video in ("VID02", "VID22"):

@@ -57,7 +57,17 @@ def test_intervals_are_students_over_videos() -> None:
     differences = [0.5 - 0.25, 1 - 0.25, 1 - 0.0]
     expected = stats.t.interval(0.95, 2, np.mean(differences), stats.sem(differences))
     difference = summarise(VIDEOS).changed_difference
+    assert (difference.low, difference.high) == pytest.approx((expected[0], 1.0))  # it ends where the measure does
+    drops = [1.5, 0.5, 1.5]
+    difference = summarise(VIDEOS).drop_difference
+    expected = stats.t.interval(0.95, 2, np.mean(drops), stats.sem(drops))
     assert (difference.low, difference.high) == pytest.approx(expected)
+
+
+def test_copies_of_a_video_are_one_video() -> None:
+    evidence = summarise([record("VID02"), record("VID02_clean", changed_asked=False), record("VID22")])
+    assert evidence.videos == 2
+    assert evidence.changed_asked.value == pytest.approx((0.5 + 1) / 2)
 
 
 def test_the_groups_are_by_what_is_asked() -> None:

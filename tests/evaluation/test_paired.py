@@ -157,6 +157,21 @@ def test_changes_are_counted_from_the_reference_to_the_model() -> None:
     assert (found.wrong_to_right, found.right_to_wrong, found.difference) == (2, 1, 0.25)
 
 
+def test_the_interval_ends_where_a_difference_does() -> None:
+    found = compare_accuracy(
+        answer_questions({"VID01": "11", "VID02": "11"}), answer_questions({"VID01": "00", "VID02": "10"})
+    )
+    assert (found.difference, found.low, found.high) == (0.75, -1, 1)  # t alone would reach from -2.4 to 3.9
+
+
+def test_predictions_are_paired_in_any_order() -> None:
+    model = answer_questions({"VID01": "1100", "VID02": "01"})
+    reference = answer_questions({"VID01": "1010", "VID02": "00"})
+    pairs = match_predictions(model, reference)
+    assert pairs == list(zip(model, reference, strict=True))
+    assert match_predictions(model, reference[::-1]) == pairs
+
+
 def test_every_metric_is_the_mean_of_the_videos_differences() -> None:
     rng = np.random.default_rng(7)
     truth, first, second = rng.integers(0, 6, (3, 300))

@@ -102,8 +102,25 @@ def test_one_video_has_no_other_frames_and_says_so() -> None:
     assert picture_verdicts(found)[-1] == (
         "Frames of another video cannot be shown, because the questions are about one video only."
     )
-    assert "of 1 video)" in picture_verdicts(found)[0]
+    assert "of 1 video; one video gives no interval)" in picture_verdicts(found)[0]
     assert format_picture(found).splitlines()[1].split()[4] == "-"
+
+
+def test_one_video_does_not_show_that_the_picture_helps() -> None:
+    model = RuleModel(lambda q, s: LABEL if type(s) is FrameStore else 0)
+    found = check_picture(as_asked(model), [frame("VID02", 1, "exist")], SOURCES, STORE, {})
+    assert found is not None and found.overall.shuffled is not None
+    first, *others = picture_verdicts(found)
+    assert first == (
+        "It is not shown that the picture helps the model: accuracy 100.0% on the questions' own frames, 0.0% on black "
+        "ones (1 question of 1 video; one video gives no interval)."
+    )
+    assert not any("so the model reads this frame" in sentence for sentence in others)
+
+
+def test_the_interval_of_a_share_ends_at_1() -> None:
+    share = check(RuleModel(mixed)).overall.black.share
+    assert share.high == 1
 
 
 def test_the_section_is_read_back() -> None:

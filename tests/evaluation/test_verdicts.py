@@ -86,6 +86,16 @@ def test_the_split_is_judged() -> None:
     assert drawn.endswith("beside these figures: the questions are those of the synthetic set.")
 
 
+def test_training_questions_are_named_as_such_first() -> None:
+    report = dataclasses.replace(report_of(MIDDLE, [row(MIDDLE, GOOD)]), split="train")
+    assert with_verdicts(report).verdicts[0].startswith("These are the training questions, which the baselines were")
+
+
+def test_an_interval_without_width_is_no_precision() -> None:
+    found = with_verdicts(report_of(answers({"exist": [10, 10, 10]}))).verdicts
+    assert found[0].startswith("All 3 videos have the same accuracy, so its 95% interval has no width")
+
+
 def test_points_have_a_sign_and_no_negative_zero() -> None:
     assert [points(x, signed=True) for x in (0.0123, -0.0592, -0.0001)] == ["+1.2", "-5.9", "+0.0"]
     assert points(-0.0001) == "0.0"

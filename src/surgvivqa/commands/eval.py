@@ -15,7 +15,7 @@ import tyro
 from surgvivqa.checkpoints.packaged import PACKAGED
 from surgvivqa.commands.eval_baselines import compute_baselines, read_baseline_runs
 from surgvivqa.commands.eval_calibration import Calibrator, check_fit, without_scores
-from surgvivqa.commands.evidence import check_evidence_flags, measure_evidence
+from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs, measure_evidence
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import (
@@ -334,18 +334,22 @@ def _ask_partners(config: EvalConfig, evaluation: Evaluation, bad: BadFrames) ->
 def _measure_evidence(
     config: EvalConfig, evaluation: Evaluation, bad: BadFrames
 ) -> tuple[Evidence | None, list[Overlay]]:
-    """The evidence and its overlays; None and none without --evidence."""
+    """The evidence and its overlays; None and none without --evidence, or if no question can be measured."""
     if config.evidence is None or config.scene_graph_root is None:
         return None, []
-    return measure_evidence(
-        evaluation.bundle,
-        evaluation.frames,
-        evaluation.store,
-        config.scene_graph_root,
-        config.evidence,
-        skip={(frame.video, frame.frame) for frame in bad.to_list()},
-        score_norm=config.score_norm,
-    )
+    try:
+        return measure_evidence(
+            evaluation.bundle,
+            evaluation.frames,
+            evaluation.store,
+            config.scene_graph_root,
+            config.evidence,
+            skip={(frame.video, frame.frame) for frame in bad.to_list()},
+            score_norm=config.score_norm,
+        )
+    except InputError as error:  # the predictions, which may have taken hours, are written all the same
+        log.warning("%s There is no section evidence.", error)
+        return None, []
 
 
 def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
@@ -377,6 +381,10 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     shown = config.frames or trained_on
     if corruptions and shown != "own":
         raise InputError(f"--corrupt changes the questions' own frames, which --frames {shown} does not show.")
+    if config.evidence and shown != "own":
+        raise InputError(
+            f"--evidence covers objects of the questions' own frames, which --frames {shown} does not show."
+        )
     if config.fit_temperature and shown != trained_on:
         raise InputError(f"--fit-temperature needs what the model was trained on; leave out --frames {shown}.")
     if bundle.settings.mask == "bidirectional" and config.answer_only:
@@ -395,6 +403,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     bundle.prompt_tokenizer().check_fits(frames, partners)
     if strata is not None:
         check_overlap(strata, frame_names(frames))
+    if config.evidence is not None and config.scene_graph_root is not None:
+        check_scene_graphs(frames, config.scene_graph_root, config.evidence)
     store = bundle.frame_store(image_root)
     missing = check_missing_frames(store, frames, allowed=_bad_frames(config, frames).limit)
     view = _show(shown, store, frames, missing)

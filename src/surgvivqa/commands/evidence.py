@@ -31,6 +31,23 @@ def check_evidence_flags(count: int | None, root: Path | None) -> None:
         raise InputError(f"--scene-graph-root {root} is not a folder; give the folder of <VIDxx>_<frame>.json files.")
 
 
+def check_scene_graphs(frames: Sequence[FrameQuestions], root: Path, count: int) -> None:
+    """Checks the scene graphs that ``measure_evidence`` will read, before hours of predictions.
+
+    Args:
+        frames: the frames with their questions.
+        root: the folder of the scene graphs.
+        count: number of questions.
+
+    Raises:
+        InputError: a scene graph is damaged, no frame has one, or none has a question whose objects are known.
+    """
+    left_out = Counter[str]()
+    grounded = ground_frames(frames, root, count, left_out)
+    if not any(frame.questions for frame in grounded):
+        raise _nothing_to_measure(len(grounded), left_out)
+
+
 def measure_evidence(
     bundle: ModelBundle,
     frames: Sequence[FrameQuestions],
@@ -76,10 +93,13 @@ def measure_evidence(
         left_out += result.left_out
     records = [record for result in results for record in result.records]
     if not records:
-        reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "they have none"
-        raise InputError(
-            f"No question of the {len(grounded)} frames chosen for --evidence can be measured ({reasons}); give a "
-            f"larger number."
-        )
+        raise _nothing_to_measure(len(grounded), left_out)
     evidence = summarise_evidence(records, METHODS, fill=fill, controls=CONTROLS, left_out=left_out)
     return evidence, [overlay for result in results for overlay in result.overlays]
+
+
+def _nothing_to_measure(frames: int, left_out: Counter[str]) -> InputError:
+    reasons = ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "they have none"
+    return InputError(
+        f"No question of the {frames} frames chosen for --evidence can be measured ({reasons}); give a larger number."
+    )

@@ -19,7 +19,8 @@ class GroupDifference:
 
     Attributes:
         difference: mean of the videos' differences, model minus baseline.
-        low: lower end of its 95% interval by Student's t over the videos; None for fewer than two videos.
+        low: lower end of its 95% interval by Student's t over the videos, cut at -1 and 1; None for fewer than two
+            videos.
         high: upper end.
     """
 
@@ -105,6 +106,6 @@ def _compare_groups(predictions: Sequence[Prediction], baseline: Sequence[Predic
     differences = {}
     for group in sorted(gains):
         values = [float(np.mean(gains[group][video])) for video in sorted(gains[group])]
-        low, high = student_interval(values) or (None, None)
+        low, high = student_interval(values, -1, 1) or (None, None)
         differences[group] = GroupDifference(float(np.mean(values)), low, high)
     return differences

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from surgvivqa.data.splits import base_video
+from surgvivqa.evaluation.estimates import estimate
 from surgvivqa.evaluation.intervals import student_interval
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.temperature import Temperature, temper
@@ -76,7 +77,7 @@ class CalibrationFigures:
         accuracy: share of right answers.
         confidence: mean probability of the predicted label.
         overconfidence: confidence minus accuracy; below 0 the model is too modest.
-        overconfidence_interval: 95% t-interval over the videos' overconfidences; None with fewer than two videos.
+        overconfidence_interval: its 95% t-interval over the videos (``estimates``); None with fewer than two videos.
         ece: expected calibration error, ``ECE_DEFINITION``.
         ece_interval: its 95% interval; None with fewer than two videos.
         ece_equal_mass: the same in bins of equal mass.
@@ -181,7 +182,9 @@ def compute_figures(
     _, codes = np.unique(videos, return_inverse=True)
     width, mass = assign_equal_width(confidence), assign_equal_mass(confidence)
     gaps = confidence - correct
-    by_video = np.bincount(codes, gaps) / np.bincount(codes)
+    gap = estimate(
+        np.column_stack([np.bincount(codes), np.bincount(codes, gaps)]), lambda c: c[..., 1] / c[..., 0], -1, 1
+    )
     risk = expected_risk(confidence, correct)
     wrong = int((~correct).sum())
     oracle = float(np.maximum(np.arange(1, len(correct) + 1) - (len(correct) - wrong), 0) @ _reciprocals(len(correct)))
@@ -191,7 +194,7 @@ def compute_figures(
         accuracy=float(correct.mean()),
         confidence=float(confidence.mean()),
         overconfidence=float(gaps.mean()),
-        overconfidence_interval=student_interval(by_video.tolist()),
+        overconfidence_interval=gap.interval,
         ece=expected_calibration_error(gaps, width),
         ece_interval=_ece_interval(gaps, width, codes),
         ece_equal_mass=expected_calibration_error(gaps, mass),

@@ -31,9 +31,8 @@ from surgvivqa.data.question_forms import (
     plain_noun,
     write_question,
 )
-from surgvivqa.data.splits import base_video
 from surgvivqa.data.ssgqa import FrameQuestions, Question
-from surgvivqa.evaluation.intervals import student_interval
+from surgvivqa.evaluation.estimates import count_by_video, estimate
 from surgvivqa.evaluation.predictions import Prediction
 
 MOST_EXAMPLES = 20
@@ -101,7 +100,7 @@ class ContradictionRow:
         asked: those of them with a question that was generated.
         contradictions: number of pairs that contradict each other.
         rate: ``contradictions / pairs``; None without pairs.
-        interval: 95% t-interval over the videos' rates; None with fewer than two videos that have pairs.
+        interval: its 95% t-interval over the videos (``estimates``); None with fewer than two videos that have pairs.
         videos: number of videos with pairs.
         other_answers: number of further pairs with an answer of another kind, such as a colour to ``How many``.
         reference_pairs: number of pairs whose true answers are both known.
@@ -311,19 +310,17 @@ def _build_row(kind: str, pairs: Sequence[tuple[Answer, Answer]]) -> Contradicti
         if one.truth is not None and other.truth is not None
     ]
     true_contradictions = sum(bool(of_truth) for of_truth, _ in reference)
-    by_video: dict[str, list[bool]] = defaultdict(list)
-    for one, _, found in compared:
-        by_video[base_video(one.video)].append(found)
-    rates = [sum(found) / len(found) for _, found in sorted(by_video.items())]
+    counts = count_by_video([one.video for one, _, _ in compared], [[found for _, _, found in compared]])
+    rate = estimate(counts, lambda c: c[..., 1] / c[..., 0], 0, 1)
     return ContradictionRow(
         kind=kind,
         description=KINDS[kind],
         pairs=len(compared),
         asked=sum(one.truth is None or other.truth is None for one, other, _ in compared),
         contradictions=len(against),
-        rate=len(against) / len(compared) if compared else None,
-        interval=_cut(student_interval(rates)),
-        videos=len(rates),
+        rate=rate.value,
+        interval=rate.interval,
+        videos=len(counts),
         other_answers=len(pairs) - len(compared),
         reference_pairs=len(reference),
         reference_contradictions=true_contradictions,
@@ -331,10 +328,6 @@ def _build_row(kind: str, pairs: Sequence[tuple[Answer, Answer]]) -> Contradicti
         unlike_reference=sum(found and not of_truth for of_truth, found in reference),
         examples=[_build_example(*against[i]) for i in _spread(len(against), MOST_EXAMPLES)],
     )
-
-
-def _cut(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def _spread(number: int, most: int) -> list[int]:
@@ -359,5 +352,5 @@ def format_contradictions(contradictions: Contradictions) -> str:
         name = row.kind.replace("_", " ")
         lines.append(f"{name:<20}{row.pairs:>7}{row.asked:>7}{100 * row.rate:>7.1f}{interval:>12}{labels:>10}")
     if without := [row.kind.replace("_", " ") for row in contradictions.rows if not row.pairs]:
-        lines.append(f"no pairs: {', '.join(without)} (--ask-partners asks questions that form some)")
+        lines.append(f"no pairs: {', '.join(without)} (--ask-partners asks questions that form pairs within a frame)")
     return "\n".join(lines)

@@ -33,6 +33,11 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval; None if there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def count_by_video(videos: Sequence[str], columns: Sequence[Sequence[bool]]) -> Counts:
     """Sums the columns by video: ``[V, 1 + K]``, the number of questions first; copies of a video count as one video.

@@ -4,11 +4,13 @@
 video first, and their mean has Student's t interval over videos.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from surgvivqa.data.splits import base_video
 from surgvivqa.evaluation.intervals import student_interval
 
 
@@ -73,7 +75,8 @@ class Estimate:
 
     Attributes:
         value: the mean of the videos' means.
-        low: lower end of its 95% interval (Student's t over videos); None with fewer than two videos.
+        low: lower end of its 95% interval (Student's t over videos), cut where the measure ends; None with fewer than
+            two videos.
         high: upper end.
     """
 
@@ -193,14 +196,14 @@ def summarise_evidence(
     """
     if not records:
         raise ValueError("there is no question to summarise")
-    changed = [_estimate(records, measure) for measure in _CHANGED]
+    changed = [_estimate(records, m, least, 1) for m, least in zip(_CHANGED, (0, 0, -1), strict=True)]
     drops = [_estimate(records, measure) for measure in _DROPS]
     chance = _estimate(records, lambda r: r.chance).value
     methods = tuple(_pointing(records, method, title) for method, title in titles.items())
     groups = {asked: [r for r in records if r.asked == asked] for asked in sorted({r.asked for r in records})}
     return Evidence(
         n=len(records),
-        videos=len({r.video for r in records}),
+        videos=len({base_video(r.video) for r in records}),
         fill=fill,
         controls=controls,
         left_out=dict(left_out),
@@ -260,13 +263,15 @@ _DROPS: tuple[Measure, ...] = (
 )
 
 
-def _estimate(records: Sequence[EvidenceRecord], measure: Measure) -> Estimate:
-    """The mean of the videos' means of a measure."""
+def _estimate(
+    records: Sequence[EvidenceRecord], measure: Measure, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    """The mean of the videos' means of a measure between ``least`` and ``most``; copies of a video are one video."""
     by_video: dict[str, list[float]] = {}
     for record in records:
-        by_video.setdefault(record.video, []).append(float(measure(record)))
+        by_video.setdefault(base_video(record.video), []).append(float(measure(record)))
     means = [float(np.mean(values)) for values in by_video.values()]
-    low, high = student_interval(means) or (None, None)
+    low, high = student_interval(means, least, most) or (None, None)
     return Estimate(float(np.mean(means)), low, high)
 
 
@@ -281,8 +286,8 @@ def _pointing(records: Sequence[EvidenceRecord], method: str, title: str) -> Poi
 
     paired = [r for r in records if result(r).other_points is not None]
     correlations = [c for r in records if (c := result(r).correlation) is not None]
-    over_chance = _estimate(records, lambda r: result(r).points - r.chance)
-    over_random = _estimate(records, lambda r: result(r).points - result(r).random_points)
+    over_chance = _estimate(records, lambda r: result(r).points - r.chance, -1, 1)
+    over_random = _estimate(records, lambda r: result(r).points - result(r).random_points, -1, 1)
     lows = (over_chance.low, over_random.low)
     return PointingResult(
         method=method,
@@ -292,7 +297,7 @@ def _pointing(records: Sequence[EvidenceRecord], method: str, title: str) -> Poi
         other_question=_estimate(paired, other).value if paired else None,
         over_chance=over_chance,
         over_random_weights=over_random,
-        over_other_question=_estimate(paired, lambda r: result(r).points - other(r)) if paired else None,
+        over_other_question=_estimate(paired, lambda r: result(r).points - other(r), -1, 1) if paired else None,
         randomisation_correlation=float(np.mean(correlations)) if correlations else None,
         points=None if None in lows else all(low is not None and low > 0 for low in lows),
     )

@@ -50,8 +50,15 @@ class Intervals:
         return {**ends, "method": self.method, "level": LEVEL, **drawn, "videos": self.videos}
 
 
-def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+def student_interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float] | None:
     """The 95% interval of the mean of independent values, such as figures of videos or their differences.
+
+    Args:
+        values: the values.
+        least: the smallest value that their mean can have; the interval is cut there.
+        most: the largest one.
 
     Returns:
         Both ends, in the unit of the values; None for fewer than two values, which show no variation.
@@ -59,7 +66,8 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return interval_around(float(np.mean(values)), error, len(values))
+    low, high = interval_around(float(np.mean(values)), error, len(values))
+    return max(least, low), min(most, high)
 
 
 def interval_around(figure: float, standard_error: float, videos: int) -> tuple[float, float]:

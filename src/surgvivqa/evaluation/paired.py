@@ -42,7 +42,7 @@ class PairedDifference:
 
     Attributes:
         difference: mean of the videos' differences, model minus reference. The interval and the tests are about it.
-        low: lower end of its 95% t-interval over the videos.
+        low: lower end of its 95% t-interval over the videos, cut at -1 and 1.
         high: upper end.
         p_t: two-sided p of the t-test over the videos.
         p_sign_flip: two-sided p of the sign-flip test over the videos: exact up to ``MOST_EXACT_VIDEOS`` videos, else
@@ -151,6 +151,8 @@ def match_predictions(
     """
     if len(predictions) != len(reference):
         raise ValueError(f"{len(predictions)} predictions cannot be paired with {len(reference)}")
+    if all(question_key(new) == question_key(old) for new, old in zip(predictions, reference, strict=True)):
+        return list(zip(predictions, reference, strict=True))  # in one order, as mostly; the search is much slower
     waiting: dict[QuestionKey, list[Prediction]] = defaultdict(list)
     for old in reversed(reference):
         waiting[question_key(old)].append(old)
@@ -234,7 +236,7 @@ def _summarise(
     count = len(values)
     mean = float(np.mean(values)) if values else 0.0
     sd = _sd(values) if count > 1 else None
-    low, high = student_interval(values) or (None, None)
+    low, high = student_interval(values, -1, 1) or (None, None)
     return PairedDifference(
         difference=mean,
         low=low,

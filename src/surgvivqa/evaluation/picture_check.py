@@ -151,7 +151,9 @@ def _compare(counts: Counts, hits: int) -> WithoutPicture:
     return WithoutPicture(
         acc=estimate(counts, lambda c: c[..., hits] / c[..., 0], 0, 1),
         gain=estimate(counts, lambda c: (c[..., 1] - c[..., hits]) / c[..., 0], -1, 1),
-        share=estimate(counts, lambda c: np.where(c[..., 1] > 0, (c[..., 1] - c[..., hits]) / c[..., 1], np.nan)),
+        share=estimate(
+            counts, lambda c: np.where(c[..., 1] > 0, (c[..., 1] - c[..., hits]) / c[..., 1], np.nan), most=1
+        ),
         changed=estimate(counts, lambda c: c[..., hits + 1] / c[..., 0], 0, 1),
     )
 
@@ -159,7 +161,7 @@ def _compare(counts: Counts, hits: int) -> WithoutPicture:
 def picture_verdicts(check: PictureCheck) -> list[str]:
     """What the check says about the model, in sentences, the most important one first."""
     figures = check.overall
-    asked = f"{figures.n:,} questions of {figures.videos} video{'' if figures.videos == 1 else 's'}"
+    asked = " of ".join(_count(number, noun) for number, noun in ((figures.n, "question"), (figures.videos, "video")))
     sentences = [
         _gain_sentence(figures, asked),
         f"On black frames the model gives the same answer to {_same(figures.black)}% of these questions"
@@ -189,19 +191,25 @@ def _gain_sentence(figures: PictureFigures, asked: str) -> str:
     compared = f"accuracy {own}% on the questions' own frames, {black}% on black ones ({asked}"
     if gain.low is not None:
         compared += f"; difference {format_percent(gain)} points, 95% interval {format_interval(gain)}"
+    else:
+        compared += "; one video gives no interval"
     compared += ")"
     if figures.black.changed.value == 0:
         return f"The model ignores the picture: no answer changes on black frames; {compared}."
     if gain.value is not None and gain.value <= 0:
         return f"The picture does not help the model: {compared}."
-    if gain.low is not None and not _is_above_zero(gain):
+    if not _is_above_zero(gain):
         return f"It is not shown that the picture helps the model: {compared}."
     return f"The picture gives {format_percent(figures.black.share)}% of the accuracy: {compared}."
 
 
 def _is_above_zero(found: Estimate) -> bool:
-    """Whether the figure and, if there is one, its whole interval are above 0."""
-    return found.value is not None and found.value > 0 and (found.low is None or found.low > 0)
+    """Whether the figure's whole interval is above 0; not without an interval."""
+    return found.low is not None and found.low > 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _same(compared: WithoutPicture) -> str:

@@ -5,6 +5,8 @@ one template differ in what they ask about only, so the most frequent answer to 
 from the wording alone.
 """
 
+import functools
+
 from surgvivqa.data.labels import LABELS
 
 COLORS = ("blue", "brown", "red", "silver", "white", "yellow")
@@ -47,11 +49,14 @@ def question_template(question: str) -> str:
     ``How many red top-mid things are there?`` gives ``how many <color> <place> <kind>s are there?``. A plural keeps its
     ``s``, also SSG-QA's ``anatomys``. Case and white space do not count.
     """
-    words = []
-    for word in question.lower().split():
-        placeholder = _PLACEHOLDERS.get(word)
-        if placeholder is None:
-            stem = word.rstrip(_ENDS)
-            placeholder = _PLACEHOLDERS.get(stem, stem) + word[len(stem) :]
-        words.append(placeholder)
-    return " ".join(words)
+    return " ".join(map(_without_noun, question.lower().split()))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _without_noun(word: str) -> str:
+    """A word of a question, or the placeholder of a noun; questions have few words, and repeat them."""
+    placeholder = _PLACEHOLDERS.get(word)
+    if placeholder is None:
+        stem = word.rstrip(_ENDS)
+        placeholder = _PLACEHOLDERS.get(stem, stem) + word[len(stem) :]
+    return placeholder

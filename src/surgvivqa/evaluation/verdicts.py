@@ -101,6 +101,16 @@ def _judge_frames(report: EvaluationReport) -> list[str]:
     return [shown[report.frames]] if report.frames in shown else []
 
 
+def _judge_split(report: EvaluationReport) -> list[str]:
+    """Whether the questions are those that the baselines were fitted on."""
+    if report.split != "train":
+        return []
+    return [
+        "These are the training questions, which the baselines were fitted on and the model may have been, so the "
+        "figures do not say how well either answers others."
+    ]
+
+
 def _judge_picture(report: EvaluationReport) -> list[str]:
     """Whether the model uses the picture."""
     return [] if report.picture is None else picture_verdicts(report.picture)
@@ -112,6 +122,8 @@ def _judge_precision(report: EvaluationReport) -> list[str]:
         return ["How far the figures may be off is not known: an interval needs at least two videos."]
     low, high = report.intervals.ends["acc"]
     videos = report.intervals.videos
+    if low == high:
+        return [f"All {videos} videos have the same accuracy, so its 95% interval has no width and shows nothing."]
     return [f"With {videos} videos the 95% interval of the accuracy is {points(low)}% to {points(high)}%."]
 
 
@@ -124,6 +136,7 @@ def _judge_comparability(report: EvaluationReport) -> list[str]:
 
 
 _VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (
+    _judge_split,
     _judge_frames,
     _compare_with_blind,
     _judge_picture,
