@@ -10,6 +10,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
+from surgvivqa.evaluation.paired import compare_accuracy
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.comparison import OTHER_LINES, Changes, compare_runs
 from surgvivqa.reporting.comparison_document import (
@@ -188,6 +189,15 @@ def test_the_summary_says_what_the_videos_show(tmp_path: Path) -> None:
     assert "in 80% of cases" in sentences[1]
 
 
+def test_a_test_of_random_flips_has_no_exact_least_p() -> None:
+    found = compare_accuracy(
+        answer_questions({f"VID{number:02}": "11" for number in range(30)}),
+        answer_questions({f"VID{number:02}": "10" for number in range(30)}),
+    )
+    assert "; sign-flip test over videos p < 0.0001. Without" in describe_tests(found)
+    assert "all videos have the same difference" in describe_tests(found)
+
+
 def test_an_interval_around_zero_is_no_verdict(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path, "a", answer_questions(HITS)), run(tmp_path, "b", answer_questions(BETTER))])
     assert "these videos do not show which is better" in describe_difference(found.differences[0]["acc"])
@@ -209,7 +219,7 @@ def test_equal_runs_are_said_to_be_equal(tmp_path: Path) -> None:
     found = compare_runs(runs)
     text = render_text(build_document(found))
     assert "b and a give the same answers to all questions." in text
-    assert "No t-test, as all videos differ alike" in describe_tests(found.differences[0]["acc"])
+    assert "No t-test, as all videos have the same difference" in describe_tests(found.differences[0]["acc"])
 
 
 def test_three_runs_are_compared_with_the_first(tmp_path: Path) -> None:

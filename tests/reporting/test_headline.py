@@ -65,6 +65,8 @@ def test_the_first_sentence_has_the_interval() -> None:
 def test_the_evaluations_own_verdict_on_the_baselines_leads() -> None:
     own = "The model does not beat the question-only baseline: accuracy 60.0% against 65.0%."
     assert lead(content(baselines=[baseline(0.65, None)], verdicts=[own])) == Verdict("warn", own)
+    below = "Below the question-only baseline: mAF1 20.0% against 22.0%."
+    assert lead(content(verdicts=[below, own])).text == own
     assert "was not measured" in lead(content(verdicts=["With 5 videos the 95% interval is wide."])).text
 
 

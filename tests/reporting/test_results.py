@@ -19,6 +19,14 @@ def test_a_run_folder_gives_its_evaluation_flags_and_log(tmp_path: Path) -> None
     assert (results.log, results.run_folder) == ([{"step": 50, "loss": 2.5}], run)
 
 
+def test_a_cross_validation_has_flags_and_no_log(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "eval-test")
+    (tmp_path / "config.yaml").write_text("lr: 0.001\n")
+    (tmp_path / "folds.json").write_text("{}")
+    results = read_results(tmp_path)
+    assert (results.flags, results.log, results.run_folder) == ({"lr": 0.001}, [], tmp_path)
+
+
 def test_an_evaluation_without_its_run_has_no_flags_and_no_log(tmp_path: Path) -> None:
     write_evaluation(tmp_path / "eval")
     results = read_results(tmp_path / "eval")

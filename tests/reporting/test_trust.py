@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from surgvivqa.data.splits import TEST_VIDEOS
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults, read_results
 from surgvivqa.reporting.trust import recipe, trust_points
@@ -46,6 +47,10 @@ def test_the_five_test_videos_of_ssg_qa_are_the_official_split(results: RunResul
     assert marks(results, synthetic=False)["Official test split"] == "pass"
     assert marks(results, synthetic=None)["Official test split"] == "unknown"
     assert marks(results, synthetic=False, split="val")["Official test split"] == "warn"
+
+
+def test_a_cross_validation_is_not_the_test_split(results: RunResults) -> None:
+    assert "A cross-validation:" in why(results, "Official test split", synthetic=False, crossval=CrossValidation(None))
 
 
 def test_a_sample_and_a_part_of_ssg_qa_are_not_all_questions(results: RunResults) -> None:

@@ -19,10 +19,10 @@ METRIC_TITLES = {
     "mAF1": "Mean F1 (mAF1)",
     "wF1": "Weighted F1",
 }
-# How the sentences begin that lead a report.
+# How the sentences begin that may lead a report.
 _FIRST = (
     *("The model beats", "The model does not beat", "The model is above", "The model was shown"),
-    *("Below", "Whether the model"),
+    "Whether the model beats",
 )
 
 
@@ -84,9 +84,9 @@ def lead(content: Mapping[str, Any]) -> Verdict:
 
     It is the evaluation's own, if that has one about the baselines or about what the model was shown.
     """
-    stored = stored_verdicts(content)
-    if stored and stored[0].text.startswith(_FIRST):
-        return stored[0]
+    for verdict in stored_verdicts(content):
+        if verdict.text.startswith(_FIRST):
+            return verdict
     ours = f"{percent(content['acc'])}%"
     ends = ends_of(content["intervals"], "acc")
     videos = len(content["by_video"])

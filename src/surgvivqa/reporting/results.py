@@ -119,7 +119,9 @@ def _find_run_folder(folder: Path, report: EvaluationReport) -> Path | None:
     """The run folder whose checkpoint was evaluated: the one around the evaluation, or that of its checkpoint."""
     checkpoint = Path(report.checkpoint)
     for candidate in (folder.resolve().parent, checkpoint, checkpoint.parent):
-        if (candidate / "config.yaml").is_file() and (candidate / "metrics.jsonl").is_file():
+        # A cross-validation has flags and folds, and no log of its own.
+        is_run = any((candidate / name).is_file() for name in ("metrics.jsonl", "folds.json"))
+        if (candidate / "config.yaml").is_file() and is_run:
             return candidate
     return None
 
@@ -134,7 +136,9 @@ def _read_flags(run_folder: Path) -> dict[str, Any]:
 
 def _read_log(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` that are JSON objects; a last line that is being written is left out."""
-    lines = []
+    lines: list[dict[str, Any]] = []
+    if not (run_folder / "metrics.jsonl").is_file():
+        return lines
     for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(line)

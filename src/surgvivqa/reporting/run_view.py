@@ -161,6 +161,9 @@ def byline(results: RunResults) -> list[str]:
         f"{report.metrics.overall.n:,} questions",
         f"{len(report.metrics.by_video)} video{'s' if len(report.metrics.by_video) != 1 else ''}",
     ]
+    if report.crossval is not None:
+        fold = report.crossval.fold
+        parts.append(f"fold {fold}" if fold else f"cross-validation of {len(report.crossval.folds)} folds")
     shown = report.to_json().get("frames", "own")
     if shown != "own":
         parts.append(f"asked on {'black frames' if shown == 'black' else 'frames of other videos'}")

@@ -63,6 +63,9 @@ def _split(content: Mapping[str, Any]) -> Point:
         return Point(title, "warn", "The questions are drawn by surgvivqa synth: they say nothing about real surgery.")
     if content["split"] != "test":
         return Point(title, "warn", f"These are questions of the {content['split']} split, not of the test split.")
+    if content.get("crossval"):
+        why = "A cross-validation: its videos are tested by models that were not trained on them, but published "
+        return Point(title, "warn", f"{why}results are of the five test videos of SSG-VQA-Net's split.")
     if set(content["by_video"]) != TEST_VIDEOS:
         shown = ", ".join(sorted(content["by_video"])[:8])
         return Point(title, "warn", f"The videos ({shown}) are not the five test videos of SSG-VQA-Net's split.")
