@@ -3,6 +3,8 @@
 Questions repeat, so every baseline works on the distinct ones and counts how often each has each label.
 """
 
+import itertools
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ TITLES = {
     "question_only": "question only",
 }
 MAX_HELD_OUT = 20_000  # held-out training questions that decide between regression and lookup
+_WORD = re.compile(r"[\w-]+")
 _RARE_WORDS_FROM = 500  # questions; a word of a single one is left out from here on
 
 
@@ -161,14 +164,22 @@ def _most_frequent(
     """
     index: dict[Hashable, int] = {}
     group = np.array([index.setdefault(name, len(index)) for name in train_groups], np.int64)
-    cells, total = group[train.text] * len(LABELS) + train.label, len(train.text)
-    counts = np.bincount(cells, minlength=len(index) * len(LABELS)).reshape(-1, len(LABELS))
-    first = np.full(counts.size, total)
-    first[cells[::-1]] = np.arange(total)[::-1]  # of several values for a cell the last one stays
-    frequent = (counts - first.reshape(counts.shape) / (total + 1)).argmax(1)
-    is_frequent = counts.sum(1) >= MIN_OCCURRENCES
+    cells = group[train.text] * len(LABELS) + train.label
+    pairs, first, counts = np.unique(cells, return_index=True, return_counts=True)
+    of_group, label = np.divmod(pairs, len(LABELS))
+    ascending = np.lexsort((-first, counts, of_group))  # by group, the most frequent label last
+    frequent = np.zeros(len(index), np.int64)
+    frequent[of_group[ascending]] = label[ascending]  # of several values for a group the last one stays
+    is_frequent = np.bincount(of_group, counts, minlength=len(index)) >= MIN_OCCURRENCES
     found = np.array([index.get(name, -1) for name in groups], np.int64)
     return np.where((found >= 0) & is_frequent[found], frequent[found], otherwise)
+
+
+def _word_groups(question: str) -> list[str]:
+    """The words, pairs and triples of words of a question, as of scikit-learn's slower analyzer."""
+    words = _WORD.findall(question.lower())
+    pairs = list(map(" ".join, itertools.pairwise(words)))
+    return words + pairs + list(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
 
 
 class TextModel:
@@ -183,7 +194,7 @@ class TextModel:
         used, text = np.unique(train.text, return_inverse=True)
         pairs, weights = np.unique(text * len(LABELS) + train.label, return_counts=True)
         rows, labels = np.divmod(pairs, len(LABELS))
-        self._words = CountVectorizer(ngram_range=(1, 3), token_pattern=r"[\w-]+")
+        self._words = CountVectorizer(analyzer=_word_groups)
         counts = self._words.fit_transform([train.texts[i] for i in used])
         # Document frequencies over all questions, not over the distinct ones.
         frequency = (counts > 0).T @ np.bincount(text, minlength=len(used))
