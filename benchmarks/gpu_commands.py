@@ -196,7 +196,8 @@ class Commands:
         output = self.work / re.sub(r"\W+", "-", name)
         row: Row = {"name": name} | self.run(
             "eval", f"--checkpoint={checkpoint}", "--split=train", f"--output={output}",
-            f"--max-samples={samples}", f"--workers={self.amounts.workers}", *flags, begins=output,
+            f"--max-samples={samples}", f"--workers={self.amounts.workers}",
+            "--check-samples=0", *flags, begins=output,  # the rate is that of the evaluation alone
         )  # fmt: skip
         predictions = output / "predictions.jsonl"
         if "error" not in row:

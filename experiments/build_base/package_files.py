@@ -41,7 +41,7 @@ def evaluate_zero_shot(checkpoint: Path, work: Path) -> dict[str, float]:
     train, val, *test = select_videos(9)
     for name, videos in (("train", [train]), ("val", [val]), ("test", test)):
         (work / f"{name}_videos.json").write_text(json.dumps(videos), encoding="utf-8")
-    config = EvalConfig(checkpoint=checkpoint, output=work / "eval", splits_dir=work, workers=0)
+    config = EvalConfig(checkpoint=checkpoint, output=work / "eval", splits_dir=work, workers=0, check_samples=0)
     evaluate(dataclasses.replace(config, ssgvqa_root=data / "ssg-qa", image_root=data / "frames"))
     metrics = json.loads((work / "eval" / "metrics.json").read_text(encoding="utf-8"))
     kinds = {kind: figures["acc"] for kind, figures in metrics["by_type"].items()}
