@@ -71,6 +71,7 @@ def test_runs_on_different_questions_are_refused_and_named(
     [
         (["--output={tmp}/c.pdf"], "has none of the endings .txt, .md, .markdown, .tex, .html, .htm; give --format."),
         (["--output={tmp}/no/c.md"], "does not exist"),
+        (["--output={tmp}", "--format=markdown"], "is a folder; give the name of a file in it."),
         (["--format=html"], "An HTML page is not printed; name its file with --output."),
         (["--output={tmp}/c.html", "--image-root={tmp}/no"], "is not a folder"),
         (["--pictures=601", "--output={tmp}/c.html"], "--pictures must be at most 600"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,39 @@ def test_it_continues_after_a_stop(
     text = captured_log()
     assert text.count("is finished") == 3 and "Resuming" not in text
     assert_equal_crossvals(whole, folder)
+
+
+@pytest.mark.slow
+def test_overwrite_replaces_all_folds_after_a_stop_too(flags: list[str], tmp_path: Path, whole: Path) -> None:
+    folder, other = tmp_path / "crossval", [*flags, "--lr=1e-3"]
+    shutil.copytree(whole, folder)
+    assert run(folder, other, "--overwrite", "--max-hours=0") == 75
+    assert not (folder / "eval-test" / "metrics.json").exists()
+    assert run(folder, other) == 0
+    rates = [yaml.safe_load((folder / f"fold-{number}" / "config.yaml").read_text())["lr"] for number in (1, 2, 3)]
+    assert rates == [1e-3] * 3 and not list(folder.glob("fold-*/.overwrite"))
+
+
+def test_a_fold_that_is_to_be_replaced_is_not_put_together(
+    flags: list[str], tmp_path: Path, whole: Path, captured_log: CapturedLog
+) -> None:
+    shutil.copytree(whole, tmp_path / "crossval")
+    (tmp_path / "crossval" / "fold-2" / ".overwrite").touch()
+    assert run(tmp_path / "crossval", flags, "--fold=1") == 0
+    assert "Folds that are not done yet: 2." in captured_log()
+
+
+def test_a_requeued_job_does_not_replace_the_fold_that_it_began(
+    flags: list[str], tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "crossval")
+    (tmp_path / "crossval" / "fold-1" / ".job").write_text("77")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(command, "_run_fold", lambda *_: 75)
+    assert run(tmp_path / "crossval", flags, "--overwrite") == 75
+    marked = [path.parent.name for path in sorted((tmp_path / "crossval").glob("fold-*/.overwrite"))]
+    assert marked == ["fold-2", "fold-3"]
 
 
 def _interrupt_training(patch: pytest.MonkeyPatch, fold: int, step: int) -> None:

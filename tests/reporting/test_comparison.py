@@ -10,8 +10,9 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.metrics import compute_grouped_metrics
+from surgvivqa.evaluation.paired import compare_accuracy
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.reporting.comparison import OTHER_LINES, Changes, compare_runs, name_apart
+from surgvivqa.reporting.comparison import OTHER_LINES, Changes, compare_runs
 from surgvivqa.reporting.comparison_document import (
     build_document,
     describe_difference,
@@ -108,15 +109,6 @@ def test_groups_have_the_metrics_of_their_questions(tmp_path: Path) -> None:
     assert [group.name for group in most_changed(found, 0, "label", 5)] == ["2"]
 
 
-def test_runs_of_the_same_name_get_longer_ones(tmp_path: Path) -> None:
-    for parent in ("lora", "full"):
-        write_evaluation(tmp_path / parent / "eval-test")
-    runs = [read_results(tmp_path / parent / "eval-test") for parent in ("lora", "full")]
-    assert [r.name for r in name_apart(runs)] == ["lora/eval-test", "full/eval-test"]
-    twice = [r.name for r in name_apart([runs[0], runs[0]])]
-    assert len(set(twice)) == 2 and twice[1].endswith("(2)")
-
-
 FLAGS = {"lr": 0.001, "lora_r": 8, "seed": 0, "checkpoint_dir": "/a", "workers": 2}
 
 
@@ -197,6 +189,15 @@ def test_the_summary_says_what_the_videos_show(tmp_path: Path) -> None:
     assert "in 80% of cases" in sentences[1]
 
 
+def test_a_test_of_random_flips_has_no_exact_least_p() -> None:
+    found = compare_accuracy(
+        answer_questions({f"VID{number:02}": "11" for number in range(30)}),
+        answer_questions({f"VID{number:02}": "10" for number in range(30)}),
+    )
+    assert "; sign-flip test over videos p < 0.0001. Without" in describe_tests(found)
+    assert "all videos have the same difference" in describe_tests(found)
+
+
 def test_an_interval_around_zero_is_no_verdict(tmp_path: Path) -> None:
     found = compare_runs([run(tmp_path, "a", answer_questions(HITS)), run(tmp_path, "b", answer_questions(BETTER))])
     assert "these videos do not show which is better" in describe_difference(found.differences[0]["acc"])
@@ -218,7 +219,7 @@ def test_equal_runs_are_said_to_be_equal(tmp_path: Path) -> None:
     found = compare_runs(runs)
     text = render_text(build_document(found))
     assert "b and a give the same answers to all questions." in text
-    assert "No t-test, as all videos differ alike" in describe_tests(found.differences[0]["acc"])
+    assert "No t-test, as all videos have the same difference" in describe_tests(found.differences[0]["acc"])
 
 
 def test_three_runs_are_compared_with_the_first(tmp_path: Path) -> None:

@@ -124,3 +124,8 @@ def test_the_page_names_nothing_to_load_and_escapes_what_others_wrote(tmp_path: 
 def test_the_page_of_equal_runs_says_so(tmp_path: Path) -> None:
     page = render_comparison(compared(tmp_path, "1100", "1100"), None, 60)
     assert "give the same answers to all questions" in page and "All runs give the same answers." in page
+
+
+def test_a_page_without_pictures_does_not_say_that_the_answers_are_equal(tmp_path: Path) -> None:
+    page = render_comparison(compared(tmp_path, "1100", "0011"), None, 0)
+    assert "All runs give the same answers." not in page and "because --pictures is 0." in page

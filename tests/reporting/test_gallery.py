@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from surgvivqa.evaluation.predictions import Prediction
@@ -43,10 +44,15 @@ def test_the_other_half_is_spread_over_types_and_over_right_and_wrong() -> None:
     assert sum(p.type == "query_color" for p in chosen) >= 5
 
 
-def test_all_are_chosen_where_there_are_few_and_none_where_none_is_wanted() -> None:
+def test_all_are_chosen_where_there_are_few() -> None:
     predictions = [prediction(i, right=True, probability=None) for i in range(5)]
     assert len(choose_predictions(predictions, 120)) == 5
-    assert choose_predictions(predictions, 0) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_no_more_are_chosen_than_wanted(count: int) -> None:
+    predictions = [prediction(i, right=i % 2 == 0) for i in range(60)]
+    assert len(choose_predictions(predictions, count)) == count
 
 
 def test_a_frame_becomes_a_small_webp(tmp_path: Path) -> None:
@@ -61,7 +67,11 @@ def test_a_missing_frame_is_explained_without_the_local_folder(tmp_path: Path) -
     pictures = Pictures(tmp_path)
     assert pictures.picture("VID0", 7) is None
     note = pictures.note([("VID0", 7)])
-    assert "1 of 1 frames have no picture" in note and "--image-root" in note and str(tmp_path) not in note
+    assert (
+        note.startswith("1 of 1 frames have no picture: Frame VID0")
+        and "--image-root" in note
+        and str(tmp_path) not in note
+    )
     assert "--image-root" in Pictures(None).note([])
 
 

@@ -19,6 +19,7 @@ from surgvivqa.reporting.headline import (
     stored_verdicts,
 )
 from surgvivqa.reporting.results import read_results
+from surgvivqa.reporting.sections import Verdict
 from tests.helpers import sections
 from tests.helpers.evaluations import write_evaluation
 
@@ -61,12 +62,24 @@ def test_the_first_sentence_has_the_interval() -> None:
     assert "interval" not in lead(content(intervals=None)).text
 
 
+def test_the_evaluations_own_verdict_on_the_baselines_leads() -> None:
+    own = "The model does not beat the question-only baseline: accuracy 60.0% against 65.0%."
+    assert lead(content(baselines=[baseline(0.65, None)], verdicts=[own])) == Verdict("warn", own)
+    below = "Below the question-only baseline: mAF1 20.0% against 22.0%."
+    assert lead(content(verdicts=[below, own])).text == own
+    assert "was not measured" in lead(content(verdicts=["With 5 videos the 95% interval is wide."])).text
+
+
 @pytest.mark.parametrize(
     ("text", "mark"),
     [
         ("The model beats the question-only baseline: ...", "pass"),
         ("The model does not beat the question-only baseline: ...", "warn"),
-        ("Not above the question-only baseline: mAF1 ...", "warn"),
+        ("Below the question-only baseline: mAF1 ...", "warn"),
+        ("Also below it: mAF1 ...", "warn"),
+        ("The model was shown black pictures, so ...", "warn"),
+        ("The model is above it, but one video does not show that it is better: ...", "warn"),
+        ("Whether the model beats a baseline without frames is not known: ...", "unknown"),
         ("The model is above it, but 5 videos do not show that it is better: ...", "warn"),
         ("With 5 videos the 95% interval of the accuracy is ...", "plain"),
     ],

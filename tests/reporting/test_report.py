@@ -1,6 +1,8 @@
 """The report: what it shows, and what it says where something is missing."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -154,7 +156,7 @@ def test_changed_flags_are_marked_and_folders_left_out(page: str) -> None:
 
 def test_frames_that_are_not_found_leave_a_gallery_of_text_that_says_why(run: Path, tmp_path: Path) -> None:
     page = render_report([read_results(run)], image_root=tmp_path, pictures=10)
-    assert 'class="picture"' not in page and "frames have no picture: Frame the folder of the frames" in text_of(page)
+    assert 'class="picture"' not in page and "frames have no picture: Frame VID" in text_of(page)
     assert page.count('data-outcome="') == 10
 
 
@@ -185,6 +187,7 @@ def test_the_command_writes_one_file(run: Path, tmp_path: Path, capsys: pytest.C
     ("flags", "message"),
     [
         (["--output", "absent/r.html"], "the folder absent does not exist"),
+        (["--output", "."], "--output . is a folder; give the name of a file in it."),
         (["--image-root", "absent"], "--image-root absent is not a folder"),
         (["--split", "val"], "surgvivqa eval --checkpoint"),
     ],
@@ -194,6 +197,26 @@ def test_wrong_flags_are_one_sentence(
 ) -> None:
     assert main(["report", str(run), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_no_run_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 2
+    assert "A report needs at least one run" in capsys.readouterr().err
+
+
+def test_no_frame_is_in_a_page_without_pictures(run: Path) -> None:
+    page = render_report([read_results(run)], pictures=0)
+    assert "data:image/webp" not in page and "No question is shown, because --pictures is 0." in text_of(page)
+
+
+def test_the_summary_says_nothing_twice(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "lora")
+    path = tmp_path / "lora" / "eval-test" / "metrics.json"
+    own = ["The model does not beat the question-only baseline: 1.", "Also below it: 2.", "How far is not known."]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verdicts": own}))
+    text = text_of(render_report([read_results(tmp_path / "lora")], pictures=0))
+    assert [text.count(sentence) for sentence in own] == [1, 1, 1]
+    assert "a baseline that never sees a frame" not in text
 
 
 def test_without_altair_one_sentence_says_what_to_install(

@@ -21,6 +21,12 @@ def test_changed_flags_come_first_with_their_defaults() -> None:
     ]
 
 
+def test_trackers_are_named() -> None:
+    (given,), (left_out,) = settings_of({"report_to": ["tensorboard", "wandb"]}), settings_of({"report_to": []})
+    assert (given.value, given.default, given.changed) == ("tensorboard, wandb", "none", True)
+    assert (left_out.value, left_out.changed) == ("none", False)
+
+
 def test_folders_are_left_out_and_parts_go_by_name() -> None:
     flags = {"image_root": "/home/me/frames", "checkpoint_dir": "/home/me/run", "text_model": "/home/me/blip"}
     assert [(row.flag, row.value) for row in settings_of(flags)] == [("--text-model", "blip")]

@@ -103,6 +103,8 @@ def test_markdown_keeps_the_underscores_of_names() -> None:
         (r"\input{x}", r"\textbackslash{}input\{x\}"),
         (MISSING, "--"),
         ("p <0.0001", r"p \textless{}0.0001"),
+        ("[seed 1] lora", "{}[seed 1] lora"),
+        ("*best*", "{}*best*"),
     ],
 )
 def test_latex_is_escaped(text: str, escaped: str) -> None:
@@ -123,7 +125,9 @@ def test_latex_is_balanced() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX engine")
 def test_latex_compiles(tmp_path: Path) -> None:
-    (tmp_path / "tables.tex").write_text(render_latex(DOCUMENT))
+    odd = Table("odd", "Odd names.", ("run", "n"), [("[a] *b*", "1"), ("*c", "2"), ("  95% [d]", "3")])
+    sections = [*DOCUMENT.sections, Section("Odd", [Points(["[a] is right.", "*c is wrong."]), odd])]
+    (tmp_path / "tables.tex").write_text(render_latex(Document("Odd", sections)))
     (tmp_path / "paper.tex").write_text(
         "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{tables}\\end{document}"
     )

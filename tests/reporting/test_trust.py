@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from surgvivqa.data.splits import TEST_VIDEOS
+from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults, read_results
-from surgvivqa.reporting.trust import trust_points
+from surgvivqa.reporting.trust import recipe, trust_points
 from tests.helpers.evaluations import write_evaluation
 
 PREDICTIONS = [Prediction(video, 1, "?", 12, 12) for video in sorted(TEST_VIDEOS)]
@@ -34,18 +35,22 @@ def why(results: RunResults, title: str, **changes: Any) -> str:
 
 def test_synthetic_questions_are_no_official_split_but_have_exact_labels(results: RunResults) -> None:
     found = marks(results)
-    assert (found["Official test split"], found["Labels made by people"]) == ("warn", "pass")
+    assert (found["Official test split"], found["Exact labels"]) == ("warn", "pass")
 
 
 def test_ssg_qas_labels_are_said_to_come_from_detectors(results: RunResults) -> None:
-    assert marks(results, synthetic=False)["Labels made by people"] == "warn"
-    assert "detectors, not people" in why(results, "Labels made by people", synthetic=False)
+    assert marks(results, synthetic=False)["Exact labels"] == "warn"
+    assert "detectors, not people" in why(results, "Exact labels", synthetic=False)
 
 
 def test_the_five_test_videos_of_ssg_qa_are_the_official_split(results: RunResults) -> None:
     assert marks(results, synthetic=False)["Official test split"] == "pass"
     assert marks(results, synthetic=None)["Official test split"] == "unknown"
     assert marks(results, synthetic=False, split="val")["Official test split"] == "warn"
+
+
+def test_a_cross_validation_is_not_the_test_split(results: RunResults) -> None:
+    assert "A cross-validation:" in why(results, "Official test split", synthetic=False, crossval=CrossValidation(None))
 
 
 def test_a_sample_and_a_part_of_ssg_qa_are_not_all_questions(results: RunResults) -> None:
@@ -68,6 +73,12 @@ def test_a_baseline_without_frames_is_beaten_only_with_an_interval_above_zero(
     blind = {"title": "question only", "sees_frames": False, "metrics": metrics, "difference": difference}
     content = results.report.to_json() | {"baselines": [blind]}
     assert marks(results, content)["Better than without the frame"] == mark
+
+
+def test_a_model_below_a_baseline_is_a_warning_without_an_interval_too(results: RunResults) -> None:
+    difference = {"difference": -0.1, "low": None, "high": None}
+    blind = {"title": "question only", "sees_frames": False, "metrics": {"acc": 1.1}, "difference": difference}
+    assert marks(results, results.report.to_json() | {"baselines": [blind]})["Better than without the frame"] == "warn"
 
 
 @pytest.mark.parametrize(("low", "high", "mark"), [(0.2, 0.5, "pass"), (-0.1, 0.5, "warn"), (None, None, "unknown")])
@@ -94,6 +105,15 @@ def test_a_recipe_with_two_seeds_passes(results: RunResults) -> None:
         return next(p.mark for p in trust_points(first, content, runs) if p.title == "Several seeds")
 
     assert (mark(first, second), mark(first, other), mark(first)) == ("pass", "warn", "warn")
+
+
+def test_flags_that_change_no_result_do_not_make_another_recipe(results: RunResults) -> None:
+    plain = dataclasses.replace(results, flags={"lr": 0.1})
+    logged = dataclasses.replace(results, flags={"lr": 0.1})
+    for name, value in {"report_to": ["wandb"], "log_interval": 7, "max_hours": 2.0, "checkpoint_dir": "b"}.items():
+        logged = dataclasses.replace(logged, flags={**logged.flags, name: value})
+    assert recipe(logged) == recipe(plain)
+    assert recipe(dataclasses.replace(results, flags={"lr": 0.1, "splits_dir": "mine"})) != recipe(plain)
 
 
 def test_the_checkpoint_is_picked_on_validation_questions(results: RunResults) -> None:

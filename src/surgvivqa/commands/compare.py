@@ -92,10 +92,12 @@ def choose_format(given: Format | None, output: Path | None) -> Format:
     """The format of the output.
 
     Raises:
-        InputError: the folder of the output does not exist, or its ending names no format and none is given.
+        InputError: the output is a folder, its folder does not exist, or its ending names no format and none is given.
     """
     if output is not None and not output.parent.is_dir():
         raise InputError(f"--output {output}: the folder {output.parent} does not exist.")
+    if output is not None and output.is_dir():
+        raise InputError(f"--output {output} is a folder; give the name of a file in it.")
     if given is not None:
         return given
     if output is None:

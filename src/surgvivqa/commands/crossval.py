@@ -52,7 +52,7 @@ from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.verdicts import with_verdicts
 from surgvivqa.reporting.results import RunResults, read_results
-from surgvivqa.training.run_folder import FINISHED
+from surgvivqa.training.run_folder import FINISHED, OVERWRITE, without_overwrite_if_requeued
 from surgvivqa.training.trainer import train
 from surgvivqa.utils.atomic_files import surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks, start_processes
@@ -213,10 +213,26 @@ def _prepare(config: CrossvalConfig, folds: Folds) -> None:
             write_text(folder / "folds.json", json.dumps(folds.to_json(), indent=2) + "\n")
             # The saved flags continue all folds, so they must neither overwrite them nor name one.
             save_yaml(dataclasses.replace(config, overwrite=False, fold=None), folder / "config.yaml")
+        if config.overwrite:
+            _mark_replaced(config, folds)
         for number in range(1, len(folds.videos) + 1):
             write_fold(_splits_folder(config, number), folds, number, config.val_videos)
     except OSError as error:
         raise InputError(f"--checkpoint-dir {folder} cannot be written ({first_line(error)}).") from None
+
+
+def _mark_replaced(config: CrossvalConfig, folds: Folds) -> None:
+    """Marks the runs that ``--overwrite`` replaces, so that they are replaced after a stop in an earlier fold too.
+
+    The results over all videos are removed, because they no longer belong to the folds.
+    """
+    for name in ("metrics.json", "predictions.jsonl"):
+        (config.checkpoint_dir / "eval-test" / name).unlink(missing_ok=True)
+    for number in range(1, len(folds.videos) + 1):
+        folder = _fold_folder(config, number)
+        is_replaced = without_overwrite_if_requeued(dataclasses.replace(config, checkpoint_dir=folder)).overwrite
+        if config.fold in (None, number) and folder.is_dir() and is_replaced:
+            write_text(folder / OVERWRITE, "")
 
 
 def _check_same(config: CrossvalConfig, folds: Folds) -> None:
@@ -245,6 +261,7 @@ def _run_fold(config: CrossvalConfig, number: int, deadline: float | None, is_ma
     folder = _fold_folder(config, number)
     values = {name: getattr(config, name) for name in flags_of(TrainConfig)}
     values |= {"checkpoint_dir": folder, "splits_dir": _splits_folder(config, number)}
+    values["overwrite"] = (folder / OVERWRITE).exists()
     if deadline is not None:
         values["max_hours"] = max(0.0, deadline - time.monotonic()) / 3600
     code = train(TrainConfig(**values))
@@ -287,7 +304,10 @@ def _has_evaluation(config: CrossvalConfig, number: int) -> bool:
 
 def _is_evaluated(config: CrossvalConfig, folds: Folds, number: int) -> bool:
     """Whether a fold is trained and evaluated."""
-    return (_fold_folder(config, number) / FINISHED).is_file() and _has_evaluation(config, number)
+    folder = _fold_folder(config, number)
+    if (folder / OVERWRITE).exists():
+        return False
+    return (folder / FINISHED).is_file() and _has_evaluation(config, number)
 
 
 def summarise(config: CrossvalConfig, folds: Folds) -> EvaluationReport:
@@ -344,8 +364,8 @@ def _check_part(config: CrossvalConfig, results: RunResults, splits: Splits) -> 
     is_fold = report.crossval is not None and report.crossval.fold == splits.fold
     if not is_fold or not set(report.metrics.by_video) <= set(splits.test) or report.max_samples is not None:
         raise InputError(
-            f"{results.folder} is not the whole evaluation of fold {splits.fold}; remove it, and run the same command "
-            f"again."
+            f"{results.folder} is not the whole evaluation of fold {splits.fold}; remove "
+            f"{'it' if is_fold else results.folder.parent}, and run the same command again."
         )
     if absent := set(splits.test) - set(report.metrics.by_video):
         log.warning("Fold %d has no question about %s.", splits.fold, ", ".join(sorted(absent)))

@@ -41,13 +41,17 @@ def report(config: ReportConfig) -> int:
     """Writes the report and prints where it is.
 
     Raises:
-        InputError: a run cannot be read, or the packages for charts are not installed.
+        InputError: no run is given, a run or a folder cannot be used, or the packages for charts are not installed.
     """
     check_ranges(config)
+    if not config.runs:
+        raise InputError("A report needs at least one run; give its folder.")
     if config.image_root is not None and not config.image_root.is_dir():
         raise InputError(f"--image-root {config.image_root} is not a folder.")
     if not config.output.parent.is_dir():
         raise InputError(f"--output {config.output}: the folder {config.output.parent} does not exist.")
+    if config.output.is_dir():
+        raise InputError(f"--output {config.output} is a folder; give the name of a file in it.")
     runs = [read_results(path, config.split) for path in config.runs]
     page = render_report(runs, config.image_root, config.pictures)
     write_text(config.output, page, durable=False)

@@ -24,7 +24,7 @@ from surgvivqa.evaluation.paired import (
 )
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.published import PublishedResult, load_published, why_not_comparable
-from surgvivqa.reporting.results import RunResults
+from surgvivqa.reporting.results import RunResults, name_apart
 from surgvivqa.utils.errors import InputError
 
 GroupKind = Literal["reasoning", "type", "video", "label"]
@@ -152,21 +152,6 @@ def compare_runs(runs: Sequence[RunResults]) -> Comparison:
         published=find_comparable_results(runs),
         notes=_write_notes(runs, settings),
     )
-
-
-def name_apart(runs: Sequence[RunResults]) -> list[RunResults]:
-    """Gives runs that have the same name longer ones: with the folders above, or at last with a number."""
-    names = [run.name for run in runs]
-    parts = [run.folder.resolve().parts for run in runs]
-    for depth in range(2, 5):
-        repeated = {name for name, count in Counter(names).items() if count > 1}
-        names = ["/".join(p[-depth:]) if name in repeated else name for name, p in zip(names, parts, strict=True)]
-    seen = Counter[str]()
-    for index, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:
-            names[index] = f"{name} ({seen[name]})"
-    return [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
 def check_same_questions(reference: RunResults, run: RunResults) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from surgvivqa.evaluation.intervals import LEVEL, METHOD
 from surgvivqa.evaluation.metrics import METRICS
-from surgvivqa.evaluation.paired import MOST_EXACT_VIDEOS, POWER, PairedDifference
+from surgvivqa.evaluation.paired import DRAWS, MOST_EXACT_VIDEOS, POWER, PairedDifference
 from surgvivqa.reporting.comparison import OTHER_LINES, Comparison, GroupComparison, GroupKind
 from surgvivqa.reporting.tables import (
     MISSING,
@@ -26,9 +26,9 @@ HOW_TO_READ = (
     "test is the video, because questions of one video share a patient, a camera and neighbouring frames.",
     f"The difference over videos is the mean of the videos' differences, with its {100 * LEVEL:.0f}% interval by "
     "Student's t; the difference over questions is that of the two figures above it.",
-    "p (t) is of the t-test, which takes the videos' differences as normal. p (flip) is of the exact sign-flip test, "
+    "p (t) is of the t-test, which takes the videos' differences as normal. p (flip) is of the sign-flip test, "
     "which assumes only that without a difference each video's could as well have the other sign. p values are not "
-    "marked with stars: 5% is no border between true and false.",
+    "marked with stars, because 5% does not separate true from false.",
 )
 
 
@@ -80,11 +80,9 @@ def describe_tests(found: PairedDifference) -> str:
     if found.videos < 2:
         return "At least two videos are needed for a test, and to say how large a difference could be detected."
     exact = "exact " if found.videos <= MOST_EXACT_VIDEOS else ""
-    student = "no t-test, as all videos differ alike" if found.p_t is None else f"t-test {_p(found.p_t)}"
-    tests = (
-        f"{student[:1].upper()}{student[1:]}; {exact}sign-flip test over videos {_p(found.p_sign_flip)} (the "
-        f"least that {_videos(found.videos)} allow is {_least_p(found.least_p)})."
-    )
+    student = "no t-test, as all videos have the same difference" if found.p_t is None else f"t-test {_p(found.p_t)}"
+    least = f" (the least that {_videos(found.videos)} allow is {_least_p(found.least_p)})" if exact else ""
+    tests = f"{student[:1].upper()}{student[1:]}; {exact}sign-flip test over videos {_p(found.p_sign_flip)}{least}."
     if found.detectable is None:
         return f"{tests} Without a spread between videos a detectable difference cannot be computed."
     return (
@@ -150,7 +148,9 @@ def differences_table(comparison: Comparison) -> Table:
         *("p (t)", "p (flip)", "detectable"),
     )
     videos = comparison.differences[0]["acc"].videos
-    least = comparison.differences[0]["acc"].least_p
+    least = f"the least p (flip) that they allow is {_least_p(comparison.differences[0]['acc'].least_p)}"
+    if videos > MOST_EXACT_VIDEOS:
+        least = f"p (flip) is of {DRAWS:,} random flips"
     return Table(
         "differences",
         f"Paired differences to {comparison.reference.name}, in percentage points.",
@@ -158,7 +158,7 @@ def differences_table(comparison: Comparison) -> Table:
         rows,
         names=2,
         rules=rules,
-        note=f"{_videos(videos).capitalize()}; the least p (flip) that they allow is {_least_p(least)}. better, worse: "
+        note=f"{_videos(videos).capitalize()}; {least}. better, worse: "
         f"number of videos. detectable: the true difference that the t-test finds in {100 * POWER:.0f}% of cases.",
     )
 

@@ -170,7 +170,10 @@ def build_gallery(comparison: Comparison, image_root: Path | None, count: int) -
                 height=found[2] if found else 0,
             )
         )
-    note = pictures.note((item.video, item.frame) for item in items) if items else "All runs give the same answers."
+    if items:
+        note = pictures.note((item.video, item.frame) for item in items)
+    else:
+        note = "All runs give the same answers." if count else "No question is shown, because --pictures is 0."
     return Gallery(items, order="kinds in turn, most confident mistakes first", note=note)
 
 

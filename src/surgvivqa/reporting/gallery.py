@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
@@ -195,11 +196,11 @@ def _of_different_frames(ordered: Sequence[Prediction], count: int) -> list[Pred
     """The first ``count`` predictions, of different frames as far as there are so many."""
     chosen, repeated, frames = list[Prediction](), list[Prediction](), set[tuple[str, int]]()
     for prediction in ordered:
+        if len(chosen) == count:
+            return chosen
         name = (prediction.video, prediction.frame)
         (repeated if name in frames else chosen).append(prediction)
         frames.add(name)
-        if len(chosen) == count:
-            return chosen
     return chosen + repeated[: count - len(chosen)]
 
 
@@ -284,7 +285,7 @@ class Pictures:
                 raise FrameError(f"{video!r} is not the name of a video.")
             image = open_image(FrameStore(self.root).path(video, frame))
         except FrameError as error:
-            self.missing[video, frame] = error.sentence.replace(str(self.root), "the folder of the frames ")
+            self.missing[video, frame] = error.sentence.replace(f"{self.root}{os.sep}", "")
             return None
         width = min(PICTURE_WIDTH, image.width)
         height = max(1, round(image.height * width / image.width))

@@ -19,7 +19,11 @@ METRIC_TITLES = {
     "mAF1": "Mean F1 (mAF1)",
     "wF1": "Weighted F1",
 }
-TYPE_TITLES = {"query_color": "colour", "query_type": "kind", "query_location": "location", "query_component": "object"}
+# How the sentences begin that may lead a report.
+_FIRST = (
+    *("The model beats", "The model does not beat", "The model is above", "The model was shown"),
+    "Whether the model beats",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,13 @@ def best_blind(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def lead(content: Mapping[str, Any]) -> Verdict:
-    """The first sentence: the accuracy, and whether it is above what the questions alone give."""
+    """The first sentence: whether the model is above what the questions alone give.
+
+    It is the evaluation's own, if that has one about the baselines or about what the model was shown.
+    """
+    for verdict in stored_verdicts(content):
+        if verdict.text.startswith(_FIRST):
+            return verdict
     ours = f"{percent(content['acc'])}%"
     ends = ends_of(content["intervals"], "acc")
     videos = len(content["by_video"])
@@ -106,7 +116,10 @@ def stored_verdicts(content: Mapping[str, Any]) -> list[Verdict]:
 def _mark_of(text: str) -> Mark:
     if text.startswith("The model beats"):
         return "pass"
-    return "warn" if re.search(r"does not beat|[Nn]ot above|do not show", text) else "plain"
+    if text.startswith(("Whether", "How far")):
+        return "unknown"
+    is_bad = re.search(r"^Below|^Also below|^The model was shown|does not beat|do(es)? not show", text)
+    return "warn" if is_bad else "plain"
 
 
 def group_verdict(content: Mapping[str, Any], least: int = 30) -> Verdict | None:

@@ -1,13 +1,12 @@
 """The report of one or more runs as one HTML page."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from surgvivqa.reporting.charts import check_charts
 from surgvivqa.reporting.checklist import SOURCES
 from surgvivqa.reporting.page import Entry, render_page
-from surgvivqa.reporting.results import RunResults
+from surgvivqa.reporting.results import RunResults, name_apart
 from surgvivqa.reporting.run_view import RunView, build_run_view
 from surgvivqa.reporting.seeds import RecipeRow, recipe_rows
 
@@ -40,7 +39,7 @@ def render_report(runs: Sequence[RunResults], image_root: Path | None = None, pi
         InputError: the packages for charts are not installed.
     """
     check_charts()
-    runs = _with_distinct_names(runs)
+    runs = name_apart(runs)
     share = -(-pictures // len(runs))
     views = [build_run_view(run, number, runs, image_root, share) for number, run in enumerate(runs, start=1)]
     rows: list[RecipeRow] = recipe_rows(runs) if len(runs) > 1 else []
@@ -55,19 +54,6 @@ def render_report(runs: Sequence[RunResults], image_root: Path | None = None, pi
         recipes=rows,
         checklist_sources=SOURCES,
     )
-
-
-def _with_distinct_names(runs: Sequence[RunResults]) -> list[RunResults]:
-    """The runs, with the last two folders as names or numbers in them where names are equal."""
-    for name in (lambda run, _: run.name, lambda run, _: "/".join(run.folder.resolve().parts[-2:]), _numbered):
-        names = [name(run, number) for number, run in enumerate(runs, start=1)]
-        if len(set(names)) == len(names):
-            break
-    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-
-
-def _numbered(run: RunResults, number: int) -> str:
-    return f"{run.name} ({number})"
 
 
 def _contents(views: Sequence[RunView]) -> list[Entry]:

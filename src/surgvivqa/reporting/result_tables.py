@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgvivqa.reporting.headline import GROUPED, Ends, ends_of
+from surgvivqa.reporting.page import percent
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class GroupTable:
 
 
 def group_tables(content: Mapping[str, Any]) -> list[GroupTable]:
-    """The tables by the authors' groups of types, by raw type, by reasoning and by video; empty ones are left out."""
+    """The tables by the authors' groups of types, raw type, reasoning, fold and video; empty ones are left out."""
+    folds = {f"fold {row['fold']}": row["metrics"] for row in (content.get("crossval") or {}).get("folds", ())}
     by_type = content["by_type"]
     raw = {name: row for name, row in by_type.items() if name not in GROUPED}
     tables = [
@@ -53,9 +55,19 @@ def group_tables(content: Mapping[str, Any]) -> list[GroupTable]:
         GroupTable(
             "By reasoning", "Template questions only.", _rows(content["by_reasoning"], sorted(content["by_reasoning"]))
         ),
+        GroupTable("By fold", _describe_folds(content), _rows(folds, list(folds))),
         GroupTable("By video", "All questions of the video.", _rows(content["by_video"], sorted(content["by_video"]))),
     ]
     return [table for table in tables if table.rows]
+
+
+def _describe_folds(content: Mapping[str, Any]) -> str:
+    """The mean and the standard deviation of the accuracy over folds; empty without folds."""
+    crossval = content.get("crossval") or {}
+    if not crossval.get("folds"):
+        return ""
+    mean, spread = (percent(crossval[name]["acc"]) for name in ("mean", "spread"))
+    return f"Accuracy {mean} on average over the folds, standard deviation {spread}."
 
 
 def _rows(groups: Mapping[str, Any], names: Sequence[str]) -> list[GroupRow]:

@@ -1,6 +1,8 @@
 """The results of runs on disk, for reports, comparisons and exports."""
 
+import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +64,31 @@ def read_results(path: Path, split: str = "test") -> RunResults:
     return RunResults(name, folder, report, read_predictions(folder / "predictions.jsonl"), run_folder, flags, log)
 
 
+def name_apart(runs: Sequence[RunResults]) -> list[RunResults]:
+    """Gives runs of the same name longer ones: with the folders above, or a number for a run that is given twice."""
+    folders = [_named_folder(run) for run in runs]
+    names = [run.name for run in runs]
+    for depth in range(2, 6):
+        named = set(zip(names, folders, strict=True))
+        repeated = {name for name, count in Counter(name for name, _ in named).items() if count > 1}
+        names = [
+            "/".join(folder.parts[1:][-depth:]) if name in repeated else name
+            for name, folder in zip(names, folders, strict=True)
+        ]
+    seen = Counter[str]()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[index] = f"{name} ({seen[name]})"
+    return [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _named_folder(run: RunResults) -> Path:
+    """The folder whose name a run has: that of the evaluation, or the run folder around it."""
+    folder = run.folder.resolve()
+    return folder if folder.name == run.name else folder.parent
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Reads a ``predictions.jsonl``.
 
@@ -92,7 +119,9 @@ def _find_run_folder(folder: Path, report: EvaluationReport) -> Path | None:
     """The run folder whose checkpoint was evaluated: the one around the evaluation, or that of its checkpoint."""
     checkpoint = Path(report.checkpoint)
     for candidate in (folder.resolve().parent, checkpoint, checkpoint.parent):
-        if (candidate / "config.yaml").is_file() and (candidate / "metrics.jsonl").is_file():
+        # A cross-validation has flags and folds, and no log of its own.
+        is_run = any((candidate / name).is_file() for name in ("metrics.jsonl", "folds.json"))
+        if (candidate / "config.yaml").is_file() and is_run:
             return candidate
     return None
 
@@ -107,7 +136,9 @@ def _read_flags(run_folder: Path) -> dict[str, Any]:
 
 def _read_log(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` that are JSON objects; a last line that is being written is left out."""
-    lines = []
+    lines: list[dict[str, Any]] = []
+    if not (run_folder / "metrics.jsonl").is_file():
+        return lines
     for line in (run_folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(line)

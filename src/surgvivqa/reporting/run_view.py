@@ -111,7 +111,9 @@ def build_run_view(
     sections = build_sections(content)
     types = group_verdict(content)
     picture = results.report.picture
-    repeated = [] if picture is None else picture_verdicts(picture)  # the section says the same in one sentence
+    first = lead(content)
+    # The section about the picture says the same in one sentence.
+    repeated = [first.text, *([] if picture is None else picture_verdicts(picture))]
     stored = [verdict for verdict in stored_verdicts(content) if verdict.text not in repeated]
     verdicts = [*stored, *sections.verdicts, *([] if types is None else [types])]
     verdicts.sort(key=lambda verdict: verdict.mark == "plain")  # what says neither good nor bad comes last
@@ -120,7 +122,7 @@ def build_run_view(
         name=results.name,
         n=content["n"],
         byline=byline(results),
-        lead=lead(content),
+        lead=first,
         verdicts=verdicts,
         figures=figures_of(content),
         interval_note=_interval_note(content["intervals"]),
@@ -157,8 +159,11 @@ def byline(results: RunResults) -> list[str]:
     parts = [
         f"{report.split} split",
         f"{report.metrics.overall.n:,} questions",
-        f"{len(report.metrics.by_video)} videos",
+        f"{len(report.metrics.by_video)} video{'s' if len(report.metrics.by_video) != 1 else ''}",
     ]
+    if report.crossval is not None:
+        fold = report.crossval.fold
+        parts.append(f"fold {fold}" if fold else f"cross-validation of {len(report.crossval.folds)} folds")
     shown = report.to_json().get("frames", "own")
     if shown != "own":
         parts.append(f"asked on {'black frames' if shown == 'black' else 'frames of other videos'}")
@@ -181,9 +186,11 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
         found = pictures.picture(prediction.video, prediction.frame)
         items.append(item if found is None else replace(item, picture=found[0], width=found[1], height=found[2]))
     legend = OVERLAY_LEGEND if any(item.maps for item in items) else ""
-    return Gallery(
-        items, legend=legend, note=pictures.note((item.video, item.frame) for item in items) if items else ""
-    )
+    if items:
+        note = pictures.note((item.video, item.frame) for item in items)
+    else:
+        note = "There are no questions." if count else "No question is shown, because --pictures is 0."
+    return Gallery(items, legend=legend, note=note)
 
 
 def _data_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ def settings_of(flags: Mapping[str, Any]) -> list[Setting]:
         for field in dataclasses.fields(TrainConfig)
         if field.default is not dataclasses.MISSING
     }
+    defaults["report_to"] = []  # the only default that is made, besides those of folders
     settings = []
     for name, value in public_run(flags).items():
         known = str(name) in defaults
@@ -52,4 +53,6 @@ def _show(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)[:200]

@@ -156,7 +156,9 @@ def escape_latex(text: str) -> str:
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
     escaped = "".join(special.get(character, character) for character in _one_line(text))
-    return re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", escaped)
+    escaped = re.sub(r"(?<![\w.)-])-(?=\d)", "$-$", escaped)
+    # At the beginning of a row or an item, LaTeX would take these as an argument of the command before.
+    return f"{{}}{escaped}" if escaped.lstrip().startswith(("[", "*")) else escaped
 
 
 def _text_table(table: Table) -> list[str]:

@@ -42,11 +42,12 @@ from surgvivqa.utils.safe_json import check_regular_file
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"
+OVERWRITE = ".overwrite"  # in a fold's folder: the run in it is to be replaced (``crossval --overwrite``)
 # Removed in this order: what marks a run as finished or resumable comes first, so that a kill in between leaves no
 # folder that claims more than it holds.
 RUN_FILES = (
     *(FINISHED, "checkpoints", "best", ".best.replaced", ".best.writing", "metrics.jsonl", "best_model.pth"),
-    *(TRACKERS_FILE, TENSORBOARD_FOLDER),
+    *(TRACKERS_FILE, TENSORBOARD_FOLDER, OVERWRITE),
 )
 _REMOVED = ".removed"
 _JOB = ".job"
