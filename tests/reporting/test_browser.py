@@ -164,6 +164,7 @@ def test_tables_sort_by_a_column(opened: Opened) -> None:
 
 
 def test_the_confusion_matrix_sorts_and_tells_its_cells(opened: Opened) -> None:
+    opened.page.emulate_media(reduced_motion="reduce")  # else the page is still scrolling where the pointer moves
     opened.page.locator(".confusion").focus()
     opened.page.keyboard.press("ArrowDown")
     grouped = opened.page.locator(".readout").inner_text()
