@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.synthetic.scene import HEIGHT, WIDTH
+from surgvivqa.data.vocabulary import HEIGHT, WIDTH
 
 VERBS = ("aspirate", "clip", "coagulate", "cut", "dissect", "grasp", "irrigate", "pack", "retract")
 

@@ -48,6 +48,7 @@ from surgvivqa.config import TextEmbeddings, TrainConfig
 from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.prompts import build_prompt, build_target
+from surgvivqa.data.vocabulary import COLORS, COMPONENTS
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.model.freezing import set_modes
@@ -55,7 +56,7 @@ from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
 from surgvivqa.synthetic.questions import SceneIndex, generate_candidates
 from surgvivqa.synthetic.render import render
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, generate_scene, scene_graph
+from surgvivqa.synthetic.scene import generate_scene, scene_graph
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.schedule import make_optimizer

@@ -35,8 +35,8 @@ from surgvivqa.data.index import subsample
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import read_split
+from surgvivqa.data.vocabulary import HEIGHT, WIDTH
 from surgvivqa.evaluation.baselines import LabelledQuestions, predict_from_text
-from surgvivqa.synthetic.scene import HEIGHT, WIDTH
 from surgvivqa.utils.atomic_files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -34,27 +34,11 @@ if [[ ! -f "$root/fine-tune/crossval_ssgvqa.py" ]]; then
   echo "run_crossval.sh: $root is not the repository's root; call sbatch from there." >&2
   exit 2
 fi
-for name in SSGVQA_ROOT IMAGE_ROOT; do
-  if [[ -z "${!name:-}" ]]; then
-    echo "run_crossval.sh: $name is not set; set it to the folder of the data." >&2
-    exit 2
-  fi
-done
-python=${PYTHON:-python3}
-if [[ -z "${PYTHON:-}" && -x "$root/.venv/bin/python" ]]; then
-  python=$root/.venv/bin/python
-fi
-precision=${PRECISION:-fp16}
-flags=(
-  --ssgvqa-root "$SSGVQA_ROOT"
-  --image-root "$IMAGE_ROOT"
-  --max-steps "${MAX_STEPS:-30000}"
-  --batch-size "${BATCH_SIZE:-8}"
-  --lr "${LR:-5e-4}"
-  --prompt-mode "${PROMPT_MODE:-simple}"
-  --checkpoint-dir "${CKPT_DIR:-$root/fine-tune/crossval}"
-)
-if [[ "$precision" != fp32 ]]; then flags+=("--$precision"); fi
+# shellcheck source=/dev/null
+source "$root/fine-tune/recipe.sh"
+python=
+flags=()
+read_recipe run_crossval.sh "$root" "$root/fine-tune/crossval" # sets both
 if [[ -n "${FOLDS:-}" ]]; then flags+=(--folds "$FOLDS"); fi
 if [[ -n "${CACHE:-}" ]]; then flags+=(--cache "$CACHE"); fi
 if (( ${SLURM_ARRAY_TASK_ID:-0} > 0 )); then flags+=(--fold "$SLURM_ARRAY_TASK_ID"); fi

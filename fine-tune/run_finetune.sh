@@ -28,27 +28,11 @@ if [[ ! -f "$root/fine-tune/train_ssgvqa.py" ]]; then
   echo "run_finetune.sh: $root is not the repository's root; call sbatch from there." >&2
   exit 2
 fi
-for name in SSGVQA_ROOT IMAGE_ROOT; do
-  if [[ -z "${!name:-}" ]]; then
-    echo "run_finetune.sh: $name is not set; set it to the folder of the data." >&2
-    exit 2
-  fi
-done
-python=${PYTHON:-python3}
-if [[ -z "${PYTHON:-}" && -x "$root/.venv/bin/python" ]]; then
-  python=$root/.venv/bin/python
-fi
-precision=${PRECISION:-fp16}
-flags=(
-  --ssgvqa-root "$SSGVQA_ROOT"
-  --image-root "$IMAGE_ROOT"
-  --max-steps "${MAX_STEPS:-30000}"
-  --batch-size "${BATCH_SIZE:-8}"
-  --lr "${LR:-5e-4}"
-  --prompt-mode "${PROMPT_MODE:-simple}"
-  --checkpoint-dir "${CKPT_DIR:-$root/fine-tune/ckpt}"
-)
-if [[ "$precision" != fp32 ]]; then flags+=("--$precision"); fi
+# shellcheck source=/dev/null
+source "$root/fine-tune/recipe.sh"
+python=
+flags=()
+read_recipe run_finetune.sh "$root" "$root/fine-tune/ckpt" # sets both
 if [[ -n "${SPLITS_DIR:-}" ]]; then flags+=(--splits-dir "$SPLITS_DIR"); fi
 # shellcheck source=/dev/null
 source "$root/fine-tune/supervise.sh"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa.cli import parse
-from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.config import TrainConfig, read_yaml, save_yaml
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from surgvivqa.checkpoints.public_settings import public_run
 from surgvivqa.cli import COMMANDS, main, parse
 from surgvivqa.commands.check import CheckConfig
 from surgvivqa.commands.convert import ConvertConfig
-from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.predict import PredictConfig
 from surgvivqa.config import (

@@ -12,7 +12,8 @@ from experiments.build_base.config import BuildConfig
 from experiments.build_base.source_domain import SOURCE_SEED
 from surgvivqa.checkpoints.folders import update_settings
 from surgvivqa.checkpoints.saving import save_checkpoint
-from surgvivqa.commands.eval import EvalConfig, evaluate
+from surgvivqa.commands.eval import evaluate
+from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.config import ModelConfig
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.modeling import SurgViVQAModel

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from experiments.build_base.source_frames import COLOR_WORDS, VERB_GROUP, VERB_WORDS
 from experiments.build_base.source_questions import WORDINGS, Wording
+from surgvivqa.data.vocabulary import COMPONENTS
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.synthetic.scene import COMPONENTS
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from experiments.build_base.source_questions import WORDINGS, Wording, source_questions
+from surgvivqa.data.vocabulary import COLORS
 from surgvivqa.synthetic.appearance import RGB, TARGET_APPEARANCE, Appearance
 from surgvivqa.synthetic.questions import SceneIndex
-from surgvivqa.synthetic.scene import COLORS, SceneGraph
+from surgvivqa.synthetic.scene import SceneGraph
 
 SOURCE_SEED = 1000  # far from the quickstart's seed: no scene is shared
 APPEARANCE_SECONDS = 6  # seconds of a source video with one appearance

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from experiments.build_base.source_domain import SourceDomain, source_appearance
 from surgvivqa.data.frames import load_image
+from surgvivqa.data.vocabulary import COLORS, COMPONENTS, HEIGHT, INSTRUMENTS, LOCATIONS, WIDTH
 from surgvivqa.synthetic.questions import ColoredObject, SceneIndex
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, HEIGHT, INSTRUMENTS, LOCATIONS, VERBS, WIDTH, GraphObject
+from surgvivqa.synthetic.scene import VERBS, GraphObject
 
 Array = np.ndarray[Any, Any]
 VERB_WORDS = tuple(sorted({v for verbs in VERBS.values() for v in verbs}))

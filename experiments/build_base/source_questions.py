@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from surgvivqa.data.vocabulary import ANATOMIES, COLORS, COMPONENTS, LOCATIONS
 from surgvivqa.synthetic.questions import Phrase, SceneIndex, pick, unique_phrase
-from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS
+from surgvivqa.synthetic.scene import RELATIONS
 
 Role = Literal["word", "referent", "target", "end"]
 WORDINGS = 4

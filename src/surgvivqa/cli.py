@@ -63,7 +63,9 @@ COMMANDS = {
         resumable=True,
     ),
     "eval": Command(
-        "surgvivqa.commands.eval:EvalConfig", "surgvivqa.commands.eval:evaluate", "evaluate a checkpoint on a split"
+        "surgvivqa.commands.eval_config:EvalConfig",
+        "surgvivqa.commands.eval:evaluate",
+        "evaluate a checkpoint on a split",
     ),
     "report": Command(
         "surgvivqa.commands.report:ReportConfig",

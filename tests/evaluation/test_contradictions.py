@@ -10,6 +10,7 @@ import pytest
 from surgvivqa.data.labels import LABEL_INDEX, LABELS
 from surgvivqa.data.question_forms import QuestionForm, normalise_question, parse_question
 from surgvivqa.data.ssgqa import FrameQuestions, Question, read_split
+from surgvivqa.data.vocabulary import COLORS, COMPONENTS, LOCATIONS
 from surgvivqa.evaluation.contradictions import (
     KINDS,
     Answer,
@@ -24,7 +25,6 @@ from surgvivqa.evaluation.contradictions import (
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import SECTIONS, _parse_section
 from surgvivqa.synthetic.questions import Phrase, SceneIndex
-from surgvivqa.synthetic.scene import COLORS, COMPONENTS, LOCATIONS
 from surgvivqa.utils.safe_json import read_json
 
 

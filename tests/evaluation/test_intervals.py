@@ -14,7 +14,7 @@ from surgvivqa.data.labels import LABELS
 from surgvivqa.evaluation.intervals import fraction_intervals, jackknife_error, student_interval
 from surgvivqa.evaluation.metrics import METRICS, compute_grouped_metrics, compute_metrics, student_intervals
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.evaluation.report import EvaluationReport
+from tests.helpers.reports import report_of
 
 
 def prediction(video: int, truth: int, guess: int, suffix: str = "", kind: str | None = "count") -> Prediction:
@@ -148,22 +148,7 @@ def test_a_label_of_a_single_video_has_no_interval() -> None:
 
 
 def test_every_group_of_metrics_json_has_its_interval() -> None:
-    metrics = compute_grouped_metrics(some_videos())
-    report = EvaluationReport(
-        metrics=metrics,
-        intervals=student_intervals(metrics),
-        loss=None,
-        skipped={},
-        skipped_frames=[],
-        checkpoint="run",
-        split="test",
-        max_samples=None,
-        synthetic=None,
-        mask="prefix",
-        prompt_mode="simple",
-        score_norm="sum",
-    )
-    content = report.to_json()
+    content = report_of(some_videos()).to_json()
     for group in ("by_reasoning", "by_type"):
         assert all(len(row["intervals"]) == len(METRICS) for row in content[group].values())
     assert all(row["intervals"] is None for row in content["by_video"].values())

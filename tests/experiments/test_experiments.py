@@ -9,7 +9,7 @@ from experiments.accuracy import accuracy_by_kind, names_cropped_object
 from experiments.rows import ROWS, Row
 from experiments.run import Experiments, results_table
 from surgvivqa.cli import parse
-from surgvivqa.commands.eval import EvalConfig
+from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.config import TrainConfig, check_ranges
 from surgvivqa.model.freezing import check_cache_flags
 

@@ -11,10 +11,11 @@ from experiments.build_base.patch_heads import word_groups
 from experiments.build_base.source_domain import SourceDomain, source_appearance
 from experiments.build_base.source_frames import SourceFrame, SourceFrames, patch_offsets, read_source_frames
 from experiments.build_base.source_questions import WORDINGS, SourceQuestion, Wording, source_questions
+from surgvivqa.data.vocabulary import LOCATIONS
 from surgvivqa.synthetic.appearance import TARGET_APPEARANCE
 from surgvivqa.synthetic.questions import SceneIndex
 from surgvivqa.synthetic.render import render
-from surgvivqa.synthetic.scene import LOCATIONS, generate_scene, scene_graph
+from surgvivqa.synthetic.scene import generate_scene, scene_graph
 from surgvivqa.synthetic.tokenizer import train_tokenizer
 from surgvivqa.synthetic.write import SynthConfig, write_synthetic
 from tests.helpers.templates import named

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgvivqa.explanation.grounding import Phrase, ground_question, parse_question
+from surgvivqa.explanation.grounding import Phrase, ground_question, read_template
 from surgvivqa.explanation.scene_graphs import Box, GraphObject, SceneGraph, read_scene_graph
 from tests.conftest import SHARED
 
@@ -77,7 +77,7 @@ def test_actions_and_places_have_the_true_answer(synthetic_set: Path) -> None:
 @pytest.mark.parametrize("name", ["262.txt", "1.txt"])
 def test_real_template_questions_are_read(name: str) -> None:
     lines = (REAL / name).read_text().splitlines()[2:]
-    unread = [line for line in lines if line.count("|") == 4 and parse_question(line.split("|")[0]) is None]
+    unread = [line for line in lines if line.count("|") == 4 and read_template(line.split("|")[0]) is None]
     assert unread == []
 
 
@@ -91,7 +91,7 @@ def test_real_questions_about_actions_and_places_are_grounded() -> None:
 
 
 def test_a_pronoun_stands_for_the_object_that_was_named_first() -> None:
-    parsed = parse_question("There is a brown anatomy; how many omentum anatomys are within it?")
+    parsed = read_template("There is a brown anatomy; how many omentum anatomys are within it?")
     assert parsed is not None
     assert parsed.asked == "count"
     assert parsed.target == Phrase(component="omentum", kind="anatomy")
@@ -99,7 +99,7 @@ def test_a_pronoun_stands_for_the_object_that_was_named_first() -> None:
 
 
 def test_what_is_it_asks_about_the_first_phrase() -> None:
-    parsed = parse_question("There is a white object below the yellow omentum object; what is it?")
+    parsed = read_template("There is a white object below the yellow omentum object; what is it?")
     assert parsed is not None
     assert (parsed.asked, parsed.target.color, parsed.relations[0][0]) == ("component", "white", "below")
 

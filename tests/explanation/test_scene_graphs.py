@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from surgvivqa.explanation.scene_graphs import COLORS, Box, parse_scene_graph, read_scene_graph, scene_graph_path
-from surgvivqa.synthetic import scene
+from surgvivqa.explanation.scene_graphs import Box, parse_scene_graph, read_scene_graph, scene_graph_path
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
 
@@ -46,10 +45,6 @@ def test_a_real_scene_graph_is_read() -> None:
     assert [item.component for item in graph.objects][-2:] == ["gallbladder", "grasper"]
     assert graph.actions == [(5, "grasp", 4)]
     assert graph.objects[5].color == "silver"
-
-
-def test_the_colours_are_those_of_the_synthetic_set() -> None:
-    assert scene.COLORS.items() <= COLORS.items()
 
 
 def _changed(path: list[Any], value: Any) -> Any:

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from surgvivqa.evaluation.metrics import compute_grouped_metrics
 from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.evaluation.report import EvaluationReport
+from tests.helpers.reports import report_of
 
 PREDICTIONS = [
     Prediction("VID02", 1, "Are there any tools?", 12, 12, 0.9, 0.1, [("True", 0.9)], "zero_hop", "exist"),
@@ -28,21 +27,8 @@ def write_evaluation(
     folder: Path, predictions: Sequence[Prediction] = PREDICTIONS, checkpoint: str = "run", **sections: Any
 ) -> None:
     """Writes ``metrics.json`` and ``predictions.jsonl``; ``sections`` are further fields of the report."""
-    report = EvaluationReport(
-        metrics=compute_grouped_metrics(predictions),
-        intervals=None,
-        loss=1.0,
-        skipped={},
-        skipped_frames=[],
-        checkpoint=checkpoint,
-        split="test",
-        max_samples=None,
-        synthetic=True,
-        mask="prefix",
-        prompt_mode="simple",
-        score_norm="sum",
-        **sections,
-    )
+    settings = {"intervals": None, "bootstrap": None, "loss": 1.0, "synthetic": True, "checkpoint": checkpoint}
+    report = report_of(predictions, **(settings | sections))
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(report.to_json()))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(p.to_json()) + "\n" for p in predictions))

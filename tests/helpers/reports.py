@@ -31,25 +31,27 @@ def answers(right: dict[str, Sequence[int]], questions: int = 10) -> list[Predic
     ]
 
 
-def report_of(predictions: Sequence[Prediction], baselines: Sequence[Baseline] | None = None) -> EvaluationReport:
-    """The report of an evaluation of SSG-QA's own questions."""
+def report_of(
+    predictions: Sequence[Prediction], baselines: Sequence[Baseline] | None = None, **fields: Any
+) -> EvaluationReport:
+    """The report of an evaluation of SSG-QA's own questions; ``fields`` are further ones, or replace those."""
     metrics = compute_grouped_metrics(predictions)
-    return EvaluationReport(
-        metrics=metrics,
-        intervals=student_intervals(metrics),
-        bootstrap=bootstrap_intervals(predictions),
-        loss=None,
-        skipped={},
-        skipped_frames=[],
-        checkpoint="run",
-        split="test",
-        max_samples=None,
-        synthetic=False,
-        mask="prefix",
-        prompt_mode="simple",
-        score_norm="sum",
-        baselines=baselines,
-    )
+    settings: dict[str, Any] = {
+        "intervals": student_intervals(metrics),
+        "bootstrap": bootstrap_intervals(predictions),
+        "loss": None,
+        "skipped": {},
+        "skipped_frames": [],
+        "checkpoint": "run",
+        "split": "test",
+        "max_samples": None,
+        "synthetic": False,
+        "mask": "prefix",
+        "prompt_mode": "simple",
+        "score_norm": "sum",
+        "baselines": baselines,
+    }
+    return EvaluationReport(metrics=metrics, **(settings | fields))
 
 
 def row(predictions: Sequence[Prediction], baseline: Sequence[Prediction], **given: Any) -> Baseline:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from surgvivqa.synthetic.scene import COLORS
+from surgvivqa.data.vocabulary import COLORS
 
 WORDS = r"(?:[a-z_-]+ )*?(?:anatomy|instrument|thing|object)"
 RELATION = (

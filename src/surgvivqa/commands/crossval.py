@@ -26,8 +26,9 @@ import yaml
 from accelerate.utils import broadcast_object_list
 
 from surgvivqa.checkpoints.checksums import compute_checksums
-from surgvivqa.commands.eval import EvalConfig, evaluate, write_results
+from surgvivqa.commands.eval import evaluate, write_results
 from surgvivqa.commands.eval_baselines import compute_fold_baselines
+from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.config import (
     DataConfig,
     FeatureCacheConfig,

@@ -129,5 +129,5 @@ def _row_of_run(run: RunResults, predictions: Sequence[Prediction]) -> Baseline:
             answers.append(answer)
     is_blank = run.flags.get("blank_video") is True
     title = f"{run.name}, trained on a blank picture" if is_blank else run.name
-    sees_frames = not is_blank and run.report.frames != "black"
+    sees_frames = run.report.frames != "black"
     return build_baseline(str(run.folder), title, predictions, answers, sees_frames=sees_frames)

@@ -1,10 +1,10 @@
 """What SSG-QA's template questions ask, whatever their wording, and other wordings of them.
 
-A template question asks for something (``count``, ``exist``, ``color``, ``type`` or ``name``) about the objects that a
-noun phrase describes, such as ``white top-mid hook instrument``, perhaps only about those in a relation to one or two
-other objects. ``How many things are left of the liver object?`` and ``There is a liver object; what number of objects
-are on the left side of it?`` have one form. The wordings are those of SSG-QA's files (Yuan et al., 2024), whose
-generator follows CLEVR (Johnson et al., 2017).
+A template question asks for something (``count``, ``exist``, ``color``, ``type``, ``location`` or ``name``) about the
+objects that a noun phrase describes, such as ``white top-mid hook instrument``, perhaps only about those in a relation
+to one or two other objects. ``How many things are left of the liver object?`` and ``There is a liver object; what
+number of objects are on the left side of it?`` have one form. The wordings are those of SSG-QA's files (Yuan et al.,
+2024), whose generator follows CLEVR (Johnson et al., 2017).
 """
 
 import re
@@ -12,22 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-RELATIONS = {
-    "left": ("to the left of", "on the left side of", "left of"),
-    "right": ("to the right of", "on the right side of", "right of"),
-    "above": ("above",),
-    "below": ("below",),
-    "within": ("within",),
-}
+from surgvivqa.data.vocabulary import RELATION_PHRASES
+
 CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}  # ``within`` has none
-_RELATION_OF = {phrase: name for name, phrases in RELATIONS.items() for phrase in phrases}
+_RELATION_OF = {phrase: name for name, phrases in RELATION_PHRASES.items() for phrase in phrases}
 _SYNONYMS = {"thing": "object", "object": "thing"}
 
 _NOUNS = r"(?:[a-z0-9_-]+ )*?(?:anatomy|instrument|thing|object)"
 _RELATION = "|".join(sorted(_RELATION_OF, key=len, reverse=True))
 _PLACE = rf"(?:that (?:is|are) )?(?:both )?(?:{_RELATION}) the {_NOUNS}(?: and (?:{_RELATION}) the {_NOUNS})?"
 _ONE_PLACE = re.compile(rf"({_RELATION}) the ({_NOUNS})")
-_ATTRIBUTE = "color|type|name"
+_ATTRIBUTE = "color|type|location|name"
 _TEMPLATES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -58,7 +53,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The relation, whatever its wording: a key of ``RELATIONS``."""
+        """The relation, whatever its wording: a key of ``RELATION_PHRASES``."""
         return _RELATION_OF[self.relation]
 
 
@@ -67,7 +62,7 @@ class QuestionForm:
     """What a template question asks, in the words of its parts.
 
     Attributes:
-        asks: ``count``, ``exist``, ``color``, ``type`` or ``name``.
+        asks: ``count``, ``exist``, ``color``, ``type``, ``location`` or ``name``.
         target: the noun phrase of the objects in question, singular.
         places: their relations to other objects: none, one or two.
     """
@@ -135,7 +130,7 @@ def change_words(question: str) -> str | None:
         A question of the same form, or None if it has no word with a synonym.
     """
     plain = normalise_question(question)
-    for name, phrases in RELATIONS.items():
+    for name, phrases in RELATION_PHRASES.items():
         if name in CONVERSE and len(phrases) > 1:
             longest_first = "|".join(sorted(phrases, key=len, reverse=True))
             plain = re.sub(longest_first, lambda found: _next_words(Place(found[0], "")), plain)
@@ -188,5 +183,5 @@ def _without_synonyms(question: str) -> str:
 
 def _next_words(place: Place) -> str:
     """Other words for a relation, if it has any."""
-    phrases = RELATIONS[place.name]
+    phrases = RELATION_PHRASES[place.name]
     return phrases[(phrases.index(place.relation) + 1) % len(phrases)]

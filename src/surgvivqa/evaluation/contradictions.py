@@ -20,7 +20,6 @@ import numpy as np
 from surgvivqa.data.labels import LABELS
 from surgvivqa.data.question_forms import (
     CONVERSE,
-    RELATIONS,
     Place,
     QuestionForm,
     change_sentence,
@@ -32,6 +31,7 @@ from surgvivqa.data.question_forms import (
     write_question,
 )
 from surgvivqa.data.ssgqa import FrameQuestions, Question
+from surgvivqa.data.vocabulary import RELATION_PHRASES
 from surgvivqa.evaluation.estimates import count_by_video, estimate
 from surgvivqa.evaluation.predictions import Prediction
 
@@ -239,7 +239,7 @@ def _partners(question: str, form: QuestionForm, unique: Mapping[str, str]) -> I
         target = unique.get(plain_noun(form.target))
         if target is not None and len(form.places) == 1 and form.places[0].name in CONVERSE:
             (place,) = form.places
-            words = RELATIONS[CONVERSE[place.name]][0]
+            words = RELATION_PHRASES[CONVERSE[place.name]][0]
             yield write_question(QuestionForm("exist", place.referent, (Place(words, target),)))
             yield write_question(QuestionForm("exist", form.target, (Place(words, place.referent),)))
     for other in (change_words(question), change_sentence(question)):
@@ -252,9 +252,9 @@ def _relations_between(referents: Sequence[str]) -> Iterator[str]:
     for (one, other), (name, converse) in zip(
         combinations(referents, 2), cycle([("left", "right"), ("above", "below")]), strict=False
     ):
-        yield write_question(QuestionForm("exist", one, (Place(RELATIONS[name][0], other),)))
-        yield write_question(QuestionForm("exist", other, (Place(RELATIONS[converse][0], one),)))
-        yield write_question(QuestionForm("exist", one, (Place(RELATIONS[converse][0], other),)))
+        yield write_question(QuestionForm("exist", one, (Place(RELATION_PHRASES[name][0], other),)))
+        yield write_question(QuestionForm("exist", other, (Place(RELATION_PHRASES[converse][0], one),)))
+        yield write_question(QuestionForm("exist", one, (Place(RELATION_PHRASES[converse][0], other),)))
 
 
 def _pairs_of_frame(answers: Sequence[Answer]) -> Iterator[tuple[str, Answer, Answer]]:

@@ -6,6 +6,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import format_calibration
 from surgvivqa.evaluation.contradictions import format_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
+from surgvivqa.evaluation.evidence import format_evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.evaluation.picture_check import format_picture
@@ -28,6 +29,7 @@ def format_report(report: EvaluationReport) -> str:
     parts.append("" if report.strata is None else format_strata(report.strata))
     parts.append("" if report.calibration is None else format_calibration(report.calibration))
     parts.append("" if report.contradictions is None else format_contradictions(report.contradictions))
+    parts.append("" if report.evidence is None else format_evidence(report.evidence))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -8,36 +8,24 @@ from the wording alone.
 import functools
 
 from surgvivqa.data.labels import LABELS
+from surgvivqa.data.vocabulary import COLOR_NAMES, PARTICIPLES
 
-COLORS = ("blue", "brown", "red", "silver", "white", "yellow")
 KINDS = ("anatomy", "instrument", "object", "thing")
-# The labels that are verbs, with the participles of "Which target is being dissected in the scene?".
-ACTIONS = {
-    "aspirate": "aspirated",
-    "clip": "clipped",
-    "coagulate": "coagulated",
-    "cut": "cut",
-    "dissect": "dissected",
-    "grasp": "grasped",
-    "irrigate": "irrigated",
-    "pack": "packed",
-    "retract": "retracted",
-}
 COMPONENTS = tuple(
-    label for label in LABELS if label not in (*COLORS, *KINDS, *ACTIONS, "True", "False") and not label.isdigit()
+    label
+    for label in LABELS
+    if label not in (*COLOR_NAMES, *KINDS, *PARTICIPLES, "True", "False") and not label.isdigit()
 )
-
-
 PLACES = tuple(f"{row}-{column}" for row in ("top", "mid", "bottom") for column in ("left", "mid", "right"))
 _ENDS = "?;,.:!"
 
 
 def _placeholders() -> dict[str, str]:
     """The placeholder of each noun; of a plural with an ``s``."""
-    nouns = {"place": PLACES, "color": COLORS, "component": COMPONENTS, "kind": (*KINDS, "anatomie")}
+    nouns = {"place": PLACES, "color": COLOR_NAMES, "component": COMPONENTS, "kind": (*KINDS, "anatomie")}
     found = {word: f"<{name}>" for name, words in nouns.items() for word in words}
     found |= {f"{word}s": f"{placeholder}s" for word, placeholder in found.items()}
-    return found | dict.fromkeys((*ACTIONS, *ACTIONS.values()), "<action>")
+    return found | dict.fromkeys((*PARTICIPLES, *PARTICIPLES.values()), "<action>")
 
 
 _PLACEHOLDERS = _placeholders()

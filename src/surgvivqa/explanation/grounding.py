@@ -7,7 +7,8 @@ A question in SSG-QA's phrasing is read as a noun phrase (the *target*) and up t
              ------------     ------- ----------------     ----- -----------------
              target           relation referent            relation referent
 
-Words that no phrase accounts for make the question unreadable: it is better not grounded than grounded wrongly.
+``data.question_forms`` reads the sentence. A word of a noun phrase that is not SSG-QA's makes the question unreadable:
+it is better not grounded than grounded wrongly.
 """
 
 import re
@@ -16,42 +17,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from surgvivqa.data.labels import LABELS
-from surgvivqa.explanation.scene_graphs import COLORS, LOCATIONS, GraphObject, SceneGraph
+from surgvivqa.data.question_forms import parse_question
+from surgvivqa.data.vocabulary import COLOR_NAMES, COLORS, LOCATIONS, PARTICIPLES
+from surgvivqa.explanation.scene_graphs import GraphObject, SceneGraph
 
 T = TypeVar("T")
-_COLOR_NAMES = tuple(sorted(set(COLORS.values())))
 _ANY_KIND = ("thing", "object")
-_NOT_COMPONENTS = {*_COLOR_NAMES, "anatomy", "instrument", "True", "False"}
-# Every word among the labels, verbs included: a noun phrase needs a kind after it, so a verb never matches alone.
-_COMPONENTS = tuple(sorted({*COLORS, *(x for x in LABELS if not x.isdigit())} - _NOT_COMPONENTS, key=len, reverse=True))
-_PHRASE = (
-    rf"(?:(?P<color>{'|'.join(_COLOR_NAMES)}) )?(?:(?P<place>{'|'.join(LOCATIONS)}) )?"
-    rf"(?:(?P<component>{'|'.join(_COMPONENTS)}) )?(?P<kind>anatom(?:ys?|ies)|instruments?|things?|objects?)\b"
-)
-_RELATIONS = {
-    r"to the left of|(?:on|at) the left side of|left of": "left",
-    r"to the right of|(?:on|at) the right side of|right of": "right",
-    r"above": "above",
-    r"below": "below",
-    r"within": "within",
-    r"horizontal (?:to|with)": "horizontal",
-}
-_ITEM = re.compile(
-    rf"(?P<relation>{'|'.join(_RELATIONS)})|(?P<pronoun>\bit\b)|(?P<phrase>{_PHRASE})", flags=re.IGNORECASE
-)
-# What is asked, by the first of these that the question contains.
-_ASKED = (
-    (r"\b(?:how many|what number of)\b", "count"),
-    (r"\b(?:are there any|is there an?y?)\b(?=[^;]*$)", "exist"),
-    (r"\bwhat (?:is the )?colou?r\b", "color"),
-    (r"\bwhat (?:is the )?(?:type|kind)\b", "type"),
-    (r"\bwhat (?:is the )?location\b|\bwhere\b", "location"),
-    (r"\bwhat (?:name )?is\b|\bwhat is the name\b", "component"),
-)
-_FUNCTION_WORDS = set(
-    "a an and any are both color colour count frame how in is it kind location many name number of that the there type "
-    "visible what where which".split()
-)
+_COMPONENTS = {*COLORS, *LABELS} - {*COLOR_NAMES, "anatomy", "instrument", "True", "False"}
+_WORDS = {"color": COLOR_NAMES, "place": LOCATIONS, "component": _COMPONENTS}
 _ACTION_FORMS = (
     (r"what is the (?P<tool>\w+) doing", "tool"),
     (r"what is the action being performed on (?:the )?(?P<target>\w+)", "target"),
@@ -59,17 +32,6 @@ _ACTION_FORMS = (
     (r"which target is being (?P<verb>\w+) in the scene", "acted on"),
 )
 _PLACE_FORM = rf"what (?P<kind>anatomy|instrument|tool) is at the (?P<place>{'|'.join(LOCATIONS)}) of the frame"
-_PARTICIPLES = {
-    "grasped": "grasp",
-    "retracted": "retract",
-    "dissected": "dissect",
-    "coagulated": "coagulate",
-    "clipped": "clip",
-    "cut": "cut",
-    "aspirated": "aspirate",
-    "irrigated": "irrigate",
-    "packed": "pack",
-}
 
 
 @dataclass(frozen=True)
@@ -124,37 +86,17 @@ class Grounding:
     answers: tuple[str, ...]
 
 
-def parse_question(question: str) -> ParsedQuestion | None:
-    """Reads a template question; None for a question of another form."""
-    text = " ".join(re.sub(r"[?;,.]", lambda mark: f" {mark[0] if mark[0] == ';' else ''} ", question).lower().split())
-    asked = next((name for pattern, name in _ASKED if re.search(pattern, text)), None)
-    items = list(_ITEM.finditer(text))
-    left_over = _ITEM.sub(" ", text).replace(";", " ").split()
-    if asked is None or any(word not in _FUNCTION_WORDS for word in left_over):
+def read_template(question: str) -> ParsedQuestion | None:
+    """Reads a template question; None for a question of another form, or with a word that is not SSG-QA's."""
+    form = parse_question(question)
+    if form is None:
         return None
-    relations: list[tuple[str, Phrase | None]] = []
-    others: list[Phrase] = []
-    pending: str | None = None
-    for item in items:
-        if item["relation"]:
-            if pending:
-                return None
-            pending = _relation_name(item["relation"])
-        elif item["pronoun"]:
-            if pending:  # "within it"; in "what is it" it is only the subject
-                relations.append((pending, None))
-                pending = None
-        elif pending:
-            relations.append((pending, _phrase(item)))
-            pending = None
-        else:
-            others.append(_phrase(item))
-    has_pronoun = any(referent is None for _, referent in relations)
-    if pending or len(others) != 1 + has_pronoun or len(relations) > 2:
+    target = _read_phrase(form.target)
+    relations = [(place.name, _read_phrase(place.referent)) for place in form.places]
+    known = tuple((name, referent) for name, referent in relations if referent is not None)
+    if target is None or len(known) != len(relations):
         return None
-    # "There is a hook; how many things are within it?": the first phrase is the referent.
-    resolved = tuple((name, others[0] if referent is None else referent) for name, referent in relations)
-    return ParsedQuestion(asked, others[-1], resolved)
+    return ParsedQuestion("component" if form.asks == "name" else form.asks, target, known)
 
 
 def ground_question(question: str, graph: SceneGraph) -> Grounding | None:
@@ -168,7 +110,7 @@ def ground_question(question: str, graph: SceneGraph) -> Grounding | None:
         None if the question's form is not known, if a referent's description does not fit exactly one object (as
         SSG-QA requires), or if the graph does not have one of its relations.
     """
-    parsed = parse_question(question)
+    parsed = read_template(question)
     if parsed is not None:
         return _ground_template(parsed, graph)
     text = " ".join(question.lower().replace("?", " ").split())
@@ -211,7 +153,7 @@ def _ground_action(form: str, word: str, graph: SceneGraph) -> Grounding | None:
         "tool": (lambda tool, verb, target: names[tool] == word, "verb"),
         "target": (lambda tool, verb, target: names[target] == word, "verb"),
         "operating": (lambda tool, verb, target: names[target] == word, "tool"),
-        "acted on": (lambda tool, verb, target: verb == _PARTICIPLES.get(word), "target"),
+        "acted on": (lambda tool, verb, target: PARTICIPLES.get(verb) == word, "target"),
     }[form]
     actions = [action for action in graph.actions if selects(*action)]
     if not actions:
@@ -228,13 +170,16 @@ def _matching(phrase: Phrase, graph: SceneGraph) -> tuple[int, ...]:
     return tuple(i for i, item in enumerate(graph.objects) if phrase.matches(item))
 
 
-def _relation_name(text: str) -> str:
-    return next(name for pattern, name in _RELATIONS.items() if re.fullmatch(pattern, text))
-
-
-def _phrase(item: re.Match[str]) -> Phrase:
-    kind = "anatomy" if item["kind"].startswith("anatom") else item["kind"].rstrip("s")
-    return Phrase(item["color"] or "", item["place"] or "", item["component"] or "", "" if kind in _ANY_KIND else kind)
+def _read_phrase(text: str) -> Phrase | None:
+    """A noun phrase such as ``white top-mid hook instrument``; None if it has another word."""
+    *words, kind = text.split()
+    parts: dict[str, str] = {}
+    for word in words:
+        part = next((name for name, known in _WORDS.items() if word in known), None)
+        if part is None or part in parts:
+            return None
+        parts[part] = word
+    return Phrase(**parts, kind="" if kind in _ANY_KIND else kind)
 
 
 def _distinct(values: Sequence[T]) -> tuple[T, ...]:

@@ -11,30 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from surgvivqa.data.vocabulary import COLORS, HEIGHT, LOCATIONS, WIDTH
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
-WIDTH, HEIGHT = 430, 240
 SPATIAL_RELATIONS = ("left", "right", "above", "below", "within", "horizontal")
 KINDS = ("anatomy", "instrument")
-LOCATIONS = tuple(f"{row}-{column}" for row in ("top", "bottom") for column in ("left", "mid", "right"))
-# The graphs hold no colours: SSG-QA's questions give each component one.
-COLORS: dict[str, str] = {
-    "abdominal_wall_cavity": "red",
-    "liver": "brown",
-    "gut": "yellow",
-    "omentum": "yellow",
-    "gallbladder": "white",
-    "cystic_plate": "red",
-    "cystic_duct": "white",
-    "grasper": "silver",
-    "hook": "white",
-    "bipolar": "blue",
-    "scissors": "silver",
-    "clipper": "blue",
-    "irrigator": "silver",
-    "specimenbag": "white",
-}
 _MOST_OBJECTS = 200  # a frame has about ten
 
 

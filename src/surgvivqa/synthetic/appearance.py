@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from surgvivqa.synthetic.scene import COLORS
+from surgvivqa.data.vocabulary import COLORS
 
 RGB = tuple[float, float, float]
 

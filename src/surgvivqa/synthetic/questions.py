@@ -14,15 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from surgvivqa.synthetic.scene import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, RELATIONS, GraphObject, SceneGraph
+from surgvivqa.data.vocabulary import ANATOMIES, COLORS, COMPONENTS, LOCATIONS, PARTICIPLES, RELATION_PHRASES
+from surgvivqa.synthetic.scene import RELATIONS, GraphObject, SceneGraph
 
-PHRASES = {
-    "left": ("to the left of", "on the left side of", "left of"),
-    "right": ("to the right of", "on the right side of", "right of"),
-    "above": ("above",),
-    "below": ("below",),
-    "within": ("within",),
-}
 KINDS = ("anatomy", "instrument", "thing", "object")
 
 
@@ -138,7 +132,7 @@ def _relational(s: SceneIndex, rng: np.random.Generator) -> Iterator[Candidate]:
         phrase, index = named
         referents.append(index)
         pool &= set(s.relations[relation][index])
-        places.append(f"{pick(rng, PHRASES[relation])} the {phrase}")
+        places.append(f"{pick(rng, RELATION_PHRASES[relation])} the {phrase}")
         names.append(relation)
     where = " and ".join(places)
     reasoning = "one_hop" if hops == 1 else "single_and"
@@ -279,13 +273,10 @@ def _action_lines(s: SceneIndex) -> list[str]:
     """Questions about the actions; several answers to one question are separated by commas, as in SSG-QA."""
     answers: dict[str, list[str]] = {}
     for tool, verb, target in s.triplets:
-        participle = {"cut": "cut", "grasp": "grasped", "clip": "clipped", "pack": "packed"}.get(
-            verb, verb.rstrip("e") + "ed"
-        )
         answers.setdefault(f"What is the {tool} doing?", []).append(verb)
         answers.setdefault(f"What is the action being performed on {target}?", []).append(verb)
         answers.setdefault(f"Which tool is operating on {target}", []).append(tool)
-        answers.setdefault(f"Which target is being {participle} in the scene?", []).append(target)
+        answers.setdefault(f"Which target is being {PARTICIPLES[verb]} in the scene?", []).append(target)
     return [f"{question}|{', '.join(dict.fromkeys(given))}" for question, given in answers.items()]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from surgvivqa.data.vocabulary import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH
 from surgvivqa.synthetic.appearance import RGB, TARGET_APPEARANCE, Appearance
-from surgvivqa.synthetic.scene import COMPONENTS, HEIGHT, INSTRUMENTS, WIDTH, Scene, SceneObject, tool_angle
+from surgvivqa.synthetic.scene import Scene, SceneObject, tool_angle
 
 Array = np.ndarray[Any, Any]
 _MIN_VISIBLE = 60  # minimum number of pixels of a visible object

@@ -9,30 +9,10 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-WIDTH, HEIGHT = 430, 240
+from surgvivqa.data.vocabulary import ANATOMIES, HEIGHT, INSTRUMENTS, WIDTH
+
 MIN_OFFSET = 40.0  # minimum distance of two centres, px along one axis, for left, right, above and below
 
-ANATOMIES: dict[str, str] = {
-    "abdominal_wall_cavity": "red",
-    "liver": "brown",
-    "gut": "yellow",
-    "omentum": "yellow",
-    "gallbladder": "white",
-    "cystic_plate": "red",
-    "cystic_duct": "white",
-}
-INSTRUMENTS: dict[str, str] = {
-    "grasper": "silver",
-    "hook": "white",
-    "bipolar": "blue",
-    "scissors": "silver",
-    "clipper": "blue",
-    "irrigator": "silver",
-    "specimenbag": "white",
-}
-COMPONENTS: tuple[str, ...] = (*ANATOMIES, *INSTRUMENTS)
-COLORS: dict[str, str] = ANATOMIES | INSTRUMENTS
-LOCATIONS = tuple(f"{row}-{column}" for row in ("top", "bottom") for column in ("left", "mid", "right"))
 RELATIONS = ("above", "below", "left", "right", "within")
 VERBS: dict[str, tuple[str, ...]] = {
     "grasper": ("grasp", "retract"),

@@ -1,0 +1,221 @@
+"""Prepares an evaluation: checks the flags, loads the model, reads the questions, and finds the frames."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgvivqa.checkpoints.packaged import PACKAGED
+from surgvivqa.commands.eval_baselines import read_baseline_runs
+from surgvivqa.commands.eval_calibration import Calibrator, check_fit
+from surgvivqa.commands.eval_config import EvalConfig
+from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs
+from surgvivqa.commands.load_model import load_model
+from surgvivqa.config import check_ranges, option
+from surgvivqa.data.bad_frames import BadFrames
+from surgvivqa.data.corruptions import Corruption, parse_corruptions
+from surgvivqa.data.frame_views import Shown, show_black, show_other_videos
+from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
+from surgvivqa.data.index import frame_names, open_questions, subsample
+from surgvivqa.data.splits import Splits, load_splits, shared_videos
+from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
+from surgvivqa.evaluation.contradictions import generate_partner_frames
+from surgvivqa.evaluation.picture_check import SEED
+from surgvivqa.evaluation.strata import FlagTable, check_overlap, read_flag_table
+from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
+from surgvivqa.model.bundle import ModelBundle, RunRecord
+from surgvivqa.reporting.results import RunResults
+from surgvivqa.utils.distributed import check_precision
+from surgvivqa.utils.errors import InputError
+
+log = logging.getLogger("surgvivqa")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that an evaluation needs.
+
+    Attributes:
+        bundle: the model with its tokenizer and settings.
+        frames: the frames with their questions.
+        missing: the frames whose image is missing.
+        shown: what the model is shown.
+        store: the questions' own frames.
+        video_source: encodes the pictures that are shown, or reads their cached video tokens.
+        corruptions: the corruptions of ``--corrupt``.
+        strata: the frame flags of ``--strata``; None if not given.
+        output: the folder for the results.
+        skipped: number of lines left out, by reason.
+        synthetic: whether the questions are the synthetic set's; None if that is not recorded.
+        questions_root: the folder of the questions.
+        splits: the videos of the splits.
+        baseline_runs: the evaluations of ``--baseline``; empty in other processes than the main one.
+        calibrator: computes calibration figures, and fits a temperature or applies a stored one.
+        partners: the generated questions of ``--ask-partners``, by frame.
+    """
+
+    bundle: ModelBundle
+    frames: Sequence[FrameQuestions]
+    missing: list[BadFrame]
+    shown: Shown
+    store: FrameStore
+    video_source: VideoTokenSource
+    corruptions: list[Corruption]
+    strata: FlagTable | None
+    output: Path
+    skipped: dict[str, int]
+    synthetic: bool | None
+    questions_root: Path
+    splits: Splits
+    baseline_runs: Sequence[RunResults]
+    calibrator: Calibrator
+    partners: Sequence[FrameQuestions]
+
+
+def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
+    """Loads the model, reads the questions, and checks the frames; the main process creates the output folder.
+
+    Raises:
+        InputError: a checkpoint, root, split or output folder cannot be used.
+    """
+    check_ranges(config)
+    check_precision(config.fp16, config.bf16)
+    check_evidence_flags(config.evidence, config.scene_graph_root)
+    if config.answer_only and config.scores:
+        raise InputError("--answer-only skips scores, so it cannot be used with --scores; leave out one of them.")
+    if config.answer_only and config.score_norm != "sum":
+        raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
+    check_fit(config.fit_temperature, config.split, config.answer_only)
+    corruptions = parse_corruptions(config.corrupt or ())
+    if corruptions and not config.check_samples:
+        raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
+    strata = None if config.strata is None else read_flag_table(config.strata)
+    bundle = load_model(config.checkpoint, config.model, verify=config.verify)
+    trained_on: Shown = "black" if bundle.run.config.blank_video else "own"
+    shown = config.frames or trained_on
+    if corruptions and shown != "own":
+        raise InputError(f"--corrupt changes the questions' own frames, which --frames {shown} does not show.")
+    if config.evidence and shown != "own":
+        raise InputError(
+            f"--evidence covers objects of the questions' own frames, which --frames {shown} does not show."
+        )
+    if config.fit_temperature and shown != trained_on:
+        raise InputError(f"--fit-temperature needs what the model was trained on; leave out --frames {shown}.")
+    if bundle.settings.mask == "bidirectional" and config.answer_only:
+        raise InputError("--answer-only needs labels that share a prompt, but under --mask bidirectional they do not.")
+    calibrator = Calibrator.of_evaluation(
+        bundle, config.checkpoint, config.score_norm, fit=config.fit_temperature, answer_only=config.answer_only
+    )
+    questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
+    image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
+    splits = load_splits(config.splits_dir or bundle.run.config.splits_dir)
+    split_frames, skipped = _read_questions(config, bundle.run, questions_root, splits)
+    frames = subsample(split_frames, config.max_samples)
+    if not len(frames):
+        raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
+    partners = generate_partner_frames(frames, config.ask_partners)
+    bundle.prompt_tokenizer().check_fits(frames, partners)
+    if strata is not None:
+        check_overlap(strata, frame_names(frames))
+    if config.evidence is not None and config.scene_graph_root is not None:
+        check_scene_graphs(frames, config.scene_graph_root, config.evidence)
+    store = bundle.frame_store(image_root)
+    missing = check_missing_frames(store, frames, allowed=count_bad_frames(config, frames).limit)
+    view = _show(shown, store, frames, missing)
+    if shown == trained_on == "black":
+        log.info("The model is evaluated on black pictures, as it was trained; --frames own shows it the frames.")
+    output = config.output or _default_output(config, "" if shown == trained_on else f"-{shown}")
+    runs: list[RunResults] = []
+    if is_main:
+        runs = read_baseline_runs(config.baseline or [], config.split, frames, ((f.video, f.frame) for f in missing))
+        _create_output(output, is_default=config.output is None)
+    return Evaluation(
+        bundle=bundle,
+        frames=frames,
+        missing=missing,
+        shown=shown,
+        store=store,
+        video_source=build_video_token_source(bundle, view, config.cache, config.cache_dtype),
+        corruptions=corruptions,
+        strata=strata,
+        output=output,
+        skipped=skipped,
+        synthetic=is_synthetic(questions_root),
+        questions_root=questions_root,
+        splits=splits,
+        baseline_runs=runs,
+        calibrator=calibrator,
+        partners=partners,
+    )
+
+
+def _show(shown: Shown, store: FrameStore, frames: Sequence[FrameQuestions], missing: Sequence[BadFrame]) -> FrameStore:
+    """The view of the frames that the model is shown.
+
+    Raises:
+        InputError: frames of other videos are to be shown, and there is one video only.
+    """
+    if shown == "own":
+        return store
+    if shown == "black":
+        return show_black(store)
+    unusable = {(frame.video, frame.frame) for frame in missing}
+    return show_other_videos(store, [name for name in frame_names(frames) if name not in unusable], SEED)
+
+
+def _read_questions(
+    config: EvalConfig, run: RunRecord, root: Path, splits: Splits
+) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
+    """Reads the questions of the split.
+
+    Returns:
+        The frames with their questions, and the number of lines left out, by reason.
+
+    Raises:
+        InputError: the model was trained on a video of the split, or the questions cannot be read.
+    """
+    videos = splits.videos(config.split)
+    seen = shared_videos(videos, run.train_videos) if config.split != "train" else []
+    if seen:
+        raise InputError(
+            f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on, so its "
+            f"metrics would be meaningless. Remove these videos from the split (--splits-dir), or use --split train."
+        )
+    frames, report = open_questions(root, videos, strict=config.strict)
+    warn_of_faults(config.split, report)
+    return frames, report.to_dict()["skipped"]
+
+
+def _create_output(output: Path, *, is_default: bool) -> None:
+    """Creates the output folder and checks that it can be written, before the evaluation starts."""
+    try:
+        if output.is_symlink() and is_default:  # in an untrusted run folder it may point anywhere
+            raise InputError(f"{output} is a link, which is not written through; give a folder with --output.")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ".probe").unlink(missing_ok=True)
+        (output / ".probe").touch()
+        (output / ".probe").unlink()
+    except OSError as error:
+        raise InputError(f"--output {output} cannot be written ({error.strerror}).") from None
+
+
+def count_bad_frames(config: EvalConfig, frames: Sequence[FrameQuestions]) -> BadFrames:
+    """The count of bad frames, and how many are allowed."""
+    return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames))
+
+
+def _data_root(given: Path | None, recorded: Path | None, name: str) -> Path:
+    root = given or recorded
+    if root is None:
+        raise InputError(
+            f"{option(name)} is missing; give it, or set {name.upper()} (the checkpoint does not name a folder)."
+        )
+    return root
+
+
+def _default_output(config: EvalConfig, suffix: str) -> Path:
+    name = f"eval-{config.split}{suffix}"
+    if str(config.checkpoint) == PACKAGED:
+        return Path("runs") / PACKAGED / name
+    folder = config.checkpoint if config.checkpoint.is_dir() else config.checkpoint.parent
+    return (folder.parent if folder.name == "best" else folder) / name
