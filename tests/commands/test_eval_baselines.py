@@ -72,13 +72,16 @@ def test_another_evaluation_is_a_row(root: Path, tmp_path: Path) -> None:
     assert row.difference is not None and row.difference.pooled > 0.9
 
 
-def test_a_run_on_blank_pictures_counts_as_blind(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frames", ["own", "black"])
+def test_a_run_on_blank_pictures_is_blind_only_where_it_is_asked_on_black_frames(
+    frames: str, root: Path, tmp_path: Path
+) -> None:
     predictions = right_answers(root)
-    write_evaluation(tmp_path / "run" / "eval-test", predictions)
+    write_evaluation(tmp_path / "run" / "eval-test", predictions, frames=frames)
     (tmp_path / "run" / "config.yaml").write_text("blank_video: true\n")
     (tmp_path / "run" / "metrics.jsonl").write_text("")
     row = compute_baselines(predictions, [read_results(tmp_path / "run")], root, SPLITS, "test")[-1]
-    assert (row.title, row.sees_frames) == ("run, trained on a blank picture", False)
+    assert (row.title, row.sees_frames) == ("run, trained on a blank picture", frames == "own")
 
 
 def test_questions_about_frames_that_were_skipped_are_left_out_of_the_row(root: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Encoding ahead and late figures change nothing but the speed, nor does padding but for the numbers of dropout."""
 
 import dataclasses
+import functools
 import json
 import random
 import shutil
@@ -34,6 +35,16 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
 
 
+@pytest.fixture
+def proportional_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps each update a multiple of its gradient.
+
+    AdamW divides a gradient by its own size: where one is nearly zero, its rounding alone (frames encoded seven batches
+    at a time, not one) moves a weight by a share of the learning rate. A large eps undoes the division.
+    """
+    monkeypatch.setattr(torch.optim, "AdamW", functools.partial(torch.optim.AdamW, eps=1e-3))
+
+
 def assert_close_runs(one: Path, other: Path, bound: float = 1e-5) -> None:
     assert len(metrics(one)) == len(metrics(other)) > 1
     for first, second in zip(metrics(one), metrics(other), strict=True):
@@ -43,6 +54,7 @@ def assert_close_runs(one: Path, other: Path, bound: float = 1e-5) -> None:
         torch.testing.assert_close(others[name], tensor, atol=bound, rtol=0, msg=name)
 
 
+@pytest.mark.usefixtures("proportional_updates")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
@@ -121,6 +133,7 @@ class Replays:
         return lambda: (result.copy_(work()), None)[1], result
 
 
+@pytest.mark.usefixtures("proportional_updates")
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--lora-dropout=0"], ["--gradient-accumulation-steps=2"]])
 def test_recorded_steps_equal_those_that_are_not(
@@ -139,6 +152,7 @@ def test_recorded_steps_equal_those_that_are_not(
     assert_equal_runs(tmp_path / "padded", tmp_path / "recorded")
 
 
+@pytest.mark.usefixtures("proportional_updates")
 def test_a_step_that_cannot_be_recorded_is_made_without(
     data_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
