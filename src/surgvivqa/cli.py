@@ -29,6 +29,8 @@ from surgvivqa.utils.signals import exit_on_signal
 class Command:
     """A command.
 
+    ``COMMANDS`` has it by its name, which is one word, or two for a command of a group.
+
     Attributes:
         config: its config class as ``module:name``, which is imported when the command runs.
         run: its function as ``module:name``.
@@ -111,12 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"surgvivqa {__version__}")
         return 0
+    group = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if group and arguments[1:2] in ([], ["-h"], ["--help"]):
+        print(usage(group))
+        return 0 if arguments[1:] else 2
     try:
-        name = arguments[0]
-        if name not in COMMANDS:
-            raise InputError(f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}.")
+        name, flags = split_command(arguments)
         command = COMMANDS[name]
-        config = parse(name, _import_object(command.config), arguments[1:])
+        config = parse(name, _import_object(command.config), flags)
         with exit_on_signal() if command.resumable else contextlib.nullcontext():
             result = _import_object(command.run)(config)
         code = result if isinstance(result, int) else 0
@@ -137,6 +141,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         _exit_if_several(1, traceback.format_exc())
         raise
+
+
+def split_command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits arguments into the name of a command, of one word or of two such as ``data verify``, and its flags.
+
+    Raises:
+        InputError: there is no such command.
+    """
+    for words in (1, 2):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, list(arguments[words:])
+    group = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    name = " ".join(arguments[:2]) if group else arguments[0]
+    raise InputError(f"{name!r} is not a command; the commands are {', '.join(group or COMMANDS)}.")
 
 
 def _exit_if_several(exit_code: int, message: str = "") -> None:
@@ -243,10 +262,10 @@ def check_no_secrets(arguments: Sequence[str]) -> None:
             )
 
 
-def usage() -> str:
-    """The text of ``surgvivqa --help``."""
+def usage(names: Sequence[str] | None = None) -> str:
+    """The text of ``surgvivqa --help``, or of ``surgvivqa GROUP --help`` for the commands of a group."""
     lines = ["surgvivqa COMMAND [flags]      SurgViVQA on SSG-QA: fine-tuning and closed-set evaluation", ""]
-    lines += [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<16}{COMMANDS[name].help}" for name in names or COMMANDS]
     return "\n".join(
         [*lines, "", "surgvivqa COMMAND --help lists its flags; --config FILE.yaml reads them from a file."]
     )
