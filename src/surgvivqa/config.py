@@ -22,6 +22,7 @@ import yaml
 from surgvivqa.data.prompts import PromptMode
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 Preset = Literal["base", "tiny"]
 MaskMode = Literal["prefix", "causal", "bidirectional"]
@@ -511,35 +512,6 @@ def _arguments(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option(name) if value else option(f"no-{name}")]
     return [option(name), *(str(v) for v in value)] if isinstance(value, list) else [option(name), str(value)]
-
-
-_MAX_YAML_BYTES = 1_000_000
-
-
-class _FlagsLoader(yaml.SafeLoader):
-    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
-        return super().compose_node(parent, index)
-
-
-def plain_yaml(path: Path) -> Any:
-    """The content of a YAML file of flags.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is too large or nested too deeply, or is not text.
-        yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
-    """
-    if path.stat().st_size > _MAX_YAML_BYTES:
-        raise ValueError(f"it is larger than {_MAX_YAML_BYTES:,} bytes, so it is not a file of flags")
-    try:
-        return _FlagsLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except RecursionError:
-        raise ValueError("it is nested too deeply to be a file of flags") from None
 
 
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:

@@ -40,7 +40,6 @@ from surgvivqa.config import (
     flag,
     flags_of,
     option,
-    plain_yaml,
     save_yaml,
 )
 from surgvivqa.data.splits import Folds, Splits, load_splits, read_folds, write_fold
@@ -59,6 +58,7 @@ from surgvivqa.utils.atomic_files import surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks, start_processes
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.safe_json import read_json
+from surgvivqa.utils.safe_yaml import plain_yaml
 from surgvivqa.utils.signals import EXIT_STOPPED
 
 log = logging.getLogger("surgvivqa")
