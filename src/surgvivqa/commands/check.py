@@ -15,7 +15,7 @@ from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_fr
 from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import FrameStore, find_missing_frames, list_frames, suggest_missing_frames
 from surgvivqa.data.index import IndexedFrames, open_questions
-from surgvivqa.data.labels import LABELS, parse_label
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
@@ -81,7 +81,7 @@ def check(config: CheckConfig) -> int:
 def run_checks(config: CheckConfig) -> Iterator[Result]:
     """Yields the results of the checks in order; stops at a failure that later checks depend on."""
     try:
-        yield _check_labels()
+        yield _check_labels(SSG_QA)
         with _required("flags"):
             check_ranges(config)
             check_importable(parse_trackers(config.report_to))
@@ -130,9 +130,9 @@ def _fail_on_error(name: str, run_check: Callable[..., Result], *arguments: obje
         return Result(name, "FAIL", str(error))
 
 
-def _check_labels() -> Result:
-    are_valid = len(LABELS) == len(set(LABELS)) == 51 and all(parse_label(x) == i for i, x in enumerate(LABELS))
-    return Result("labels", "PASS" if are_valid else "FAIL", f"{len(LABELS)} labels; each parses to its own index.")
+def _check_labels(label_set: LabelSet) -> Result:
+    are_valid = all(label_set.index(label) == i for i, label in enumerate(label_set.labels))
+    return Result("labels", "PASS" if are_valid else "FAIL", f"{len(label_set)} labels; each parses to its own index.")
 
 
 def _check_questions(config: CheckConfig, splits: Splits, split: str) -> tuple[Result, IndexedFrames]:
@@ -311,7 +311,7 @@ def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
     ids, video = tokenizer.prompt_ids(train[0].questions[0].question), model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
     # Three tokens each: the last token of an answer is not an input, so it cannot leak.
-    answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, 11)]
+    answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, min(11, len(tokenizer.label_ids) - 1))]
     with torch.inference_mode():
         tokens = model.encode_video(clip)
         logits = [model.stream_logits(pack_training([[ids]], [[a]], mask), tokens)[: len(ids)] for a in answers]

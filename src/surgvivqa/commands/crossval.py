@@ -64,7 +64,7 @@ from surgvivqa.utils.signals import EXIT_STOPPED
 log = logging.getLogger("surgvivqa")
 _DONE = "crossval.json"  # in a fold's eval-test: the checksums of the weights that crossval evaluated
 # What the evaluations of all folds must have in common.
-_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm", "frames")
+_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm", "frames", "label_set")
 
 
 @dataclass(kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from surgvivqa.data.index import open_questions
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import Splits
 from surgvivqa.data.ssgqa import FrameQuestions, find_videos
 from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline, missing_baselines
@@ -17,7 +18,11 @@ from surgvivqa.utils.errors import InputError
 
 
 def read_baseline_runs(
-    folders: Sequence[Path], split: str, frames: Iterable[FrameQuestions], missing: Iterable[tuple[str, int]]
+    folders: Sequence[Path],
+    split: str,
+    frames: Iterable[FrameQuestions],
+    missing: Iterable[tuple[str, int]],
+    label_set: LabelSet = SSG_QA,
 ) -> list[RunResults]:
     """Reads other evaluations and checks that they are about the questions that are asked.
 
@@ -26,6 +31,7 @@ def read_baseline_runs(
         split: the split that is evaluated.
         frames: the frames with their questions.
         missing: video and number of the frames that cannot be used; an evaluation may or may not have them.
+        label_set: the labels of the questions.
 
     Raises:
         InputError: one of them cannot be read, or is about other questions.
@@ -41,6 +47,11 @@ def read_baseline_runs(
     )
     runs = [read_results(folder, split) for folder in folders]
     for run in runs:
+        if run.report.label_set.labels != label_set.labels:
+            raise InputError(
+                f"--baseline {run.folder} chose from the labels of {run.report.label_set.name}, not of "
+                f"{label_set.name}; evaluate it on the same data set."
+            )
         found = Counter(question_key(p) for p in run.predictions if (p.video, p.frame) not in unusable)
         lacking, others = asked - found, found - asked
         if lacking or others:

@@ -10,13 +10,14 @@ from surgvivqa.commands.eval_baselines import read_baseline_runs
 from surgvivqa.commands.eval_calibration import Calibrator, check_fit
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs
-from surgvivqa.commands.load_model import load_model
+from surgvivqa.commands.load_model import adopt_labels, load_model
 from surgvivqa.config import check_ranges, option
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.corruptions import Corruption, parse_corruptions
 from surgvivqa.data.frame_views import Shown, show_black, show_other_videos
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, open_questions, subsample
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import Splits, load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.contradictions import generate_partner_frames
@@ -91,6 +92,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
     strata = None if config.strata is None else read_flag_table(config.strata)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
+    adopt_labels(bundle, SSG_QA)
     trained_on: Shown = "black" if bundle.run.config.blank_video else "own"
     shown = config.frames or trained_on
     if corruptions and shown != "own":
@@ -113,6 +115,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
+    check_understood(bundle.label_set, config)
     partners = generate_partner_frames(frames, config.ask_partners)
     bundle.prompt_tokenizer().check_fits(frames, partners)
     if strata is not None:
@@ -127,7 +130,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     output = config.output or _default_output(config, "" if shown == trained_on else f"-{shown}")
     runs: list[RunResults] = []
     if is_main:
-        runs = read_baseline_runs(config.baseline or [], config.split, frames, ((f.video, f.frame) for f in missing))
+        unusable = [(frame.video, frame.frame) for frame in missing]
+        runs = read_baseline_runs(config.baseline or [], config.split, frames, unusable, bundle.label_set)
         _create_output(output, is_default=config.output is None)
     return Evaluation(
         bundle=bundle,
@@ -147,6 +151,19 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         calibrator=calibrator,
         partners=partners,
     )
+
+
+def check_understood(label_set: LabelSet, config: EvalConfig) -> None:
+    """Checks that the flags that parse SSG-QA's questions are given for its answers only.
+
+    Raises:
+        InputError: such a flag is given, and the labels are another data set's.
+    """
+    given = [option(n) for n in ("ask_partners", "evidence") if getattr(config, n)]
+    if given and not label_set.is_ssg_qa:
+        raise InputError(
+            f"{given[0]} parses SSG-QA's questions, and the labels are those of {label_set.name}; leave it out."
+        )
 
 
 def _show(shown: Shown, store: FrameStore, frames: Sequence[FrameQuestions], missing: Sequence[BadFrame]) -> FrameStore:

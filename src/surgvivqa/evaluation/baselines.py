@@ -15,7 +15,6 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.templates import question_template
@@ -100,7 +99,16 @@ def predict_baselines(
     }
     return {
         name: [
-            Prediction(p.video, p.frame, p.question, p.answer, label, reasoning=p.reasoning, type=p.type)
+            Prediction(
+                p.video,
+                p.frame,
+                p.question,
+                p.answer,
+                label,
+                reasoning=p.reasoning,
+                type=p.type,
+                label_set=p.label_set,
+            )
             for p, label in zip(predictions, found[rows].tolist(), strict=True)
         ]
         for name, found in labels.items()
@@ -164,9 +172,10 @@ def _most_frequent(
     """
     index: dict[Hashable, int] = {}
     group = np.array([index.setdefault(name, len(index)) for name in train_groups], np.int64)
-    cells = group[train.text] * len(LABELS) + train.label
+    num_labels = train.label.max(initial=0) + 1
+    cells = group[train.text] * num_labels + train.label
     pairs, first, counts = np.unique(cells, return_index=True, return_counts=True)
-    of_group, label = np.divmod(pairs, len(LABELS))
+    of_group, label = np.divmod(pairs, num_labels)
     ascending = np.lexsort((-first, counts, of_group))  # by group, the most frequent label last
     frequent = np.zeros(len(index), np.int64)
     frequent[of_group[ascending]] = label[ascending]  # of several values for a group the last one stays
@@ -192,8 +201,9 @@ class TextModel:
 
     def __init__(self, train: LabelledQuestions) -> None:
         used, text = np.unique(train.text, return_inverse=True)
-        pairs, weights = np.unique(text * len(LABELS) + train.label, return_counts=True)
-        rows, labels = np.divmod(pairs, len(LABELS))
+        num_labels = train.label.max() + 1
+        pairs, weights = np.unique(text * num_labels + train.label, return_counts=True)
+        rows, labels = np.divmod(pairs, num_labels)
         self._words = CountVectorizer(analyzer=_word_groups)
         counts = self._words.fit_transform([train.texts[i] for i in used])
         # Document frequencies over all questions, not over the distinct ones.

@@ -7,7 +7,7 @@ from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.calibration import compute_calibration
 from surgvivqa.evaluation.contradictions import compute_contradictions
 from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 from surgvivqa.evaluation.report import EvaluationReport
 
 
@@ -23,6 +23,7 @@ def build_report(predictions: Sequence[Prediction], **fields: Any) -> Evaluation
         fields["calibration"] = compute_calibration(predictions)
     if "contradictions" not in fields:
         fields["contradictions"] = compute_contradictions(predictions)
+    fields.setdefault("label_set", label_set_of(predictions))
     metrics = compute_grouped_metrics(predictions)
     return EvaluationReport(
         metrics=metrics,

@@ -7,6 +7,7 @@ from typing import Any
 
 from surgvivqa.config import ModelConfig, TrainConfig, flag_names
 from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
@@ -94,6 +95,15 @@ class ModelBundle:
         for name in ("video_pool", "mask", "prompt_mode"):
             setattr(self.model.config, name, getattr(self.settings, name))
 
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels that the model chooses from; they are in the model's configuration."""
+        return self.model.config.label_set
+
+    def use_labels(self, label_set: LabelSet) -> None:
+        """Makes the model choose from other labels: training and scoring of another data set use its labels."""
+        self.model.config.label_set = label_set
+
     def frame_store(self, image_root: Path) -> FrameStore:
         """Builds the store of the frames under ``image_root`` for this model."""
         video = self.model.config.video_config
@@ -106,7 +116,13 @@ class ModelBundle:
             InputError: the labels cannot be tokenized (``PromptTokenizer``).
         """
         limit = self.model.config.max_tokens
-        return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length or limit, limit)
+        return PromptTokenizer(
+            self.tokenizer,
+            self.settings.prompt_mode,
+            self.settings.max_length or limit,
+            limit,
+            labels=self.label_set.labels,
+        )
 
     def processor(self) -> SurgViVQAProcessor:
         """Builds the Hugging Face processor of this model."""
@@ -120,4 +136,6 @@ class ModelBundle:
             clip_stride=settings.clip_stride,
             prompt_mode=settings.prompt_mode,
             max_length=settings.max_length or self.model.config.max_tokens,
+            labels=self.model.config.labels,
+            label_set_name=self.model.config.label_set_name,
         )

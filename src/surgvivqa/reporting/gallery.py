@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from surgvivqa.data.frames import FrameStore, open_image
-from surgvivqa.data.labels import LABELS
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.explanation.overlay import Overlay, color_map
 from surgvivqa.utils.errors import FrameError
@@ -231,12 +230,12 @@ def _spread(candidates: Sequence[Prediction], count: int, chosen: Sequence[Predi
 
 def item_of(prediction: Prediction, name: str = "Model") -> Item:
     """A gallery's item of one model's prediction, without a picture."""
-    answer = Answer(name, LABELS[prediction.prediction], prediction.probability, prediction.top5 or ())
+    answer = Answer(name, prediction.prediction_label, prediction.probability, prediction.top5 or ())
     return Item(
         prediction.video,
         prediction.frame,
         prediction.question,
-        LABELS[prediction.answer],
+        prediction.answer_label,
         [answer],
         "right" if prediction.correct else "wrong",
         prediction.type or "",

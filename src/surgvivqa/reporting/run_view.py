@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.data.labels import SSG_QA
 from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.explanation.overlay import read_overlays
 from surgvivqa.reporting.charts import Curve
@@ -194,7 +195,9 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
 
 
 def _data_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    source = {True: "drawn by surgvivqa synth", False: "SSG-QA", None: "not recorded"}[content["synthetic"]]
+    data_set = "SSG-QA" if content["label_set"]["name"] == SSG_QA.name else content["label_set"]["name"]
+    unknown = "not recorded" if data_set == "SSG-QA" else data_set
+    source = {True: "drawn by surgvivqa synth", False: data_set, None: unknown}[content["synthetic"]]
     limit = content["max_samples"]
     return [
         ("Questions", f"{content['n']:,}, {source}"),

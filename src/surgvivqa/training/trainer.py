@@ -20,7 +20,6 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.ask_again import predict_in_all_processes
@@ -68,7 +67,6 @@ from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 from surgvivqa.utils.tf32 import set_tf32
 from surgvivqa.utils.threads import map_in_thread
 
-CHANCE_LOSS = math.log(len(LABELS))
 log = logging.getLogger("surgvivqa")
 
 
@@ -401,7 +399,7 @@ class Trainer:
             step=self.state.step,
             epoch=result.epoch,
             loss=window.mean(),
-            chance=CHANCE_LOSS,
+            chance=math.log(len(self.bundle.label_set)),
             lr=result.lr,
             grad_norm=figures.grad_norm,
             questions_per_second=window.rate(),
