@@ -92,7 +92,7 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         calibration=calibration,
         contradictions=compute_contradictions(predictions, asked),
         evidence=evidence,
-        crossval=CrossValidation.of_fold(evaluation.splits.fold),
+        crossval=CrossValidation.of_fold(evaluation.dataset.splits.fold),
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
@@ -139,8 +139,7 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
 
 def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
     """The baselines, beside which the model is judged; in the main process."""
-    root, splits = evaluation.questions_root, evaluation.splits
-    return compute_baselines(predictions, evaluation.baseline_runs, root, splits, config.split)
+    return compute_baselines(predictions, evaluation.baseline_runs, evaluation.dataset, config.split)
 
 
 def write_results(

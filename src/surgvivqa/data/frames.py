@@ -257,6 +257,11 @@ class FrameStore:
             numbers.append(wanted if wanted >= 0 and self.exists(video, wanted) else numbers[-1])
         return numbers[::-1]
 
+    def listed_pictures(self, video: str, frame: int) -> tuple[int, ...]:
+        """The numbers of the pictures that a frame needs: those of its listed clip, or its own."""
+        listed = None if self.files is None else self.files.clips.get((video, frame))
+        return (frame,) if listed is None else listed
+
     def exists(self, video: str, frame: int) -> bool:
         """Whether the file of a frame exists, as of the last ``find_missing_frames``.
 
@@ -324,7 +329,12 @@ def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) ->
         InputError: a folder cannot be read.
     """
     _list_folder.cache_clear()
-    return [(video, frame) for group in frames for video, frame in frame_names(group) if not store.exists(video, frame)]
+    return [
+        (video, frame)
+        for group in frames
+        for video, frame in frame_names(group)
+        if not all(store.exists(video, number) for number in store.listed_pictures(video, frame))
+    ]
 
 
 def check_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions], allowed: int = 0) -> list[BadFrame]:

@@ -242,6 +242,14 @@ class DatasetDescription(_Part):
         """Whether the labels are listed; otherwise they follow from the training questions."""
         return isinstance(self.labels, tuple)
 
+    def accepts(self, learned: LabelSet) -> bool:
+        """Whether a model that was trained on these labels can be evaluated on the data set."""
+        if self.reader == "ssg-qa":
+            return learned.is_ssg_qa
+        if isinstance(self.labels, tuple):
+            return learned.labels == self.labels
+        return learned.name == self.name
+
     def label_set(self, answers: tuple[str, ...] = ()) -> LabelSet:
         """The label set: the listed labels, or else ``answers``."""
         if self.reader == "ssg-qa":

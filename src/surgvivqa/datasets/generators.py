@@ -90,8 +90,8 @@ def generate_from_boxes(file: FoundFile, content: Any, faults: Faults) -> Iterat
         categories = {int(item["id"]): str(item["name"]) for item in content["categories"]}
         boxes: dict[int, list[tuple[str, list[float]]]] = {}
         for item in content["annotations"]:
-            box = [float(value) for value in item["bbox"]]
-            boxes.setdefault(int(item["image_id"]), []).append((categories[int(item["category_id"])], box))
+            corners = [float(value) for value in item["bbox"]]
+            boxes.setdefault(int(item["image_id"]), []).append((categories[int(item["category_id"])], corners))
         images = list(content["images"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"is not a COCO file ({type(error).__name__}: {error})"

@@ -149,7 +149,8 @@ class Dataset:
             report.lines += 1
             number, label = table.numbers[video, row.frames], index(row.answer)
             if label is None:
-                what = f"{row.where} has the answer {row.answer[:80]!r}, which is not one of the {len(self.label_set)} labels"
+                which = f"which is not one of the {len(self.label_set)} labels"
+                what = f"{row.where} has the answer {row.answer[:80]!r}, {which}"
                 if strict:
                     raise InputError(f"{what}; fix or remove the line, or leave out --strict.")
                 report.skip("unknown_answer", what)
@@ -201,7 +202,12 @@ def open_dataset(
     table = _read_table(description, root, strict)
     splits = _find_splits(description, table, root, splits_dir)
     if label_set is None:
-        label_set = _find_labels(description, table, splits)
+        try:
+            label_set = _find_labels(description, table, splits)
+        except ValueError as error:
+            raise InputError(
+                f"The labels of {description.name} cannot be used: {error}; list labels in its description."
+            ) from None
     return Dataset(description, root, splits, label_set, table)
 
 
@@ -246,8 +252,8 @@ def _find_splits(description: DatasetDescription, table: Table, root: Path, spli
     for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := shared_videos(splits.videos(first), splits.videos(second)):
             raise InputError(
-                f"The {first} and {second} splits of {description.name} share {', '.join(shared[:5])}, so figures would "
-                f"be about videos that were trained on; split by video, in its description or with --splits-dir."
+                f"The {first} and {second} splits of {description.name} share {', '.join(shared[:5])}, so figures "
+                f"would be about videos that were trained on; split by video, in its description or with --splits-dir."
             )
     return splits
 

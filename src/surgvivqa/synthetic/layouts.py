@@ -18,9 +18,8 @@ from PIL import Image, ImageDraw
 from rich.progress import track
 
 from surgvivqa.data.splits import SPLIT_NAMES
-from surgvivqa.data.vocabulary import ANATOMIES, HEIGHT, INSTRUMENTS, WIDTH
+from surgvivqa.data.vocabulary import ANATOMIES, COLORS, HEIGHT, INSTRUMENTS, WIDTH
 from surgvivqa.synthetic.domain import TargetDomain
-from surgvivqa.synthetic.questions import COLORS
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import VERBS, GraphObject, generate_scene, scene_graph
 from surgvivqa.utils.atomic_files import write_text
@@ -166,9 +165,9 @@ def write_layout(
             num_pictures += pictures
             for path, added in lines.items():
                 texts.setdefault(path, []).extend(added)
-    for path, lines in texts.items():
+    for path, text in texts.items():
         (out / "questions" / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / "questions" / path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (out / "questions" / path).write_text("\n".join(text) + "\n", encoding="utf-8")
     return {"videos": videos, "frames": num_pictures, "lines": sum(map(len, texts.values()))}
 
 
@@ -198,7 +197,7 @@ class _VideoWriter:
         frame, _, boxes = render(scene)
         graph = scene_graph(scene, boxes, f"{video}_{second}")
         triplets = [tuple(text.split(",")) for text in graph["info"]["triplet"]]
-        return Second(video, split, second, frame, graph["scenes"][0]["objects"], triplets)  # type: ignore[arg-type]
+        return Second(video, split, second, frame, graph["scenes"][0]["objects"], triplets)
 
 
 def _write_surgcheck(seconds: Sequence[Second], written: Written) -> None:
@@ -255,7 +254,7 @@ def _write_real_colon(seconds: Sequence[Second], written: Written) -> None:
         head = {"video_id": last.video, "frames": [f"{last.video}_{n}" for n in numbers], "frame_numbers": numbers}
         for kind, asked, short, answer in _ask_about_clip(last):
             for wording, question in zip(("in_template", "out_template"), asked, strict=True):
-                line = {"id": f"qa_{last.video}_{numbers[-1]}_{kind}", **head, "question": question}
+                line: dict[str, Any] = {"id": f"qa_{last.video}_{numbers[-1]}_{kind}", **head, "question": question}
                 line |= {"question_type": kind, "support_ratio": 1.0, "answer": answer, "short_answer": short}
                 written.add(f"{wording}.jsonl", json.dumps(line))
 
@@ -327,7 +326,7 @@ def _write_triplets(seconds: Sequence[Second], written: Written) -> None:
         written.pictures[f"{second.video}/{second.number:06d}.png"] = second.frame
         phase = int(2 * second.number >= len(seconds))
         verb_of = {tool: (verb, target) for tool, verb, target in second.triplets}
-        instances = []
+        instances: list[list[float]] = []
         for item in second.tools():
             verb, target = verb_of.get(item["component"], ("", ""))
             tool = names["instrument"].index(item["component"])
