@@ -10,7 +10,7 @@ from surgvivqa.data.splits import Splits
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.datasets.opening import Dataset
 from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline, missing_baselines
-from surgvivqa.evaluation.baselines import MAX_FITTED, TITLES, LabelledQuestions, predict_baselines
+from surgvivqa.evaluation.baselines import MAX_FITTED, PER_QUESTION, TITLES, LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.paired import question_key
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults, read_results
@@ -82,7 +82,8 @@ def compute_baselines(
         if split == "train":
             note = "; ".join(filter(None, [note, "they are fitted on the questions that they are asked"]))
         fitted = predict_baselines(train, predictions)
-        rows = [build_baseline(name, TITLES[name], predictions, fitted[name], note=note or None) for name in TITLES]
+        titles = TITLES if dataset.is_ssgqa else TITLES | {"majority_by_template": PER_QUESTION}
+        rows = [build_baseline(name, titles[name], predictions, fitted[name], note=note or None) for name in titles]
     return rows + [_row_of_run(run, predictions) for run in runs]
 
 
