@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from surgvivqa.data.index import open_questions
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import Splits
-from surgvivqa.data.ssgqa import FrameQuestions, find_videos
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline, missing_baselines
-from surgvivqa.evaluation.baselines import MAX_FITTED, TITLES, LabelledQuestions, predict_baselines
+from surgvivqa.evaluation.baselines import MAX_FITTED, PER_QUESTION, TITLES, LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.paired import question_key
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults, read_results
@@ -65,39 +65,39 @@ def read_baseline_runs(
 
 
 def compute_baselines(
-    predictions: Sequence[Prediction], runs: Sequence[RunResults], root: Path, splits: Splits, split: str
+    predictions: Sequence[Prediction], runs: Sequence[RunResults], dataset: Dataset, split: str
 ) -> list[Baseline]:
     """Computes the section ``baselines``: those fitted on the training split, then other evaluations.
 
     Args:
         predictions: of the model.
         runs: other evaluations of the same questions.
-        root: the questions' root.
-        splits: names the training videos.
+        dataset: the data set, whose splits name the training videos.
         split: the split that is evaluated.
     """
-    train, note = _read_training_questions(root, splits)
+    train, note = _read_training_questions(dataset, dataset.splits)
     if train is None:
         rows = missing_baselines(note)
     else:
         if split == "train":
             note = "; ".join(filter(None, [note, "they are fitted on the questions that they are asked"]))
         fitted = predict_baselines(train, predictions)
-        rows = [build_baseline(name, TITLES[name], predictions, fitted[name], note=note or None) for name in TITLES]
+        titles = TITLES if dataset.is_ssgqa else TITLES | {"majority_by_template": PER_QUESTION}
+        rows = [build_baseline(name, titles[name], predictions, fitted[name], note=note or None) for name in titles]
     return rows + [_row_of_run(run, predictions) for run in runs]
 
 
-def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]], root: Path) -> list[Baseline]:
+def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]], dataset: Dataset) -> list[Baseline]:
     """The baselines of a cross-validation: fitted for each fold on its own training videos, and then put together.
 
     Args:
         folds: the predictions and the splits of each fold.
-        root: the questions' root.
+        dataset: the data set.
     """
     fitted: dict[str, list[Prediction]] = {name: [] for name in TITLES}
     notes: dict[str, None] = {}
     for predictions, splits in folds:
-        train, note = _read_training_questions(root, splits)
+        train, note = _read_training_questions(dataset, splits)
         if train is None:
             return missing_baselines(note)
         if note:
@@ -109,11 +109,11 @@ def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]],
     return [build_baseline(name, TITLES[name], everything, fitted[name], note=limits) for name in TITLES]
 
 
-def _read_training_questions(root: Path, splits: Splits) -> tuple[LabelledQuestions | None, str]:
+def _read_training_questions(dataset: Dataset, splits: Splits) -> tuple[LabelledQuestions | None, str]:
     """The questions of the training videos, and what limits them; None with the reason if there are none."""
     try:
-        videos = find_videos(root, splits.train, "skip")
-        train = LabelledQuestions.of_frames(open_questions(root, videos)[0])
+        videos = dataset.existing_videos(splits.train)
+        train = LabelledQuestions.of_frames(dataset.questions(videos)[0])
     except InputError:
         return None, "the questions of the training split, on which baselines are fitted, are not there"
     if not len(train.text):

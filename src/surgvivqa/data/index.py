@@ -145,6 +145,15 @@ class IndexedFrames(Sequence[FrameQuestions]):
             self._videos.append(mapped[path][video])
 
 
+def concatenate_frames(pieces: Sequence[Sequence[FrameQuestions]]) -> Sequence[FrameQuestions]:
+    """The frames of all pieces, one after the other; lazy if they all come from the index."""
+    filled = [piece for piece in pieces if len(piece)]
+    indexed = [piece for piece in filled if isinstance(piece, IndexedFrames)]
+    if len(indexed) == len(filled):
+        return IndexedFrames.concatenate(indexed)
+    return [frame for piece in filled for frame in piece]
+
+
 def question_counts(frames: Sequence[FrameQuestions]) -> list[int]:
     """Questions of each frame."""
     return frames.counts.tolist() if isinstance(frames, IndexedFrames) else [len(f.questions) for f in frames]

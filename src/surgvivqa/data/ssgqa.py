@@ -60,7 +60,10 @@ class Question:
         reasoning: one of ``REASONINGS``; None for lines without one.
         type: one of ``TYPES``; None for lines without one.
         line: line number in the file, from 1.
-        long_answer: the answer as a sentence; None where the data set has none.
+        long_answer: the answer as a sentence, in data sets that have one.
+        pair_id: what it shares with the same question in another wording; None if there is no other wording.
+        wording: the name of its wording; None if there is one only.
+        image: the path of the frame below the root of the frames; None for ``<video>/<frame padded to 6>.png``.
     """
 
     video: str
@@ -72,6 +75,9 @@ class Question:
     type: str | None
     line: int
     long_answer: str | None = None
+    pair_id: str | None = None
+    wording: str | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

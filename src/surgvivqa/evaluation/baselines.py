@@ -5,6 +5,7 @@ Questions repeat, so every baseline works on the distinct ones and counts how of
 
 import itertools
 import re
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 from surgvivqa.evaluation.templates import question_template
 
 MIN_OCCURRENCES = 3  # of a question or template in training, for its most frequent answer to be used
@@ -27,6 +28,8 @@ TITLES = {
     "majority_by_template": "most frequent answer per template",
     "question_only": "question only",
 }
+PER_QUESTION = "most frequent answer per question"
+"""The title of ``majority_by_template`` for other data sets than SSG-QA, where a template is a question."""
 MAX_HELD_OUT = 20_000  # held-out training questions that decide between regression and lookup
 _WORD = re.compile(r"[\w-]+")
 _RARE_WORDS_FROM = 500  # questions; a word of a single one is left out from here on
@@ -90,11 +93,13 @@ def predict_baselines(
     questions, types = [question for question, _ in index], [kind for _, kind in index]
     majority = np.full(len(index), np.bincount(train.label).argmax())
     by_type = _most_frequent(train, train.types, types, majority)
-    templates = [question_template(question) for question in train.texts]
+    # Other data sets than SSG-QA repeat their questions word for word, and their templates are not known.
+    template_of = question_template if label_set_of(predictions).is_ssg_qa else str.casefold
+    templates = [template_of(question) for question in train.texts]
     labels = {
         "majority": majority,
         "majority_by_type": by_type,
-        "majority_by_template": _most_frequent(train, templates, [question_template(q) for q in questions], by_type),
+        "majority_by_template": _most_frequent(train, templates, [template_of(q) for q in questions], by_type),
         "question_only": predict_from_text(train, questions, seed),
     }
     return {
@@ -213,7 +218,9 @@ class TextModel:
         self._only_label = int(labels[0]) if len(set(labels)) == 1 else None
         if self._only_label is None:
             self._regression = LogisticRegression(C=5.0, max_iter=200, tol=1e-2)
-            self._regression.fit(self._weigh(counts)[rows], labels, sample_weight=weights)
+            with warnings.catch_warnings():  # scikit-learn takes many labels of few questions for a regression
+                warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+                self._regression.fit(self._weigh(counts)[rows], labels, sample_weight=weights)
 
     def predict(self, questions: Sequence[str]) -> NDArray[np.int64]:
         """Predicts the label of each question: ``[Q]`` int64."""

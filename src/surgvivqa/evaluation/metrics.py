@@ -191,7 +191,7 @@ def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics
     label_set = label_set_of(predictions)
     is_ssg_qa = label_set.is_ssg_qa  # whose lines without a template have no reasoning
     by_type = by(lambda p: p.type if p.reasoning or not is_ssg_qa else None)
-    by_type_group = by(lambda p: TYPE_GROUPS.get(p.type or "") if p.reasoning else None)
+    by_type_group = by(lambda p: TYPE_GROUPS.get(p.type or "") if p.reasoning and is_ssg_qa else None)
     return GroupedMetrics(
         overall=metrics_of_videos(cells.count()),
         acc_se=accuracy_standard_error(predictions),
@@ -204,9 +204,11 @@ def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics
 
 def groups_of(prediction: Prediction) -> list[str]:
     """The names of the groups in ``by_reasoning`` and ``by_type`` that a question belongs to."""
+    kind = prediction.type or ""
+    if not prediction.label_set.is_ssg_qa:
+        return [name for name in (prediction.reasoning, kind) if name]
     if not prediction.reasoning:
         return []
-    kind = prediction.type or ""
     return [name for name in (prediction.reasoning, kind, TYPE_GROUPS.get(kind)) if name]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import Question
 
+_OPTIONAL = ("pair_id", "wording", "image")  # of data sets other than SSG-QA
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -28,6 +30,9 @@ class Prediction:
             None where not all labels were scored.
         scores: summed log-probabilities of all labels in label order; None if they are not kept.
         label_set: the labels that the indices refer to.
+        pair_id: what the question shares with the same question in another wording; None if there is no other wording.
+        wording: the name of its wording; None if there is one only.
+        image: the path of its frame below the root of the frames; None for CholecT45's layout.
     """
 
     video: str
@@ -44,6 +49,9 @@ class Prediction:
     brier: float | None = None
     scores: Sequence[float] | None = None
     label_set: LabelSet = SSG_QA
+    pair_id: str | None = None
+    wording: str | None = None
+    image: str | None = None
 
     @property
     def answer_label(self) -> str:
@@ -76,6 +84,7 @@ class Prediction:
             "reasoning": self.reasoning,
             "type": self.type,
         }
+        line |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         return line if self.scores is None else line | {"scores": list(self.scores)}
 
     @classmethod
@@ -105,6 +114,7 @@ class Prediction:
             brier=line.get("brier"),
             scores=line.get("scores"),
             label_set=label_set,
+            **{name: str(line[name]) for name in _OPTIONAL if line.get(name) is not None},
         )
 
     @classmethod
@@ -118,6 +128,9 @@ class Prediction:
             prediction=prediction,
             reasoning=question.reasoning,
             type=question.type,
+            pair_id=question.pair_id,
+            wording=question.wording,
+            image=question.image,
             **scored,
         )
 

@@ -14,6 +14,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
+from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.evidence import Evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
@@ -21,6 +22,7 @@ from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, 
 from surgvivqa.evaluation.picture_check import PictureCheck
 from surgvivqa.evaluation.robustness import Robustness
 from surgvivqa.evaluation.strata import Strata
+from surgvivqa.evaluation.wordings import Wordings
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
@@ -36,6 +38,8 @@ SECTIONS: dict[str, Any] = {
     "calibration": Calibration,
     "contradictions": Contradictions,
     "evidence": Evidence,
+    "wordings": Wordings,
+    "dataset": DatasetFacts,
 }
 
 
@@ -70,6 +74,8 @@ class EvaluationReport:
         calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         contradictions: how often the model's answers contradict each other.
         evidence: whether answers depend on the asked object, and which maps point at it.
+        wordings: the same questions in several wordings; None where each has one.
+        dataset: the data set of the questions; None for SSG-QA.
     """
 
     metrics: GroupedMetrics
@@ -97,6 +103,8 @@ class EvaluationReport:
     calibration: Calibration | None = None
     contradictions: Contradictions | None = None
     evidence: Evidence | None = None
+    wordings: Wordings | None = None
+    dataset: DatasetFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""

@@ -8,12 +8,16 @@ from typing import Any
 from surgvivqa.config import ModelConfig, TrainConfig, flag_names
 from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.labels import LabelSet
+from surgvivqa.data.picture_files import PictureFiles
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
+from surgvivqa.utils.errors import InputError
 
 
-def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224) -> FrameStore:
+def build_frame_store(
+    settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224, files: PictureFiles | None = None
+) -> FrameStore:
     """Builds the store of the frames under ``image_root`` for a model with these settings.
 
     Args:
@@ -21,14 +25,25 @@ def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, 
         image_root: the folder with one folder of frames per video.
         num_frames: frames per clip.
         image_size: frames become ``image_size x image_size``.
+        files: where the pictures are (``datasets.Dataset.picture_files``); None for CholecT45's layout.
+
+    Raises:
+        InputError: the clips are to be made of earlier frames, and the data set does not say where these are.
     """
+    clip_mode: str = settings.clip_mode
+    if files is not None and (files.clips or files.rule is None) and clip_mode == "past":
+        raise InputError(
+            "--clip-mode past needs frames that are numbered by the second, but the questions of this data set name "
+            "their pictures; leave it out."
+        )
     return FrameStore(
         root=image_root,
         size=image_size,
         fit=settings.frame_fit,
-        clip_mode=settings.clip_mode,
+        clip_mode="listed" if files is not None and files.clips else clip_mode,
         num_frames=num_frames,
         stride=settings.clip_stride,
+        files=files,
     )
 
 
@@ -104,10 +119,10 @@ class ModelBundle:
         """Makes the model choose from other labels: training and scoring of another data set use its labels."""
         self.model.config.label_set = label_set
 
-    def frame_store(self, image_root: Path) -> FrameStore:
-        """Builds the store of the frames under ``image_root`` for this model."""
+    def frame_store(self, image_root: Path, files: PictureFiles | None = None) -> FrameStore:
+        """Builds the store of the frames under ``image_root`` for this model; see ``build_frame_store``."""
         video = self.model.config.video_config
-        return build_frame_store(self.settings, image_root, video.num_frames, video.image_size)
+        return build_frame_store(self.settings, image_root, video.num_frames, video.image_size, files)
 
     def prompt_tokenizer(self) -> PromptTokenizer:
         """Builds the tokenizer of prompts and labels, with this model's prompt mode and maximum length.

@@ -151,7 +151,7 @@ def build_gallery(comparison: Comparison, image_root: Path | None, count: int) -
     items = []
     for answers in chosen:
         first = answers[0]
-        found = pictures.picture(first.video, first.frame)
+        found = pictures.picture(first.video, first.frame, first.image)
         items.append(
             Item(
                 video=first.video,

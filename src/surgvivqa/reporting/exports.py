@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from surgvivqa import __version__
 from surgvivqa.checkpoints.public_settings import last_name
+from surgvivqa.data.picture_files import is_inside
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.atomic_files import write_file, write_folder, write_text
@@ -38,6 +39,8 @@ class FramePaths:
     def path(self, prediction: Prediction) -> str:
         """The path of a prediction's frame."""
         relative = PurePosixPath(prediction.video) / f"{prediction.frame:06d}.png"
+        if prediction.image is not None and is_inside(prediction.image):  # predictions may be another person's file
+            relative = PurePosixPath(prediction.image)
         return str(relative) if self.root is None else str(self.root / relative)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from surgvivqa.config import plain_yaml
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport, read_report
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 
 @dataclass(frozen=True)

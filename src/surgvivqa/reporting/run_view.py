@@ -184,7 +184,7 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
         overlay = overlays.get((item.video, item.frame, item.question))
         if overlay is not None:
             item = with_overlay(item, overlay)
-        found = pictures.picture(prediction.video, prediction.frame)
+        found = pictures.picture(prediction.video, prediction.frame, prediction.image)
         items.append(item if found is None else replace(item, picture=found[0], width=found[1], height=found[2]))
     legend = OVERLAY_LEGEND if any(item.maps for item in items) else ""
     if items:
