@@ -52,6 +52,8 @@ class FrameDecoder:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from None
         self._container: Any = None
+        self._current: Any = None
+        self._next: Any = None
         self._jump = _JUMP
         self._open()
         self._origin: Fraction | None = self._stream_start()
@@ -108,8 +110,7 @@ class FrameDecoder:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         self._stream = stream
         self._frames = self._decode()
-        self._current: Any = None
-        self._next: Any = None
+        self._current = self._next = None
         self._is_broken = False
 
     def _choose_stream(self) -> Any:
