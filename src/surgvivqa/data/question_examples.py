@@ -1,7 +1,7 @@
 """Example questions of each kind in SSG-QA's wording, for people who ask their first one."""
 
 from surgvivqa.data.question_forms import Place, QuestionForm, write_question
-from surgvivqa.data.vocabulary import ANATOMIES, INSTRUMENTS
+from surgvivqa.data.vocabulary import INSTRUMENTS
 
 
 def example_questions() -> dict[str, tuple[str, ...]]:
@@ -25,12 +25,11 @@ def example_questions() -> dict[str, tuple[str, ...]]:
         ),
         "counting": (
             write_question(QuestionForm("count", "instrument")),
-            write_question(QuestionForm("count", "anatomy")),
+            write_question(QuestionForm("count", "silver thing")),
             write_question(QuestionForm("count", "instrument", (left,))),
         ),
         "existence": (
             *(write_question(QuestionForm("exist", f"{tool} instrument")) for tool in ("grasper", "hook")),
-            write_question(QuestionForm("exist", f"{list(ANATOMIES)[-1]} anatomy")),
             write_question(QuestionForm("exist", "instrument", (right,))),
         ),
         "colour": (
