@@ -3,10 +3,8 @@
 import torch
 
 from surgvivqa.model.modeling import SurgViVQAModel
-from surgvivqa.model.precision import FrozenWeights
+from surgvivqa.model.precision import autocast, hold_weights
 from surgvivqa.utils.distributed import check_precision
-
-_PARTS = ("text_encoder", "llm", "video_projection", "text_projection")
 
 
 def compute_dtype(fp16: bool, bf16: bool) -> torch.dtype:
@@ -29,10 +27,5 @@ def prepare_inference(model: SurgViVQAModel, dtype: torch.dtype, *, fills_cache:
         dtype: the dtype of matrix products; for float32 nothing is changed.
         fills_cache: whether the video encoder fills a cache, which it does in float32.
     """
-    model.requires_grad_(False)
-    if dtype != torch.float32:
-        parts = [part for part in _PARTS if getattr(model, part) is not None]
-        FrozenWeights(model, dtype, parts if fills_cache else [*parts, "visual_encoder"])
-    return torch.autocast(
-        model.device.type, dtype if dtype != torch.float32 else torch.bfloat16, dtype != torch.float32
-    )
+    hold_weights(model, dtype, fills_cache=fills_cache)
+    return autocast(model, dtype)

@@ -51,3 +51,26 @@ class FrozenWeights:
         finally:
             for parameter, data in held:
                 parameter.data = data
+
+
+_PARTS = ("text_encoder", "llm", "video_projection", "text_projection")
+
+
+def hold_weights(model: Any, dtype: torch.dtype, *, fills_cache: bool = False) -> None:
+    """Freezes a model for inference and holds its weights in the dtype of its matrix products.
+
+    Args:
+        model: a ``SurgViVQAModel`` on its device; changed in place.
+        dtype: the dtype of matrix products; for float32 the weights are not changed.
+        fills_cache: whether the video encoder fills a cache, which it does in float32.
+    """
+    model.requires_grad_(False)
+    if dtype != torch.float32:
+        parts = [part for part in _PARTS if getattr(model, part) is not None]
+        FrozenWeights(model, dtype, parts if fills_cache else [*parts, "visual_encoder"])
+
+
+def autocast(model: Any, dtype: torch.dtype) -> torch.autocast:
+    """The context manager in which a model whose weights are held in ``dtype`` must run."""
+    is_16_bit = dtype != torch.float32
+    return torch.autocast(model.device.type, dtype if is_16_bit else torch.bfloat16, is_16_bit)

@@ -1,0 +1,239 @@
+"""Decodes a video to the frame that is shown at a moment: a seek to a keyframe, and decoding from there.
+
+The frame is the one that decoding the whole file would give. Three things make a seek inexact, and each is handled: it
+may land after the moment (then an earlier place is tried, at last the beginning of the file), the frames that follow a
+keyframe in the file but precede it in time need frames that were not decoded (they are left out, and the seek counts as
+late if the moment is among them), and timestamps are rounded to the container's ticks.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from surgvivqa.utils.errors import FrameError, InputError, first_line
+from surgvivqa.video.frame_picture import MAX_PIXELS
+from surgvivqa.video.pyav import load_av
+from surgvivqa.video.times import format_time
+
+# Formats that hold their frames themselves. Others, such as playlists, name further files and addresses to open.
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,h264,hevc,asf,flv,mxf,ogg,dv,"
+    "yuv4mpegpipe,ivf,gif,apng,nut,wtv,rm,av1,obu"
+)
+_MAX_THREADS = 4  # each holds a frame
+_STEPS_BACK = (0, 1, 4, 16, 64)  # seconds
+_JUMP = 10.0  # seconds ahead from which a seek is tried
+_MAX_GAP = 1.0  # seconds without a frame at a damaged place
+
+
+class FrameDecoder:
+    """The frames of the main video stream of a file, by time from its first frame.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        duration: seconds from the first frame to the end of the last one.
+        pixel_aspect: width by height of a pixel.
+
+    Raises:
+        InputError: PyAV is not installed, or the file is not a video that can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._av, self._path = load_av(), path
+        try:
+            if not path.is_file():
+                raise InputError(f"{path} is not a file; give a video file.")
+            if path.stat().st_size == 0:
+                raise InputError(f"{path} is empty; give a video file.")
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+        self._container: Any = None
+        self._jump = _JUMP
+        self._open()
+        self._origin: Fraction | None = self._stream_start()
+        self._show_first()
+        self.pixel_aspect = self._find_pixel_aspect()
+        self.duration = self._find_duration()
+
+    def frame_at(self, at: float) -> Any:
+        """The frame that is shown at ``at`` seconds: the last one that begins at or before it, or else the first one.
+
+        Raises:
+            FrameError: the file is damaged at this place, or ends before it.
+        """
+        if self._container is None:
+            raise ValueError("the video is closed")
+        if self._current is None or at < self._time(self._current) or at > self._time(self._current) + self._jump:
+            self._seek(at)
+        self._advance(at)
+        shown = self._current or self._next
+        if shown is None:
+            raise FrameError(f"{self._path} shows no picture at {format_time(at)}; the file is damaged or cut off.")
+        self._check_gap(shown, at)
+        return shown
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._container is not None:
+            self._container.close()
+        self._container = self._current = self._next = None
+
+    def _open(self) -> None:
+        """Opens the file at its beginning."""
+        if self._container is not None:
+            self._container.close()
+        av, path = self._av, self._path
+        try:
+            # "file:" keeps a name with a colon from being an address, and the lists keep a file from naming others.
+            self._container = av.open(
+                f"file:{path.absolute()}",
+                container_options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            )
+            stream = self._choose_stream()
+        except av.error.FFmpegError as error:
+            raise InputError(f"{path} cannot be read as a video ({first_line(error, 100)}).") from None
+        context = stream.codec_context
+        if context is None:
+            raise InputError(f"{path} holds a video of a format that PyAV cannot decode; convert it to H.264.")
+        if context.width * context.height > MAX_PIXELS:
+            raise InputError(
+                f"{path} has frames of {context.width} x {context.height} pixels, more than {MAX_PIXELS:,}; scale it "
+                f"down."
+            )
+        context.thread_type, context.thread_count = "AUTO", _MAX_THREADS
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._stream = stream
+        self._frames = self._decode()
+        self._current: Any = None
+        self._next: Any = None
+        self._is_broken = False
+
+    def _choose_stream(self) -> Any:
+        """The main video stream; pictures of a cover are none.
+
+        Raises:
+            InputError: there is none.
+        """
+        videos = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not videos:
+            raise InputError(f"{self._path} has no video stream; give a file with one.")
+        best = self._container.streams.best("video")
+        return best if best in videos else videos[0]
+
+    def _decode(self) -> Iterator[Any]:
+        """The frames from the current place on, in the order in which they are shown; damaged packets are left out."""
+        error = self._av.error.FFmpegError
+        packets = iter(self._container.demux(self._stream))
+        while True:
+            try:
+                packet = next(packets, None)
+            except error:
+                self._is_broken = True
+                return
+            if packet is None:
+                return
+            try:
+                frames = packet.decode()
+            except error:
+                self._is_broken = True
+                continue
+            yield from (frame for frame in frames if frame.pts is not None)
+
+    def _show_first(self) -> None:
+        """Decodes the first frame, so that a file without one is refused when it is opened."""
+        self._next = next(self._frames, None)
+        if self._next is None:
+            raise InputError(f"{self._path} holds no frame that can be decoded; it is damaged, or is not a video.")
+        if self._origin is None:
+            self._origin = self._next.pts * self._next.time_base
+
+    def _time(self, frame: Any) -> float:
+        """Seconds from the beginning to a frame."""
+        return float(frame.pts * frame.time_base - (self._origin or 0))
+
+    def _begins_by(self, frame: Any, at: float) -> bool:
+        """Whether a frame begins at or before a moment, which timestamps in ticks of a millisecond round."""
+        return self._time(frame) <= at + min(float(frame.time_base) / 2, 5e-4) + 1e-6
+
+    def _advance(self, at: float) -> None:
+        """Decodes until ``_current`` is the last frame that begins at or before a moment."""
+        while self._next is not None and self._begins_by(self._next, at):
+            self._current, self._is_broken = self._next, False
+            self._next = next(self._frames, None)
+
+    def _seek(self, at: float) -> None:
+        """Goes to a frame that begins at or before a moment."""
+        was = None if self._current is None else self._time(self._current)
+        for back in _STEPS_BACK:
+            if at - back <= 0 or not self._seek_keyframe(at - back, at):
+                if at - back <= 0:
+                    break
+                continue
+            if was is not None and was < at and self._time(self._current) <= was:
+                self._jump *= 4  # no keyframe between: decoding on would have been faster
+            return
+        self._open()
+        self._next = next(self._frames, None)
+
+    def _seek_keyframe(self, target: float, at: float) -> bool:
+        """Seeks to a keyframe near ``target``; False if it does not begin at or before ``at``."""
+        ticks = int((Fraction(target) + (self._origin or 0)) / self._stream.time_base)
+        self._current = self._next = None
+        try:
+            self._container.seek(ticks, stream=self._stream, backward=True)
+        except self._av.error.FFmpegError:
+            return False
+        self._frames = self._decode()
+        self._is_broken = False
+        for frame in self._frames:
+            if not self._begins_by(frame, at):
+                return False
+            if frame.key_frame:
+                self._current, self._next = frame, next(self._frames, None)
+                return True
+        return False
+
+    def _check_gap(self, shown: Any, at: float) -> None:
+        """Raises FrameError if the file is damaged or ends between a frame and the moment that should show it."""
+        frame_seconds = float((shown.duration or 0) * shown.time_base)
+        gap = at - self._time(shown) - max(frame_seconds, _MAX_GAP)
+        if gap > 0 and (self._is_broken or self._next is None):
+            where = "ends after" if self._next is None else "is damaged after"
+            raise FrameError(
+                f"{self._path} shows no picture at {format_time(at)}: it {where} {format_time(self._time(shown))}, so "
+                f"the file is damaged or cut off."
+            )
+
+    def _stream_start(self) -> Fraction | None:
+        start = self._stream.start_time
+        return None if start is None else start * self._stream.time_base
+
+    def _find_pixel_aspect(self) -> Fraction:
+        """Width by height of a pixel; 1 if the file does not say, or says something absurd."""
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        return Fraction(aspect) if Fraction(1, 4) <= aspect <= 4 else Fraction(1)
+
+    def _find_duration(self) -> float:
+        """Seconds of the video stream: as its header says, or else by a look at all packets."""
+        if self._stream.duration and self._stream.duration > 0:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration and self._container.duration > 0:
+            start = Fraction(self._container.start_time or 0, 1_000_000)
+            return max(0.0, float(start + Fraction(self._container.duration, 1_000_000) - (self._origin or 0)))
+        end = 0.0
+        rate = float(self._stream.average_rate or 25)
+        self._open()
+        with contextlib.suppress(self._av.error.FFmpegError):
+            for packet in self._container.demux(self._stream):
+                if packet.pts is not None:
+                    seconds = float(packet.pts * packet.time_base - (self._origin or 0))
+                    end = max(
+                        end, seconds + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate)
+                    )
+        self._open()
+        self._next = next(self._frames, None)
+        return end
