@@ -28,7 +28,12 @@ def test_a_file_has_one_question_per_line_perhaps_with_its_type(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "has 0 questions"), (b"q?\n" * 61, "has 61 questions"), (b"\xff\xfe\x00", "UTF-8"), (b"a" * 200_000, "larger")],
+    [
+        (b"", "has 0 questions"),
+        (b"q?\n" * 61, "has 61 questions"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"a" * 200_000, "larger"),
+    ],
 )
 def test_a_file_without_questions_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "q.txt").write_bytes(content)

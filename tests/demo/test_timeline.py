@@ -11,7 +11,6 @@ from surgvivqa.demo.timeline import (
     Moment,
     choose_colours,
     draw_timeline,
-    format_time,
     list_moments,
     write_csv,
 )
@@ -22,32 +21,25 @@ MOMENTS = [Moment(0.0, "grasp", 0.8, "cut", 0.1), Moment(1.0, "cut", 0.5, "grasp
 
 @pytest.mark.parametrize(
     ("duration", "every", "expected"),
-    [(3.0, 1.0, [0, 1, 2, 3]), (2.5, 1.0, [0, 1, 2]), (1.0, 0.5, [0, 0.5, 1.0]), (0.0, 1.0, [0]), (0.3, 0.1, 4)],
+    [(3.0, 1.0, [0, 1, 2]), (2.5, 1.0, [0, 1, 2]), (1.0, 0.5, [0, 0.5]), (0.04, 1.0, [0]), (0.3, 0.1, [0, 0.1, 0.2])],
 )
-def test_moments_begin_at_zero_and_end_with_the_video(duration: float, every: float, expected: object) -> None:
-    moments = list_moments(duration, every, 100)
-    assert (len(moments) if isinstance(expected, int) else moments) == expected
-    assert max(moments) <= duration
+def test_moments_begin_at_zero_and_end_before_the_videos_end(
+    duration: float, every: float, expected: list[float]
+) -> None:
+    assert list_moments(duration, every, 100) == expected
 
 
 def test_too_many_moments_are_refused_with_a_step_that_fits() -> None:
     with pytest.raises(InputError) as raised:
         list_moments(3600.0, 1.0, 600)
-    assert str(raised.value) == "Every 1 s would be 3,601 moments, but at most 600 are asked; choose 6.1 s or more."
-    assert len(list_moments(3600.0, 6.1, 600)) <= 600
+    assert str(raised.value) == "Every 1 s would be 3,600 moments, but at most 600 are asked; choose 6 s or more."
+    assert len(list_moments(3600.0, 6.0, 600)) == 600
 
 
 @pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_that_is_not_a_time_is_refused(every: float) -> None:
     with pytest.raises(InputError, match="above 0"):
         list_moments(10.0, every, 100)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (75, "1:15"), (3661, "1:01:01"), (1.25, "0:01.2"), (59.96, "1:00")]
-)
-def test_times_are_written_as_on_a_player(seconds: float, text: str) -> None:
-    assert format_time(seconds) == text
 
 
 def test_the_csv_file_has_each_moment_and_quotes_the_question() -> None:

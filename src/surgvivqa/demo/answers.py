@@ -9,7 +9,8 @@ from PIL import Image
 
 from surgvivqa.demo.examples import Example
 from surgvivqa.demo.look import Look
-from surgvivqa.demo.timeline import format_time, show_label
+from surgvivqa.demo.timeline import show_label
+from surgvivqa.video.times import format_time
 
 _WIDTH = 960  # of the largest picture that is sent, px
 _NOTES = {
@@ -29,7 +30,7 @@ def write_notice(sentence: str = "", *, is_error: bool = True) -> str:
 
 def write_frame(picture: Image.Image, name: str, at: float | None, duration: float) -> str:
     """The frame in question with its name and time."""
-    time = "" if at is None else f" at {format_time(at)} of {format_time(duration)}"
+    time = "" if at is None else f", {format_time(round(at, 1))} of {format_time(round(duration, 1))}"
     words = f"{name}{time}"
     return (
         f'<figure class="sv-frame"><img src="{encode_picture(picture)}" alt="Frame of {escape(words, quote=True)}">'
@@ -49,7 +50,7 @@ def write_answers(
         count: number of labels that the model chooses from.
         temperature: at which the probabilities are.
     """
-    when = "" if at is None else f" <span>at {format_time(at)}</span>"
+    when = "" if at is None else f" <span>at {format_time(round(at, 1))}</span>"
     rows = "".join(
         f'<li><span class="sv-name">{escape(show_label(label))}</span>'
         f'<span class="sv-bar" aria-hidden="true"><span style="width:{100 * p:.1f}%"></span></span>'
@@ -113,9 +114,7 @@ def write_questions(questions: Mapping[str, Sequence[str]]) -> str:
             f'<button type="button" data-question="{escape(question, quote=True)}">{escape(question)}</button>'
             for question in group
         )
-        rows.append(
-            f'<b>{escape(kind)}</b><div role="group" aria-label="{escape(kind, quote=True)}">{buttons}</div>'
-        )
+        rows.append(f'<b>{escape(kind)}</b><div role="group" aria-label="{escape(kind, quote=True)}">{buttons}</div>')
     return f'<div class="sv-questions">{"".join(rows)}</div>'
 
 

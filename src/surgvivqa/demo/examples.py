@@ -33,7 +33,7 @@ def write_examples(folder: Path) -> list[Example]:
     clip.mkdir(parents=True)
     for second in range(seconds):
         _draw(video, second, clip / f"{second:06d}.png")
-    examples = [Example(f"Drawn clip, {seconds} s", clip, clip / "000005.png")]
+    examples = [Example("Drawn clip", clip, clip / "000005.png")]
     for number, (video, second) in enumerate(_FRAMES, start=1):
         path = folder / f"frame{number}.png"
         _draw(video, second, path)

@@ -7,9 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from surgvivqa.data.frames import open_image
-from surgvivqa.demo.timeline import format_time
 from surgvivqa.utils.errors import InputError
-from surgvivqa.video import ClipSource, open_clip_source
+from surgvivqa.video.clip_source import ClipSource
+from surgvivqa.video.opening import open_clip_source
+from surgvivqa.video.times import format_time
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -17,7 +18,7 @@ _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass
 class Media:
-    """A picture or a video that questions are asked about.
+    """A picture or a video that questions are asked about; a video is a ``ClipSource`` for several threads.
 
     Attributes:
         name: its file's name, as the visitor knows it.
@@ -39,7 +40,7 @@ class Media:
         """Whether it has moments."""
         return self.source is not None
 
-    def clip(self, at: float, frames: int, stride: float) -> list[Image.Image]:
+    def clip(self, at: float, frames: int = 1, stride: float = 1.0) -> list[Image.Image]:
         """The frames of the clip that ends at ``at`` seconds, oldest first; a picture is its own clip.
 
         Raises:
@@ -48,12 +49,21 @@ class Media:
         if self.source is None:
             assert self.picture is not None
             return [self.picture]
-        with self._lock:  # a decoder has one position
-            return self.source.clip(min(max(at, 0.0), self.duration), frames, stride)
+        try:
+            with self._lock:  # a decoder has one position
+                return self.source.clip(min(max(at, 0.0), self.duration), frames, stride)
+        except InputError as error:
+            raise InputError(str(error).replace(str(self.path), self.name)) from None
 
     def frame(self, at: float) -> Image.Image:
         """The frame at ``at`` seconds."""
-        return self.clip(at, 1, 1.0)[-1]
+        return self.clip(at)[-1]
+
+    def close(self) -> None:
+        """Closes the video's file."""
+        if self.source is not None:
+            with self._lock:
+                self.source.close()
 
 
 def open_media(path: Path, name: str, most_seconds: float) -> Media:
@@ -67,23 +77,25 @@ def open_media(path: Path, name: str, most_seconds: float) -> Media:
     Raises:
         InputError: it cannot be read, or is too long; the message has ``name`` and no path.
     """
-    if path.is_file() and _looks_like_picture(path):
-        try:
-            return Media(name, path, picture=open_image(path))
-        except InputError as error:
-            raise InputError(f"{name} cannot be read as a picture{_reason(error)}; drop another file.") from None
     try:
+        if path.is_file() and _looks_like_picture(path):
+            return Media(name, path, picture=open_image(path))
         source = open_clip_source(path)
-        duration = source.duration or 0.0
+        duration = source.duration
+        assert duration is not None  # only pictures have none
         media = Media(name, path, source=source, duration=duration)
-        media.frame(0.0)
+        try:
+            if duration > most_seconds:
+                raise InputError(
+                    f"{name} is {format_time(round(duration))} long, but at most {format_time(most_seconds)} are taken "
+                    f"here; drop a shorter part of it."
+                )
+            media.frame(0.0)
+        except BaseException:
+            media.close()
+            raise
     except InputError as error:
-        raise InputError(f"{name} cannot be read as a video or a picture{_reason(error)}; drop another file.") from None
-    if duration > most_seconds:
-        raise InputError(
-            f"{name} is {format_time(duration)} long, but at most {format_time(most_seconds)} are taken here; drop a "
-            f"shorter part of it."
-        )
+        raise InputError(str(error).replace(str(path), name)) from None
     return media
 
 
@@ -93,11 +105,3 @@ def _looks_like_picture(path: Path) -> bool:
         head = file.read(12)
     is_avi = head.startswith(b"RIFF") and not head.endswith(b"WEBP")
     return (head.startswith(_PICTURES) and not is_avi) or path.suffix.lower() in _PICTURE_SUFFIXES
-
-
-def _reason(error: InputError) -> str:
-    """The part of a message in its parentheses, which has no path in it; empty if there is none."""
-    text = str(error)
-    start, end = text.find("("), text.rfind(")")
-    reason = text[start + 1 : end] if 0 <= start < end else ""
-    return f" ({reason})" if reason and "/" not in reason else ""

@@ -26,7 +26,7 @@ from surgvivqa.demo.media import Media
 from surgvivqa.demo.timeline import draw_timeline
 from surgvivqa.demo.uploads import Sessions
 from surgvivqa.demo.visits import Desk, Visit
-from surgvivqa.utils.errors import SurgViVQAError, first_line, one_line
+from surgvivqa.utils.errors import SurgViVQAError, one_line
 
 log = logging.getLogger("surgvivqa")
 _HERE = Path(__file__).parent
@@ -125,10 +125,21 @@ class Page:
             self._on(upload.upload, self._upload, [upload], media, preprocess=False, **quick, **quiet)
             self._on(examples.select, self._example, [], media, data=True, **quick, **quiet)
             self._on(blocks.load, self._first, [], media, **quick, **quiet)
-            self._on(moment.change, self._show, [moment], ["notice", "frame"], trigger_mode="always_last", **quick, **quiet)
+            self._on(
+                moment.change, self._show, [moment], ["notice", "frame"], trigger_mode="always_last", **quick, **quiet
+            )
             for event in (ask.click, question.submit):
                 self._on(event, self._ask, [question, moment], reply, show_progress_on=[answer], **model)
-            self._on(suggested.select, self._ask_suggested, [moment], reply, data=True, show_progress_on=[answer], **model)
+            self._on(
+                suggested.select,
+                self._ask_suggested,
+                [moment],
+                reply,
+                data=True,
+                show_progress_on=[answer],
+                scroll_to_output=True,
+                **model,
+            )
             self._on(look.click, self._look, [], ["notice", "looks"], show_progress_on=[looks], **model)
             covering = self._on(cover.click, self._cover, [], ["notice", "looks"], **model, **quiet)
             asking = self._on(start.click, self._along, [question, every], ["notice", "timeline"], **model, **quiet)
@@ -188,7 +199,7 @@ class Page:
 
     def _media(self, media: Media) -> Values:
         gr, duration = self.gr, media.duration
-        every = max(1.0, round(duration / (self.desk.limits.moments - 1) + 0.05, 1))
+        every = max(1.0, round(duration / self.desk.limits.moments + 0.05, 1))
         return {
             "frame": write_frame(media.frame(0.0), media.name, 0.0 if media.is_video else None, duration),
             "moment": gr.update(value=0, maximum=max(duration, 0.1), visible=media.is_video),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 from surgvivqa.utils.errors import InputError
+from surgvivqa.video.times import format_time
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without black; then grey for all other answers.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B3A21B")
@@ -47,30 +48,20 @@ class Moment:
 
 
 def list_moments(duration: float, every: float, most: int) -> list[float]:
-    """The moments from 0 to a video's end, ``every`` seconds.
+    """The moments of a video, ``every`` seconds from 0; none is at its end, where the last frame is over.
 
     Raises:
         InputError: there would be more than ``most``, or ``every`` is not a positive number.
     """
     if not math.isfinite(every) or every <= 0:
         raise InputError("The time between two moments must be a number of seconds above 0.")
-    count = math.floor(duration / every + 1e-9) + 1
+    count = max(1, math.ceil(duration / every - 1e-9))
     if count > most:
-        least = math.ceil(10 * duration / (most - 1)) / 10 if most > 1 else duration
+        least = math.ceil(10 * duration / most) / 10
         raise InputError(
             f"Every {every:g} s would be {count:,} moments, but at most {most:,} are asked; choose {least:g} s or more."
         )
-    return [min(round(number * every, 3), duration) for number in range(count)]
-
-
-def format_time(seconds: float) -> str:
-    """A time as ``m:ss``, ``h:mm:ss``, or with tenths where there are any."""
-    tenths = round(seconds * 10)
-    whole, tenth = divmod(tenths, 10)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    text = f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-    return f"{text}.{tenth}" if tenth else text
+    return [round(number * every, 3) for number in range(count)]
 
 
 def show_label(label: str) -> str:
@@ -82,9 +73,7 @@ def write_csv(question: str, moments: Sequence[Moment]) -> str:
     """The timeline as CSV, one moment per row, with the labels as the model has them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("seconds", "time", "question", "answer", "probability", "second_answer", "second_probability")
-    )
+    writer.writerow(("seconds", "time", "question", "answer", "probability", "second_answer", "second_probability"))
     for m in moments:
         cells = (m.answer, f"{m.probability:.4f}", m.second, f"{m.second_probability:.4f}" if m.second else "")
         writer.writerow((f"{m.at:g}", format_time(m.at), question, *cells))

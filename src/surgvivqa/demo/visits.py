@@ -70,7 +70,9 @@ class Visit:
 
     def close(self) -> None:
         """Closes the visitor's file."""
-        self.media = self.reply = None
+        media, self.media, self.reply = self.media, None, None
+        if media is not None:
+            media.close()
 
     def require_media(self) -> Media:
         """The picture or video.
