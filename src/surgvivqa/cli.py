@@ -100,6 +100,11 @@ COMMANDS = {
         "surgvivqa.commands.predict:predict",
         "answer questions about a frame or a video",
     ),
+    "demo": Command(
+        "surgvivqa.commands.demo:DemoConfig",
+        "surgvivqa.commands.demo:demo",
+        "ask a frame or a video on a page in the browser",
+    ),
 }
 
 
