@@ -100,6 +100,22 @@ COMMANDS = {
         "surgvivqa.commands.predict:predict",
         "answer a question about a frame",
     ),
+    "data list": Command(
+        "surgvivqa.commands.data_list:DataListConfig",
+        "surgvivqa.commands.data_list:data_list",
+        "list data sets, where they are and their licences",
+    ),
+    "data download": Command(
+        "surgvivqa.commands.data_download:DataDownloadConfig",
+        "surgvivqa.commands.data_download:data_download",
+        "download, check and unpack data sets",
+        resumable=True,
+    ),
+    "data verify": Command(
+        "surgvivqa.commands.data_verify:DataVerifyConfig",
+        "surgvivqa.commands.data_verify:data_verify",
+        "compare data on disk with what should be there, and mend its layout with links",
+    ),
 }
 
 

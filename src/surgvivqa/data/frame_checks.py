@@ -32,10 +32,13 @@ def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> lis
         highest[video] = max(highest.get(video, 0), number)
     counts = {video: len(list_frames(store, video)[0]) for video in highest}
     return [
-        (video, counts[video], number)
-        for video, number in highest.items()
-        if counts[video] >= _MAX_RATE * (number + 1) and counts[video] - number - 1 >= _MIN_SURPLUS
+        (video, counts[video], number) for video, number in highest.items() if is_wrong_rate(counts[video], number)
     ]
+
+
+def is_wrong_rate(count: int, highest: int) -> bool:
+    """Whether ``count`` frames are far more than one per second, if ``highest`` is the highest question number."""
+    return count >= _MAX_RATE * (highest + 1) and count - highest - 1 >= _MIN_SURPLUS
 
 
 @dataclass
