@@ -177,11 +177,10 @@ def _read_folder(video: str, folder: Path, kind: Kind) -> FoundVideo:
     found = _sort_files(FoundVideo(video, folder), kind)
     if found.files:
         return found
-    inner = [child for child in _folders(folder)]
+    inner = _folders(folder)
     inner += [grandchild for child in inner for grandchild in _folders(child)]
-    best = max(
-        (_sort_files(FoundVideo(video, path, True), kind) for path in inner), key=lambda v: len(v.files), default=found
-    )
+    deeper = [_sort_files(FoundVideo(video, path, is_deeper=True), kind) for path in inner]
+    best = max(deeper, key=lambda v: len(v.files), default=found)
     return best if best.files else found
 
 
