@@ -105,6 +105,22 @@ COMMANDS = {
         "surgvivqa.commands.demo:demo",
         "ask a frame or a video on a page in the browser",
     ),
+    "data list": Command(
+        "surgvivqa.commands.data_list:DataListConfig",
+        "surgvivqa.commands.data_list:data_list",
+        "list data sets, where they are and their licences",
+    ),
+    "data download": Command(
+        "surgvivqa.commands.data_download:DataDownloadConfig",
+        "surgvivqa.commands.data_download:data_download",
+        "download, check and unpack data sets",
+        resumable=True,
+    ),
+    "data verify": Command(
+        "surgvivqa.commands.data_verify:DataVerifyConfig",
+        "surgvivqa.commands.data_verify:data_verify",
+        "compare data on disk with what should be there, and mend its layout with links",
+    ),
 }
 
 

@@ -31,11 +31,12 @@ def find_wrong_rates(store: FrameStore, frames: Sequence[FrameQuestions]) -> lis
     for video, number in frame_names(frames):
         highest[video] = max(highest.get(video, 0), number)
     counts = {video: len(list_frames(store, video)[0]) for video in highest}
-    return [
-        (video, counts[video], number)
-        for video, number in highest.items()
-        if counts[video] >= _MAX_RATE * (number + 1) and counts[video] - number - 1 >= _MIN_SURPLUS
-    ]
+    return [(video, counts[video], number) for video, number in highest.items() if is_wrong_rate(counts[video], number)]
+
+
+def is_wrong_rate(count: int, highest: int) -> bool:
+    """Whether ``count`` frames are far more than one per second, if ``highest`` is the highest question number."""
+    return count >= _MAX_RATE * (highest + 1) and count - highest - 1 >= _MIN_SURPLUS
 
 
 @dataclass
@@ -65,28 +66,35 @@ class Inspection:
         for video, digests in other.digests.items():
             self.digests.setdefault(video, []).extend(digests)
 
-    def describe(self) -> list[str]:
-        """Formats a sentence for each problem that too many frames have."""
-        sentences = []
+    def problems(self) -> list[tuple[str, list[Path], str]]:
+        """The problems that too many frames have: a short name, the frames, and a sentence about them."""
+        found = []
         if len(self.one_colour) >= max(_MIN_COUNT, _MAX_FLAT_SHARE * self.opened):
-            sentences.append(
+            sentence = (
                 f"{len(self.one_colour)} of the {self.opened} opened frames have one colour (first: "
                 f"{self.one_colour[0]}); extract the frames again."
             )
+            found.append(("one-colour", self.one_colour, sentence))
         for video, digests in sorted(self.digests.items()):
             counts = Counter(digest for digest, _ in digests)
             same = [path for digest, path in digests if counts[digest] > 1]
             if len(same) >= max(_MIN_COUNT, _MAX_IDENTICAL_SHARE * len(digests)):
-                sentences.append(
+                sentence = (
                     f"{len(same)} of the {len(digests)} opened frames of {video} are identical to others (first: "
                     f"{same[0]}); extract the frames again."
                 )
+                found.append(("identical", same, sentence))
         if self.odd_sizes:
-            sentences.append(
+            sentence = (
                 f"{len(self.odd_sizes)} of the {self.opened} opened frames have a side below {_SIDES[0]} or above "
                 f"{_SIDES[1]} px (first: {self.odd_sizes[0]})."
             )
-        return sentences
+            found.append(("odd-size", self.odd_sizes, sentence))
+        return found
+
+    def describe(self) -> list[str]:
+        """Formats a sentence for each problem that too many frames have."""
+        return [sentence for _, _, sentence in self.problems()]
 
 
 def inspect_frames(store: FrameStore, frames: Sequence[FrameQuestions]) -> Inspection:

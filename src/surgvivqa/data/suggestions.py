@@ -7,7 +7,7 @@ from pathlib import Path
 
 _MAX_ENTRIES = 2000  # entries of a folder that are inspected
 _MAX_FOLDERS = 50  # folders of a root that are inspected
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def suggest_question_root(root: Path, videos: Sequence[str]) -> str:
@@ -17,7 +17,7 @@ def suggest_question_root(root: Path, videos: Sequence[str]) -> str:
         A sentence that starts with a space; empty if nothing similar is found.
     """
     entries = _entries(root)
-    if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+    if picture := _first(p for p in entries if p.suffix.lower() in PICTURE_SUFFIXES):
         return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
     if file := _first(p for p in entries if re.fullmatch(r"\d+\.txt", p.name)):
         return f" It is the folder of one video (found {file}); give --ssgvqa-root {root.parent}."
@@ -34,7 +34,7 @@ def suggest_question_files(root: Path, videos: Sequence[str]) -> str:
         entries = _entries(root / video)
         if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
             return f" Found {text}; name the files after the frame's number, such as 0.txt."
-        if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+        if picture := _first(p for p in entries if p.suffix.lower() in PICTURE_SUFFIXES):
             return f" It holds pictures (found {picture}); are --ssgvqa-root and --image-root swapped?"
         for folder in _folders(root / video):
             if text := _first(p for p in _entries(folder) if p.suffix.lower() == ".txt"):
@@ -56,14 +56,14 @@ def suggest_frames(root: Path, video: str, numbers: Iterable[int]) -> str:
     folder = root / video
     if not folder.is_dir():
         entries = _entries(root)
-        if picture := _first(p for p in entries if p.suffix.lower() in _PICTURES):
+        if picture := _first(p for p in entries if p.suffix.lower() in PICTURE_SUFFIXES):
             return f" {root} is the folder of one video (found {picture}); give --image-root {root.parent}."
         return _suggest_spelling(root, [video], "--splits-dir") or _suggest_root(root, [video], "--image-root")
     entries = _entries(folder)
-    pictures = [p for p in entries if p.suffix.lower() in _PICTURES]
+    pictures = [p for p in entries if p.suffix.lower() in PICTURE_SUFFIXES]
     if not pictures:
         for inner in _folders(folder):
-            if picture := _first(p for p in _entries(inner) if p.suffix.lower() in _PICTURES):
+            if picture := _first(p for p in _entries(inner) if p.suffix.lower() in PICTURE_SUFFIXES):
                 return f" Found {picture}, deeper than expected; move the frames up."
         if text := _first(p for p in entries if p.suffix.lower() == ".txt"):
             return f" It holds text files (found {text}); are --ssgvqa-root and --image-root swapped?"
