@@ -74,7 +74,8 @@ class FakeHub:
 
     def files_asked(self) -> list[str]:
         """The names of the files whose content was asked for."""
-        return [path.rpartition("/")[2] for path in self.asked if path.startswith("GET") and "/resolve/" in path]
+        files = (path for path in self.asked if path.startswith("GET") and "/resolve/" in path)
+        return [path.split()[1].rpartition("/")[2] for path in files]
 
 
 def etag(content: bytes, name: str) -> str:
@@ -144,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub, repository = self.hub, self.hub.repositories[name]
         if self.role == "hub" and self._refused(repository):
             return None
+        commit = list(repository.commits)[-1] if commit == "main" else commit
         content = repository.commits[commit][file]
         headers = {"ETag": f'"{etag(content, file)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if file.endswith((".safetensors", ".bin")):
@@ -191,9 +193,23 @@ class _Handler(BaseHTTPRequestHandler):
 GOOD_TOKEN = "hf_" + "Ab1" * 11
 
 
+def use_hub_at(monkeypatch: pytest.MonkeyPatch, address: str, home: Path) -> None:
+    """Makes a hub the one of this process and of those that it starts, with an empty cache and no token."""
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE"))]:
+        monkeypatch.delenv(name)
+    for name, value in {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+        monkeypatch.setenv(name, value)
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
 @contextlib.contextmanager
-def serve_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
-    """Serves a ``FakeHub``, and makes it the hub of this process and of those that it starts, with an empty cache."""
+def serve_hub(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[FakeHub]:
+    """Serves a ``FakeHub``, and uses it (``use_hub_at``)."""
     hub = FakeHub()
     servers = []
     for role in ("hub", "store"):
@@ -204,16 +220,7 @@ def serve_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]
         servers.append(server)
     hub.address = f"http://127.0.0.1:{servers[0].server_port}"
     store = f"http://127.0.0.1:{servers[1].server_port}"
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE"))]:
-        monkeypatch.delenv(name)
-    for name, value in {"HF_ENDPOINT": hub.address, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
-        monkeypatch.setenv(name, value)
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    use_hub_at(monkeypatch, hub.address, home)
     hub.second_address = store
     yield hub
     for server in servers:

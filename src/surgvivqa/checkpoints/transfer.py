@@ -19,7 +19,6 @@ from surgvivqa.utils.errors import RunError
 log = logging.getLogger("surgvivqa")
 RETRIES = 5  # failures in a row without a new byte
 PAUSE = 1.0  # seconds before the first retry; doubled for each further one
-_CHUNK = 1 << 20
 _SHA256, _GIT_BLOB = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
@@ -83,6 +82,8 @@ def matches(path: Path, file: RemoteFile) -> bool:
 def _receive(url: str, file: RemoteFile, part: Path, report: Callable[[int], None]) -> None:
     """Appends to ``part`` until it has the file's size; breaks of the connection are waited for."""
     failures = 0
+    if file.size == 0:
+        part.touch()
     while (start := _size(part)) < file.size or file.size < 0:
         try:
             _request(url, file, part, start, report)
@@ -120,7 +121,7 @@ def _request(url: str, file: RemoteFile, part: Path, start: int, report: Callabl
         if start and not resumed:  # the server sends the whole file again
             report(-start)
         with part.open("ab" if resumed else "wb") as out:
-            for piece in response.iter_bytes(_CHUNK):
+            for piece in response.iter_bytes():  # as they arrive: a buffer would be lost in a break
                 out.write(piece)
                 report(len(piece))
 
