@@ -50,6 +50,17 @@ COMMANDS = {
         "surgvivqa.synthetic.write:write_synthetic",
         "make a synthetic data set",
     ),
+    "quickstart": Command(
+        "surgvivqa.quickstart:QuickstartConfig",
+        "surgvivqa.quickstart:quickstart",
+        "run the whole workflow on a synthetic data set",
+    ),
+    "fetch": Command(
+        "surgvivqa.commands.fetch:FetchConfig",
+        "surgvivqa.commands.fetch:fetch",
+        "download the published weights, for machines without a network",
+        resumable=True,
+    ),
     "check": Command(
         "surgvivqa.commands.check:CheckConfig",
         "surgvivqa.commands.check:check",

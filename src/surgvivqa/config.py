@@ -508,12 +508,18 @@ def save_yaml(config: Any, path: Path) -> None:
 def yaml_arguments(path: Path, cls: type) -> list[str]:
     """A YAML file of flags as command-line arguments, so that the same rules type and check both.
 
+    A class with the attribute ``reads_flags_of`` accepts a file of that class, such as a training run's, and takes the
+    flags that it has itself.
+
     Raises:
         InputError: as ``read_yaml``.
     """
     arguments: list[str] = []
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    for name, value in read_yaml(path, cls).items():
+    wider = getattr(cls, "reads_flags_of", None)
+    for name, value in read_yaml(path, wider or cls).items():
+        if wider is not None and name not in defaults:
+            continue
         if value is not None:
             arguments += _arguments(name, value)
         elif defaults.get(name) is not None and defaults[name] is not MISSING:

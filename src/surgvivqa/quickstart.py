@@ -1,4 +1,4 @@
-"""The complete workflow on a synthetic set in one command (``make quickstart``).
+"""The complete workflow on a synthetic set in one command (``surgvivqa quickstart``, ``make quickstart``).
 
 It makes the data, checks them, fine-tunes the packaged base, evaluates, compares with baselines, and writes a report
 and a picture.
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from surgvivqa.checkpoints.loading import load_checkpoint
-from surgvivqa.cli import configure_logging, expand_home, main
-from surgvivqa.config import ModelConfig, TrainConfig, read_yaml
+from surgvivqa.cli import main
+from surgvivqa.config import ModelConfig, TrainConfig, check_ranges, flag, read_yaml
 from surgvivqa.data.splits import load_splits
 from surgvivqa.data.ssgqa import read_split
 from surgvivqa.evaluation.baselines import LabelledQuestions, predict_baselines
@@ -54,16 +53,11 @@ TABLE_ROWS: dict[str, str | None] = {  # row of the table: question type
 class QuickstartConfig:
     """Runs the quickstart and leaves RUN/report.html, RUN/summary.json and RUN/answers.png."""
 
-    run: Path = Path("runs/quickstart")
-    """Folder for all files."""
-    steps: int = 1200
-    """Number of fine-tuning steps."""
-    frames_per_video: int = 24
-    """Number of frames of each of the 45 synthetic videos."""
-    seed: int = 0
-    """Random seed."""
-    full: bool = False
-    """Also fine-tune all weights of the base, for comparison (some minutes more)."""
+    run: Path = flag("Folder for all files.", Path("runs/quickstart"))
+    steps: int = flag("Number of fine-tuning steps.", 1200, least=1)
+    frames_per_video: int = flag("Number of frames of each of the 45 synthetic videos.", 24, least=1)
+    seed: int = flag("Random seed.", 0, least=0, below=2**32)
+    full: bool = flag("Also fine-tune all weights of the base, for comparison (some minutes more).", False)
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
@@ -72,8 +66,10 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     The run folders are ``lora`` and, with ``full``, ``full``; ``base`` has the evaluation of the base as it is.
 
     Raises:
+        InputError: a number is out of its range.
         RunError: one of the commands failed.
     """
+    check_ranges(config)
     started = time.monotonic()
     run, data = config.run, config.run / "data"
     _make_data(config, data)
@@ -186,10 +182,3 @@ def _trainable_fraction(run_folder: Path) -> float:
     bundle = load_checkpoint(run_folder, ModelConfig())
     apply_freezing(bundle.model, TrainConfig(**read_yaml(run_folder / "config.yaml", TrainConfig)))
     return trainable_fraction(bundle.model)
-
-
-if __name__ == "__main__":
-    configure_logging()
-    flags = tyro.cli(QuickstartConfig, prog="quickstart")
-    expand_home(flags)
-    quickstart(flags)

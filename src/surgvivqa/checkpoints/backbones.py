@@ -1,6 +1,8 @@
 """Loads the published parts of the model: VideoMAE, BLIP's text encoder, and a causal language model."""
 
 import contextlib
+import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,10 @@ from transformers import (
     VideoMAEModel,
 )
 
+from surgvivqa.checkpoints.hub_files import Kind
+from surgvivqa.checkpoints.hub_models import locate_model
+from surgvivqa.checkpoints.hub_names import parse_hub_name, without_revision
+from surgvivqa.checkpoints.hub_stores import read_fetched
 from surgvivqa.checkpoints.validation import check_model_folder, check_no_remote_code
 from surgvivqa.config import ModelConfig, clip_length
 from surgvivqa.model.attention import install_packed_attention
@@ -25,7 +31,9 @@ from surgvivqa.model.decoders import check_packing, reference_logits
 from surgvivqa.model.embeddings import ADDED_ROWS_SEED, fit_vocabulary
 from surgvivqa.model.modeling import SurgViVQAModel, projections
 from surgvivqa.model.positions import set_position_embeddings
-from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.errors import InputError, SurgViVQAError, first_line
+
+log = logging.getLogger("surgvivqa")
 
 
 def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
@@ -35,11 +43,14 @@ def load_video_encoder(name: str, num_frames: int) -> VideoMAEModel:
     (``positions.set_position_embeddings``).
     """
     with _clear_errors("--video-model", name):
-        _check_folder(name)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        folder = locate_part(name, "video")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_type("--video-model", name, config, "videomae")
         trained, config.num_frames = config.num_frames, num_frames
-        model, info = VideoMAEModel.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+        model, info = VideoMAEModel.from_pretrained(
+            folder, config=config, output_loading_info=True, dtype=torch.float32
+        )
+    _name(model, name)
     _check_no_missing_tensors("video encoder", "--video-model", name, info["missing_keys"])
     model.config.position_frames = trained
     set_position_embeddings(model, trained)
@@ -54,18 +65,21 @@ def load_text_encoder(name: str) -> BlipTextModel:
     SurgViVQA checkpoints have one, so an unused one is added from a fixed seed.
     """
     with _clear_errors("--text-model", name):
-        _check_folder(name)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        folder = locate_part(name, "text")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         _check_type("--text-model", name, config, "blip", "blip_text_model")
         if config.model_type == "blip":
-            whole, info = BlipForQuestionAnswering.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+            whole, info = BlipForQuestionAnswering.from_pretrained(
+                folder, output_loading_info=True, dtype=torch.float32
+            )
             missing = [k for k in info["missing_keys"] if k.startswith("text_encoder.")]
             source = whole.text_encoder
         else:
-            source, info = BlipTextModel.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+            source, info = BlipTextModel.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
             missing = list(info["missing_keys"])
     missing = [k for k in missing if "pooler." not in k and not k.endswith("position_ids")]
     _check_no_missing_tensors("text encoder", "--text-model", name, missing)
+    _name(source, name)
     if not source.config.is_decoder:
         raise InputError(
             f"The text encoder {name} has no cross-attention (is_decoder is false); it cannot see a frame."
@@ -83,18 +97,20 @@ def load_text_encoder(name: str) -> BlipTextModel:
 def load_decoder(name: str) -> tuple[Any, Any]:
     """Loads a causal language model of Transformers in float32, and its tokenizer."""
     with _clear_errors("--decoder-model", name):
-        _check_folder(name)
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        folder = locate_part(name, "decoder")
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         check_no_remote_code({"attn_implementation": config._attn_implementation})
         if type(config) not in AutoModelForCausalLM._model_mapping:
             raise InputError(
                 f"--decoder-model {name} is a {config.model_type} model, not a causal language model; give one such as "
                 f"gpt2, Llama or Qwen3."
             )
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+            folder, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
         )
+    _name(model, name)
+    tokenizer.name_or_path = without_revision(name)
     tied = set(model.all_tied_weights_keys)
     _check_no_missing_tensors("decoder", "--decoder-model", name, [k for k in info["missing_keys"] if k not in tied])
     if len(tokenizer) > model.config.vocab_size:
@@ -121,7 +137,11 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
     video = load_video_encoder(settings.video_model, clip_length(settings))
     text = load_text_encoder(settings.text_model)
     decoder, tokenizer = load_decoder(settings.decoder_model)
-    fit_vocabulary(text, settings, decoder, tokenizer)
+    if settings.text_embeddings == "aligned":  # reads BLIP's tokenizer too
+        in_folder = dataclasses.replace(settings, text_model=str(locate_part(settings.text_model, "text")))
+        fit_vocabulary(text, in_folder, decoder, tokenizer)
+    else:
+        fit_vocabulary(text, settings, decoder, tokenizer)
     frames = video.config.position_frames
     config = SurgViVQAConfig(video.config, text.config, decoder.config, lora=lora, position_frames=frames)
     parts: dict[str, Any] = {"visual_encoder": video, "text_encoder": text, "llm": decoder}
@@ -145,7 +165,7 @@ def assemble(settings: ModelConfig, lora: dict[str, float] | None) -> ModelBundl
 def _clear_errors(flag: str, name: str) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except SurgViVQAError:
         raise
     except Exception as error:  # an invalid folder makes Transformers and PyTorch raise errors of many kinds
         if type(error).__name__ == "UnpicklingError":
@@ -155,25 +175,56 @@ def _clear_errors(flag: str, name: str) -> Iterator[None]:
             ) from error
         if Path(name).is_dir():
             raise InputError(f"{flag} {name} is a folder that cannot be loaded ({first_line(error, 200)}).") from error
-        raise InputError(
-            f"{flag} {name} is not a local folder, and the model hub cannot be reached or does not have it; download "
-            f"the model on a machine with a network and give its folder with {flag}, or use --preset tiny, which "
-            f"needs none."
-        ) from error
+        raise InputError(f"{flag} {name} is on the hub, but cannot be loaded ({first_line(error, 200)}).") from error
 
 
-def _check_folder(name: str) -> None:
-    """Raises ValueError if a local folder names files outside itself or code on the hub, or holds adapters."""
+def locate_part(name: str, kind: Kind) -> Path:
+    """The folder of a published part: the given one, or that of a hub name in the hub's cache.
+
+    A hub name's missing files are fetched.
+
+    Args:
+        name: a folder, or a hub name with or without ``@revision``. A folder of that name comes first.
+        kind: the part.
+
+    Raises:
+        InputError: there is neither a folder nor a hub name, or ``locate_model`` fails.
+        ValueError: the folder names files outside itself or code on the hub, or holds adapters.
+    """
+    flag = f"--{kind}-model"
     folder = Path(name)
-    if not folder.is_dir():
-        return
+    if folder.is_dir():
+        fetched = read_fetched(folder)
+        if fetched is not None and not fetched.complete:
+            raise InputError(
+                f"{flag} {name} holds only a part of {fetched.name.repo}; run the same `surgvivqa fetch` again to "
+                f"complete it."
+            )
+        if fetched is not None:
+            log.info("%s %s is %s.", flag, name, fetched.pinned)
+    else:
+        on_hub = parse_hub_name(name)
+        if on_hub is None:
+            raise InputError(f"{flag} {name} is not a folder, and has not the form of a model's name on the hub.")
+        folder = locate_model(on_hub, kind, flag)
+    _check_folder(folder)
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ValueError if a folder names files outside itself or code on the hub, or holds adapters."""
     if (folder / "adapter_config.json").is_file():  # Transformers would load the model that the file names instead
         raise ValueError("it holds adapters, not a model; merge them into their model first")
     check_model_folder(folder)
 
 
+def _name(model: Any, name: str) -> None:
+    """Notes the part's name, not its folder in the hub's cache, where Transformers writes it into ``config.json``."""
+    model.config._name_or_path = model.name_or_path = without_revision(name)
+
+
 def _check_type(flag: str, name: str, config: Any, *kinds: str) -> None:
-    check_no_remote_code({"attn_implementation": config._attn_implementation})  # hub models are not checked on disk
+    check_no_remote_code({"attn_implementation": config._attn_implementation})
     if config.model_type not in kinds:
         raise InputError(f"{flag} {name} is a {config.model_type} model; it must be of kind {' or '.join(kinds)}.")
 

@@ -2,24 +2,18 @@
 
 import json
 import logging
-import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from surgvivqa.checkpoints.hub_errors import explain_hub_error
+from surgvivqa.checkpoints.hub_files import TIMEOUT
+from surgvivqa.checkpoints.hub_models import locate_model
+from surgvivqa.checkpoints.hub_names import parse_hub_name
 from surgvivqa.checkpoints.public_settings import FILES_WITH_PATHS, hub_name, public_settings
 from surgvivqa.config import PART_FLAGS, ModelConfig, option
 from surgvivqa.utils.errors import InputError
@@ -27,63 +21,37 @@ from surgvivqa.utils.safe_json import read_json
 from surgvivqa.utils.secrets import SECRET, mask_secrets
 
 log = logging.getLogger("surgvivqa")
-TIMEOUT = 5.0  # seconds for the hub's first answer; by default its library waits without a limit
-FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickle, no code
 PUSHED = (".json", ".safetensors", ".txt", ".model", ".md", ".jinja")  # .jinja: a tokenizer's chat template
-_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>\w[\w./-]*))?")
-_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-# The library may use any HTTP client, each with its own exceptions.
-_NETWORK = ("httpx", "httpcore", "requests", "urllib3")
 
 
 def is_name(value: str) -> bool:
-    """Whether a value has the form of a model's name on the hub."""
-    return bool(_NAME.fullmatch(value))
+    """Whether a value has the form ``user/model`` of a model's name on the hub, with or without a revision."""
+    name = parse_hub_name(value)
+    return name is not None and "/" in name.repo
 
 
 def fetch(name: str, flag: str) -> Path:
-    """Downloads a model of the hub into the hub's cache, unless it is there already.
+    """The folder in the hub's cache of a checkpoint on the hub, which is fetched unless it is there.
 
-    Only JSON, safetensors and text files of the repository's top folder are downloaded, no pickle and no code. If the
-    hub cannot be reached, a complete copy in the cache is used, with a warning.
+    Only JSON, safetensors and text files of the repository's top folder are fetched, no pickle and no code.
 
     Args:
         name: ``user/model``, or ``user/model@revision`` with a branch, tag or commit.
         flag: the flag that named it, for messages.
 
-    Returns:
-        The model's folder in the cache.
-
     Raises:
-        InputError: the name is not a hub name; the hub cannot be reached or does not answer within ``TIMEOUT``
-            seconds, has no such model or revision, or requires a login; or the model has no safetensors.
+        InputError: the name is not a hub name; the hub cannot be reached or does not answer in time, has no such model
+            or revision, or requires a login; or the model has no safetensors.
+        RunError: what arrives is not what the hub describes.
     """
-    found = _NAME.fullmatch(name)
-    if not found:
+    found = parse_hub_name(name)
+    if found is None or not is_name(name):
         raise InputError(
             mask_secrets(
                 f"{flag} {name} is not a model name on the hub; a name looks like USER/MODEL or USER/MODEL@REVISION."
             )
         )
-    api = HfApi()
-    wanted: dict[str, Any] = {"repo_id": found["repo"], "revision": found["revision"]}
-    wanted |= {"allow_patterns": list(FETCHED), "ignore_patterns": ["*/*"]}
-    try:
-        api.model_info(found["repo"], revision=found["revision"], timeout=TIMEOUT)
-        folder = api.snapshot_download(**wanted, etag_timeout=TIMEOUT)
-    except Exception as error:  # the library raises many kinds; unknown ones are raised again
-        reason = _reason(error)
-        if reason is None:
-            raise
-        cached = _cached(api, wanted) if _is_network(error) else None
-        if cached is None:
-            advice = f"; or download it on another machine, and give its folder with {flag}"
-            raise InputError(mask_secrets(f"{flag} {name} cannot be fetched from the hub: {reason}{advice}.")) from None
-        log.warning("The hub cannot be reached; %s is taken from its cache, which may be older.", name)
-        folder = cached
-    if not any(Path(folder).glob("*.safetensors")):
-        raise InputError(f"{flag} {name} has no safetensors; convert its weights, since pickles are not downloaded.")
-    return Path(folder)
+    return locate_model(found, "checkpoint", flag)
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
@@ -103,8 +71,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
         InputError: the folder holds other files, a link, or a token; ``private`` is set and the repository is public;
             the hub cannot be reached, or refuses.
     """
-    found = _NAME.fullmatch(repo)
-    if not found or found["revision"]:
+    if not is_name(repo) or "@" in repo:
         raise InputError(mask_secrets(f"{repo} is not a repository name on the hub; a name looks like USER/MODEL."))
     files = _files(folder)
     api = HfApi()
@@ -123,8 +90,8 @@ def push(folder: Path, repo: str, private: bool) -> str:
             api.upload_folder(repo_id=repo, folder_path=staged, commit_message="Upload from surgvivqa")
         except InputError:
             raise
-        except Exception as error:  # as in fetch
-            reason = _reason(error)
+        except Exception as error:  # the library raises many kinds; unknown ones are raised again
+            reason = explain_hub_error(error)
             if reason is None:
                 raise
             raise InputError(mask_secrets(f"{folder} cannot be pushed to {repo}: {reason}.")) from None
@@ -179,48 +146,3 @@ def _warn_of_folders(settings: dict[str, Any]) -> None:
                 option(name),
                 name,
             )
-
-
-def _cached(api: HfApi, wanted: dict[str, Any]) -> str | None:
-    try:
-        return str(api.snapshot_download(**wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _is_network(error: BaseException) -> bool:
-    """Whether the hub could not be reached: no network, a timeout, offline mode, or a server error."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500
-    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | TimeoutError | ConnectionError):
-        return True
-    return any(cls.__module__.startswith(_NETWORK) for cls in type(error).__mro__)
-
-
-def _reason(error: BaseException) -> str | None:
-    """What went wrong and what to do; None for an error that has nothing to do with the hub."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    for kind, sentence in (
-        (GatedRepoError, f"the model is gated; accept its conditions on the model's page, and {_LOGIN}"),
-        (RepositoryNotFoundError, f"the hub has no such model, or it is private; check the name, or {_LOGIN}"),
-        (RevisionNotFoundError, "the model has no such revision; check the part after the @"),
-        (LocalTokenNotFoundError, f"that needs a login; {_LOGIN}"),
-        (OfflineModeIsEnabled, "HF_HUB_OFFLINE keeps this process off the network; unset it"),
-        (HFValidationError, f"the name is not valid on the hub ({text}); give another"),
-    ):
-        if isinstance(error, kind):
-            return sentence
-    if isinstance(error, HfHubHTTPError):
-        code = error.response.status_code
-        if code == 401:
-            return f"the hub requires a valid login; {_LOGIN}"
-        if code == 403:
-            return f"this login lacks the permission ({text}); use a token that has it, and {_LOGIN}"
-        if code == 429 or code >= 500:
-            return f"the hub answers {code}, so it is busy or down; try again later"
-        return f"the hub refuses ({text}); fix that and try again"
-    if _is_network(error):
-        return f"the hub cannot be reached ({text}); check the network"
-    if isinstance(error, OSError):
-        return f"a file cannot be read or written ({error.strerror or text}); HF_HOME sets the folder of the cache"
-    return None

@@ -13,6 +13,7 @@ from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.checksums import verify_checksums
 from surgvivqa.checkpoints.folders import check_rank, holds_all_tensors, is_surgvivqa_folder, load_folder
 from surgvivqa.checkpoints.hub import fetch, is_name
+from surgvivqa.checkpoints.hub_names import without_revision
 from surgvivqa.checkpoints.packaged import PACKAGED, PACKAGED_BASE
 from surgvivqa.checkpoints.published import (
     SUFFIXES,
@@ -156,7 +157,8 @@ def _load_adapters(folder: Path, fallback: ModelConfig, verify: bool) -> ModelBu
     if (folder / adapters.OTHER_WEIGHTS).is_file():
         tensors |= load_safetensors(folder / adapters.OTHER_WEIGHTS)
     report = load_tensors(bundle.model, tensors, folder, new_tensor_names(bundle.model) | set(saved.tensors))
-    if not has_settings and config.base and Path(config.base).name != Path(settings.decoder_model).name:
+    decoder = without_revision(settings.decoder_model)
+    if not has_settings and config.base and Path(config.base).name != Path(decoder).name:
         report.notes.append(f"made for {config.base[:100]}, loaded onto {settings.decoder_model}")
     from_checkpoint = bundle.checkpoint_tensors | set(report.loaded)
     return dataclasses.replace(bundle, checkpoint_tensors=from_checkpoint, report=str(report))

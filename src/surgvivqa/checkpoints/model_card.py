@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from surgvivqa.checkpoints.card_figures import cell, figures_section
+from surgvivqa.checkpoints.hub_names import without_revision
 from surgvivqa.checkpoints.public_settings import hub_name, part_name
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
 from surgvivqa.data.labels import SSG_QA, LabelSet
@@ -157,7 +158,7 @@ def model_card(card: Card) -> str:
 
 def front_matter(card: Card) -> ModelCardData:
     """The hub's metadata. Base models that were local folders are left out, since the hub could not link them."""
-    parts = [] if card.settings.preset == "tiny" else [hub_name(value) for value in _parts(card.settings)]
+    parts = [] if card.settings.preset == "tiny" else [_base_model(value) for value in _parts(card.settings)]
     name = card.repo.split("/")[-1]
     other = card.licence == "other"  # the hub then wants a name and a place
     data_set = _hub_tag(card.label_set)
@@ -360,6 +361,12 @@ def _data_set(label_set: LabelSet) -> str:
 def _hub_tag(label_set: LabelSet) -> str:
     """The name of a data set as the hub's metadata has it."""
     return re.sub(r"[^a-z0-9]+", "-", label_set.name.lower()).strip("-") or "custom"
+
+
+def _base_model(value: str) -> str | None:
+    """A part's name on the hub, as the hub's metadata has it: without a revision."""
+    name = hub_name(value)
+    return None if name is None else without_revision(name)
 
 
 def _parts(settings: ModelConfig) -> tuple[str, str, str]:

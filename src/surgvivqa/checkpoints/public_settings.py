@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from surgvivqa.checkpoints.hub_names import parse_hub_name
+from surgvivqa.checkpoints.hub_stores import read_fetched
 from surgvivqa.config import PART_FLAGS, TrainConfig, flag_names
 
 # Files of a checkpoint in which libraries note where they loaded from. A tokenizer's own files are none of them: a
@@ -18,17 +20,24 @@ FILES_WITH_PATHS = (
     "processor_config.json",
 )
 _PATH_FLAGS = frozenset(flag_names(TrainConfig, lambda flag: flag.is_path))
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_CACHE = re.compile(r"models--([A-Za-z0-9][\w.-]*)[/\\]snapshots[/\\]")
 _FOLDER = re.compile(r"^([/~]|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\)")
 
 
 def hub_name(value: str) -> str | None:
-    """The hub's name of a model given by its name or by its folder in the hub's cache; None for another folder."""
+    """The hub's name of a model; None for a folder that does not come from the hub.
+
+    Args:
+        value: the name, with or without ``@revision``, which is kept; its folder in the hub's cache; or a folder that
+            ``surgvivqa fetch --to`` filled, whose name gets the commit as its revision.
+    """
     cached = _HUB_CACHE.search(value + "/")
     if cached:
         return cached[1].replace("--", "/", 1)
-    return value if _HUB_NAME.fullmatch(value) and not Path(value).exists() else None
+    fetched = read_fetched(Path(value))
+    if fetched is not None:
+        return fetched.pinned
+    return value if parse_hub_name(value) and not Path(value).exists() else None
 
 
 def last_name(value: str) -> str:

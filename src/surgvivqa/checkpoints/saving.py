@@ -14,6 +14,7 @@ from huggingface_hub import save_torch_state_dict
 from surgvivqa.checkpoints import adapters
 from surgvivqa.checkpoints.checksums import compute_checksums
 from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.hub_names import without_revision
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.checkpoints.public_settings import part_name
 from surgvivqa.checkpoints.published import WORDS, Names, published_name, saved_tensors
@@ -82,7 +83,7 @@ def _base_name(settings: ModelConfig) -> str:
     """The base model's name in a PEFT configuration; for a local folder its last name, without the path."""
     if settings.preset == "tiny":
         return "surgvivqa-tiny-base"
-    return part_name(settings.decoder_model)
+    return without_revision(part_name(settings.decoder_model))
 
 
 def _write_settings(bundle: ModelBundle, folder: Path, holds: Holds, tensors: Sequence[str] = ()) -> None:

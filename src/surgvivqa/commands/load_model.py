@@ -4,6 +4,7 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from surgvivqa.checkpoints.hub_names import is_pinned_form
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.config import PART_FLAGS, ModelConfig, OptionalModelConfig, given_flags, option
 from surgvivqa.data.labels import LabelSet
@@ -44,7 +45,7 @@ def load_model(
     settings = bundle.settings
     saved = vars(settings) | {"num_frames": bundle.model.config.video_config.num_frames}
     for name, value in given.items():
-        if value == saved[name]:
+        if value == saved[name] or (name in PART_FLAGS and is_pinned_form(saved[name], value)):
             continue
         if name in PART_FLAGS:  # the checkpoint provides the part
             log.warning("%s %s is not used: the checkpoint has %s.", option(name), value, saved[name])

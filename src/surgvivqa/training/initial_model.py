@@ -7,6 +7,7 @@ import torch
 from surgvivqa.checkpoints.adapters import add_adapters, merge_adapters
 from surgvivqa.checkpoints.backbones import assemble
 from surgvivqa.checkpoints.folders import load_folder
+from surgvivqa.checkpoints.hub_names import is_pinned_form
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flags_of, option
@@ -76,7 +77,7 @@ def _adopt_checkpoint(
         if flag.fixed_by not in fixed_by:
             continue
         asked, has = getattr(settings, name), getattr(start.settings, name)
-        if asked not in (has, getattr(defaults, name)):
+        if asked not in (has, getattr(defaults, name)) and not (flag.names_part and is_pinned_form(str(has), asked)):
             raise InputError(f"{option(name)} {asked} contradicts {source}, which has {has}; leave the flag out.")
         setattr(settings, name, has)
     if has_adapters and lora is None:

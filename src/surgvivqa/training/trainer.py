@@ -46,6 +46,7 @@ from surgvivqa.training.machine_defaults import (
     parts_in_16_bits,
     resolve_machine_defaults,
 )
+from surgvivqa.training.pinned_parts import pin_parts
 from surgvivqa.training.progress_bar import Pace, ProgressBar
 from surgvivqa.training.resume import Progress, compute_fingerprint, load_optimizer_state, load_weights
 from surgvivqa.training.run_folder import RunFolder, RunStart, without_overwrite_if_requeued
@@ -84,7 +85,7 @@ def train(config: TrainConfig) -> int:
     """
     config = without_overwrite_if_requeued(limit_for_debug(config) if config.debug else config)
     check_ranges(config)
-    automatic, config = config.bf16 is None, resolve_machine_defaults(config)
+    automatic, config = config.bf16 is None, pin_parts(resolve_machine_defaults(config))
     advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
     with explain_lost_processes(advice), explain_lost_workers(advice):
         accelerator = start_accelerator(config.fp16, bool(config.bf16))
