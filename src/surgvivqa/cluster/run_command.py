@@ -74,7 +74,8 @@ def rendezvous_lines(settings: JobSettings) -> list[str]:
     lines = [f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace} # seconds that torchrun leaves the processes to save"]
     if settings.nodes > 1:
         lines += [
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            'mapfile -t machines < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
+            "head=${machines[0]}",
             "port=$((20000 + SLURM_JOB_ID % 10000))",
             "rendezvous=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0} # another one after each requeue",
         ]
