@@ -132,6 +132,26 @@ COMMANDS = {
         "surgvivqa.commands.data_verify:data_verify",
         "compare data on disk with what should be there, and mend its layout with links",
     ),
+    "slurm train": Command(
+        "surgvivqa.commands.slurm_config:SlurmTrainConfig",
+        "surgvivqa.commands.slurm:slurm_train",
+        "write or submit a SLURM job that trains",
+    ),
+    "slurm eval": Command(
+        "surgvivqa.commands.slurm_config:SlurmEvalConfig",
+        "surgvivqa.commands.slurm:slurm_eval",
+        "write or submit a SLURM job that evaluates",
+    ),
+    "slurm cache": Command(
+        "surgvivqa.commands.slurm_config:SlurmCacheConfig",
+        "surgvivqa.commands.slurm:slurm_cache",
+        "write or submit a SLURM array that fills the feature cache",
+    ),
+    "slurm sweep": Command(
+        "surgvivqa.commands.slurm_config:SlurmSweepConfig",
+        "surgvivqa.commands.slurm_sweep:slurm_sweep",
+        "write or submit a SLURM array over seeds or flag values, with a table of results",
+    ),
 }
 
 
