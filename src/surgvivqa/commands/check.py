@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surgvivqa.commands.pretraining import check_pretraining
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
@@ -97,10 +98,12 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         for split in SPLIT_NAMES:
             result, frames[split] = _check_questions(config, splits, split)
             yield result
+        if config.pretrained_ckpt is None:
+            yield Result("pretraining", *check_pretraining(config, splits))
         if any(frames.values()):
             yield _fail_on_error("overlap", _check_overlaps, config, splits)
             yield from _check_frames(config, frames)
-            yield from _check_model(config, frames)
+            yield from _check_model(config, splits, frames)
     except _RequiredCheckFailedError as error:
         yield error.result
 
@@ -266,7 +269,7 @@ def _bad_frame_limit(config: CheckConfig, frames: Sequence[FrameQuestions]) -> i
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
-def _check_model(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
+def _check_model(config: CheckConfig, splits: Splits, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
     """Builds the model as ``train`` does and checks it on the data."""
     train = frames["train"]
     if not train:
@@ -276,6 +279,8 @@ def _check_model(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Itera
         bundle = build_for_training(config)
     percentage = 100 * trainable_fraction(bundle.model)
     yield Result("model", "PASS", f"built; {percentage:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
+    if config.pretrained_ckpt is not None:
+        yield Result("pretraining", *check_pretraining(config, splits, bundle))
     all_frames = IndexedFrames.concatenate(frames.values())
     yield _fail_on_error("tokens", _check_label_tokens, bundle)
     yield _fail_on_error("prompts", _check_prompts, bundle, all_frames)

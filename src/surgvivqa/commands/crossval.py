@@ -363,7 +363,8 @@ def _check_part(config: CrossvalConfig, results: RunResults, splits: Splits) -> 
     """Raises InputError if an evaluation is not the whole one of its fold's test videos."""
     report = results.report
     is_fold = report.crossval is not None and report.crossval.fold == splits.fold
-    if not is_fold or not set(report.metrics.by_video) <= set(splits.test) or report.max_samples is not None:
+    is_part = report.max_samples is not None or report.only is not None
+    if not is_fold or not set(report.metrics.by_video) <= set(splits.test) or is_part:
         raise InputError(
             f"{results.folder} is not the whole evaluation of fold {splits.fold}; remove "
             f"{'it' if is_fold else results.folder.parent}, and run the same command again."

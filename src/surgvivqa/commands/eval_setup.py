@@ -1,6 +1,7 @@
 """Prepares an evaluation: checks the flags, loads the model, reads the questions, and finds the frames."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ from surgvivqa.commands.eval_calibration import Calibrator, check_fit
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs
 from surgvivqa.commands.load_model import load_model
+from surgvivqa.commands.pretraining import find_pretraining
 from surgvivqa.config import check_ranges, option
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.corruptions import Corruption, parse_corruptions
+from surgvivqa.data.dataset_overlaps import Finding
 from surgvivqa.data.frame_views import Shown, show_black, show_other_videos
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, open_questions, subsample
+from surgvivqa.data.question_lists import Selection, read_question_list, select_questions
 from surgvivqa.data.splits import Splits, load_splits, shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
 from surgvivqa.evaluation.contradictions import generate_partner_frames
@@ -46,6 +50,9 @@ class Evaluation:
         strata: the frame flags of ``--strata``; None if not given.
         output: the folder for the results.
         skipped: number of lines left out, by reason.
+        only: what ``--only`` selected; None without it.
+        pretraining: whether the model has seen videos of the split before; None on the training split and on synthetic
+            questions.
         synthetic: whether the questions are the synthetic set's; None if that is not recorded.
         questions_root: the folder of the questions.
         splits: the videos of the splits.
@@ -64,6 +71,8 @@ class Evaluation:
     strata: FlagTable | None
     output: Path
     skipped: dict[str, int]
+    only: Selection | None
+    pretraining: list[Finding] | None
     synthetic: bool | None
     questions_root: Path
     splits: Splits
@@ -86,6 +95,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
     check_fit(config.fit_temperature, config.split, config.answer_only)
+    if config.only is not None and config.fit_temperature:
+        raise InputError("--fit-temperature needs all questions of the validation split; leave out --only.")
+    wanted = None if config.only is None else read_question_list(config.only)
     corruptions = parse_corruptions(config.corrupt or ())
     if corruptions and not config.check_samples:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
@@ -110,6 +122,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
     splits = load_splits(config.splits_dir or bundle.run.config.splits_dir)
     split_frames, skipped = _read_questions(config, bundle.run, questions_root, splits)
+    selection = None
+    if wanted is not None:
+        split_frames, selection = select_questions(split_frames, wanted)
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
@@ -124,7 +139,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     view = _show(shown, store, frames, missing)
     if shown == trained_on == "black":
         log.info("The model is evaluated on black pictures, as it was trained; --frames own shows it the frames.")
-    output = config.output or _default_output(config, "" if shown == trained_on else f"-{shown}")
+    suffix = "" if wanted is None else f"-only-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(wanted.file).stem)}"
+    output = config.output or _default_output(config, f"{suffix}{'' if shown == trained_on else f'-{shown}'}")
+    synthetic = is_synthetic(questions_root)
     runs: list[RunResults] = []
     if is_main:
         runs = read_baseline_runs(config.baseline or [], config.split, frames, ((f.video, f.frame) for f in missing))
@@ -140,7 +157,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         strata=strata,
         output=output,
         skipped=skipped,
-        synthetic=is_synthetic(questions_root),
+        only=selection,
+        pretraining=None if synthetic or config.split == "train" else _find_pretraining(config, bundle, splits),
+        synthetic=synthetic,
         questions_root=questions_root,
         splits=splits,
         baseline_runs=runs,
@@ -184,6 +203,11 @@ def _read_questions(
     frames, report = open_questions(root, videos, strict=config.strict)
     warn_of_faults(config.split, report)
     return frames, report.to_dict()["skipped"]
+
+
+def _find_pretraining(config: EvalConfig, bundle: ModelBundle, splits: Splits) -> list[Finding]:
+    checkpoint = ("--checkpoint", config.checkpoint, bundle.run.train_videos)
+    return find_pretraining(bundle.settings, splits.videos(config.split), checkpoint)
 
 
 def _create_output(output: Path, *, is_default: bool) -> None:

@@ -1,7 +1,7 @@
 """Which public data sets show the same operations, and which pretrained models have seen a video.
 
-The facts are in ``dataset_overlaps.yaml``, each with its source and with what is not known. Copies of a video inside one
-data set are found by ``overlaps.py`` instead.
+The facts are in ``dataset_overlaps.yaml``, each with its source and with what is not known. Copies of a video inside
+one data set are found by ``overlaps.py`` instead.
 """
 
 import fnmatch
@@ -85,6 +85,7 @@ class PretrainedModel(_Row):
         trained_on: what it was trained on, as a phrase.
         seen: numbers of the operations that it was trained on.
         possible: numbers of further operations that it may have been trained on.
+        sets: names of the data sets with other operations that it was trained on, as far as they are in the table.
         evidence: how well that is known.
         sources: keys of ``OverlapTable.sources``.
         note: what else there is to know.
@@ -95,6 +96,7 @@ class PretrainedModel(_Row):
     trained_on: str
     seen: Numbers = frozenset()
     possible: Numbers = frozenset()
+    sets: tuple[str, ...] = ()
     evidence: Evidence
     sources: tuple[str, ...]
     note: str = ""
@@ -132,8 +134,8 @@ class Finding:
     Attributes:
         part: what it is in the run, such as ``--video-model``.
         name: its name, such as a hub name.
-        verdict: ``seen`` if it was trained on one of the videos, ``possible`` if it may have been, ``clean`` if not, and
-            ``unknown`` if the table does not have it.
+        verdict: ``seen`` if it was trained on one of the videos, ``possible`` if it may have been, ``clean`` if not,
+            and ``unknown`` if the table does not have it.
         videos: the videos that it was trained on.
         possible: the videos that it may have been trained on.
         why: what it was trained on and how well that is known, as a phrase.
@@ -232,6 +234,8 @@ def _judge_model(part: str, name: str, tested: Mapping[str, int | None], dataset
     if model is None:
         return Finding(part, name, "unknown")
     why = f"{model.title} was trained on {model.trained_on}; {model.evidence}"
+    if dataset is not None and set(model.sets) & set(dataset.names):
+        return Finding(part, name, "possible", possible=tuple(tested), why=f"{why}, among them {dataset.name}")
     if not model.seen | model.possible:
         return Finding(part, name, "clean", why=why)
     if dataset is None:

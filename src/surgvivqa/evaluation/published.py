@@ -76,6 +76,8 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "the videos are not the five test videos of the standard split"
     if report.frames != "own":
         return "the model was not shown the questions' own frames"
+    if report.only is not None:
+        return f"only the questions that {report.only.file} lists were scored"
     if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
     if report.skipped_frames:
