@@ -6,7 +6,9 @@ import pytest
 
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.dataset_overlaps import (
+    DataSet,
     Finding,
+    PretrainedModel,
     TrainingRun,
     find_seen_videos,
     load_overlaps,
@@ -47,13 +49,14 @@ def test_the_table_agrees_with_the_splits_of_the_package() -> None:
 
 def test_every_row_names_its_sources_and_a_set_is_named_once() -> None:
     table = load_overlaps()
-    assert {name for row in (*table.sets, *table.models) for name in row.sources} == set(table.sources)
+    rows: list[DataSet | PretrainedModel] = [*table.sets, *table.models]
+    assert {name for row in rows for name in row.sources} == set(table.sources)
     assert all(row.sources and len(row.operations) <= row.videos for row in table.sets)
     names = [name for row in table.sets for name in row.names]
     assert len(names) == len(set(names))
     assert all(table.find_set(name) for row in table.models for name in row.sets)
     # What has no address is from memory, so it cannot make a row verified by itself.
-    assert not [r for r in (*table.sets, *table.models) if r.evidence == "verified" and r.sources == ("papers",)]
+    assert not [row for row in rows if row.evidence == "verified" and row.sources == ("papers",)]
 
 
 def test_the_default_parts_are_clean() -> None:

@@ -72,12 +72,12 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "the questions are not known to be SSG-QA's own"
     if report.crossval is not None:
         return "it is a cross-validation, whose models were trained on other videos than those of the standard split"
+    if report.only is not None:
+        return f"only the questions that {report.only.file} lists were scored"
     if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
         return "the videos are not the five test videos of the standard split"
     if report.frames != "own":
         return "the model was not shown the questions' own frames"
-    if report.only is not None:
-        return f"only the questions that {report.only.file} lists were scored"
     if report.max_samples is not None or report.metrics.overall.n < _LEAST_QUESTIONS:
         return "not all questions of the test split were scored"
     if report.skipped_frames:
