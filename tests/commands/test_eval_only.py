@@ -88,10 +88,7 @@ def test_only_the_listed_questions_are_evaluated(
 def test_a_temperature_needs_all_questions(real_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--split=val", "--fit-temperature", f"--only={tmp_path / 'l.jsonl'}", f"--output={tmp_path / 'o'}")
     assert evaluate(*flags_of(real_set), *flags) == 2
-    assert (
-        sentence(capsys)
-        == "surgvivqa: --fit-temperature needs all questions of the validation split; leave out --only."
-    )
+    assert "--fit-temperature needs all questions of the validation split; leave out --only." in sentence(capsys)
 
 
 def result(root: Path, **flags: Any) -> Result:

@@ -46,7 +46,7 @@ def test_folders_without_labels_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         find_label_files(tmp_path / "none")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="neither CholecT50's labels/VIDxx.json nor CholecT45's"):
+    with pytest.raises(InputError, match=r"neither CholecT50's labels/VIDxx\.json nor CholecT45's"):
         find_label_files(tmp_path)
 
 

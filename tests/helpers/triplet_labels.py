@@ -8,9 +8,8 @@ from surgvivqa.data.triplets import LABELLED_TARGETS, LABELLED_TOOLS
 from surgvivqa.data.vocabulary import PARTICIPLES
 
 VERBS = tuple(PARTICIPLES)
-Labels = dict[
-    int, list[str]
-]  # by frame, triplets such as ``hook,dissect,gallbladder`` or ``hook,null_verb,null_target``
+# By frame, triplets such as ``hook,dissect,gallbladder``; an idle hook is ``hook,null_verb,null_target``.
+Labels = dict[int, list[str]]
 
 
 def labels_of_graphs(root: Path, video: str) -> Labels:
@@ -23,10 +22,9 @@ def labels_of_graphs(root: Path, video: str) -> Labels:
         graph = json.loads(path.read_text())
         triplets = list(graph["info"]["triplet"])
         tools = [item["component"] for item in graph["scenes"][0]["objects"] if item["type"] == "instrument"]
-        idle = [
-            tool for tool in tools if tool in LABELLED_TOOLS and not any(t.startswith(f"{tool},") for t in triplets)
-        ]
-        if not any(t.startswith("specimenbag,") for t in triplets):
+        acting = {triplet.partition(",")[0] for triplet in triplets}
+        idle = [tool for tool in tools if tool in LABELLED_TOOLS and tool not in acting]
+        if "specimenbag" not in acting:
             labels[int(path.stem.partition("_")[2])] = [*triplets, *(f"{tool},null_verb,null_target" for tool in idle)]
     return labels
 
