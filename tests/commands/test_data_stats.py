@@ -60,7 +60,7 @@ def test_priors_are_those_of_eval(synthetic_set: Path, flags: list[str], capsys:
         assert rows["test", name]["by_type"]["counting"]["n"] == sum(p.type == "count" for p in asked)
 
 
-def test_tables_and_markdown(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_markdown(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "stats", *flags]) == 0
     text = capsys.readouterr().out
     for words in (
@@ -71,8 +71,10 @@ def test_tables_and_markdown(flags: list[str], capsys: pytest.CaptureFixture[str
         "VID04",
     ):
         assert words in text, words
-    assert main(["data", "stats", "--markdown", "--no-prior", *flags]) == 0
-    page = capsys.readouterr().out
+    page_file = tmp_path / "stats.md"
+    assert main(["data", "stats", "--markdown", "--no-prior", f"--output={page_file}", *flags]) == 0
+    assert capsys.readouterr().out == f"written: {page_file}\n"
+    page = page_file.read_text()
     assert "| split | videos | frames | questions |" in page and "| train | 1 of 1 | 4 |" in page
     assert "give away" not in page
 
@@ -99,6 +101,8 @@ def test_without_training_questions_no_prior_is_fitted(
 def test_wrong_use_is_one_sentence(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "stats", "--json", "--markdown", *flags]) == 2
     assert "two formats" in sentence(capsys)
+    assert main(["data", "stats", f"--output={tmp_path}", *flags]) == 2
+    assert "is not a file in a folder that exists" in sentence(capsys)
     assert main(["data", "stats", f"--ssgvqa-root={tmp_path}"]) == 2
     assert "has no question of the 45 videos of the splits" in sentence(capsys)
     assert main(["data", "stats", f"--ssgvqa-root={tmp_path / 'none'}"]) == 2

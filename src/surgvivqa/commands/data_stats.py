@@ -18,6 +18,7 @@ from surgvivqa.evaluation.baselines import MAX_FITTED, LabelledQuestions
 from surgvivqa.evaluation.question_stats import Prior, QuestionStats, SplitStats, count_questions, measure_priors
 from surgvivqa.reporting.stats_document import build_stats_document
 from surgvivqa.reporting.tables import render_markdown, render_text
+from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
 
 log = logging.getLogger("surgvivqa")
@@ -40,24 +41,31 @@ class DataStatsConfig:
     prior: bool = flag("Fit the baselines, which takes most of the time.", True)
     json: bool = flag("Print JSON instead of tables.", False)
     markdown: bool = flag("Print Markdown instead of plain tables.", False)
+    output: Path | None = flag("File to write. Default: the statistics are printed.", None)
 
 
 def show_stats(config: DataStatsConfig) -> QuestionStats:
-    """Prints the statistics.
+    """Prints or writes the statistics.
 
     Raises:
-        InputError: there is no question, or a file or a split cannot be read.
+        InputError: there is no question, a file or a split cannot be read, or the output cannot be used.
     """
     if config.ssgvqa_root is None:
         raise InputError("--ssgvqa-root is missing; give it, or set SSGVQA_ROOT.")
     if config.json and config.markdown:
         raise InputError("--json and --markdown are two formats; leave out one of them.")
+    if config.output is not None and (config.output.is_dir() or not config.output.parent.is_dir()):
+        raise InputError(f"--output {config.output} is not a file in a folder that exists; give another name.")
     stats = compute_stats(config.ssgvqa_root, load_splits(config.splits_dir), prior=config.prior)
     if config.json:
-        print(TypeAdapter(QuestionStats).dump_json(stats, indent=2).decode())
+        text = f"{TypeAdapter(QuestionStats).dump_json(stats, indent=2).decode()}\n"
     else:
-        document = build_stats_document(stats)
-        print(render_markdown(document) if config.markdown else render_text(document), end="")
+        text = (render_markdown if config.markdown else render_text)(build_stats_document(stats))
+    if config.output is None:
+        print(text, end="")
+    else:
+        write_text(config.output, text, durable=False)
+        print(f"written: {config.output}")
     return stats
 
 
