@@ -12,6 +12,7 @@ from surgvivqa.data.dataset_overlaps import (
     TrainingRun,
     find_seen_videos,
     load_overlaps,
+    merge_findings,
     operation_number,
     parse_numbers,
     summarise_findings,
@@ -123,3 +124,11 @@ def test_what_matters_comes_first() -> None:
     text = summarise_findings(find_seen_videos(TESTED, models))
     assert text.startswith("--decoder-model endovit_SPR.pth has seen VID02, VID22 (EndoViT for phase recognition was")
     assert text.index("/x/mine is not in the table") < text.index("gpt2 has seen none of the videos")
+
+
+def test_the_folds_of_a_cross_validation_are_joined() -> None:
+    parts = {"--video-model": "endovit_SPR.pth", "--decoder-model": "gpt2"}
+    folds = [find_seen_videos(videos, parts) for videos in (["VID02", "VID60"], ["VID43"], ["VID22"])]
+    video, decoder = merge_findings(finding for fold in folds for finding in fold)
+    assert (video.verdict, video.videos) == ("seen", ("VID02", "VID22")) and video.why == folds[0][0].why
+    assert decoder == folds[0][1]

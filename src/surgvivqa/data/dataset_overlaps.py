@@ -218,6 +218,20 @@ def find_seen_videos(
     return findings + [_judge_run(run, tested, dataset) for run in runs]
 
 
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Joins the findings about the same part, such as those of the folds of a cross-validation."""
+    worst: tuple[Verdict, ...] = ("seen", "possible", "unknown", "clean")
+    merged: dict[tuple[str, str], Finding] = {}
+    for new in findings:
+        old = merged.setdefault((new.part, new.name), new)
+        seen = tuple(dict.fromkeys([*old.videos, *new.videos]))
+        possible = tuple(video for video in dict.fromkeys([*old.possible, *new.possible]) if video not in seen)
+        verdict = min(old.verdict, new.verdict, key=worst.index)
+        why = old.why if old.verdict == verdict else new.why
+        merged[new.part, new.name] = Finding(new.part, new.name, verdict, seen, possible, why)
+    return list(merged.values())
+
+
 def summarise_findings(findings: Sequence[Finding]) -> str:
     """All findings in one or a few sentences, those that matter first."""
     order: tuple[Verdict, ...] = ("seen", "possible", "unknown")
