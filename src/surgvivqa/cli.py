@@ -101,6 +101,16 @@ COMMANDS = {
         "train and evaluate the folds of a cross-validation",
         resumable=True,
     ),
+    "data audit": Command(
+        "surgvivqa.commands.data_audit:DataAuditConfig",
+        "surgvivqa.commands.data_audit:audit_data",
+        "compare SSG-QA's answers with CholecT50's human labels",
+    ),
+    "data stats": Command(
+        "surgvivqa.commands.data_stats:DataStatsConfig",
+        "surgvivqa.commands.data_stats:show_stats",
+        "count the questions, and what the questions alone give away",
+    ),
     "convert": Command(
         "surgvivqa.commands.convert:ConvertConfig",
         "surgvivqa.commands.convert:convert",

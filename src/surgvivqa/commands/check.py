@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surgvivqa.commands.pretraining import check_pretraining
 from surgvivqa.config import TrainConfig, check_ranges, clip_length, data_roots, flag
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
@@ -102,6 +103,8 @@ def run_checks(config: CheckConfig) -> Iterator[Result]:
         for split in SPLIT_NAMES:
             result, frames[split] = _check_questions(config, dataset, split)
             yield result
+        if config.pretrained_ckpt is None:
+            yield Result("pretraining", *check_pretraining(config, dataset))
         if any(frames.values()):
             if dataset.is_ssgqa:
                 yield _fail_on_error("overlap", _check_overlaps, config, splits)
@@ -301,6 +304,8 @@ def _check_model(config: CheckConfig, dataset: Dataset, frames: dict[str, Frames
         bundle = build_for_training(config, dataset.label_set)
     percentage = 100 * trainable_fraction(bundle.model)
     yield Result("model", "PASS", f"built; {percentage:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
+    if config.pretrained_ckpt is not None:
+        yield Result("pretraining", *check_pretraining(config, dataset, bundle))
     all_frames = concatenate_frames(list(frames.values()))
     yield _fail_on_error("tokens", _check_label_tokens, bundle)
     yield _fail_on_error("prompts", _check_prompts, bundle, all_frames)

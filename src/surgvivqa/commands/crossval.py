@@ -43,6 +43,7 @@ from surgvivqa.config import (
     option,
     save_yaml,
 )
+from surgvivqa.data.dataset_overlaps import Finding, merge_findings
 from surgvivqa.data.splits import Folds, Splits, load_splits, read_folds, write_fold
 from surgvivqa.datasets.opening import Dataset, open_dataset
 from surgvivqa.evaluation.build_report import build_report
@@ -354,6 +355,7 @@ def summarise(config: CrossvalConfig, folds: Folds) -> EvaluationReport:
         baselines=compute_fold_baselines([(r.predictions, s) for r, s in parts], _open_any_fold(config)),
         environment=_join_environments([r.environment for r in reports if r.environment is not None]),
         crossval=CrossValidation.of_all(rows),
+        pretraining=_join_pretraining(reports),
         calibration=compute_calibration(predictions),
         contradictions=compute_contradictions(predictions),
     )
@@ -375,13 +377,25 @@ def _check_part(config: CrossvalConfig, results: RunResults, splits: Splits) -> 
     """Raises InputError if an evaluation is not the whole one of its fold's test videos."""
     report = results.report
     is_fold = report.crossval is not None and report.crossval.fold == splits.fold
-    if not is_fold or not set(report.metrics.by_video) <= set(splits.test) or report.max_samples is not None:
+    is_part = report.max_samples is not None or report.only is not None
+    if not is_fold or not set(report.metrics.by_video) <= set(splits.test) or is_part:
         raise InputError(
             f"{results.folder} is not the whole evaluation of fold {splits.fold}; remove "
             f"{'it' if is_fold else results.folder.parent}, and run the same command again."
         )
     if absent := set(splits.test) - set(report.metrics.by_video):
         log.warning("Fold %d has no question about %s.", splits.fold, ", ".join(sorted(absent)))
+
+
+def _join_pretraining(reports: Sequence[EvaluationReport]) -> list[Finding] | None:
+    """What the pretrained parts have seen of any fold's videos; None if a fold does not say.
+
+    A fold's own checkpoint has not seen its videos, or it would not have been evaluated.
+    """
+    if any(report.pretraining is None for report in reports):
+        return None
+    found = [finding for report in reports for finding in report.pretraining or ()]
+    return merge_findings(finding for finding in found if finding.part != "--checkpoint")
 
 
 def _join_environments(environments: Sequence[Environment]) -> Environment | None:

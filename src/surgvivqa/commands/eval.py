@@ -76,6 +76,8 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         checkpoint=str(config.checkpoint),
         split=config.split,
         max_samples=config.max_samples,
+        only=evaluation.only,
+        pretraining=evaluation.pretraining,
         synthetic=evaluation.synthetic,
         mask=evaluation.bundle.settings.mask,
         prompt_mode=evaluation.bundle.settings.prompt_mode,

@@ -51,6 +51,11 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         None,
         least=1,
     )
+    only: Path | None = flag(
+        "Evaluate only the questions that a file lists, such as confirmed.jsonl of `surgvivqa data audit`: JSON lines "
+        "with video, frame and question. Default output: eval-<split>-only-<file>.",
+        None,
+    )
     max_samples: int | None = flag("Maximum number of questions, spread over the videos.", None, least=1)
     frames: Shown | None = flag(
         "Pictures that the model is shown. own: the questions' frames. black: black pictures. shuffled: frames of "

@@ -1,6 +1,7 @@
 """Prepares an evaluation: checks the flags, loads the model, reads the questions, and finds the frames."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ from surgvivqa.commands.eval_calibration import Calibrator, check_fit
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs
 from surgvivqa.commands.load_model import adopt_labels, load_model
+from surgvivqa.commands.pretraining import find_pretraining
 from surgvivqa.config import check_ranges, dataset_name, option
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.corruptions import Corruption, parse_corruptions
+from surgvivqa.data.dataset_overlaps import Finding
 from surgvivqa.data.frame_views import Shown, show_black, show_other_videos
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, subsample
 from surgvivqa.data.labels import LabelSet
+from surgvivqa.data.question_lists import Selection, read_question_list, select_questions
 from surgvivqa.data.splits import shared_videos
 from surgvivqa.data.ssgqa import FrameQuestions, warn_of_faults
 from surgvivqa.datasets.description import load_description
@@ -49,6 +53,9 @@ class Evaluation:
         strata: the frame flags of ``--strata``; None if not given.
         output: the folder for the results.
         skipped: number of lines left out, by reason.
+        only: what ``--only`` selected; None without it.
+        pretraining: whether the model has seen videos of the split before; None on the training split and on synthetic
+            questions.
         synthetic: whether the questions are the synthetic set's; None if that is not recorded.
         dataset: the data set, with its splits.
         baseline_runs: the evaluations of ``--baseline``; empty in other processes than the main one.
@@ -66,6 +73,8 @@ class Evaluation:
     strata: FlagTable | None
     output: Path
     skipped: dict[str, int]
+    only: Selection | None
+    pretraining: list[Finding] | None
     synthetic: bool | None
     dataset: Dataset
     baseline_runs: Sequence[RunResults]
@@ -87,6 +96,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     if config.answer_only and config.score_norm != "sum":
         raise InputError("--answer-only works with --score-norm sum only; leave out --answer-only.")
     check_fit(config.fit_temperature, config.split, config.answer_only)
+    if config.only is not None and config.fit_temperature:
+        raise InputError("--fit-temperature needs all questions of the validation split; leave out --only.")
+    wanted = None if config.only is None else read_question_list(config.only)
     corruptions = parse_corruptions(config.corrupt or ())
     if corruptions and not config.check_samples:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
@@ -110,6 +122,9 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     )
     image_root = _data_root(config.image_root, _recorded(config, bundle.run, "image_root"), "image_root")
     split_frames, skipped = _read_questions(config, bundle.run, dataset)
+    selection = None
+    if wanted is not None:
+        split_frames, selection = select_questions(split_frames, wanted)
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {dataset.root}.")
@@ -125,7 +140,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     view = _show(shown, store, frames, missing)
     if shown == trained_on == "black":
         log.info("The model is evaluated on black pictures, as it was trained; --frames own shows it the frames.")
-    output = config.output or _default_output(config, "" if shown == trained_on else f"-{shown}")
+    suffix = "" if wanted is None else f"-only-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(wanted.file).stem)}"
+    output = config.output or _default_output(config, f"{suffix}{'' if shown == trained_on else f'-{shown}'}")
     runs: list[RunResults] = []
     if is_main:
         unusable = [(frame.video, frame.frame) for frame in missing]
@@ -142,6 +158,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         strata=strata,
         output=output,
         skipped=skipped,
+        only=selection,
+        pretraining=_find_pretraining(config, bundle, dataset),
         synthetic=dataset.is_synthetic,
         dataset=dataset,
         baseline_runs=runs,
@@ -230,6 +248,14 @@ def _read_questions(
     frames, report = dataset.questions(videos, strict=config.strict)
     warn_of_faults(config.split, report)
     return frames, report.to_dict()["skipped"]
+
+
+def _find_pretraining(config: EvalConfig, bundle: ModelBundle, dataset: Dataset) -> list[Finding] | None:
+    """What the model has seen of the split; None on the training split and on synthetic questions."""
+    if dataset.is_synthetic or config.split == "train":
+        return None
+    checkpoint = ("--checkpoint", config.checkpoint, bundle)
+    return find_pretraining(bundle.settings, dataset.splits.videos(config.split), dataset.description.name, checkpoint)
 
 
 def _create_output(output: Path, *, is_default: bool) -> None:

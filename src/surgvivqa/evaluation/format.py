@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from surgvivqa.data.dataset_overlaps import summarise_findings
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import format_calibration
 from surgvivqa.evaluation.contradictions import format_contradictions
@@ -24,7 +25,9 @@ _HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS
 
 def format_report(report: EvaluationReport) -> str:
     """Formats the verdicts, the metrics with their intervals, baselines, published results, and the other sections."""
-    parts = ["\n".join(report.verdicts), format_metrics(report.metrics, report.intervals, report.bootstrap)]
+    name = "all" if report.only is None else f"only {report.only.file}"
+    parts = ["\n".join([*report.verdicts, *_pretraining(report)])]
+    parts.append(format_metrics(report.metrics, report.intervals, report.bootstrap, name))
     parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
     if report.dataset is not None:
         parts.append(format_published_rows(report.dataset))
@@ -38,9 +41,18 @@ def format_report(report: EvaluationReport) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def format_metrics(metrics: GroupedMetrics, intervals: Intervals | None, bootstrap: Intervals | None = None) -> str:
-    """Formats the metrics as a table: overall with their intervals, by reasoning, by type."""
-    lines = [f"{_HEAD}   95% of acc", _row("all", metrics.overall, _span(metrics.overall.intervals))]
+def format_metrics(
+    metrics: GroupedMetrics, intervals: Intervals | None, bootstrap: Intervals | None = None, name: str = "all"
+) -> str:
+    """Formats the metrics as a table: overall with their intervals, by reasoning, by type.
+
+    Args:
+        metrics: the metrics.
+        intervals: of all questions, by Student's t.
+        bootstrap: of all questions, by the bootstrap.
+        name: the name of the row of all questions.
+    """
+    lines = [f"{_HEAD}   95% of acc", _row(name, metrics.overall, _span(metrics.overall.intervals))]
     if intervals is not None:
         lines += _ends("95%", intervals)
     if bootstrap is not None:
@@ -112,6 +124,12 @@ def format_published(report: EvaluationReport) -> str:
     lines += [f"{printed.title}: {printed.definition}"]
     shown = [result for result in load_published() if result.comparable]
     return "\n".join([*lines, *(f"{result.title}: {caveat}" for result in shown for caveat in result.caveats)])
+
+
+def _pretraining(report: EvaluationReport) -> list[str]:
+    """A line about what the model has seen before, unless a verdict says it."""
+    found = [f for f in report.pretraining or () if f.verdict in ("clean", "unknown")]
+    return [f"Pretraining: {summarise_findings(found)}"] if found else []
 
 
 def _row(name: str, metrics: Metrics, after: str = "") -> str:

@@ -74,6 +74,8 @@ def why_not_comparable(report: EvaluationReport) -> str | None:
         return "the questions are not known to be SSG-QA's own"
     if report.crossval is not None:
         return "it is a cross-validation, whose models were trained on other videos than those of the standard split"
+    if report.only is not None:
+        return f"only the questions that {report.only.file} lists were scored"
     if report.split != "test" or set(report.metrics.by_video) != TEST_VIDEOS:
         return "the videos are not the five test videos of the standard split"
     if report.frames != "own":

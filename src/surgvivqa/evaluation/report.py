@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from surgvivqa.data.dataset_overlaps import Finding
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.labels import SSG_QA, LabelSet, check_labels
+from surgvivqa.data.question_lists import Selection
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.contradictions import Contradictions
@@ -31,6 +33,8 @@ _GROUPS = ("by_reasoning", "by_type", "by_video")
 SECTIONS: dict[str, Any] = {
     "environment": Environment,
     "crossval": CrossValidation,
+    "only": Selection,
+    "pretraining": list[Finding],
     "baselines": list[Baseline],
     "picture": PictureCheck,
     "robustness": Robustness,
@@ -67,6 +71,9 @@ class EvaluationReport:
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         crossval: the folds of a cross-validation that this is about; None for other evaluations.
+        only: the list of questions that the evaluation is limited to (``--only``); None for all.
+        pretraining: whether the pretrained parts of the model, or the run that trained it, have seen videos of the
+            split; None on the training split, on synthetic questions, and in older files.
         baselines: what is reached on the same questions without the frames, or by other models.
         picture: the same questions on black frames and on frames of other videos.
         robustness: the same questions on corrupted frames.
@@ -96,6 +103,8 @@ class EvaluationReport:
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
     crossval: CrossValidation | None = None
+    only: Selection | None = None
+    pretraining: Sequence[Finding] | None = None
     baselines: Sequence[Baseline] | None = None
     picture: PictureCheck | None = None
     robustness: Robustness | None = None

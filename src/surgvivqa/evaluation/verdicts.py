@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+from surgvivqa.data.dataset_overlaps import summarise_findings
 from surgvivqa.evaluation.baseline_rows import Baseline, GroupDifference
 from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.metrics import METRICS, TYPE_GROUPS
@@ -112,6 +113,26 @@ def _judge_split(report: EvaluationReport) -> list[str]:
     ]
 
 
+def _judge_only(report: EvaluationReport) -> list[str]:
+    """Which questions were left out by a list."""
+    if report.only is None:
+        return []
+    only = report.only
+    lacking = f"; {only.missing:,} of the {only.listed:,} listed ones are not in it" if only.missing else ""
+    return [
+        f"All figures are about the questions that {only.file} lists: {only.selected:,} of the {only.of:,} questions "
+        f"of the {report.split} split{lacking}."
+    ]
+
+
+def _judge_pretraining(report: EvaluationReport) -> list[str]:
+    """Whether the model has, or may have, seen videos of the split before."""
+    found = [f for f in report.pretraining or () if f.verdict in ("seen", "possible")]
+    if not found:
+        return []
+    return [f"The figures may be too high, because videos of the split were seen before: {summarise_findings(found)}"]
+
+
 def _judge_picture(report: EvaluationReport) -> list[str]:
     """Whether the model uses the picture."""
     return [] if report.picture is None else picture_verdicts(report.picture)
@@ -158,6 +179,8 @@ def _judge_published(report: EvaluationReport, facts: DatasetFacts) -> list[str]
 _VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (
     _judge_split,
     _judge_frames,
+    _judge_only,
+    _judge_pretraining,
     _compare_with_blind,
     _judge_picture,
     _judge_precision,

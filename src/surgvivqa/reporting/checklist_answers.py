@@ -51,6 +51,8 @@ def inclusion(run: RunResults) -> str | None:
     videos = len(report.metrics.by_video)
     size = f"{report.metrics.overall.n:,} questions about {videos} videos of the {report.split} split"
     limit = f", at most {report.max_samples:,} spread over the videos" if report.max_samples is not None else ""
+    if report.only is not None:
+        limit = f", only those that {report.only.file} lists (SHA-256 {report.only.sha256}){limit}"
     left_out = ", ".join(f"{reason} {count:,}" for reason, count in report.skipped.items() if count)
     summaries = "" if _other_data_set(run) else "The two summary lines of each file are no questions. "
     return (
@@ -72,6 +74,9 @@ def preprocessing(run: RunResults) -> str | None:
 
 def subsets(run: RunResults) -> str | None:
     """Whether parts of the data were chosen."""
+    if run.report.only is not None:
+        only = run.report.only
+        return f"{only.selected:,} of the {only.of:,} questions of the split, those that {only.file} lists."
     if run.report.max_samples is not None:
         return f"A sample of at most {run.report.max_samples:,} questions, spread over the videos."
     return "All usable questions of the split; whole frames."

@@ -185,7 +185,7 @@ def check_same_questions(reference: RunResults, run: RunResults) -> None:
         facts.append(f"{len(relabelled):,} questions have another true answer")
     raise InputError(
         f"{run.name} and {reference.name} do not answer the same questions: {'; '.join(facts)}. Evaluate both with the "
-        f"same questions and the same --split and --max-samples."
+        f"same questions and the same --split, --only and --max-samples."
     )
 
 
@@ -298,6 +298,8 @@ def _write_notes(runs: Sequence[RunResults], settings: Mapping[str, Sequence[Any
     elif reports[0].split != "test":
         what = "which checkpoints were picked by" if reports[0].split == "val" else "which was trained on"
         notes.append(f"These are questions of the {reports[0].split} split, {what}: test figures are usually lower.")
+    if lists := dict.fromkeys(report.only.file for report in reports if report.only is not None):
+        notes.append(f"Only the questions that {' and '.join(lists)} lists were asked (--only).")
     if any(report.max_samples is not None for report in reports):
         notes.append("Not all questions of the split were scored (--max-samples).")
     if skipped := max(len(report.skipped_frames) for report in reports):

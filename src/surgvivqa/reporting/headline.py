@@ -118,7 +118,8 @@ def _mark_of(text: str) -> Mark:
         return "pass"
     if text.startswith(("Whether", "How far")):
         return "unknown"
-    is_bad = re.search(r"^Below|^Also below|^The model was shown|does not beat|do(es)? not show", text)
+    starts = ("Below", "Also below", "The model was shown", "The figures may be", "All figures are about")
+    is_bad = text.startswith(starts) or re.search(r"does not beat|do(es)? not show", text)
     return "warn" if is_bad else "plain"
 
 

@@ -168,6 +168,8 @@ def byline(results: RunResults) -> list[str]:
     shown = report.to_json().get("frames", "own")
     if shown != "own":
         parts.append(f"asked on {'black frames' if shown == 'black' else 'frames of other videos'}")
+    if report.only is not None:
+        parts.append(f"only those of {report.only.file}")
     if report.synthetic:
         parts.append("synthetic scenes")
     if report.environment is not None:
@@ -198,12 +200,13 @@ def _data_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     data_set = "SSG-QA" if content["label_set"]["name"] == SSG_QA.name else content["label_set"]["name"]
     unknown = "not recorded" if data_set == "SSG-QA" else data_set
     source = {True: "drawn by surgvivqa synth", False: data_set, None: unknown}[content["synthetic"]]
-    limit = content["max_samples"]
+    limit, only = content["max_samples"], content.get("only")
+    asked = "all" if only is None else f"those that {only['file']} lists (--only; SHA-256 {only['sha256'][:12]})"
     return [
         ("Questions", f"{content['n']:,}, {source}"),
         ("Split", content["split"]),
         ("Videos", str(len(content["by_video"]))),
-        ("Asked", "all" if limit is None else f"a sample of at most {limit:,} (--max-samples)"),
+        ("Asked", asked if limit is None else f"a sample of at most {limit:,} (--max-samples) of {asked}"),
     ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surgvivqa.config import TrainConfig, flags_of
+from surgvivqa.data.dataset_overlaps import summarise_findings
 from surgvivqa.data.labels import SSG_QA
 from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.reporting.page import percent
@@ -42,6 +43,7 @@ def trust_points(results: RunResults, content: Mapping[str, Any], runs: Sequence
     """
     return [
         _split(content),
+        _pretraining(results),
         _questions(results),
         _labels(content),
         _mask(content),
@@ -81,11 +83,25 @@ def _split(content: Mapping[str, Any]) -> Point:
     return Point(title, "pass", f"The five test videos of SSG-VQA-Net's split: {', '.join(sorted(TEST_VIDEOS))}.")
 
 
+def _pretraining(results: RunResults) -> Point:
+    title, findings = "Not seen in pretraining", results.report.pretraining
+    if results.report.synthetic:
+        return Point(title, "pass", "The scenes are drawn, so no pretrained part has seen them.")
+    if findings is None:
+        return Point(title, "unknown", "Not recorded; surgvivqa eval records it, except on the training split.")
+    verdicts = {finding.verdict for finding in findings}
+    mark: Mark = "warn" if verdicts & {"seen", "possible"} else "unknown" if "unknown" in verdicts else "pass"
+    return Point(title, mark, summarise_findings(findings))
+
+
 def _questions(results: RunResults) -> Point:
     title, report = "All questions", results.report
     n = report.metrics.overall.n
     if (shown := report.to_json().get("frames", "own")) != "own":
         return Point(title, "warn", f"The questions were asked on {shown} frames, not on their own.")
+    if report.only is not None:
+        listed = f"{report.only.selected:,} of {report.only.of:,} questions, those that {report.only.file} lists"
+        return Point(title, "warn", f"Only a part: {listed} (--only).")
     if report.max_samples is not None:
         return Point(title, "warn", f"A sample: at most {report.max_samples:,} questions were asked (--max-samples).")
     if report.skipped_frames:

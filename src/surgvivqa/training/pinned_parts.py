@@ -10,7 +10,8 @@ import yaml
 from surgvivqa.checkpoints.hub_files import Kind
 from surgvivqa.checkpoints.hub_models import resolve_commit
 from surgvivqa.checkpoints.hub_names import HubName, is_pinned_form, parse_hub_name
-from surgvivqa.config import TrainConfig, option, plain_yaml
+from surgvivqa.config import TrainConfig, option
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 log = logging.getLogger("surgvivqa")
 KINDS: dict[str, Kind] = {"video_model": "video", "text_model": "text", "decoder_model": "decoder"}
