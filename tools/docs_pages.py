@@ -1,7 +1,8 @@
 """Sphinx extension: pages made from the package's flags, and links that also work on the code's host.
 
-The pages under ``docs`` are read in two places, as files of the repository and as the site. Links from them to files outside
-``docs`` are right in the repository. On the site, those to a document lead to its page, and those to code to its listing.
+The pages under ``docs`` are read in two places, as files of the repository and as the site. Links from them to files
+outside ``docs`` are right in the repository. On the site, a link to a document leads to its page, and one to another file
+downloads it.
 """
 
 import dataclasses
@@ -61,7 +62,9 @@ def build_command_page(name: str) -> str:
     command = COMMANDS[name]
     module, _, attribute = command.config.partition(":")
     cls = getattr(importlib.import_module(module), attribute)
-    rows = "\n".join(f"| `{option(flag)}` | {kind} | {default} | {_cell(text)} |" for flag, kind, default, text in _flags(cls))
+    rows = "\n".join(
+        f"| `{option(flag)}` | {kind} | {default} | {_cell(text)} |" for flag, kind, default, text in _flags(cls)
+    )
     description = re.sub(r"``([^`]*)``", r"`\1`", _dedent(cls.__doc__ or ""))
     resume = "\n\nA stopped command continues when it is run again." if command.resumable else ""
     return (
