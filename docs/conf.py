@@ -34,6 +34,9 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+smartquotes = False  # they would turn the dashes of flags into others
 html_title = "surgvivqa"
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
