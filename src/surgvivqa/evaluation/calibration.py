@@ -250,7 +250,7 @@ def assign_equal_mass(confidence: Floats, bins: int = BINS) -> NDArray[np.int64]
 
 
 def expected_calibration_error(gaps: Floats, bins: NDArray[np.int64]) -> float:
-    """Sum over bins of share of questions times |accuracy - mean confidence|.
+    """Sum over bins of share of questions times ``|accuracy - mean confidence|``.
 
     Args:
         gaps: ``[Q]`` confidence minus 1 or 0 for a right or wrong answer.
