@@ -36,7 +36,6 @@ from surgvivqa.config import (
     data_roots,
     flags_of,
     option,
-    plain_yaml,
 )
 from surgvivqa.data.splits import SPLIT_NAMES, load_splits
 from surgvivqa.model.freezing import check_cache_flags
@@ -44,6 +43,7 @@ from surgvivqa.training.machine_defaults import resolve_machine_defaults
 from surgvivqa.training.run_folder import FINISHED, OVERWRITE
 from surgvivqa.training.trackers import parse_trackers
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 log = logging.getLogger("surgvivqa")
 _FRAMES_TO_CHECK = 50  # that the check in a job decodes: enough to find wrong folders
