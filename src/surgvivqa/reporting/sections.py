@@ -17,8 +17,8 @@ MISSING = {
     "robustness": "Not measured in this evaluation. surgvivqa eval --corrupt all measures it; --strata FILE compares "
     "frames with and without a flag, such as smoke.",
     "contradictions": "Not counted in this evaluation. surgvivqa eval counts them.",
-    "wordings": "Each question of this evaluation has one wording. surgvivqa eval compares the wordings of data sets that "
-    "ask in several, such as SurgCheck.",
+    "wordings": "Each question of this evaluation has one wording. surgvivqa eval compares the wordings of data sets "
+    "that ask in several, such as SurgCheck.",
     "evidence": "Not measured in this evaluation. surgvivqa eval --evidence N --scene-graph-root DIR measures it and "
     "draws maps.",
 }
