@@ -6,7 +6,7 @@ After ``import surgvivqa.auto``, ``AutoConfig``, ``AutoModel`` and ``AutoProcess
 
     model = SurgViVQAModel.from_pretrained("folder or hub name")
     processor = SurgViVQAProcessor.from_pretrained("folder or hub name")
-    scores = model.score(**processor("frame.png", "How many tools are there?"))  # [1, 51]
+    scores = model.score(**processor("frame.png", "How many tools are there?"))  # [1, C]
     print(processor.answers(scores))  # [[("2", 0.87)]]: label and probability
 """
 

@@ -15,13 +15,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
+import tyro
 import yaml
 
 from surgvivqa.data.prompts import PromptMode
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 Preset = Literal["base", "tiny"]
 MaskMode = Literal["prefix", "causal", "bidirectional"]
@@ -119,21 +121,27 @@ def folder_from_environment(variable: str) -> Callable[[], Path | None]:
 class DataConfig:
     """Where the data is and what to do with data that cannot be used."""
 
-    ssgvqa_root: Path | None = flag(
-        "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT, or in "
-        "eval the folder that the checkpoint was trained with.",
+    dataset: str | None = flag(
+        "Data set: ssg-qa, surgcheck, real-colon-vqa or another name of docs/data-sets.md, or a YAML file that "
+        "describes one. Default: ssg-qa, or in eval the data set that the checkpoint was trained on.",
+        None,
+        in_card=True,
+    )
+    ssgvqa_root: Annotated[Path | None, tyro.conf.arg(aliases=["--question-root"])] = flag(
+        "Folder of the questions, for SSG-QA <root>/<VIDxx>/<frame>.txt; or their file. Default: the environment "
+        "variable SSGVQA_ROOT, or in eval the folder that the checkpoint was trained with.",
         default_factory=folder_from_environment("SSGVQA_ROOT"),
         on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
     image_root: Path | None = flag(
-        "Folder of the frames, <root>/<VIDxx>/<frame padded to 6 digits>.png. Default: the environment variable "
-        "IMAGE_ROOT, or in eval the folder that the checkpoint was trained with.",
+        "Folder of the frames, for SSG-QA <root>/<VIDxx>/<frame padded to 6 digits>.png. Default: the environment "
+        "variable IMAGE_ROOT, or in eval the folder that the checkpoint was trained with.",
         default_factory=folder_from_environment("IMAGE_ROOT"),
         on_resume="free",
     )
     splits_dir: Path | None = flag(
-        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split, or in eval "
-        "the split that the checkpoint was trained with.",
+        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: the data set's own split (for "
+        "SSG-QA SSG-VQA-Net's), or in eval the split that the checkpoint was trained with.",
         None,
         on_resume="free",  # compared by content: training.resume.compute_fingerprint
     )
@@ -444,6 +452,11 @@ def check_ranges(config: Any) -> None:
                 raise InputError(f"{option(name)} must be {words} {limit}, not {value}.")
 
 
+def dataset_name(config: DataConfig) -> str:
+    """The name of the data set, or the path of its description."""
+    return config.dataset or "ssg-qa"
+
+
 def data_roots(config: DataConfig) -> tuple[Path, Path]:
     """The folders of the questions and of the frames.
 
@@ -454,7 +467,8 @@ def data_roots(config: DataConfig) -> tuple[Path, Path]:
     for name, root in (("ssgvqa_root", config.ssgvqa_root), ("image_root", config.image_root)):
         if root is None:
             raise InputError(f"{option(name)} is missing; give it, or set {name.upper()}.")
-        if not root.is_dir():
+        may_be_file = name == "ssgvqa_root" and dataset_name(config) != "ssg-qa"
+        if not root.is_dir() and not (may_be_file and root.is_file()):
             raise InputError(f"{option(name)} {root} is not a folder.")
         roots.append(root)
     return roots[0], roots[1]
@@ -511,35 +525,6 @@ def _arguments(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option(name) if value else option(f"no-{name}")]
     return [option(name), *(str(v) for v in value)] if isinstance(value, list) else [option(name), str(value)]
-
-
-_MAX_YAML_BYTES = 1_000_000
-
-
-class _FlagsLoader(yaml.SafeLoader):
-    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias (*name); write the value out")
-        return super().compose_node(parent, index)
-
-
-def plain_yaml(path: Path) -> Any:
-    """The content of a YAML file of flags.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is too large or nested too deeply, or is not text.
-        yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
-    """
-    if path.stat().st_size > _MAX_YAML_BYTES:
-        raise ValueError(f"it is larger than {_MAX_YAML_BYTES:,} bytes, so it is not a file of flags")
-    try:
-        return _FlagsLoader(path.read_text(encoding="utf-8")).get_single_data()
-    except RecursionError:
-        raise ValueError("it is nested too deeply to be a file of flags") from None
 
 
 def read_yaml(path: Path, cls: type) -> dict[str, Any]:

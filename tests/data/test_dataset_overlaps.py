@@ -106,6 +106,8 @@ def test_a_checkpoint_of_the_same_set_is_compared_by_name() -> None:
     assert found.videos == ("VID22",) and found.verdict == "seen"
     (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ("VID01",))])
     assert found.verdict == "clean"
+    (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ("VID01", "17"))])
+    assert found.verdict == "possible" and "another data set" in found.why
     (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ())])
     assert found.verdict == "possible" and "not recorded" in found.why
 

@@ -112,7 +112,7 @@ def test_fiftyones_importer_is_led_to_the_form_without_a_database(run: RunResult
 
 
 def test_label_studio_tasks_fit_their_interface(run: RunResults) -> None:
-    interface = ElementTree.fromstring(label_studio_interface())
+    interface = ElementTree.fromstring(label_studio_interface(LABELS))
     named = {element.get("name"): element for element in interface}
     choices = {choice.get("value") for choice in named["answer"]}
     assert choices == set(LABELS) and named["answer"].get("toName") == "image"

@@ -86,6 +86,7 @@ def load_folder(
     else:
         use_local_parts(saved.model, parts or saved.model)
         model = assemble(saved.model, config.lora).model
+        model.config.label_set = config.label_set
     required = all_tensor_names(model) if saved.holds == "all" else new_tensor_names(model) | set(saved.tensors)
     report = load_tensors(model, tensors, folder, required)
     return ModelBundle(model, tokenizer, saved.model, saved.run, set(report.loaded))

@@ -32,6 +32,7 @@ from surgvivqa.checkpoints.settings import (
     damaged_checkpoint,
     parse_run,
     parse_settings,
+    read_labels,
     read_settings,
     use_local_parts,
 )
@@ -143,6 +144,7 @@ def _load_adapters(folder: Path, fallback: ModelConfig, verify: bool) -> ModelBu
         use_local_parts(settings, fallback)
         bundle = assemble(settings, config.lora)
     bundle = dataclasses.replace(bundle, settings=settings, run=saved.run)
+    bundle.use_labels(read_labels(folder))
     targets = sorted(lora_targets(bundle.model.decoder))
     if config.targets != targets:
         raise InputError(
@@ -185,6 +187,7 @@ def _load_file(path: Path, fallback: ModelConfig, flag: str, verify: bool) -> Mo
         required = all_tensor_names(bundle.model)
     else:
         bundle = assemble(settings, lora)
+        bundle.use_labels(read_labels(path.parent / "best"))
         required = _required_tensors(run, bundle.model, tensors)
         rows = len(tensors.get(WORDS, bundle.model.state_dict()[WORDS]))
         if settings.text_embeddings == "aligned" and rows < bundle.model.config.text_config.vocab_size:

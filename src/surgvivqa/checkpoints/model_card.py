@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from surgvivqa.checkpoints.card_figures import cell, figures_section
 from surgvivqa.checkpoints.public_settings import hub_name, part_name
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
 from surgvivqa.data.ssgqa import is_synthetic
 from surgvivqa.evaluation.metrics import METRICS
@@ -66,6 +67,7 @@ class Card:
         repo: the model's name on the hub.
         licence: the hub's identifier of the licence.
         synthetic: whether the model was trained on the synthetic set; None if not known.
+        label_set: the labels that the model chooses from.
     """
 
     settings: ModelConfig
@@ -75,6 +77,7 @@ class Card:
     repo: str
     licence: str
     synthetic: bool | None
+    label_set: LabelSet = SSG_QA
 
 
 def write_model_card(
@@ -86,6 +89,7 @@ def write_model_card(
     *,
     repo: str = "USER/MODEL",
     licence: str | None = None,
+    label_set: LabelSet = SSG_QA,
 ) -> Path:
     """Writes ``README.md``, a model card with the hub's YAML front matter, into a checkpoint folder.
 
@@ -99,7 +103,9 @@ def write_model_card(
         trained: rows (part, trained parameters, all parameters) as ``trained_parts`` gives them, or None.
         repo: the name on the hub that the snippet loads.
         licence: of the weights, by the hub's identifier; ``other`` where it has none. Default: the training data's,
-            CC BY-NC-SA 4.0, or Apache-2.0 for a model that learned from the synthetic set alone.
+            CC BY-NC-SA 4.0, or Apache-2.0 for a model that learned from the synthetic set alone; ``other`` for another
+            data set than SSG-QA.
+        label_set: the labels that the model chooses from (``ModelBundle.label_set``).
 
     Returns:
         The card's path.
@@ -108,12 +114,13 @@ def write_model_card(
         InputError: ``folder`` is not a folder or cannot be written, or ``licence`` is not an identifier.
     """
     synthetic = _learned_from_synthetic(run)
-    licence = licence or ("apache-2.0" if synthetic and not run.flags.get("pretrained_ckpt") else DATA_LICENCE)
+    of_data = DATA_LICENCE if label_set.is_ssg_qa else "other"
+    licence = licence or ("apache-2.0" if synthetic and not run.flags.get("pretrained_ckpt") else of_data)
     if not is_licence(licence):
         raise InputError(
             f"Licence {licence!r} is not a licence identifier of the hub; give one such as {DATA_LICENCE}, or other."
         )
-    card = Card(settings, run, report, trained or (), repo, licence, synthetic)
+    card = Card(settings, run, report, trained or (), repo, licence, synthetic, label_set)
     path = folder / "README.md"
     try:
         with atomic_path(path, durable=False) as temporary:
@@ -153,7 +160,8 @@ def front_matter(card: Card) -> ModelCardData:
     parts = [] if card.settings.preset == "tiny" else [hub_name(value) for value in _parts(card.settings)]
     name = card.repo.split("/")[-1]
     other = card.licence == "other"  # the hub then wants a name and a place
-    kind = {True: ["synthetic"], False: ["medical", "ssg-qa"], None: []}[card.synthetic]
+    data_set = _hub_tag(card.label_set)
+    kind = {True: ["synthetic"], False: ["medical", data_set], None: []}[card.synthetic]
     tags = ["surgical", "video", *kind]
     return ModelCardData(
         language="en",
@@ -163,7 +171,7 @@ def front_matter(card: Card) -> ModelCardData:
         library_name="surgvivqa",
         pipeline_tag="visual-question-answering",
         base_model=[part for part in parts if part] or None,
-        datasets=["ssg-qa"] if card.synthetic is False else None,
+        datasets=[data_set] if card.synthetic is False else None,
         tags=[*tags, "lora"] if card.settings.lora_r and not card.run.flags.get("full_finetune") else tags,
         model_name=name,
         eval_results=_eval_results(card) or None,
@@ -180,8 +188,8 @@ def _eval_results(card: Card) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="visual-question-answering",
-            dataset_type="surgvivqa-synthetic" if drawn else "ssg-qa",
-            dataset_name="surgvivqa's synthetic set" if drawn else "SSG-QA",
+            dataset_type="surgvivqa-synthetic" if drawn else _hub_tag(report.label_set),
+            dataset_name="surgvivqa's synthetic set" if drawn else _data_set(report.label_set),
             dataset_split=split,
             metric_type=METRIC_NAMES[key][0],
             metric_name=METRIC_NAMES[key][1],
@@ -197,11 +205,13 @@ def _what(card: Card) -> str:
     else:
         shown = (f"`{cell(part_name(v))}`" + ("" if hub_name(v) else " (a local copy)") for v in _parts(card.settings))
         parts = "the video encoder {}, the text encoder {} and the decoder {}".format(*shown)
-    learned = {True: "drawn scenes in SSG-QA's format", False: "SSG-QA", None: "questions in SSG-QA's format"}
+    data_set = _data_set(card.label_set)
+    learned = {True: f"drawn scenes in {data_set}'s format", False: data_set, None: f"questions in {data_set}'s format"}
+    frame = "a frame of laparoscopic cholecystectomy" if card.label_set.is_ssg_qa else "a frame of surgery"
     return f"""# {card.repo.split("/")[-1]}
 
 SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
-{learned[card.synthetic]}. It answers a question about a frame of laparoscopic cholecystectomy with one of 51 labels,
+{learned[card.synthetic]}. It answers a question about {frame} with one of {len(card.label_set)} labels,
 and is made of {parts}."""
 
 
@@ -222,10 +232,17 @@ def _data(card: Card) -> str:
     if not card.run.train_videos:
         videos = "The training videos are not recorded, so it is not known whether a test video was among them."
     else:
-        videos = _split_sentence(card.run)
+        videos = (
+            _split_sentence(card.run)
+            if card.label_set.is_ssg_qa
+            else f"Trained on {len(card.run.train_videos)} videos."
+        )
     if card.run.flags.get("pretrained_ckpt"):
         videos += " The run started from an earlier checkpoint, whose videos count here as far as it records them."
-    if card.synthetic:
+    if not card.label_set.is_ssg_qa:
+        drawn = "Drawn scenes and questions" if card.synthetic else "Frames and questions"
+        source = f"{drawn} with the labels of {_data_set(card.label_set)}."
+    elif card.synthetic:
         source = (
             "Drawn scenes and questions in SSG-QA's format, made by `surgvivqa synth`; no real frame and no patient."
         )
@@ -234,7 +251,7 @@ def _data(card: Card) -> str:
     else:
         source = (
             "SSG-QA's questions on frames of CholecT45, one frame a second. The first two lines of a question file, "
-            "answers with a comma and answers outside the 51 labels are left out."
+            f"answers with a comma and answers outside the {len(card.label_set)} labels are left out."
         )
     return f"## Data and split\n\n{source} {videos}"
 
@@ -303,18 +320,25 @@ def _mask(card: Card) -> str:
 
 
 def _limits(card: Card) -> str:
-    return """## Intended use and limits
+    origin = (
+        "Questions and answers of SSG-QA were generated from annotated scene\ngraphs and carry their errors."
+        if card.label_set.is_ssg_qa
+        else "Questions and answers carry the\nerrors of their data set."
+    )
+    labels = len(card.label_set)
+    return f"""## Intended use and limits
 
 For research on surgical visual question answering. **Never for clinical use**: not for diagnosis, not for guidance in
-surgery, not for judging surgeons. It gives one of 51 labels to every question, also to one that it cannot answer, and
-its probabilities are not calibrated for any decision. It knows one procedure from one set of videos; other hospitals,
-instruments, cameras and wordings were not tested. Questions and answers of SSG-QA were generated from annotated scene
-graphs and carry their errors."""
+surgery, not for judging surgeons. It gives one of {labels} labels to every question, also to one that it cannot answer,
+and its probabilities are not calibrated for any decision. It knows one procedure from one set of videos; other
+hospitals, instruments, cameras and wordings were not tested. {origin}"""
 
 
 def _licence(card: Card) -> str:
     if card.synthetic and not card.run.flags.get("pretrained_ckpt"):
         data = "It learned from drawn scenes alone; nothing of SSG-QA or CholecT45 was used."
+    elif not card.label_set.is_ssg_qa:
+        data = f"The licence of {_data_set(card.label_set)} applies to what is adapted from it."
     else:
         data = "" if card.synthetic is False else "Whether it learned from SSG-QA is not recorded; if so: "
         data += (
@@ -326,6 +350,16 @@ def _licence(card: Card) -> str:
     return f"""## Licence
 
 These weights: {given}. {data} The base models keep their own licences; the code of `surgvivqa` is Apache-2.0."""
+
+
+def _data_set(label_set: LabelSet) -> str:
+    """The name of a data set in text."""
+    return "SSG-QA" if label_set.is_ssg_qa else cell(label_set.name)
+
+
+def _hub_tag(label_set: LabelSet) -> str:
+    """The name of a data set as the hub's metadata has it."""
+    return re.sub(r"[^a-z0-9]+", "-", label_set.name.lower()).strip("-") or "custom"
 
 
 def _parts(settings: ModelConfig) -> tuple[str, str, str]:

@@ -47,6 +47,8 @@ def public_run(run: Mapping[str, Any]) -> dict[str, Any]:
     ``train_videos`` stays: by it ``eval`` refuses videos that the model has seen.
     """
     kept = {k: v for k, v in run.items() if k not in _PATH_FLAGS}
+    if isinstance(kept.get("dataset"), str):
+        kept["dataset"] = last_name(kept["dataset"])
     return _public_values({k: part_name(v) if k in PART_FLAGS and isinstance(v, str) else v for k, v in kept.items()})
 
 

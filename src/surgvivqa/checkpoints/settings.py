@@ -14,6 +14,7 @@ from surgvivqa.checkpoints.validation import (
     validate_names,
 )
 from surgvivqa.config import MODEL_FLAGS, PART_FLAGS, ModelConfig, TrainConfig, check_ranges, clip_length, option
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.model.bundle import RunRecord
 from surgvivqa.model.configuration import SurgViVQAConfig
 from surgvivqa.utils.errors import InputError, first_line, one_line
@@ -24,6 +25,7 @@ CONFIG_FILE = "config.json"
 FORMAT = 1  # of surgvivqa.json; raise it when older programs would misread the file
 _FIELDS = ("format", "holds", "tensors", "sha256", "settings", "run")
 _HUGGING_FACE_FIELDS = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version")
+_LABEL_FIELDS = ("labels", "label_set_name")  # of config.json; absent for SSG-QA's labels
 Holds = Literal["all", "trained", "adapters"]
 log = logging.getLogger("surgvivqa")
 
@@ -88,7 +90,10 @@ def read_config(folder: Path) -> tuple[SurgViVQAConfig, CheckpointSettings]:
     try:
         content = read_json(folder / CONFIG_FILE)
         check_no_remote_code(content)
-        _warn_of_unknown(folder / CONFIG_FILE, content, (*SurgViVQAConfig().to_dict(), *_HUGGING_FACE_FIELDS))
+        LabelSet.of_labels(*(content.get(name) for name in _LABEL_FIELDS))
+        _warn_of_unknown(
+            folder / CONFIG_FILE, content, (*SurgViVQAConfig().to_dict(), *_LABEL_FIELDS, *_HUGGING_FACE_FIELDS)
+        )
         if (folder / SETTINGS_FILE).is_file():
             settings = read_settings(folder)
         elif content.get("model_type") == SurgViVQAConfig.model_type:
@@ -101,6 +106,22 @@ def read_config(folder: Path) -> tuple[SurgViVQAConfig, CheckpointSettings]:
         return SurgViVQAConfig.from_dict(content), settings
     except Exception as error:  # Transformers raises several kinds
         raise damaged_checkpoint(folder, error) from error
+
+
+def read_labels(folder: Path) -> LabelSet:
+    """The labels of a folder's model: of its ``config.json``, or of the processor's file in a folder without one.
+
+    Raises:
+        InputError: a file cannot be read, or the labels are invalid.
+    """
+    for name in (CONFIG_FILE, "processor_config.json"):
+        if (folder / name).is_file():
+            try:
+                content = read_json(folder / name)
+                return LabelSet.of_labels(*(content.get(field) for field in _LABEL_FIELDS))
+            except (OSError, ValueError, TypeError, AttributeError) as error:
+                raise damaged_checkpoint(folder, error) from error
+    return SSG_QA
 
 
 def _warn_of_unknown(path: Path, content: Mapping[str, Any], known: Collection[str]) -> None:

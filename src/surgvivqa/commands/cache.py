@@ -22,19 +22,20 @@ from surgvivqa.config import (
     TrainConfig,
     check_ranges,
     clip_length,
-    data_roots,
     flag,
 )
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame, check_missing_frames
-from surgvivqa.data.index import open_questions
-from surgvivqa.data.splits import SPLIT_NAMES, load_splits
+from surgvivqa.data.picture_files import PictureFiles
+from surgvivqa.data.splits import SPLIT_NAMES
 from surgvivqa.data.ssgqa import FrameQuestions, warn_of_faults
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.features.frame_reader import FrameReader
 from surgvivqa.features.text_states import TextStateSource, build_text_state_source
 from surgvivqa.features.video_tokens import VideoTokenSource, build_encoder_token_source, build_video_token_source
 from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.pooling import pool_tokens, token_count
+from surgvivqa.training.data import open_run_dataset
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.utils.errors import FrameError, InputError
 from surgvivqa.utils.loader_workers import explain_lost_workers
@@ -83,17 +84,18 @@ def cache(config: CacheConfig) -> int:
         RunError: an encoder returns a value that is not finite.
     """
     check_ranges(config)
-    videos = read_frames(config)
+    dataset = open_run_dataset(config)
+    videos = read_frames(config, dataset)
     bad = BadFrames(config.on_bad_frame, config.max_bad_frames, sum(map(len, videos.values())))
     if config.cache_text:
-        text, tokens_per_frame = build_text_source(config)
+        text, tokens_per_frame = build_text_source(config, dataset)
         videos = existing_frames(text.video_source.reader, videos, bad)
         jobs = [
             build_video_job(text.video_source, tokens_per_frame, videos),
-            build_text_job(text, training_frames(videos, config)),
+            build_text_job(text, training_frames(videos, config, dataset)),
         ]
     else:
-        source, tokens_per_frame = build_encoder_source(config)
+        source, tokens_per_frame = build_encoder_source(config, dataset.picture_files)
         videos = existing_frames(source.reader, videos, bad)
         jobs = [build_video_job(source, tokens_per_frame, videos)]
     check_disk_space(config.cache, sum(map(report_size, jobs)))
@@ -156,7 +158,9 @@ def build_text_job(source: TextStateSource, videos: Mapping[str, Sequence[FrameQ
     return FeatureJob(source, items)
 
 
-def training_frames(videos: Mapping[str, list[FrameQuestions]], config: CacheConfig) -> dict[str, list[FrameQuestions]]:
+def training_frames(
+    videos: Mapping[str, list[FrameQuestions]], config: CacheConfig, dataset: Dataset
+) -> dict[str, list[FrameQuestions]]:
     """The frames of the training split among those of ``videos``.
 
     Raises:
@@ -164,25 +168,24 @@ def training_frames(videos: Mapping[str, list[FrameQuestions]], config: CacheCon
     """
     if "train" not in (s.strip() for s in config.splits.split(",")):
         raise InputError(f"--cache-text is for training, but --splits {config.splits} leaves out train; add it.")
-    train = load_splits(config.splits_dir).train
+    train = dataset.splits.train
     return {video: frames for video, frames in videos.items() if video in train}
 
 
-def read_frames(config: CacheConfig) -> dict[str, list[FrameQuestions]]:
+def read_frames(config: CacheConfig, dataset: Dataset) -> dict[str, list[FrameQuestions]]:
     """The frames with questions of this task's videos, by video.
 
     Raises:
         InputError: a split is unknown, data are missing, or the shard does not exist.
     """
-    questions_root, _ = data_roots(config)
-    splits, names = load_splits(config.splits_dir), [s.strip() for s in config.splits.split(",") if s.strip()]
+    splits, names = dataset.splits, [s.strip() for s in config.splits.split(",") if s.strip()]
     if not names or set(names) - set(SPLIT_NAMES):
         raise InputError(f"--splits {config.splits!r} must be some of {', '.join(SPLIT_NAMES)}, separated by commas.")
     shard, num_shards = task_shard(config, os.environ)
     task_videos = [video for name in SPLIT_NAMES if name in names for video in splits.videos(name)][shard::num_shards]
     frames: Sequence[FrameQuestions] = []
     if task_videos:
-        frames, report = open_questions(questions_root, task_videos, strict=config.strict)
+        frames, report = dataset.questions(task_videos, strict=config.strict)
         warn_of_faults(config.splits, report)
     videos: dict[str, list[FrameQuestions]] = {}
     for frame in frames:
@@ -218,7 +221,7 @@ def task_shard(config: CacheConfig, environment: Mapping[str, str]) -> tuple[int
     return shard, num_shards
 
 
-def build_encoder_source(config: CacheConfig) -> tuple[VideoTokenSource, int]:
+def build_encoder_source(config: CacheConfig, files: PictureFiles | None = None) -> tuple[VideoTokenSource, int]:
     """Builds the video encoder that train or eval would build from the same flags, on the GPU if there is one.
 
     Returns:
@@ -235,18 +238,18 @@ def build_encoder_source(config: CacheConfig) -> tuple[VideoTokenSource, int]:
     settings = ModelConfig(**{name: getattr(config, name) for name in MODEL_FLAGS})
     checkpoint = config.checkpoint or config.pretrained_ckpt or (Path(PACKAGED) if config.preset == "tiny" else None)
     if checkpoint is None:
-        source = _build_published_source(config, settings)
+        source = _build_published_source(config, settings, files)
     else:
         bundle = load_checkpoint(checkpoint, settings)
         if config.checkpoint is None:  # train takes the weights of --pretrained-ckpt and the settings of the flags
             bundle = ModelBundle(bundle.model, bundle.tokenizer, settings)
-        settings, frames = bundle.settings, bundle.frame_store(config.image_root)
+        settings, frames = bundle.settings, bundle.frame_store(config.image_root, files)
         source = build_video_token_source(bundle, frames, config.cache, config.cache_dtype, must_write=True)
     _freeze_and_place(source.encoder)
     return source, token_count(source.video_config, settings.video_pool)
 
 
-def _build_published_source(config: CacheConfig, settings: ModelConfig) -> VideoTokenSource:
+def _build_published_source(config: CacheConfig, settings: ModelConfig, files: PictureFiles | None) -> VideoTokenSource:
     """The source of the published video encoder's tokens; the other parts of the model are not loaded."""
     assert config.image_root is not None
     encoder = load_video_encoder(settings.video_model, clip_length(settings))
@@ -256,13 +259,13 @@ def _build_published_source(config: CacheConfig, settings: ModelConfig) -> Video
     def encode(pixel_values: Tensor) -> Tensor:
         return pool_tokens(encoder(pixel_values=pixel_values).last_hidden_state, video, settings.video_pool)
 
-    frames = build_frame_store(settings, config.image_root, video.num_frames, video.image_size)
+    frames = build_frame_store(settings, config.image_root, video.num_frames, video.image_size, files)
     return build_encoder_token_source(
         encode, encoder, video, settings, frames, config.cache, config.cache_dtype, must_write=True
     )
 
 
-def build_text_source(config: CacheConfig) -> tuple[TextStateSource, int]:
+def build_text_source(config: CacheConfig, dataset: Dataset) -> tuple[TextStateSource, int]:
     """Builds the encoders that train would build from the same flags, on the GPU if there is one.
 
     Returns:
@@ -275,9 +278,9 @@ def build_text_source(config: CacheConfig) -> tuple[TextStateSource, int]:
         raise InputError("--cache-text is for training, which takes --pretrained-ckpt; give that, not --checkpoint.")
     assert config.image_root is not None
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(config, f.name)}
-    bundle = build_for_training(TrainConfig(**shared))
+    bundle = build_for_training(TrainConfig(**shared), dataset.label_set)
     _freeze_and_place(bundle.model)
-    frames, target = bundle.frame_store(config.image_root), (config.cache, config.cache_dtype)
+    frames, target = bundle.frame_store(config.image_root, dataset.picture_files), (config.cache, config.cache_dtype)
     video = build_video_token_source(bundle, frames, *target, must_write=True)
     text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), *target, must_write=True)
     return text, token_count(video.video_config, bundle.settings.video_pool)

@@ -15,12 +15,13 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_checks import Inspection, find_wrong_rates, inspect_frames
 from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import FrameStore, find_missing_frames, list_frames, suggest_missing_frames
-from surgvivqa.data.index import IndexedFrames, open_questions
-from surgvivqa.data.labels import LABELS, parse_label
+from surgvivqa.data.index import IndexedFrames, concatenate_frames, frame_names
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
-from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
+from surgvivqa.data.splits import SPLIT_NAMES, Splits
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.features.batches import TrainingWindows, plan_micro_batches
 from surgvivqa.features.frame_reader import FrameReader
 from surgvivqa.features.text_reader import TextReader
@@ -30,9 +31,12 @@ from surgvivqa.model.bundle import ModelBundle, build_frame_store
 from surgvivqa.model.freezing import format_trainable_table, set_modes, trainable_fraction
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
+from surgvivqa.training.data import open_run_dataset
 from surgvivqa.training.initial_model import build_for_training
 from surgvivqa.training.trackers import check_importable, parse_trackers
 from surgvivqa.utils.errors import FrameError, InputError, SurgViVQAError, one_line
+
+Frames = Sequence[FrameQuestions]
 
 
 @dataclass(frozen=True)
@@ -82,28 +86,32 @@ def check(config: CheckConfig) -> int:
 def run_checks(config: CheckConfig) -> Iterator[Result]:
     """Yields the results of the checks in order; stops at a failure that later checks depend on."""
     try:
-        yield _check_labels()
         with _required("flags"):
             check_ranges(config)
             check_importable(parse_trackers(config.report_to))
         yield Result("flags", "PASS", "every number is within its range.")
+        with _required("data"):
+            data_roots(config)
         with _required("splits"):
-            splits = load_splits(config.splits_dir)
+            dataset = open_run_dataset(config)
+        yield _check_labels(dataset.label_set)
+        splits = dataset.splits
         sizes = ", ".join(f"{name} {len(splits.videos(name))}" for name in SPLIT_NAMES)
         kind = "no test video in train or val" if splits.fold is None else f"fold {splits.fold} of a cross-validation"
         yield Result("splits", "PASS", f"{sizes} videos; no overlap, {kind}.")
-        with _required("data"):
-            data_roots(config)
-        frames: dict[str, IndexedFrames] = {}
+        frames: dict[str, Frames] = {}
         for split in SPLIT_NAMES:
-            result, frames[split] = _check_questions(config, splits, split)
+            result, frames[split] = _check_questions(config, dataset, split)
             yield result
         if config.pretrained_ckpt is None:
-            yield Result("pretraining", *check_pretraining(config, splits))
+            yield Result("pretraining", *check_pretraining(config, dataset))
         if any(frames.values()):
-            yield _fail_on_error("overlap", _check_overlaps, config, splits)
-            yield from _check_frames(config, frames)
-            yield from _check_model(config, splits, frames)
+            if dataset.is_ssgqa:
+                yield _fail_on_error("overlap", _check_overlaps, config, splits)
+            else:
+                yield _check_shared_pictures(frames)
+            yield from _check_frames(config, dataset, frames)
+            yield from _check_model(config, dataset, frames)
     except _RequiredCheckFailedError as error:
         yield error.result
 
@@ -133,17 +141,17 @@ def _fail_on_error(name: str, run_check: Callable[..., Result], *arguments: obje
         return Result(name, "FAIL", str(error))
 
 
-def _check_labels() -> Result:
-    are_valid = len(LABELS) == len(set(LABELS)) == 51 and all(parse_label(x) == i for i, x in enumerate(LABELS))
-    return Result("labels", "PASS" if are_valid else "FAIL", f"{len(LABELS)} labels; each parses to its own index.")
+def _check_labels(label_set: LabelSet) -> Result:
+    are_valid = all(label_set.index(label) == i for i, label in enumerate(label_set.labels))
+    return Result("labels", "PASS" if are_valid else "FAIL", f"{len(label_set)} labels; each parses to its own index.")
 
 
-def _check_questions(config: CheckConfig, splits: Splits, split: str) -> tuple[Result, IndexedFrames]:
-    assert config.ssgvqa_root is not None
-    if not splits.videos(split):
+def _check_questions(config: CheckConfig, dataset: Dataset, split: str) -> tuple[Result, Frames]:
+    videos = dataset.splits.videos(split)
+    if not videos:
         return Result(split, "WARN", "no video in this split."), IndexedFrames()
     try:
-        frames, report = open_questions(config.ssgvqa_root, splits.videos(split), strict=config.strict)
+        frames, report = dataset.questions(videos, strict=config.strict)
     except SurgViVQAError as error:
         return Result(split, "FAIL", str(error)), IndexedFrames()
     left_out = ", ".join(f"{k} {v}" for k, v in sorted(report.skipped.items())) or "nothing"
@@ -164,24 +172,26 @@ class _FrameGroup:
         limit: the number of bad frames that the command accepts.
     """
 
-    frames: IndexedFrames
+    frames: Frames
     missing: Sequence[tuple[str, int]]
     limit: int
 
 
-def _check_frames(config: CheckConfig, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
+def _check_frames(config: CheckConfig, dataset: Dataset, frames: dict[str, Frames]) -> Iterator[Result]:
     """Checks that the frames exist, and opens a sample of them."""
     assert config.image_root is not None
-    of_train, of_eval = IndexedFrames.concatenate([frames["train"], frames["val"]]), frames["test"]
+    of_train, of_eval = concatenate_frames([frames["train"], frames["val"]]), frames["test"]
     try:
-        store = build_frame_store(config, config.image_root, clip_length(config))
+        length, files = clip_length(config), dataset.picture_files
+        store = build_frame_store(config, config.image_root, length, files=files)
         groups = [
             _FrameGroup(group, find_missing_frames(store, group), _bad_frame_limit(config, group))
             for group in (of_train, of_eval)
             if group
         ]
         yield _check_existence(store, groups)
-        yield _check_rates(store, IndexedFrames.concatenate([group.frames for group in groups]))
+        if files is None:
+            yield _check_rates(store, concatenate_frames([group.frames for group in groups]))
         yield _check_images(store, groups, config.frames_to_open)
     except InputError as error:
         yield Result("frames", "FAIL", str(error))
@@ -201,14 +211,16 @@ def _check_existence(store: FrameStore, groups: Sequence[_FrameGroup]) -> Result
 
 def _describe_other_files(store: FrameStore, groups: Sequence[_FrameGroup]) -> str:
     """A sentence about files in the videos' folders that are no frames, which are not used."""
-    videos = dict.fromkeys(video for group in groups for video, _ in group.frames.names())
+    if store.files is not None:
+        return ""
+    videos = dict.fromkeys(video for group in groups for video, _ in frame_names(group.frames))
     others = [(video, name) for video in videos for name in list_frames(store, video)[1]]
     if not others:
         return ""
     return f" {len(others)} other files are not used (first: {store.root / others[0][0] / others[0][1]})."
 
 
-def _check_rates(store: FrameStore, frames: IndexedFrames) -> Result:
+def _check_rates(store: FrameStore, frames: Frames) -> Result:
     wrong = find_wrong_rates(store, frames)
     if not wrong:
         return Result("rate", "PASS", "no video has far more frames than seconds.")
@@ -265,30 +277,43 @@ def _check_overlaps(config: CheckConfig, splits: Splits) -> Result:
     return Result("overlap", "WARN", f"{pair}; the video counts twice.")
 
 
+def _check_shared_pictures(frames: dict[str, Frames]) -> Result:
+    """Checks that no picture is shown to the questions of two splits, whatever their videos are called."""
+    split_of: dict[str, str] = {}
+    for split in SPLIT_NAMES:
+        for frame in frames[split]:
+            picture = frame.questions[0].image or ""
+            other = split_of.setdefault(picture, split)
+            if other != split:
+                message = f"{picture} is a picture of {other} and of {split}, so splits share frames; split by video."
+                return Result("overlap", "FAIL", message)
+    return Result("overlap", "PASS", f"no two splits share a picture ({len(split_of)} pictures).")
+
+
 def _bad_frame_limit(config: CheckConfig, frames: Sequence[FrameQuestions]) -> int:
     return BadFrames(config.on_bad_frame, config.max_bad_frames, len(frames)).limit
 
 
-def _check_model(config: CheckConfig, splits: Splits, frames: dict[str, IndexedFrames]) -> Iterator[Result]:
+def _check_model(config: CheckConfig, dataset: Dataset, frames: dict[str, Frames]) -> Iterator[Result]:
     """Builds the model as ``train`` does and checks it on the data."""
     train = frames["train"]
     if not train:
         yield Result("model", "FAIL", "there are no training questions, so the model was not checked.")
         return
     with _required("model", consequence=" (prompts, leak, loss and gradients were not checked)"):
-        bundle = build_for_training(config)
+        bundle = build_for_training(config, dataset.label_set)
     percentage = 100 * trainable_fraction(bundle.model)
     yield Result("model", "PASS", f"built; {percentage:.4f}% trainable:\n{format_trainable_table(bundle.model)}")
     if config.pretrained_ckpt is not None:
-        yield Result("pretraining", *check_pretraining(config, splits, bundle))
-    all_frames = IndexedFrames.concatenate(frames.values())
+        yield Result("pretraining", *check_pretraining(config, dataset, bundle))
+    all_frames = concatenate_frames(list(frames.values()))
     yield _fail_on_error("tokens", _check_label_tokens, bundle)
     yield _fail_on_error("prompts", _check_prompts, bundle, all_frames)
     yield _check_leak(bundle, train)
     if config.cache is not None:
-        yield _fail_on_error("cache", _check_cache, bundle, all_frames, config)
+        yield _fail_on_error("cache", _check_cache, bundle, dataset, all_frames, config)
     with _required("loss"):
-        losses, result = _check_loss(bundle, train, config)
+        losses, result = _check_loss(bundle, dataset, train, config)
     yield result
     if result.status == "PASS":
         yield _check_gradients(bundle.model, losses)
@@ -316,7 +341,7 @@ def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
     ids, video = tokenizer.prompt_ids(train[0].questions[0].question), model.config.video_config
     clip = torch.zeros(1, video.num_frames, 3, video.image_size, video.image_size)
     # Three tokens each: the last token of an answer is not an input, so it cannot leak.
-    answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, 11)]
+    answers = [(tokenizer.label_ids[i] * 3)[:3] for i in (0, min(11, len(tokenizer.label_ids) - 1))]
     with torch.inference_mode():
         tokens = model.encode_video(clip)
         logits = [model.stream_logits(pack_training([[ids]], [[a]], mask), tokens)[: len(ids)] for a in answers]
@@ -331,12 +356,14 @@ def _check_leak(bundle: ModelBundle, train: Sequence[FrameQuestions]) -> Result:
     )
 
 
-def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: CheckConfig) -> Result:
+def _check_cache(
+    bundle: ModelBundle, dataset: Dataset, frames: Sequence[FrameQuestions], config: CheckConfig
+) -> Result:
     """Reads the cached features of a sample of frames, which verifies their checksums."""
     assert config.cache is not None
     if not config.cache.is_dir():
         return Result("cache", "PASS", f"{config.cache} does not exist yet; the run creates it.")
-    video = build_video_token_source(bundle, _shown_frames(bundle, config), config.cache, config.cache_dtype)
+    video = build_video_token_source(bundle, _shown_frames(bundle, dataset, config), config.cache, config.cache_dtype)
     readers: list[FrameReader | TextReader] = [video.reader]
     if config.cache_text:
         text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
@@ -355,14 +382,16 @@ def _check_cache(bundle: ModelBundle, frames: Sequence[FrameQuestions], config: 
     return Result("cache", status, f"{message}, {len(bad)} cannot be used: {bad[0]}")
 
 
-def _shown_frames(bundle: ModelBundle, config: CheckConfig) -> FrameStore:
+def _shown_frames(bundle: ModelBundle, dataset: Dataset, config: CheckConfig) -> FrameStore:
     """The pictures that the run trains on."""
     assert config.image_root is not None
-    store = bundle.frame_store(config.image_root)
+    store = bundle.frame_store(config.image_root, dataset.picture_files)
     return show_black(store) if config.blank_video else store
 
 
-def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: CheckConfig) -> tuple[Tensor, Result]:
+def _check_loss(
+    bundle: ModelBundle, dataset: Dataset, train: Sequence[FrameQuestions], config: CheckConfig
+) -> tuple[Tensor, Result]:
     """Computes the losses of a few training questions.
 
     Returns:
@@ -373,7 +402,7 @@ def _check_loss(bundle: ModelBundle, train: Sequence[FrameQuestions], config: Ch
     """
     model, frames = bundle.model, train[:4]
     plan = plan_micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
-    source = build_video_token_source(bundle, _shown_frames(bundle, config))
+    source = build_video_token_source(bundle, _shown_frames(bundle, dataset, config))
     windows = TrainingWindows(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
     for index in range(len(plan)):
         window = windows[index]

@@ -91,7 +91,16 @@ def convert(config: ConvertConfig) -> int:
         raise InputError(f"--output {config.output} cannot be written ({error.strerror or error}).") from None
     if config.to != "published":
         repo = config.push_to_hub or "USER/MODEL"
-        write_model_card(config.output, bundle.settings, bundle.run, report, trained, repo=repo, licence=config.licence)
+        write_model_card(
+            config.output,
+            bundle.settings,
+            bundle.run,
+            report,
+            trained,
+            repo=repo,
+            licence=config.licence,
+            label_set=bundle.label_set,
+        )
     print(f"written: {config.output} ({_disk_usage(config.output) / 1e6:,.1f} MB)")
     if config.push_to_hub:
         print(f"pushed: {push(config.output, config.push_to_hub, config.private)}")

@@ -37,14 +37,15 @@ from surgvivqa.config import (
     changed_flags,
     check_ranges,
     data_roots,
+    dataset_name,
     flag,
     flags_of,
     option,
-    plain_yaml,
     save_yaml,
 )
 from surgvivqa.data.dataset_overlaps import Finding, merge_findings
 from surgvivqa.data.splits import Folds, Splits, load_splits, read_folds, write_fold
+from surgvivqa.datasets.opening import Dataset, open_dataset
 from surgvivqa.evaluation.build_report import build_report
 from surgvivqa.evaluation.calibration import compute_calibration
 from surgvivqa.evaluation.contradictions import compute_contradictions
@@ -60,12 +61,13 @@ from surgvivqa.utils.atomic_files import surviving_folder, write_text
 from surgvivqa.utils.distributed import raise_on_all_ranks, start_processes
 from surgvivqa.utils.errors import InputError, first_line
 from surgvivqa.utils.safe_json import read_json
+from surgvivqa.utils.safe_yaml import plain_yaml
 from surgvivqa.utils.signals import EXIT_STOPPED
 
 log = logging.getLogger("surgvivqa")
 _DONE = "crossval.json"  # in a fold's eval-test: the checksums of the weights that crossval evaluated
 # What the evaluations of all folds must have in common.
-_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm", "frames")
+_SETTINGS = ("split", "max_samples", "synthetic", "mask", "prompt_mode", "score_norm", "frames", "label_set")
 
 
 @dataclass(kw_only=True)
@@ -187,6 +189,11 @@ def _check(config: CrossvalConfig, folds: Folds) -> None:
         folds.split(number, config.val_videos)
     if config.fold is not None:
         folds.split(config.fold, config.val_videos)
+    if dataset_name(config) != "ssg-qa":
+        raise InputError(
+            f"crossval needs SSG-QA's layout and labels, not --dataset {config.dataset}; train and evaluate each fold "
+            f"with its own --splits-dir."
+        )
     questions, images = data_roots(config)
     videos = [video for fold in folds.videos for video in fold]
     for name, root in (("ssgvqa_root", questions), ("image_root", images)):
@@ -345,7 +352,7 @@ def summarise(config: CrossvalConfig, folds: Folds) -> EvaluationReport:
         skipped=dict(skipped),
         skipped_frames=[frame for report in reports for frame in report.skipped_frames],
         checkpoint=str(config.checkpoint_dir),
-        baselines=compute_fold_baselines([(r.predictions, s) for r, s in parts], data_roots(config)[0]),
+        baselines=compute_fold_baselines([(r.predictions, s) for r, s in parts], _open_any_fold(config)),
         environment=_join_environments([r.environment for r in reports if r.environment is not None]),
         crossval=CrossValidation.of_all(rows),
         pretraining=_join_pretraining(reports),
@@ -359,6 +366,11 @@ def summarise(config: CrossvalConfig, folds: Folds) -> EvaluationReport:
     print(format_report(report))
     print(f"written: {output / 'metrics.json'}, {output / 'predictions.jsonl'}")
     return report
+
+
+def _open_any_fold(config: CrossvalConfig) -> Dataset:
+    """The data set, with the splits of the first fold."""
+    return open_dataset(dataset_name(config), data_roots(config)[0], _splits_folder(config, 1))
 
 
 def _check_part(config: CrossvalConfig, results: RunResults, splits: Splits) -> None:

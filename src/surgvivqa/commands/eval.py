@@ -23,6 +23,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.build_report import build_report
 from surgvivqa.evaluation.contradictions import compute_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
+from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.inference import predict_frames
@@ -30,6 +31,7 @@ from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.strata import compute_strata
 from surgvivqa.evaluation.verdicts import with_verdicts
+from surgvivqa.evaluation.wordings import compute_wordings
 from surgvivqa.explanation.overlay import OVERLAYS_FILE, Overlay, write_overlays
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.distributed import explain_lost_processes, raise_on_all_ranks, start_processes
@@ -94,7 +96,9 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         calibration=calibration,
         contradictions=compute_contradictions(predictions, asked),
         evidence=evidence,
-        crossval=CrossValidation.of_fold(evaluation.splits.fold),
+        wordings=compute_wordings(predictions, evaluation.dataset.description.wordings),
+        dataset=None if evaluation.dataset.is_ssgqa else DatasetFacts.of_description(evaluation.dataset.description),
+        crossval=CrossValidation.of_fold(evaluation.dataset.splits.fold),
     )
     if state.is_main_process:
         report = with_verdicts(dataclasses.replace(report, baselines=_baselines(config, evaluation, predictions)))
@@ -141,8 +145,7 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
 
 def _baselines(config: EvalConfig, evaluation: Evaluation, predictions: Sequence[Prediction]) -> list[Baseline]:
     """The baselines, beside which the model is judged; in the main process."""
-    root, splits = evaluation.questions_root, evaluation.splits
-    return compute_baselines(predictions, evaluation.baseline_runs, root, splits, config.split)
+    return compute_baselines(predictions, evaluation.baseline_runs, evaluation.dataset, config.split)
 
 
 def write_results(

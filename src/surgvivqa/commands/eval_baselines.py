@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from surgvivqa.data.index import open_questions
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import Splits
-from surgvivqa.data.ssgqa import FrameQuestions, find_videos
+from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline, missing_baselines
-from surgvivqa.evaluation.baselines import MAX_FITTED, TITLES, LabelledQuestions, predict_baselines
+from surgvivqa.evaluation.baselines import MAX_FITTED, PER_QUESTION, TITLES, LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.paired import question_key
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults, read_results
@@ -17,7 +18,11 @@ from surgvivqa.utils.errors import InputError
 
 
 def read_baseline_runs(
-    folders: Sequence[Path], split: str, frames: Iterable[FrameQuestions], missing: Iterable[tuple[str, int]]
+    folders: Sequence[Path],
+    split: str,
+    frames: Iterable[FrameQuestions],
+    missing: Iterable[tuple[str, int]],
+    label_set: LabelSet = SSG_QA,
 ) -> list[RunResults]:
     """Reads other evaluations and checks that they are about the questions that are asked.
 
@@ -26,6 +31,7 @@ def read_baseline_runs(
         split: the split that is evaluated.
         frames: the frames with their questions.
         missing: video and number of the frames that cannot be used; an evaluation may or may not have them.
+        label_set: the labels of the questions.
 
     Raises:
         InputError: one of them cannot be read, or is about other questions.
@@ -41,6 +47,11 @@ def read_baseline_runs(
     )
     runs = [read_results(folder, split) for folder in folders]
     for run in runs:
+        if run.report.label_set.labels != label_set.labels:
+            raise InputError(
+                f"--baseline {run.folder} chose from the labels of {run.report.label_set.name}, not of "
+                f"{label_set.name}; evaluate it on the same data set."
+            )
         found = Counter(question_key(p) for p in run.predictions if (p.video, p.frame) not in unusable)
         lacking, others = asked - found, found - asked
         if lacking or others:
@@ -54,39 +65,39 @@ def read_baseline_runs(
 
 
 def compute_baselines(
-    predictions: Sequence[Prediction], runs: Sequence[RunResults], root: Path, splits: Splits, split: str
+    predictions: Sequence[Prediction], runs: Sequence[RunResults], dataset: Dataset, split: str
 ) -> list[Baseline]:
     """Computes the section ``baselines``: those fitted on the training split, then other evaluations.
 
     Args:
         predictions: of the model.
         runs: other evaluations of the same questions.
-        root: the questions' root.
-        splits: names the training videos.
+        dataset: the data set, whose splits name the training videos.
         split: the split that is evaluated.
     """
-    train, note = _read_training_questions(root, splits)
+    train, note = _read_training_questions(dataset, dataset.splits)
     if train is None:
         rows = missing_baselines(note)
     else:
         if split == "train":
             note = "; ".join(filter(None, [note, "they are fitted on the questions that they are asked"]))
         fitted = predict_baselines(train, predictions)
-        rows = [build_baseline(name, TITLES[name], predictions, fitted[name], note=note or None) for name in TITLES]
+        titles = TITLES if dataset.is_ssgqa else TITLES | {"majority_by_template": PER_QUESTION}
+        rows = [build_baseline(name, titles[name], predictions, fitted[name], note=note or None) for name in titles]
     return rows + [_row_of_run(run, predictions) for run in runs]
 
 
-def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]], root: Path) -> list[Baseline]:
+def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]], dataset: Dataset) -> list[Baseline]:
     """The baselines of a cross-validation: fitted for each fold on its own training videos, and then put together.
 
     Args:
         folds: the predictions and the splits of each fold.
-        root: the questions' root.
+        dataset: the data set.
     """
     fitted: dict[str, list[Prediction]] = {name: [] for name in TITLES}
     notes: dict[str, None] = {}
     for predictions, splits in folds:
-        train, note = _read_training_questions(root, splits)
+        train, note = _read_training_questions(dataset, splits)
         if train is None:
             return missing_baselines(note)
         if note:
@@ -98,11 +109,11 @@ def compute_fold_baselines(folds: Sequence[tuple[Sequence[Prediction], Splits]],
     return [build_baseline(name, TITLES[name], everything, fitted[name], note=limits) for name in TITLES]
 
 
-def _read_training_questions(root: Path, splits: Splits) -> tuple[LabelledQuestions | None, str]:
+def _read_training_questions(dataset: Dataset, splits: Splits) -> tuple[LabelledQuestions | None, str]:
     """The questions of the training videos, and what limits them; None with the reason if there are none."""
     try:
-        videos = find_videos(root, splits.train, "skip")
-        train = LabelledQuestions.of_frames(open_questions(root, videos)[0])
+        videos = dataset.existing_videos(splits.train)
+        train = LabelledQuestions.of_frames(dataset.questions(videos)[0])
     except InputError:
         return None, "the questions of the training split, on which baselines are fitted, are not there"
     if not len(train.text):

@@ -110,7 +110,7 @@ class Calibrator:
             log.info("The temperature is stored in %s.", self.place)
 
     def _stack_rankings(self, predictions: Sequence[Prediction]) -> NDArray[np.float32]:
-        """The ranking scores ``[Q, 51]`` of predictions."""
+        """The ranking scores ``[Q, C]`` of predictions."""
         scores = np.array([p.scores for p in predictions], np.float32)
         return normalise_scores(torch.from_numpy(scores), self.trie, str(self.settings["score_norm"]))[0].numpy()
 

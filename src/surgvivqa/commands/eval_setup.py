@@ -11,18 +11,21 @@ from surgvivqa.commands.eval_baselines import read_baseline_runs
 from surgvivqa.commands.eval_calibration import Calibrator, check_fit
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.evidence import check_evidence_flags, check_scene_graphs
-from surgvivqa.commands.load_model import load_model
+from surgvivqa.commands.load_model import adopt_labels, load_model
 from surgvivqa.commands.pretraining import find_pretraining
-from surgvivqa.config import check_ranges, option
+from surgvivqa.config import check_ranges, dataset_name, option
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.corruptions import Corruption, parse_corruptions
 from surgvivqa.data.dataset_overlaps import Finding
 from surgvivqa.data.frame_views import Shown, show_black, show_other_videos
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
-from surgvivqa.data.index import frame_names, open_questions, subsample
+from surgvivqa.data.index import frame_names, subsample
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.question_lists import Selection, read_question_list, select_questions
-from surgvivqa.data.splits import Splits, load_splits, shared_videos
-from surgvivqa.data.ssgqa import FrameQuestions, is_synthetic, warn_of_faults
+from surgvivqa.data.splits import shared_videos
+from surgvivqa.data.ssgqa import FrameQuestions, warn_of_faults
+from surgvivqa.datasets.description import load_description
+from surgvivqa.datasets.opening import Dataset, open_dataset
 from surgvivqa.evaluation.contradictions import generate_partner_frames
 from surgvivqa.evaluation.picture_check import SEED
 from surgvivqa.evaluation.strata import FlagTable, check_overlap, read_flag_table
@@ -54,8 +57,7 @@ class Evaluation:
         pretraining: whether the model has seen videos of the split before; None on the training split and on synthetic
             questions.
         synthetic: whether the questions are the synthetic set's; None if that is not recorded.
-        questions_root: the folder of the questions.
-        splits: the videos of the splits.
+        dataset: the data set, with its splits.
         baseline_runs: the evaluations of ``--baseline``; empty in other processes than the main one.
         calibrator: computes calibration figures, and fits a temperature or applies a stored one.
         partners: the generated questions of ``--ask-partners``, by frame.
@@ -74,8 +76,7 @@ class Evaluation:
     only: Selection | None
     pretraining: list[Finding] | None
     synthetic: bool | None
-    questions_root: Path
-    splits: Splits
+    dataset: Dataset
     baseline_runs: Sequence[RunResults]
     calibrator: Calibrator
     partners: Sequence[FrameQuestions]
@@ -103,6 +104,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
     strata = None if config.strata is None else read_flag_table(config.strata)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
+    dataset = _open_dataset(config, bundle)
     trained_on: Shown = "black" if bundle.run.config.blank_video else "own"
     shown = config.frames or trained_on
     if corruptions and shown != "own":
@@ -118,33 +120,33 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     calibrator = Calibrator.of_evaluation(
         bundle, config.checkpoint, config.score_norm, fit=config.fit_temperature, answer_only=config.answer_only
     )
-    questions_root = _data_root(config.ssgvqa_root, bundle.run.config.ssgvqa_root, "ssgvqa_root")
-    image_root = _data_root(config.image_root, bundle.run.config.image_root, "image_root")
-    splits = load_splits(config.splits_dir or bundle.run.config.splits_dir)
-    split_frames, skipped = _read_questions(config, bundle.run, questions_root, splits)
+    image_root = _data_root(config.image_root, _recorded(config, bundle.run, "image_root"), "image_root")
+    split_frames, skipped = _read_questions(config, bundle.run, dataset)
     selection = None
     if wanted is not None:
         split_frames, selection = select_questions(split_frames, wanted)
     frames = subsample(split_frames, config.max_samples)
     if not len(frames):
-        raise InputError(f"The {config.split} split has no usable question under {questions_root}.")
+        raise InputError(f"The {config.split} split has no usable question under {dataset.root}.")
+    check_understood(bundle.label_set, config)
     partners = generate_partner_frames(frames, config.ask_partners)
     bundle.prompt_tokenizer().check_fits(frames, partners)
     if strata is not None:
         check_overlap(strata, frame_names(frames))
     if config.evidence is not None and config.scene_graph_root is not None:
         check_scene_graphs(frames, config.scene_graph_root, config.evidence)
-    store = bundle.frame_store(image_root)
+    store = bundle.frame_store(image_root, dataset.picture_files)
     missing = check_missing_frames(store, frames, allowed=count_bad_frames(config, frames).limit)
     view = _show(shown, store, frames, missing)
     if shown == trained_on == "black":
         log.info("The model is evaluated on black pictures, as it was trained; --frames own shows it the frames.")
     suffix = "" if wanted is None else f"-only-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(wanted.file).stem)}"
     output = config.output or _default_output(config, f"{suffix}{'' if shown == trained_on else f'-{shown}'}")
-    synthetic = is_synthetic(questions_root)
+    synthetic = dataset.is_synthetic
     runs: list[RunResults] = []
     if is_main:
-        runs = read_baseline_runs(config.baseline or [], config.split, frames, ((f.video, f.frame) for f in missing))
+        unusable = [(frame.video, frame.frame) for frame in missing]
+        runs = read_baseline_runs(config.baseline or [], config.split, frames, unusable, bundle.label_set)
         _create_output(output, is_default=config.output is None)
     return Evaluation(
         bundle=bundle,
@@ -158,14 +160,58 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         output=output,
         skipped=skipped,
         only=selection,
-        pretraining=None if synthetic or config.split == "train" else _find_pretraining(config, bundle, splits),
+        pretraining=None if synthetic or config.split == "train" else _find_pretraining(config, bundle, dataset),
         synthetic=synthetic,
-        questions_root=questions_root,
-        splits=splits,
+        dataset=dataset,
         baseline_runs=runs,
         calibrator=calibrator,
         partners=partners,
     )
+
+
+def _open_dataset(config: EvalConfig, bundle: ModelBundle) -> Dataset:
+    """Opens the data set, and makes the model choose from its labels.
+
+    Raises:
+        InputError: it cannot be used, or the checkpoint was trained on other labels.
+    """
+    run = bundle.run
+    name = config.dataset or dataset_name(run.config)
+    description = load_description(name)
+    root = _data_root(config.ssgvqa_root, _recorded(config, run, "ssgvqa_root"), "ssgvqa_root")
+    learned = bundle.label_set
+    if run.flags and not description.accepts(learned):
+        raise InputError(
+            f"{config.checkpoint} was trained on the {len(learned)} labels of {learned.name}, but --dataset "
+            f"{description.name} has others, so its answers could not be right; train on {description.name} first."
+        )
+    splits_dir = config.splits_dir or _recorded(config, run, "splits_dir")
+    # A run's labels are those of its training questions, whatever these are now.
+    label_set = description.label_set(learned.labels) if run.flags else None
+    dataset = open_dataset(name, root, splits_dir, strict=config.strict, label_set=label_set)
+    adopt_labels(bundle, dataset.label_set)
+    return dataset
+
+
+def _recorded(config: EvalConfig, run: RunRecord, name: str) -> Path | None:
+    """A folder that the run recorded; None for another data set than the run's."""
+    if config.dataset is not None and config.dataset != dataset_name(run.config):
+        return None
+    folder: Path | None = getattr(run.config, name)
+    return folder
+
+
+def check_understood(label_set: LabelSet, config: EvalConfig) -> None:
+    """Checks that the flags that parse SSG-QA's questions are given for its answers only.
+
+    Raises:
+        InputError: such a flag is given, and the labels are another data set's.
+    """
+    given = [option(n) for n in ("ask_partners", "evidence") if getattr(config, n)]
+    if given and not label_set.is_ssg_qa:
+        raise InputError(
+            f"{given[0]} parses SSG-QA's questions, and the labels are those of {label_set.name}; leave it out."
+        )
 
 
 def _show(shown: Shown, store: FrameStore, frames: Sequence[FrameQuestions], missing: Sequence[BadFrame]) -> FrameStore:
@@ -183,7 +229,7 @@ def _show(shown: Shown, store: FrameStore, frames: Sequence[FrameQuestions], mis
 
 
 def _read_questions(
-    config: EvalConfig, run: RunRecord, root: Path, splits: Splits
+    config: EvalConfig, run: RunRecord, dataset: Dataset
 ) -> tuple[Sequence[FrameQuestions], dict[str, int]]:
     """Reads the questions of the split.
 
@@ -193,21 +239,22 @@ def _read_questions(
     Raises:
         InputError: the model was trained on a video of the split, or the questions cannot be read.
     """
-    videos = splits.videos(config.split)
+    videos = dataset.splits.videos(config.split)
     seen = shared_videos(videos, run.train_videos) if config.split != "train" else []
     if seen:
         raise InputError(
             f"The {config.split} split names {', '.join(seen)}, which {config.checkpoint} was trained on, so its "
             f"metrics would be meaningless. Remove these videos from the split (--splits-dir), or use --split train."
         )
-    frames, report = open_questions(root, videos, strict=config.strict)
+    frames, report = dataset.questions(videos, strict=config.strict)
     warn_of_faults(config.split, report)
     return frames, report.to_dict()["skipped"]
 
 
-def _find_pretraining(config: EvalConfig, bundle: ModelBundle, splits: Splits) -> list[Finding]:
-    checkpoint = ("--checkpoint", config.checkpoint, bundle.run.train_videos)
-    return find_pretraining(bundle.settings, splits.videos(config.split), checkpoint)
+def _find_pretraining(config: EvalConfig, bundle: ModelBundle, dataset: Dataset) -> list[Finding]:
+    checkpoint = ("--checkpoint", config.checkpoint, bundle.run)
+    videos = dataset.splits.videos(config.split)
+    return find_pretraining(bundle.settings, videos, dataset.description.name, checkpoint)
 
 
 def _create_output(output: Path, *, is_default: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.config import PART_FLAGS, ModelConfig, OptionalModelConfig, given_flags, option
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.errors import InputError
 
@@ -61,3 +62,16 @@ def load_model(
     if settings.mask == "bidirectional":
         log.warning(_LEAK)
     return bundle
+
+
+def adopt_labels(bundle: ModelBundle, label_set: LabelSet) -> None:
+    """Makes a model choose from the labels of the data that it is evaluated on, with a warning if it learned others."""
+    if bundle.label_set.labels != label_set.labels:
+        log.warning(
+            "The model learned the %d labels of %s; here it chooses from the %d of %s.",
+            len(bundle.label_set),
+            bundle.label_set.name,
+            len(label_set),
+            label_set.name,
+        )
+    bundle.use_labels(label_set)

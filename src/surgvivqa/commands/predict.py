@@ -14,7 +14,6 @@ from surgvivqa.checkpoints.stored_temperature import read_temperature
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.commands.precision import compute_dtype, prepare_inference
 from surgvivqa.config import OptionalModelConfig, check_ranges, flag
-from surgvivqa.data.labels import LABELS
 from surgvivqa.explanation.explain import explain_answer
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.utils.atomic_files import write_file
@@ -78,7 +77,7 @@ def predict(config: PredictConfig) -> int:
         model.to(device)
     with prepare_inference(model, dtype):
         scores = model.score(**inputs)
-        answers = processor.answers(scores, min(config.top, len(LABELS)), temperature=temperature)[0]
+        answers = processor.answers(scores, min(config.top, len(bundle.label_set)), temperature=temperature)[0]
         explanation = None
         if config.explain:  # in its passes of several clips, rounding might give another answer than the printed one
             explanation = explain_answer(model, processor, config.image, config.question, answers[0][0])

@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 
 from surgvivqa.data import labels, ssgqa
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import REASONINGS, TYPES, FrameQuestions, Question, QuestionFileNames, ReadReport
 from surgvivqa.utils.safe_json import parse_json
 
-_FORMAT = 1
-_VALUES = {"code": "int32", "answer": "int16", "label": "int8", "reasoning": "int8", "type": "int8", "line": "int32"}
+_FORMAT = 2
+_VALUES = {"code": "int32", "answer": "int16", "label": "int16", "reasoning": "int8", "type": "int8", "line": "int32"}
 _COLUMNS = {
     "about": pa.string(),
     "counts": pa.large_list(pa.int32()),
@@ -53,6 +54,7 @@ class VideoColumns:
         batch: the record batch.
         root: the folder of the text files.
         path: the index file; None if the batch is in memory.
+        label_set: the labels that the column ``label`` indexes.
 
     Raises:
         ValueError: ``about`` is not JSON.
@@ -69,8 +71,10 @@ class VideoColumns:
         num_texts: number of distinct question strings.
     """
 
-    def __init__(self, batch: pa.RecordBatch, root: Path, path: Path | None = None) -> None:
-        self.batch, self.root, self.path = batch, root, path
+    def __init__(
+        self, batch: pa.RecordBatch, root: Path, path: Path | None = None, label_set: LabelSet = SSG_QA
+    ) -> None:
+        self.batch, self.root, self.path, self.label_set = batch, root, path, label_set
         self.about: dict[str, Any] = parse_json(batch.column("about")[0].as_py())
         self.video: str = self.about["video"]
         self.files = QuestionFiles(QuestionFileNames(()), self.about["fingerprint"], self.about["settled"])
@@ -93,7 +97,7 @@ class VideoColumns:
             pyarrow.ArrowInvalid: the batch itself is malformed.
         """
         self.batch.validate(full=True)
-        sizes = {"code": self.num_texts, "label": len(labels.LABELS), "answer": len(self.about["answers"])}
+        sizes = {"code": self.num_texts, "label": len(self.label_set), "answer": len(self.about["answers"])}
         sizes |= {"reasoning": len(REASONINGS), "type": len(TYPES)}
         minimums = {"reasoning": -1, "type": -1}  # 0 for the others
         num_questions = int(self.counts.sum())
@@ -151,13 +155,14 @@ class VideoColumns:
         return report
 
 
-def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.RecordBatch:
+def parse_video(root: Path, video: str, files: QuestionFiles | None, label_set: LabelSet = SSG_QA) -> pa.RecordBatch:
     """Parses one video's question files into a record batch.
 
     Args:
         root: the folder of the text files.
         video: name of the video.
         files: the state of the question files; None lists the folder, and the batch has no fingerprint.
+        label_set: the labels.
 
     Raises:
         InputError: the folder or a file cannot be read.
@@ -168,7 +173,7 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
     answers: dict[str, int] = {}
     counts: dict[int, int] = {}
     rows: list[tuple[int, ...]] = []
-    for frame in ssgqa.read_video(root, video, names, report):
+    for frame in ssgqa.read_video(root, video, names, report, label_set=label_set):
         rows += [
             (
                 codes.setdefault(q.question, len(codes)),
@@ -194,19 +199,20 @@ def parse_video(root: Path, video: str, files: QuestionFiles | None) -> pa.Recor
     columns |= {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(_VALUES.items())}
     columns["questions"] = list(codes)
     arrays = [pa.array([columns[name]], kind) for name, kind in _COLUMNS.items()]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema())
+    return pa.RecordBatch.from_arrays(arrays, schema=schema(label_set))
 
 
 @functools.cache
-def _parser_key() -> bytes:
-    """A hash of this file's format and of the parser's source, so that an index of another version is rebuilt."""
-    digest = hashlib.blake2b(f"{_FORMAT} {labels.LABELS} {labels.ALIASES}".encode(), digest_size=16)
+def _parser_key(names: tuple[str, ...], aliases: tuple[tuple[str, str], ...]) -> bytes:
+    """A hash of this file's format, the labels and the parser's source, so that another version's index is rebuilt."""
+    digest = hashlib.blake2b(f"{_FORMAT} {names} {aliases}".encode(), digest_size=16)
     for source in (ssgqa.__file__, labels.__file__, __file__):
         with contextlib.suppress(OSError):
             digest.update(Path(source or "").read_bytes())
     return digest.hexdigest().encode()
 
 
-def schema() -> pa.Schema:
+def schema(label_set: LabelSet = SSG_QA) -> pa.Schema:
     """The columns' names and types; the metadata identifies the format and the parser."""
-    return pa.schema(_COLUMNS, metadata={b"surgvivqa": _parser_key()})
+    key = _parser_key(label_set.labels, tuple(sorted(label_set.aliases.items())))
+    return pa.schema(_COLUMNS, metadata={b"surgvivqa": key})

@@ -271,6 +271,10 @@ def _judge_run(run: TrainingRun, tested: Mapping[str, int | None], dataset: str)
         return Finding(run.part, run.name, "possible", possible=tuple(tested), why=why)
     why = f"trained on {len(run.videos)} videos of {run.dataset}"
     if run.dataset == dataset:
+        if dataset == SSG_QA and not all(base_video(video).startswith("VID") for video in run.videos):
+            # A run that continued another one records the videos of both, and one data set.
+            why = "trained on videos of another data set too, which is not recorded"
+            return _finding(run.part, run.name, [], list(tested), why)
         trained = {base_video(video) for video in run.videos}
         return _finding(run.part, run.name, [video for video in tested if base_video(video) in trained], [], why)
     numbers = {operation_number(video, run.dataset) for video in run.videos} - {None}

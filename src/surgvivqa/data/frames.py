@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from surgvivqa.data.index import frame_names
+from surgvivqa.data.picture_files import PictureFiles
 from surgvivqa.data.ssgqa import FrameQuestions, is_system_file
 from surgvivqa.data.suggestions import suggest_frames
 from surgvivqa.utils.errors import FrameError, InputError, first_line
@@ -195,6 +196,9 @@ class FrameStore:
             it. In a ``past`` clip the nearest later frame replaces a missing one, such as one before the first frame.
         num_frames: frames per clip.
         stride: seconds between the frames of a ``past`` clip.
+        files: where the pictures are, if they are not ``<video>/<frame padded to 6>.png``. A clip that it lists is
+            shown in place of one made by ``clip_mode``, which is then ``listed``: ``num_frames`` of its pictures,
+            evenly spaced, and repeated if it has fewer.
     """
 
     root: Path
@@ -205,6 +209,7 @@ class FrameStore:
     clip_mode: str = "repeat"
     num_frames: int = 16
     stride: int = 1
+    files: PictureFiles | None = None
 
     @property
     def pictures(self) -> str:
@@ -225,7 +230,8 @@ class FrameStore:
 
     def path(self, video: str, frame: int) -> Path:
         """The path of a frame."""
-        return Path(self.root) / video / f"{frame:06d}.png"
+        listed = None if self.files is None else self.files.path(video, frame)
+        return Path(self.root) / (f"{video}/{frame:06d}.png" if listed is None else listed)
 
     def image(self, video: str, frame: int) -> Tensor:
         """Loads one frame as float32 ``[3, size, size]``.
@@ -241,14 +247,29 @@ class FrameStore:
         Raises:
             FrameError: the video's folder cannot be read.
         """
-        if self.clip_mode == "repeat":
+        if self.files is not None and (listed := self.files.clips.get((video, frame))) is not None:
+            return [listed[index] for index in np.linspace(0, len(listed) - 1, self.num_frames).round().astype(int)]
+        if self.clip_mode != "past":
             return [frame] * self.num_frames
         numbers = [frame]
-        existing = _list_folder(str(Path(self.root) / video))
         for back in range(1, self.num_frames):
             wanted = frame - back * self.stride
-            numbers.append(wanted if wanted >= 0 and f"{wanted:06d}.png" in existing else numbers[-1])
+            numbers.append(wanted if wanted >= 0 and self.exists(video, wanted) else numbers[-1])
         return numbers[::-1]
+
+    def listed_pictures(self, video: str, frame: int) -> tuple[int, ...]:
+        """The numbers of the pictures that a frame needs: those of its listed clip, or its own."""
+        listed = None if self.files is None else self.files.clips.get((video, frame))
+        return (frame,) if listed is None else listed
+
+    def exists(self, video: str, frame: int) -> bool:
+        """Whether the file of a frame exists, as of the last ``find_missing_frames``.
+
+        Raises:
+            FrameError: its folder cannot be read.
+        """
+        path = self.path(video, frame)
+        return path.name in _list_folder(str(path.parent))
 
     def clip(self, video: str, frame: int) -> Tensor:
         """Loads the clip of a frame, float32 ``[T, 3, size, size]``, oldest frame first.
@@ -259,7 +280,7 @@ class FrameStore:
         numbers = self.clip_frames(video, frame)
         images = {number: self.image(video, number) for number in dict.fromkeys(numbers)}
         if len(images) == 1:
-            return images[frame].expand(self.num_frames, -1, -1, -1)
+            return images[numbers[0]].expand(self.num_frames, -1, -1, -1)
         return torch.stack([images[number] for number in numbers])
 
     def file_states(self, video: str, frame: int) -> list[list[int]]:
@@ -312,7 +333,7 @@ def find_missing_frames(store: FrameStore, *frames: Sequence[FrameQuestions]) ->
         (video, frame)
         for group in frames
         for video, frame in frame_names(group)
-        if store.path(video, frame).name not in _list_folder(str(Path(store.root) / video))
+        if not all(store.exists(video, number) for number in store.listed_pictures(video, frame))
     ]
 
 
@@ -351,6 +372,8 @@ def suggest_missing_frames(
     Returns:
         A sentence that starts with a space; empty if every video has some of its frames, or nothing similar is found.
     """
+    if store.files is not None:
+        return ""
     absent = set(missing)
     existing = {video for group in frames for video, frame in frame_names(group) if (video, frame) not in absent}
     for video, _ in missing:

@@ -26,6 +26,7 @@ from rich.progress import track
 
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import QuestionFiles, VideoColumns, parse_video, schema
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
 from surgvivqa.utils.atomic_files import atomic_path
 from surgvivqa.utils.errors import InputError
@@ -118,27 +119,39 @@ class IndexedFrames(Sequence[FrameQuestions]):
             yield video, rows, np.repeat(is_selected, video.counts)
 
     def __getstate__(self) -> dict[str, Any]:
-        sources = [v.batch if v.path is None else (v.path, v.root, v.video, v.files) for v in self._videos]
-        return {"sources": sources, "roots": [v.root for v in self._videos], "video": self._video, "row": self._row}
+        sources = [v.batch if v.path is None else (v.path, v.video, v.files) for v in self._videos]
+        about = [(v.root, v.label_set) for v in self._videos]
+        return {"sources": sources, "about": about, "video": self._video, "row": self._row}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._video, self._row, self._videos = state["video"], state["row"], []
         mapped: dict[Path, dict[str, VideoColumns]] = {}
-        for path in {s[0]: None for s in state["sources"] if isinstance(s, tuple)}:
-            parts = [s[1:] for s in state["sources"] if isinstance(s, tuple) and s[0] == path]
-            mapped[path] = _map_videos(path, parts[0][0], {video: files for _, video, files in parts})
-        for root, source in zip(state["roots"], state["sources"], strict=True):
+        pairs = list(zip(state["about"], state["sources"], strict=True))
+        for path, (root, label_set) in {s[0]: about for about, s in pairs if isinstance(s, tuple)}.items():
+            wanted = {s[1]: s[2] for _, s in pairs if isinstance(s, tuple) and s[0] == path}
+            mapped[path] = _map_videos(path, root, wanted, label_set)
+        for (root, label_set), source in pairs:
             if not isinstance(source, tuple):
-                self._videos.append(VideoColumns(source, root))
+                self._videos.append(VideoColumns(source, root, label_set=label_set))
                 continue
-            path, _, video, files = source
+            path, video, files = source
             if video not in mapped[path]:
                 # Another process has replaced or removed the index file; unchanged text gives the same columns.
-                parsed = VideoColumns(parse_video(root, video, _scan(root / video)), root)
+                batch = parse_video(root, video, _scan(root / video), label_set)
+                parsed = VideoColumns(batch, root, label_set=label_set)
                 if parsed.files.fingerprint != files.fingerprint:
                     raise InputError(f"The question files in {root / video} changed during the run; start it again.")
                 mapped[path][video] = parsed
             self._videos.append(mapped[path][video])
+
+
+def concatenate_frames(pieces: Sequence[Sequence[FrameQuestions]]) -> Sequence[FrameQuestions]:
+    """The frames of all pieces, one after the other; lazy if they all come from the index."""
+    filled = [piece for piece in pieces if len(piece)]
+    indexed = [piece for piece in filled if isinstance(piece, IndexedFrames)]
+    if len(indexed) == len(filled):
+        return IndexedFrames.concatenate(indexed)
+    return [frame for piece in filled for frame in piece]
 
 
 def question_counts(frames: Sequence[FrameQuestions]) -> list[int]:
@@ -198,7 +211,12 @@ def _first_questions(
 
 
 def open_questions(
-    root: str | Path, videos: Sequence[str], *, strict: bool = False, index_dir: Path | None = None
+    root: str | Path,
+    videos: Sequence[str],
+    *,
+    strict: bool = False,
+    index_dir: Path | None = None,
+    label_set: LabelSet = SSG_QA,
 ) -> tuple[IndexedFrames, ReadReport]:
     """Reads the questions of videos as ``ssgqa.read_split`` does, but from the index.
 
@@ -214,6 +232,7 @@ def open_questions(
         strict: lines and files of the reasons in ``ssgqa.STRICT_FAULTS`` are an error.
         index_dir: folder of the index files; None takes ``$SURGVIVQA_CACHE/index`` or ``~/.cache/surgvivqa/index``.
             If it cannot be written, the text is parsed each time, and the log says so once.
+        label_set: the labels; a line with another answer is left out. Each set has an index of its own.
 
     Raises:
         InputError: the root or a video's folder does not exist, there is no question file, or one cannot be read; under
@@ -224,36 +243,42 @@ def open_questions(
     """
     root = Path(root)
     names = ssgqa.find_videos(root, videos)
-    path = _index_path(root, index_dir)
+    path = _index_path(root, index_dir, label_set)
     files = {name: _scan(root / name) for name in names}
     columns: dict[str, VideoColumns] = {}
     if path:
-        columns = _map_videos(path, root, {name: f for name, f in files.items() if f is not None and f.settled})
+        settled = {name: f for name, f in files.items() if f is not None and f.settled}
+        columns = _map_videos(path, root, settled, label_set)
     stale = {name: f for name, f in files.items() if name not in columns}
     if stale:
-        parsed = {video.video: video for video in (VideoColumns(b, root) for b in _parse_all(root, stale))}
+        batches = _parse_all(root, stale, label_set)
+        parsed = {c.video: c for c in (VideoColumns(batch, root, label_set=label_set) for batch in batches)}
         columns |= parsed
-        if path and _write(path, parsed):
+        if path and _write(path, parsed, label_set):
             # Mapped columns share their memory with the DataLoader workers.
-            columns |= _map_videos(path, root, {name: f for name, f in stale.items() if f is not None})
+            known = {name: f for name, f in stale.items() if f is not None}
+            columns |= _map_videos(path, root, known, label_set)
     report = ReadReport()
     for name in names:
         report.add(columns[name].build_report())
     if strict and any(report.skipped[reason] or report.suspect[reason] for reason in ssgqa.STRICT_FAULTS):
-        ssgqa.read_split(root, videos, strict=True)  # raises an error that names the first fault
-        return open_questions(root, videos, strict=strict, index_dir=index_dir)  # the file has been fixed meanwhile
+        ssgqa.read_split(root, videos, strict=True, label_set=label_set)  # raises an error that names the first fault
+        # The file has been fixed meanwhile.
+        return open_questions(root, videos, strict=strict, index_dir=index_dir, label_set=label_set)
     ssgqa.check_any_file(root, videos, report)
     return IndexedFrames(columns[name] for name in names), report
 
 
-def _index_path(root: Path, index_dir: Path | None) -> Path | None:
-    """The root's index file. It depends on the spelling of the root too, since examples in the report show it."""
+def _index_path(root: Path, index_dir: Path | None, label_set: LabelSet) -> Path | None:
+    """The index file of a root and a label set; of the root's spelling too, since examples in the report show it."""
     try:
         folder = index_dir or Path(os.environ.get("SURGVIVQA_CACHE") or "~/.cache/surgvivqa").expanduser() / "index"
     except RuntimeError:
         warn_once("There is no home folder for the question index; set SURGVIVQA_CACHE, or each start parses the text.")
         return None
     spelled = os.fsencode(root.resolve()) + b"\0" + os.fsencode(root)
+    if label_set != SSG_QA:
+        spelled += f"\0{label_set.name}\0{label_set.labels}".encode()
     return folder / f"{hashlib.blake2b(spelled, digest_size=16).hexdigest()}.arrow"
 
 
@@ -280,7 +305,7 @@ def _scan(folder: Path) -> QuestionFiles | None:
     return QuestionFiles(sorted_names, digest, newest + _SETTLED_NS < now)
 
 
-def _read_batches(path: Path) -> list[pa.RecordBatch]:
+def _read_batches(path: Path, label_set: LabelSet = SSG_QA) -> list[pa.RecordBatch]:
     """The record batches of an index file, mapped; empty if it is missing, damaged, or of another version."""
     # Arrow does not check what it maps: a flipped bit could make it read outside the file.
     faults = (ValueError, KeyError, TypeError, AttributeError, IndexError)  # from a forged file
@@ -288,9 +313,9 @@ def _read_batches(path: Path) -> list[pa.RecordBatch]:
         raw = pa.memory_map(str(path)).read_buffer()
         if raw.size > _DIGEST and _digest(raw[:-_DIGEST]) == raw[-_DIGEST:].to_pybytes():
             reader = pa.ipc.open_stream(raw[:-_DIGEST])
-            if reader.schema.equals(schema(), check_metadata=True):
+            if reader.schema.equals(schema(label_set), check_metadata=True):
                 batches = list(reader)
-                if all(VideoColumns(batch, Path(), path).is_valid() for batch in batches):
+                if all(VideoColumns(batch, Path(), path, label_set).is_valid() for batch in batches):
                     return batches
     return []
 
@@ -299,10 +324,12 @@ def _digest(content: Any) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST).digest()
 
 
-def _map_videos(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> dict[str, VideoColumns]:
+def _map_videos(
+    path: Path, root: Path, wanted: Mapping[str, QuestionFiles], label_set: LabelSet
+) -> dict[str, VideoColumns]:
     """The videos of ``wanted`` that an index file holds, if their files have not changed."""
     unchanged = {}
-    for video in (VideoColumns(batch, root, path) for batch in _read_batches(path)):
+    for video in (VideoColumns(batch, root, path, label_set) for batch in _read_batches(path, label_set)):
         files = wanted.get(video.video)
         # Files that were not settled when they were read are used by that run only.
         if files and video.files.fingerprint == files.fingerprint and video.files.settled >= files.settled:
@@ -310,13 +337,13 @@ def _map_videos(path: Path, root: Path, wanted: Mapping[str, QuestionFiles]) -> 
     return unchanged
 
 
-def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
+def _write(path: Path, parsed: Mapping[str, VideoColumns], label_set: LabelSet) -> bool:
     """Adds videos to an index file, atomically. Returns False, after a warning, if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, durable=False, shared=True) as temporary:
-            others = [b for b in _read_batches(path) if VideoColumns(b, Path()).video not in parsed]
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema()) as writer:
+            others = [b for b in _read_batches(path, label_set) if VideoColumns(b, Path()).video not in parsed]
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema(label_set)) as writer:
                 for batch in [*others, *(video.batch for video in parsed.values())]:
                     writer.write_batch(batch)
             digest = _digest(pa.memory_map(str(temporary)).read_buffer())
@@ -331,9 +358,9 @@ def _write(path: Path, parsed: Mapping[str, VideoColumns]) -> bool:
     return True
 
 
-def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None]) -> list[pa.RecordBatch]:
+def _parse_all(root: Path, stale: Mapping[str, QuestionFiles | None], label_set: LabelSet) -> list[pa.RecordBatch]:
     """The record batch of each video, in order; several processes parse them if there are many files."""
-    arguments = [root] * len(stale), list(stale), list(stale.values())
+    arguments = [root] * len(stale), list(stale), list(stale.values()), [label_set] * len(stale)
     many = sum(len(f.names.numbers) for f in stale.values() if f) >= _MANY_FILES
     workers = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(stale))
     if many and workers > 1 and not current_process().daemon:  # a daemon (a DataLoader worker) cannot have children

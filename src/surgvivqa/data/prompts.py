@@ -1,5 +1,6 @@
 """The two prompts, word for word as published, and the target text that follows them."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from surgvivqa.data.labels import LABELS
@@ -9,12 +10,13 @@ PROMPT_MODES: tuple[str, ...] = get_args(PromptMode)
 PROMPT_END = "Answer:"  # the end of both prompts
 
 
-def build_prompt(question: str, mode: str = "simple") -> str:
+def build_prompt(question: str, mode: str = "simple", labels: Sequence[str] = LABELS) -> str:
     """Builds the prompt for one question.
 
     Args:
         question: the question's text.
-        mode: ``simple`` asks the question; ``choices`` also lists the 51 labels.
+        mode: ``simple`` asks the question; ``choices`` also lists the labels.
+        labels: the labels; SSG-QA's by default.
 
     Raises:
         ValueError: ``mode`` is unknown.
@@ -22,7 +24,7 @@ def build_prompt(question: str, mode: str = "simple") -> str:
     if mode == "simple":
         return f"Question: {question}\n{PROMPT_END}"
     if mode == "choices":
-        return f"Question: {question}\nCandidates: {', '.join(LABELS)}\n{PROMPT_END}"
+        return f"Question: {question}\nCandidates: {', '.join(labels)}\n{PROMPT_END}"
     raise ValueError(f"prompt mode {mode!r} is not one of {', '.join(PROMPT_MODES)}")
 
 

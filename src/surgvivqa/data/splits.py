@@ -118,18 +118,19 @@ class Splits:
         return tuple(getattr(self, split))
 
 
-def load_splits(splits_dir: str | Path | None = None) -> Splits:
+def load_splits(splits_dir: str | Path | None = None, *, reserved: frozenset[str] = TEST_VIDEOS) -> Splits:
     """Reads ``train_videos.json``, ``val_videos.json``, ``test_videos.json`` and validates them.
 
     Args:
         splits_dir: folder of the three files, each a JSON list of video names; None takes SSG-VQA-Net's split
             (35/5/5 videos), which is included in the package. A folder with ``fold.json`` is one fold of a
             cross-validation.
+        reserved: the videos that only ``test`` may name; empty for other data sets than SSG-QA.
 
     Raises:
         InputError: a file is missing or is not a list of video names, a name is repeated or could leave the data
-            folder, two splits share a video, or train or val names one of the five test videos, which only a fold of a
-            cross-validation may do; or the files differ from those of the fold.
+            folder, two splits share a video, or train or val names one of the reserved test videos, which only a fold
+            of a cross-validation may do; or the files differ from those of the fold.
     """
     folder = _package_folder() if splits_dir is None else Path(splits_dir)
     train, val, test = (_read_names(folder / f"{name}_videos.json") for name in SPLIT_NAMES)
@@ -145,7 +146,7 @@ def load_splits(splits_dir: str | Path | None = None) -> Splits:
         return _check_fold(folder, splits)
     for name in ("train", "val"):
         # A copy under another name (VID02_clean) is the same video.
-        leaked = sorted(v for v in splits.videos(name) if base_video(v) in TEST_VIDEOS)
+        leaked = sorted(v for v in splits.videos(name) if base_video(v) in reserved)
         if leaked:
             raise InputError(
                 f"{folder / f'{name}_videos.json'} names {', '.join(leaked)}, a test video of SSG-VQA-Net's split, "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from surgvivqa.data.labels import parse_label
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.suggestions import suggest_question_files, suggest_question_root
 from surgvivqa.utils.errors import InputError
 
@@ -25,7 +25,7 @@ FORMAT_FAULTS = {
     "empty_file": "empty files",
     "malformed": "malformed lines",
     "no_pipe": "lines without '|'",
-    "unknown_answer": "answers outside the 51 labels",
+    "unknown_answer": "answers outside the labels",
 }
 # The reasons for which something that is read looks wrong.
 CONTENT_FAULTS = {
@@ -56,10 +56,14 @@ class Question:
         frame: number of the frame.
         question: the question's text.
         answer: the answer as it is spelled in the file.
-        label: index of the answer among the 51 labels.
+        label: index of the answer among the labels of its data set.
         reasoning: one of ``REASONINGS``; None for lines without one.
         type: one of ``TYPES``; None for lines without one.
         line: line number in the file, from 1.
+        long_answer: the answer as a sentence, in data sets that have one.
+        pair_id: what it shares with the same question in another wording; None if there is no other wording.
+        wording: the name of its wording; None if there is one only.
+        image: the path of the frame below the root of the frames; None for ``<video>/<frame padded to 6>.png``.
     """
 
     video: str
@@ -70,6 +74,10 @@ class Question:
     reasoning: str | None
     type: str | None
     line: int
+    long_answer: str | None = None
+    pair_id: str | None = None
+    wording: str | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ class ReadReport:
 
 
 def read_question_file(
-    path: Path, video: str, frame: int, report: ReadReport, strict: bool = False
+    path: Path, video: str, frame: int, report: ReadReport, strict: bool = False, label_set: LabelSet = SSG_QA
 ) -> FrameQuestions | None:
     """Reads one question file into a frame, counting in ``report`` what is left out.
 
@@ -175,13 +183,19 @@ def read_question_file(
         report.skip("empty_file", str(path))
         return None
     report.lines += len(lines)
-    questions = _parse_lines(path, video, frame, lines, report, strict)
+    questions = _parse_lines(path, video, frame, lines, report, strict, label_set)
     report.questions += len(questions)
     return FrameQuestions(video, frame, tuple(questions)) if questions else None
 
 
 def _parse_lines(
-    path: Path, video: str, frame: int, lines: Sequence[tuple[int, str]], report: ReadReport, strict: bool
+    path: Path,
+    video: str,
+    frame: int,
+    lines: Sequence[tuple[int, str]],
+    report: ReadReport,
+    strict: bool,
+    label_set: LabelSet,
 ) -> list[Question]:
     """The questions of a file's numbered lines, blank ones left out."""
     questions: list[Question] = []
@@ -195,11 +209,11 @@ def _parse_lines(
             report.skip("summary", where)
             continue
         fields = [field.strip() for field in line.split("|")]
-        reason, what = _find_line_fault(fields)
+        reason, what = _find_line_fault(fields, label_set)
         suspicions = ["repeated"] if line in seen else []
         seen.add(line)
         if not reason:
-            label = parse_label(fields[1])
+            label = label_set.index(fields[1])
             assert label is not None
             if labels.setdefault(fields[0], label) != label:
                 suspicions.append("contradiction")
@@ -233,7 +247,7 @@ def _parse_lines(
     return questions
 
 
-def _find_line_fault(fields: Sequence[str]) -> tuple[str, str]:
+def _find_line_fault(fields: Sequence[str], label_set: LabelSet) -> tuple[str, str]:
     """The reason for which a line is left out, with a phrase for messages; empty for a question."""
     if len(fields) < 2:
         return "no_pipe", "has no '|'"
@@ -243,8 +257,8 @@ def _find_line_fault(fields: Sequence[str]) -> tuple[str, str]:
         return "malformed", "has an empty question"
     if "," in fields[1]:
         return "comma_answer", "has several answers"
-    if parse_label(fields[1]) is None:
-        return "unknown_answer", f"has the answer {fields[1][:80]!r}, which is not one of the 51 labels"
+    if label_set.index(fields[1]) is None:
+        return "unknown_answer", f"has the answer {fields[1][:80]!r}, which is not one of the {len(label_set)} labels"
     return "", ""
 
 
@@ -316,7 +330,12 @@ class QuestionFileNames:
 
 
 def read_split(
-    root: str | Path, videos: Sequence[str], *, strict: bool = False, missing: Literal["error", "skip"] = "error"
+    root: str | Path,
+    videos: Sequence[str],
+    *,
+    strict: bool = False,
+    missing: Literal["error", "skip"] = "error",
+    label_set: LabelSet = SSG_QA,
 ) -> tuple[list[FrameQuestions], ReadReport]:
     """Reads the question files of the named videos, in the order of ``videos`` and by frame number.
 
@@ -325,6 +344,7 @@ def read_split(
         videos: names of the videos.
         strict: lines and files with one of ``STRICT_FAULTS`` are an error.
         missing: whether a video without a folder is an error.
+        label_set: the labels; a line with another answer is left out.
 
     Raises:
         InputError: the root or a video's folder does not exist, or there is no question file.
@@ -333,13 +353,18 @@ def read_split(
     report = ReadReport()
     frames = []
     for video in find_videos(root, videos, missing):
-        frames += read_video(root, video, list_question_files(root / video), report, strict)
+        frames += read_video(root, video, list_question_files(root / video), report, strict, label_set)
     check_any_file(root, videos, report)
     return frames, report
 
 
 def read_video(
-    root: Path, video: str, names: QuestionFileNames, report: ReadReport, strict: bool = False
+    root: Path,
+    video: str,
+    names: QuestionFileNames,
+    report: ReadReport,
+    strict: bool = False,
+    label_set: LabelSet = SSG_QA,
 ) -> list[FrameQuestions]:
     """Reads a video's question files, counting in ``report`` what is left out or looks wrong.
 
@@ -356,7 +381,7 @@ def read_video(
             )
         report.skip("other_name", str(path))
     for number in names.numbers:
-        frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict)
+        frame = read_question_file(root / video / f"{number}.txt", video, number, report, strict, label_set)
         if frame is not None:
             frames.append(frame)
     if not frames:

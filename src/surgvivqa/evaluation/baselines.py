@@ -5,6 +5,7 @@ Questions repeat, so every baseline works on the distinct ones and counts how of
 
 import itertools
 import re
+import warnings
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 from surgvivqa.evaluation.templates import question_template
 
 MIN_OCCURRENCES = 3  # of a question or template in training, for its most frequent answer to be used
@@ -28,6 +28,8 @@ TITLES = {
     "majority_by_template": "most frequent answer per template",
     "question_only": "question only",
 }
+PER_QUESTION = "most frequent answer per question"
+"""The title of ``majority_by_template`` for other data sets than SSG-QA, where a template is a question."""
 MAX_HELD_OUT = 20_000  # held-out training questions that decide between regression and lookup
 _WORD = re.compile(r"[\w-]+")
 _RARE_WORDS_FROM = 500  # questions; a word of a single one is left out from here on
@@ -91,16 +93,27 @@ def predict_baselines(
     questions, types = [question for question, _ in index], [kind for _, kind in index]
     majority = np.full(len(index), np.bincount(train.label).argmax())
     by_type = _most_frequent(train, train.types, types, majority)
-    templates = [question_template(question) for question in train.texts]
+    # Other data sets than SSG-QA repeat their questions word for word, and their templates are not known.
+    template_of = question_template if label_set_of(predictions).is_ssg_qa else str.casefold
+    templates = [template_of(question) for question in train.texts]
     labels = {
         "majority": majority,
         "majority_by_type": by_type,
-        "majority_by_template": _most_frequent(train, templates, [question_template(q) for q in questions], by_type),
+        "majority_by_template": _most_frequent(train, templates, [template_of(q) for q in questions], by_type),
         "question_only": predict_from_text(train, questions, seed),
     }
     return {
         name: [
-            Prediction(p.video, p.frame, p.question, p.answer, label, reasoning=p.reasoning, type=p.type)
+            Prediction(
+                p.video,
+                p.frame,
+                p.question,
+                p.answer,
+                label,
+                reasoning=p.reasoning,
+                type=p.type,
+                label_set=p.label_set,
+            )
             for p, label in zip(predictions, found[rows].tolist(), strict=True)
         ]
         for name, found in labels.items()
@@ -164,9 +177,10 @@ def _most_frequent(
     """
     index: dict[Hashable, int] = {}
     group = np.array([index.setdefault(name, len(index)) for name in train_groups], np.int64)
-    cells = group[train.text] * len(LABELS) + train.label
+    num_labels = train.label.max(initial=0) + 1
+    cells = group[train.text] * num_labels + train.label
     pairs, first, counts = np.unique(cells, return_index=True, return_counts=True)
-    of_group, label = np.divmod(pairs, len(LABELS))
+    of_group, label = np.divmod(pairs, num_labels)
     ascending = np.lexsort((-first, counts, of_group))  # by group, the most frequent label last
     frequent = np.zeros(len(index), np.int64)
     frequent[of_group[ascending]] = label[ascending]  # of several values for a group the last one stays
@@ -192,8 +206,9 @@ class TextModel:
 
     def __init__(self, train: LabelledQuestions) -> None:
         used, text = np.unique(train.text, return_inverse=True)
-        pairs, weights = np.unique(text * len(LABELS) + train.label, return_counts=True)
-        rows, labels = np.divmod(pairs, len(LABELS))
+        num_labels = train.label.max() + 1
+        pairs, weights = np.unique(text * num_labels + train.label, return_counts=True)
+        rows, labels = np.divmod(pairs, num_labels)
         self._words = CountVectorizer(analyzer=_word_groups)
         counts = self._words.fit_transform([train.texts[i] for i in used])
         # Document frequencies over all questions, not over the distinct ones.
@@ -203,7 +218,9 @@ class TextModel:
         self._only_label = int(labels[0]) if len(set(labels)) == 1 else None
         if self._only_label is None:
             self._regression = LogisticRegression(C=5.0, max_iter=200, tol=1e-2)
-            self._regression.fit(self._weigh(counts)[rows], labels, sample_weight=weights)
+            with warnings.catch_warnings():  # scikit-learn takes many labels of few questions for a regression
+                warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+                self._regression.fit(self._weigh(counts)[rows], labels, sample_weight=weights)
 
     def predict(self, questions: Sequence[str]) -> NDArray[np.int64]:
         """Predicts the label of each question: ``[Q]`` int64."""

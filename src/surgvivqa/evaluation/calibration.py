@@ -1,7 +1,8 @@
 """Whether a model's probabilities can be trusted: calibration, proper scores, and answering or abstaining.
 
-The confidence of an answer is its probability, the softmax of the ranking scores over the 51 labels. All figures are of
-this confidence and of whether the answer is right, except for the Brier and log score, which take all 51 probabilities.
+The confidence of an answer is its probability, the softmax of the ranking scores over all labels. All figures are of
+this confidence and of whether the answer is right, except for the Brier and log score, which take the probabilities
+of all labels.
 
 Sources: reliability curve and expected calibration error in bins of equal width, Guo et al., On Calibration of Modern
 Neural Networks (ICML 2017); in bins of equal mass, Naeini et al., Obtaining Well Calibrated Probabilities Using
@@ -83,7 +84,7 @@ class CalibrationFigures:
         ece_equal_mass: the same in bins of equal mass.
         ece_equal_mass_interval: its 95% interval.
         brier: mean over questions of the squared distance from the truth, summed over the labels: 0 to 2.
-        log_score: mean of -log of the true label's probability among the 51 labels, in nats.
+        log_score: mean of -log of the true label's probability among all labels, in nats.
         bins: the reliability curve in bins of equal width; bins without questions are left out.
         equal_mass_bins: the reliability curve in bins of equal mass.
         failure_auroc: probability that a right answer has a higher confidence than a wrong one, ties counting half;
@@ -143,7 +144,7 @@ def compute_calibration(
     Args:
         predictions: the predictions.
         temperature: a temperature for a second set of figures.
-        rankings: ``[Q, 51]`` ranking scores of the predictions; needed for a temperature.
+        rankings: ``[Q, C]`` ranking scores of the predictions; needed for a temperature.
 
     Returns:
         The section; None without questions, or where not all labels were scored.

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.splits import base_video
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 
 
 def confusion_matrix(truth: Sequence[int], prediction: Sequence[int]) -> NDArray[np.int64]:
-    """Counts questions by true label (row) and predicted label (column): ``[C, C]`` int64."""
-    size = len(LABELS)
+    """Counts questions by true (row) and predicted label (column): ``[C, C]`` int64, up to the last that occurs."""
+    size = 1 + max(max(truth, default=-1), max(prediction, default=-1))
     cells = np.asarray(truth, np.int64) * size + np.asarray(prediction, np.int64)
     return np.bincount(cells, minlength=size * size).reshape(size, size)
 
@@ -27,10 +26,12 @@ class VideoCells:
     Attributes:
         videos: the names of the videos, sorted.
         cells: ``[N]`` int64, index into ``[V, C, C]``: video, true label, predicted label.
+        num_labels: C.
     """
 
     videos: list[str]
     cells: NDArray[np.int64]
+    num_labels: int
 
     @classmethod
     def of_predictions(cls, predictions: Sequence[Prediction]) -> "VideoCells":
@@ -38,13 +39,13 @@ class VideoCells:
         originals = {video: base_video(video) for video in {p.video for p in predictions}}
         names = sorted(set(originals.values()))
         index = {video: names.index(name) for video, name in originals.items()}
-        size = len(LABELS)
+        size = len(label_set_of(predictions))
         cells = [(index[p.video] * size + p.answer) * size + p.prediction for p in predictions]
-        return cls(names, np.array(cells, np.int64))
+        return cls(names, np.array(cells, np.int64), size)
 
     def count(self, selected: Sequence[int] | slice = slice(None)) -> NDArray[np.int64]:
         """The confusion matrices of the videos that have a selected question: ``[V, C, C]`` int64."""
-        size = len(LABELS)
+        size = self.num_labels
         counts = np.bincount(self.cells[selected], minlength=len(self.videos) * size * size)
         by_video = counts.reshape(len(self.videos), size, size)
         return by_video[by_video.any((1, 2))]

@@ -33,7 +33,7 @@ from surgvivqa.data.question_forms import (
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.data.vocabulary import RELATION_PHRASES
 from surgvivqa.evaluation.estimates import count_by_video, estimate
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 
 MOST_EXAMPLES = 20
 MOST_REFERENTS = 4  # of a frame, whose relations are asked: 6 pairs, 18 questions
@@ -141,13 +141,20 @@ class Contradictions:
     rows: list[ContradictionRow]
 
 
-def compute_contradictions(predictions: Sequence[Prediction], asked: Sequence[Prediction] = ()) -> Contradictions:
+def compute_contradictions(
+    predictions: Sequence[Prediction], asked: Sequence[Prediction] = ()
+) -> Contradictions | None:
     """Counts contradictions between the answers of an evaluation.
 
     Args:
         predictions: the predictions.
         asked: predictions for the questions of ``generate_partners``, whose true labels are not known.
+
+    Returns:
+        The section; None for another data set than SSG-QA, whose questions it does not understand.
     """
+    if not label_set_of(predictions).is_ssg_qa:
+        return None
     answers = [Answer(p.video, p.frame, p.question, p.prediction, p.answer) for p in predictions]
     answers += [Answer(p.video, p.frame, p.question, p.prediction, None) for p in asked]
     pairs: dict[str, list[tuple[Answer, Answer]]] = {kind: [] for kind in KINDS}

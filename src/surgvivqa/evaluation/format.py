@@ -7,6 +7,7 @@ from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import format_calibration
 from surgvivqa.evaluation.contradictions import format_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
+from surgvivqa.evaluation.dataset_facts import format_published_rows
 from surgvivqa.evaluation.evidence import format_evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
@@ -16,6 +17,7 @@ from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.robustness import format_robustness
 from surgvivqa.evaluation.strata import format_strata
 from surgvivqa.evaluation.verdicts import points
+from surgvivqa.evaluation.wordings import format_wordings
 
 _WIDTH = 36  # of the first column
 _HEAD = f"{'':<{_WIDTH}}{'n':>7}" + "".join(f"{metric:>7}" for metric in METRICS)
@@ -27,6 +29,9 @@ def format_report(report: EvaluationReport) -> str:
     parts = ["\n".join([*report.verdicts, *_pretraining(report)])]
     parts.append(format_metrics(report.metrics, report.intervals, report.bootstrap, name))
     parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
+    if report.dataset is not None:
+        parts.append(format_published_rows(report.dataset))
+    parts.append("" if report.wordings is None else format_wordings(report.wordings))
     parts.append("" if report.picture is None else format_picture(report.picture))
     parts.append("" if report.robustness is None else format_robustness(report.robustness))
     parts.append("" if report.strata is None else format_strata(report.strata))

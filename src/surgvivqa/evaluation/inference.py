@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.evaluation.fastest_way import FastestWay
 from surgvivqa.evaluation.pass_size import MAX_FRAMES, ON_CPU, PassMemory, PassSize, choose_pass_size, free_memory
@@ -91,7 +90,7 @@ class InferenceOptions:
             questions is encoded once for its several passes. None for 40 on a CPU, and for what the memory allows on a
             GPU.
         workers: processes that decode frames; None for ``cores.default_workers``.
-        keep_scores: keep the scores of all labels in the predictions, as arrays of 51 float32.
+        keep_scores: keep the scores of all labels in the predictions, as arrays of C float32.
         answer_only: skip the scores of labels that cannot win; predictions then have no probabilities and no loss.
             Only for ``sum``, and for masks under which labels share a prompt. On a GPU all labels are scored where that
             is faster.
@@ -225,6 +224,7 @@ class _Scorer:
 
     def __init__(self, bundle: ModelBundle, options: InferenceOptions) -> None:
         self.model, self.mask, self.options = bundle.model, bundle.settings.mask, options
+        self.label_set = bundle.label_set
         self.prompt_tokenizer = bundle.prompt_tokenizer()
         self.trie = LabelTrie(self.prompt_tokenizer.label_ids)
         self.fastest_way = FastestWay(torch.cuda.synchronize) if self.model.device.type == "cuda" else None
@@ -264,7 +264,10 @@ class _Scorer:
         if self.options.answer_only:
             labels, values = started.values
             _check_finite(questions, values)
-            return [Prediction.of_question(q, label) for q, label in zip(questions, labels.tolist(), strict=True)]
+            return [
+                Prediction.of_question(q, label, label_set=self.label_set)
+                for q, label in zip(questions, labels.tolist(), strict=True)
+            ]
         (scores,) = started.values
         _check_finite(questions, scores.sum(dim=1))
         return self._build_predictions(questions, scores)
@@ -300,6 +303,7 @@ class _Scorer:
 
     def _build_predictions(self, questions: Sequence[Question], scores: Tensor) -> list[Prediction]:
         """Predictions from the scores ``[Q, C]`` float32 of all labels."""
+        names = self.label_set.labels
         rankings, probabilities = normalise_scores(scores, self.trie, self.options.score_norm)
         best = rankings.sort(dim=1, descending=True, stable=True).indices[:, :5]  # the first label wins a tie
         true_labels = torch.tensor([q.label for q in questions]).unsqueeze(1)
@@ -319,10 +323,11 @@ class _Scorer:
                 labels[0],
                 probability=values[0],
                 loss=loss,
-                top5=[(LABELS[label], value) for label, value in zip(labels, values, strict=True)],
+                top5=[(names[label], value) for label, value in zip(labels, values, strict=True)],
                 answer_probability=answer_probability,
                 brier=brier,
                 scores=row,
+                label_set=self.label_set,
             )
             for question, labels, values, loss, answer_probability, brier, row in zip(
                 questions, *(column.tolist() for column in columns), kept, strict=False

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.splits import base_video
 from surgvivqa.evaluation.confusion import VideoCells, confusion_matrix
 from surgvivqa.evaluation.intervals import Ends, Intervals, fraction_intervals
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 
 # Question types that the data set's authors report together.
 TYPE_GROUPS = {
@@ -188,23 +188,27 @@ def compute_grouped_metrics(predictions: Sequence[Prediction]) -> GroupedMetrics
                 groups.setdefault(name, []).append(index)
         return {name: metrics_of_videos(cells.count(groups[name])) for name in sorted(groups)}
 
-    by_type = by(lambda p: p.type if p.reasoning else None)
-    by_type_group = by(lambda p: TYPE_GROUPS.get(p.type or "") if p.reasoning else None)
+    label_set = label_set_of(predictions)
+    is_ssg_qa = label_set.is_ssg_qa  # whose lines without a template have no reasoning
+    by_type = by(lambda p: p.type if p.reasoning or not is_ssg_qa else None)
+    by_type_group = by(lambda p: TYPE_GROUPS.get(p.type or "") if p.reasoning and is_ssg_qa else None)
     return GroupedMetrics(
         overall=metrics_of_videos(cells.count()),
         acc_se=accuracy_standard_error(predictions),
         by_reasoning=by(lambda p: p.reasoning),
         by_type=by_type | by_type_group,
         by_video=by(lambda p: p.video),
-        by_label=_metrics_by_label(cells.count()),
+        by_label=_metrics_by_label(cells.count(), label_set),
     )
 
 
 def groups_of(prediction: Prediction) -> list[str]:
     """The names of the groups in ``by_reasoning`` and ``by_type`` that a question belongs to."""
+    kind = prediction.type or ""
+    if not prediction.label_set.is_ssg_qa:
+        return [name for name in (prediction.reasoning, kind) if name]
     if not prediction.reasoning:
         return []
-    kind = prediction.type or ""
     return [name for name in (prediction.reasoning, kind, TYPE_GROUPS.get(kind)) if name]
 
 
@@ -239,7 +243,7 @@ def mean_label_loss(predictions: Sequence[Prediction]) -> float:
     return float(np.mean(losses)) if losses else 0.0
 
 
-def _metrics_by_label(confusion: NDArray[np.int64]) -> dict[str, LabelMetrics]:
+def _metrics_by_label(confusion: NDArray[np.int64], label_set: LabelSet) -> dict[str, LabelMetrics]:
     """The metrics of each label that is true or predicted, over the videos in which it is; of ``[V, C, C]``."""
     counts = np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)])
     by_label = {}
@@ -251,7 +255,7 @@ def _metrics_by_label(confusion: NDArray[np.int64]) -> dict[str, LabelMetrics]:
         is_known = (of_label[1] > 0).sum() > 1
         left_out = _label_figures(*(total - of_label))
         intervals = fraction_intervals(figures, left_out, of_label.shape[1]) if is_known else None
-        by_label[LABELS[label]] = LabelMetrics(n, predicted, **figures, intervals=intervals)
+        by_label[label_set.labels[label]] = LabelMetrics(n, predicted, **figures, intervals=intervals)
     return by_label
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from surgvivqa.data.labels import LABEL_INDEX, LABELS, parse_label
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import Question
+
+_OPTIONAL = ("pair_id", "wording", "image")  # of data sets other than SSG-QA
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +25,14 @@ class Prediction:
         top5: the five most probable labels with their probabilities, best first; None where not all were scored.
         reasoning: the template's reasoning (``zero_hop``, ...); None for lines without one.
         type: the template's question type (``count``, ...); None for lines without one.
-        answer_probability: probability of the true label among the 51; None where not all labels were scored.
-        brier: squared distance of the probabilities from the truth, summed over the 51 labels, 0 to 2 (Brier, 1950);
+        answer_probability: probability of the true label among all labels; None where not all labels were scored.
+        brier: squared distance of the probabilities from the truth, summed over the labels, 0 to 2 (Brier, 1950);
             None where not all labels were scored.
         scores: summed log-probabilities of all labels in label order; None if they are not kept.
+        label_set: the labels that the indices refer to.
+        pair_id: what the question shares with the same question in another wording; None if there is no other wording.
+        wording: the name of its wording; None if there is one only.
+        image: the path of its frame below the root of the frames; None for CholecT45's layout.
     """
 
     video: str
@@ -42,6 +48,20 @@ class Prediction:
     answer_probability: float | None = None
     brier: float | None = None
     scores: Sequence[float] | None = None
+    label_set: LabelSet = SSG_QA
+    pair_id: str | None = None
+    wording: str | None = None
+    image: str | None = None
+
+    @property
+    def answer_label(self) -> str:
+        """The true label."""
+        return self.label_set.labels[self.answer]
+
+    @property
+    def prediction_label(self) -> str:
+        """The predicted label."""
+        return self.label_set.labels[self.prediction]
 
     @property
     def correct(self) -> bool:
@@ -54,8 +74,8 @@ class Prediction:
             "video": self.video,
             "frame": self.frame,
             "question": self.question,
-            "answer": LABELS[self.answer],
-            "prediction": LABELS[self.prediction],
+            "answer": self.answer_label,
+            "prediction": self.prediction_label,
             "probability": self.probability,
             "answer_probability": self.answer_probability,
             "brier": self.brier,
@@ -64,25 +84,27 @@ class Prediction:
             "reasoning": self.reasoning,
             "type": self.type,
         }
+        line |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         return line if self.scores is None else line | {"scores": list(self.scores)}
 
     @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> "Prediction":
-        """The prediction of a line of ``predictions.jsonl``.
+    def from_json(cls, line: Mapping[str, Any], label_set: LabelSet = SSG_QA) -> "Prediction":
+        """The prediction of a line of ``predictions.jsonl``, whose answers are labels of ``label_set``.
 
         Raises:
             KeyError: a field is missing, or an answer is not a label.
         """
-        answer = parse_label(line["answer"])
-        if answer is None:
-            raise KeyError(line["answer"])
+        answer = label_set.index(line["answer"])
+        prediction = label_set.index(line["prediction"])
+        if answer is None or prediction is None:
+            raise KeyError(line["answer" if answer is None else "prediction"])
         top5 = line.get("top5")
         return cls(
             video=line["video"],
             frame=line["frame"],
             question=line["question"],
             answer=answer,
-            prediction=LABEL_INDEX[line["prediction"]],
+            prediction=prediction,
             probability=line.get("probability"),
             loss=line.get("loss"),
             top5=None if top5 is None else [(label, probability) for label, probability in top5],
@@ -91,6 +113,8 @@ class Prediction:
             answer_probability=line.get("answer_probability"),
             brier=line.get("brier"),
             scores=line.get("scores"),
+            label_set=label_set,
+            **{name: str(line[name]) for name in _OPTIONAL if line.get(name) is not None},
         )
 
     @classmethod
@@ -104,5 +128,13 @@ class Prediction:
             prediction=prediction,
             reasoning=question.reasoning,
             type=question.type,
+            pair_id=question.pair_id,
+            wording=question.wording,
+            image=question.image,
             **scored,
         )
+
+
+def label_set_of(predictions: Sequence[Prediction]) -> LabelSet:
+    """The label set of predictions, which all have the same; SSG-QA's without predictions."""
+    return predictions[0].label_set if predictions else SSG_QA

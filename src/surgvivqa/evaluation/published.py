@@ -66,6 +66,8 @@ def find_published(name: str) -> PublishedResult:
 
 def why_not_comparable(report: EvaluationReport) -> str | None:
     """Why the metrics cannot be compared with those of the standard test split, or None if they can."""
+    if not report.label_set.is_ssg_qa:
+        return f"the labels are those of {report.label_set.name}, not SSG-QA's"
     if report.synthetic:
         return "the questions are those of the synthetic set"
     if report.synthetic is None:

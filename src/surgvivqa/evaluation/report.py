@@ -10,11 +10,13 @@ from pydantic import TypeAdapter
 
 from surgvivqa.data.dataset_overlaps import Finding
 from surgvivqa.data.frames import BadFrame
+from surgvivqa.data.labels import SSG_QA, LabelSet, check_labels
 from surgvivqa.data.question_lists import Selection
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.calibration import Calibration
 from surgvivqa.evaluation.contradictions import Contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
+from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.evidence import Evidence
 from surgvivqa.evaluation.intervals import Ends, Intervals
@@ -22,6 +24,7 @@ from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, 
 from surgvivqa.evaluation.picture_check import PictureCheck
 from surgvivqa.evaluation.robustness import Robustness
 from surgvivqa.evaluation.strata import Strata
+from surgvivqa.evaluation.wordings import Wordings
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_json import read_json
 
@@ -39,6 +42,8 @@ SECTIONS: dict[str, Any] = {
     "calibration": Calibration,
     "contradictions": Contradictions,
     "evidence": Evidence,
+    "wordings": Wordings,
+    "dataset": DatasetFacts,
 }
 
 
@@ -62,6 +67,7 @@ class EvaluationReport:
         score_norm: how the scores of a label's tokens were combined.
         frames: what the model was shown: the questions' ``own`` frames, ``black`` ones, or ``shuffled`` ones of other
             videos.
+        label_set: the labels that the model chose from.
         verdicts: what the figures say, in sentences, the most important one first.
         environment: where and how the predictions were computed.
         crossval: the folds of a cross-validation that this is about; None for other evaluations.
@@ -75,6 +81,8 @@ class EvaluationReport:
         calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         contradictions: how often the model's answers contradict each other.
         evidence: whether answers depend on the asked object, and which maps point at it.
+        wordings: the same questions in several wordings; None where each has one.
+        dataset: the data set of the questions; None for SSG-QA.
     """
 
     metrics: GroupedMetrics
@@ -90,6 +98,7 @@ class EvaluationReport:
     prompt_mode: str
     score_norm: str
     frames: str = "own"
+    label_set: LabelSet = SSG_QA
     bootstrap: Intervals | None = None
     verdicts: Sequence[str] = ()
     environment: Environment | None = None
@@ -103,6 +112,8 @@ class EvaluationReport:
     calibration: Calibration | None = None
     contradictions: Contradictions | None = None
     evidence: Evidence | None = None
+    wordings: Wordings | None = None
+    dataset: DatasetFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``metrics.json`` as plain values."""
@@ -111,6 +122,7 @@ class EvaluationReport:
         for name in ("intervals", "bootstrap"):
             intervals = getattr(self, name)
             content[name] = None if intervals is None else intervals.to_json()
+        content["label_set"] = {"name": self.label_set.name, "labels": list(self.label_set.labels)}
         content["verdicts"] = list(self.verdicts)
         content["skipped_frames"] = [frame._asdict() for frame in self.skipped_frames]
         for name, kind in SECTIONS.items():
@@ -146,6 +158,7 @@ class EvaluationReport:
             max_samples=None if content["max_samples"] is None else int(_number(content, "max_samples")),
             synthetic=content.get("synthetic") if isinstance(content.get("synthetic"), bool) else None,
             frames=str(content.get("frames") or "own"),
+            label_set=_parse_label_set(content.get("label_set")),
             **settings,
             **sections,
         )
@@ -161,6 +174,15 @@ def read_report(path: Path) -> EvaluationReport:
         return EvaluationReport.from_json(read_json(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a metrics.json of eval ({str(error)[:120]}).") from None
+
+
+def _parse_label_set(content: Any) -> LabelSet:
+    """The label set of a file; SSG-QA's where none is recorded."""
+    if content is None:
+        return SSG_QA
+    if not isinstance(content, Mapping):
+        raise ValueError("its label_set is not a mapping")
+    return LabelSet.of_labels(check_labels(content.get("labels")), content.get("name"))
 
 
 def _parse_group(group: Any, name: str) -> dict[str, Metrics]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from surgvivqa.data.dataset_overlaps import summarise_findings
 from surgvivqa.evaluation.baseline_rows import Baseline, GroupDifference
+from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.metrics import METRICS, TYPE_GROUPS
 from surgvivqa.evaluation.paired import PairedDifference
 from surgvivqa.evaluation.picture_check import picture_verdicts
@@ -151,10 +152,29 @@ def _judge_precision(report: EvaluationReport) -> list[str]:
 
 def _judge_comparability(report: EvaluationReport) -> list[str]:
     """Whether published results may be set beside the figures."""
+    if report.dataset is not None:
+        return _judge_published(report, report.dataset)
     reason = why_not_comparable(report)
     if reason is None:
         return ["All questions of SSG-QA's test split were scored, so published results may be set beside these."]
     return [f"No published result may be set beside these figures: {reason}."]
+
+
+def _judge_published(report: EvaluationReport, facts: DatasetFacts) -> list[str]:
+    """Whether published results on another data set than SSG-QA may be set beside the figures."""
+    if not facts.published:
+        return [f"No published result on {facts.title} is known to surgvivqa."]
+    reasons = {
+        "the questions are those of the synthetic set": report.synthetic,
+        "the questions are not those of the test split": report.split != "test",
+        "the model was not shown the questions' own frames": report.frames != "own",
+        "not all questions were scored": report.max_samples is not None or bool(report.skipped_frames),
+        "questions whose answers are no labels were left out": report.skipped.get("unknown_answer"),
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if reason is not None:
+        return [f"The published results may not be set beside these figures: {reason}."]
+    return [f"All questions of {facts.title}'s test split were scored, so published results may be set beside these."]
 
 
 _VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (

@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from surgvivqa.data.frames import open_image
-from surgvivqa.data.labels import LABELS
 from surgvivqa.explanation.evidence import METHODS, compute_maps
 from surgvivqa.explanation.frame_area import FrameArea, Map
 from surgvivqa.explanation.map_checks import randomise_weights, rank_correlation
@@ -43,7 +42,7 @@ class Explanation:
     Attributes:
         question: the question.
         answer: the label that is explained.
-        probability: its probability among the 51 labels.
+        probability: its probability among all labels.
         frame: the frame in question, the newest of a clip.
         maps: by method (``attention``, ``gradient_attention``, ``occlusion``), ``[h, w]`` float32 over the frame. The
             values of ``occlusion`` are drops of the answer's log-probability in nats.
@@ -118,12 +117,13 @@ def explain_answer(
     scorer = LabelScorer(model, trie, model.config.mask, score_norm)
     random = LabelScorer(randomise_weights(model, seed), trie, model.config.mask, score_norm)
     log_probs = scorer.ask([clip], prompts)[0, 0]
-    label = int(log_probs.argmax()) if answer is None else LABELS.index(answer)
+    labels = processor.label_set.labels
+    label = int(log_probs.argmax()) if answer is None else labels.index(answer)
     maps, random_maps = (compute_maps(s, clip, prompts, [label], fill) for s in (scorer, random))
     area = FrameArea.of_fit(processor.frame_fit, frame.width, frame.height, processor.image_size)
     return Explanation(
         question=question,
-        answer=LABELS[label],
+        answer=labels[label],
         probability=math.exp(float(log_probs[label])),
         frame=frame,
         maps={method: area.to_frame(maps[method][0]) for method in METHODS},

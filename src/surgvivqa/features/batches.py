@@ -258,7 +258,7 @@ class _WindowPacking:
             self.trees.append([])
             prompts = tokenizer.batch_prompt_ids([frame.questions[q].question for q in chosen])
             for q, prompt in zip(chosen, prompts, strict=True):
-                answer = tokenizer.label_ids[frame.questions[q].label]
+                answer = tokenizer.target_ids(frame.questions[q])
                 tree = build_answer_chain(prompt, answer, len(self.trees[-1]), self.mask)
                 self.trees[-1].append(tree)
                 self.places[frame.video, frame.frame, q] = tree, start

@@ -87,7 +87,7 @@ class TextReader:
     def prompt_trees(self, frame: FrameQuestions) -> list[PromptTree]:
         """Builds the prompt trees of all questions about a frame, as training packs them."""
         prompts = self.prompt_tokenizer.batch_prompt_ids([q.question for q in frame.questions])
-        answers = [self.prompt_tokenizer.label_ids[q.label] for q in frame.questions]
+        answers = [self.prompt_tokenizer.target_ids(q) for q in frame.questions]
         return [
             build_answer_chain(prompt, answer, n, self.mask)
             for n, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))

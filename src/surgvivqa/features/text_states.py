@@ -132,6 +132,8 @@ def build_text_state_source(
         # Token ids are in each item's tag, but items of another prompt mode must not be dropped as stale.
         "prompt_mode": bundle.settings.prompt_mode,
     }
+    if not bundle.label_set.is_ssg_qa:  # caches of SSG-QA are older than other labels
+        fingerprint_values["labels"] = list(bundle.label_set.labels)
     width = bundle.model.config.text_config.hidden_size
     store = FeatureCache(cache, fingerprint_values, width, dtype, must_write=must_write)
     reader = TextReader(video_source.reader, prompt_tokenizer, mask, store)

@@ -7,12 +7,17 @@ from typing import Any
 
 from surgvivqa.config import ModelConfig, TrainConfig, flag_names
 from surgvivqa.data.frames import FrameStore
+from surgvivqa.data.labels import LabelSet
+from surgvivqa.data.picture_files import PictureFiles
 from surgvivqa.data.prompt_tokens import PromptTokenizer
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
+from surgvivqa.utils.errors import InputError
 
 
-def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224) -> FrameStore:
+def build_frame_store(
+    settings: ModelConfig, image_root: Path, num_frames: int, image_size: int = 224, files: PictureFiles | None = None
+) -> FrameStore:
     """Builds the store of the frames under ``image_root`` for a model with these settings.
 
     Args:
@@ -20,14 +25,25 @@ def build_frame_store(settings: ModelConfig, image_root: Path, num_frames: int, 
         image_root: the folder with one folder of frames per video.
         num_frames: frames per clip.
         image_size: frames become ``image_size x image_size``.
+        files: where the pictures are (``datasets.Dataset.picture_files``); None for CholecT45's layout.
+
+    Raises:
+        InputError: the clips are to be made of earlier frames, and the data set does not say where these are.
     """
+    clip_mode: str = settings.clip_mode
+    if files is not None and (files.clips or files.rule is None) and clip_mode == "past":
+        raise InputError(
+            "--clip-mode past needs frames that are numbered by the second, but the questions of this data set name "
+            "their pictures; leave it out."
+        )
     return FrameStore(
         root=image_root,
         size=image_size,
         fit=settings.frame_fit,
-        clip_mode=settings.clip_mode,
+        clip_mode="listed" if files is not None and files.clips else clip_mode,
         num_frames=num_frames,
         stride=settings.clip_stride,
+        files=files,
     )
 
 
@@ -94,10 +110,19 @@ class ModelBundle:
         for name in ("video_pool", "mask", "prompt_mode"):
             setattr(self.model.config, name, getattr(self.settings, name))
 
-    def frame_store(self, image_root: Path) -> FrameStore:
-        """Builds the store of the frames under ``image_root`` for this model."""
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels that the model chooses from; they are in the model's configuration."""
+        return self.model.config.label_set
+
+    def use_labels(self, label_set: LabelSet) -> None:
+        """Makes the model choose from other labels: training and scoring of another data set use its labels."""
+        self.model.config.label_set = label_set
+
+    def frame_store(self, image_root: Path, files: PictureFiles | None = None) -> FrameStore:
+        """Builds the store of the frames under ``image_root`` for this model; see ``build_frame_store``."""
         video = self.model.config.video_config
-        return build_frame_store(self.settings, image_root, video.num_frames, video.image_size)
+        return build_frame_store(self.settings, image_root, video.num_frames, video.image_size, files)
 
     def prompt_tokenizer(self) -> PromptTokenizer:
         """Builds the tokenizer of prompts and labels, with this model's prompt mode and maximum length.
@@ -106,7 +131,13 @@ class ModelBundle:
             InputError: the labels cannot be tokenized (``PromptTokenizer``).
         """
         limit = self.model.config.max_tokens
-        return PromptTokenizer(self.tokenizer, self.settings.prompt_mode, self.settings.max_length or limit, limit)
+        return PromptTokenizer(
+            self.tokenizer,
+            self.settings.prompt_mode,
+            self.settings.max_length or limit,
+            limit,
+            labels=self.label_set.labels,
+        )
 
     def processor(self) -> SurgViVQAProcessor:
         """Builds the Hugging Face processor of this model."""
@@ -120,4 +151,6 @@ class ModelBundle:
             clip_stride=settings.clip_stride,
             prompt_mode=settings.prompt_mode,
             max_length=settings.max_length or self.model.config.max_tokens,
+            labels=self.model.config.labels,
+            label_set_name=self.model.config.label_set_name,
         )

@@ -1,8 +1,12 @@
 """The model's configuration: its three parts, the adapters, and how it was trained."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, BlipTextConfig, GPT2Config, PreTrainedConfig, VideoMAEConfig
+
+from surgvivqa.data.labels import LabelSet
+from surgvivqa.utils.errors import InputError
 
 
 class SurgViVQAConfig(PreTrainedConfig):
@@ -20,7 +24,12 @@ class SurgViVQAConfig(PreTrainedConfig):
             ``video_config``.
         mask: the mask mode of training and scoring (``data.packing``).
         prompt_mode: the prompt mode of training and scoring (``data.prompts``).
+        labels: the labels that the model chooses from; None for SSG-QA's.
+        label_set_name: the name of their set; None for SSG-QA's.
         **kwargs: passed on to ``PreTrainedConfig``.
+
+    Raises:
+        InputError: the labels cannot be used (``data.labels.check_labels``).
     """
 
     model_type = "surgvivqa"
@@ -36,6 +45,8 @@ class SurgViVQAConfig(PreTrainedConfig):
         position_frames: int | None = None,
         mask: str = "prefix",
         prompt_mode: str = "simple",
+        labels: Sequence[str] | None = None,
+        label_set_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.video_config = _as_config(video_config, VideoMAEConfig)
@@ -48,12 +59,46 @@ class SurgViVQAConfig(PreTrainedConfig):
         self.video_pool = video_pool
         self.position_frames = position_frames or self.video_config.num_frames
         self.mask, self.prompt_mode = mask, prompt_mode
+        self.labels: list[str] | None
+        self.label_set_name: str | None
+        self.label_set = label_set_of(labels, label_set_name)
         super().__init__(**kwargs)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels that the model chooses from."""
+        return label_set_of(self.labels, self.label_set_name)
+
+    @label_set.setter
+    def label_set(self, label_set: LabelSet) -> None:
+        # Absent for SSG-QA's, as in the checkpoints that are older than label sets.
+        self.labels = None if label_set.is_ssg_qa else list(label_set.labels)
+        self.label_set_name = None if label_set.is_ssg_qa else label_set.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain values, without labels for SSG-QA's."""
+        content: dict[str, Any] = super().to_dict()
+        if content.get("labels") is None:
+            content.pop("labels", None)
+            content.pop("label_set_name", None)
+        return content
 
     @property
     def max_tokens(self) -> int:
         """The maximum length in tokens of a prompt with its answer, for both text encoder and decoder."""
         return max_tokens(self.text_config, self.decoder_config)
+
+
+def label_set_of(labels: Sequence[str] | None, name: str | None) -> LabelSet:
+    """The label set of a configuration's labels; SSG-QA's for None.
+
+    Raises:
+        InputError: the labels cannot be used.
+    """
+    try:
+        return LabelSet.of_labels(labels, name)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"A configuration's labels cannot be used ({error}).") from None
 
 
 def max_tokens(text_config: Any, decoder_config: Any) -> int:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from surgvivqa.data.frames import image_to_tensor, load_image
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.prompt_tokens import PromptTokenizer
+from surgvivqa.model.configuration import label_set_of
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.scoring import normalise_scores
 from surgvivqa.utils.errors import InputError, first_line
@@ -32,7 +32,12 @@ class SurgViVQAProcessor(ProcessorMixin):
         clip_stride: seconds between the frames of a ``past`` clip, for callers that collect the frames.
         prompt_mode: ``simple`` or ``choices``.
         max_length: the maximum length of a prompt with its answer, in tokens.
+        labels: the labels that the model chooses from; None for SSG-QA's.
+        label_set_name: the name of their set.
         **kwargs: passed on to ``ProcessorMixin``.
+
+    Raises:
+        InputError: the labels cannot be used.
     """
 
     def __init__(
@@ -45,19 +50,26 @@ class SurgViVQAProcessor(ProcessorMixin):
         clip_stride: int = 1,
         prompt_mode: str = "simple",
         max_length: int = 128,
+        labels: Sequence[str] | None = None,
+        label_set_name: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(tokenizer, **kwargs)
         self.image_size, self.num_frames = image_size, num_frames
         self.frame_fit, self.clip_mode, self.clip_stride = frame_fit, clip_mode, clip_stride
         self.prompt_mode, self.max_length = prompt_mode, max_length
+        self.label_set = label_set_of(labels, label_set_name)
+        if labels is not None:  # an attribute is saved; without it the file is as before label sets
+            self.labels, self.label_set_name = list(labels), self.label_set.name
         self._prompt_tokenizer: PromptTokenizer | None = None
 
     @property
     def prompt_tokenizer(self) -> PromptTokenizer:
         """The tokenizer of prompts and labels."""
         if self._prompt_tokenizer is None:
-            self._prompt_tokenizer = PromptTokenizer(self.tokenizer, self.prompt_mode, self.max_length)
+            self._prompt_tokenizer = PromptTokenizer(
+                self.tokenizer, self.prompt_mode, self.max_length, labels=self.label_set.labels
+            )
         return self._prompt_tokenizer
 
     def __call__(
@@ -77,7 +89,7 @@ class SurgViVQAProcessor(ProcessorMixin):
 
         Returns:
             ``pixel_values`` ``[F, T, 3, H, W]`` float32, ``prompts`` (token ids of each frame's questions) and
-            ``label_ids`` (token ids of the 51 labels).
+            ``label_ids`` (token ids of the C labels).
 
         Raises:
             InputError: an image cannot be used, a question is too long, the numbers of frames and of lists of questions
@@ -127,7 +139,7 @@ class SurgViVQAProcessor(ProcessorMixin):
         """Finds the best labels of each question with their probabilities, best first.
 
         Args:
-            scores: ``[Q, 51]`` float, from ``SurgViVQAModel.score``.
+            scores: ``[Q, C]`` float, from ``SurgViVQAModel.score``.
             top: number of labels to return.
             norm: ``sum``, or ``mean`` over a label's tokens, as published (``scoring.normalise_scores``).
             temperature: divides the ranking scores before their softmax; changes probabilities, and no answer.
@@ -135,7 +147,8 @@ class SurgViVQAProcessor(ProcessorMixin):
         ranking, _ = normalise_scores(scores.float(), LabelTrie(self.prompt_tokenizer.label_ids), norm)
         labels = ranking.sort(dim=1, descending=True, stable=True).indices[:, :top]
         probability = (ranking / temperature).softmax(dim=1).gather(1, labels)
+        names = self.label_set.labels
         return [
-            [(LABELS[c], p) for c, p in zip(row, values, strict=True)]
+            [(names[c], p) for c, p in zip(row, values, strict=True)]
             for row, values in zip(labels.tolist(), probability.tolist(), strict=True)
         ]

@@ -29,14 +29,16 @@ def direction(run: RunResults) -> str | None:
 def goal(run: RunResults) -> str | None:
     """The kind of study."""
     if not run.flags:
-        return "Evaluation of a model that answers questions with one of 51 labels."
-    return "Development and evaluation of a model that answers questions with one of 51 labels."
+        return f"Evaluation of a model that answers questions with one of {_num_labels(run)} labels."
+    return f"Development and evaluation of a model that answers questions with one of {_num_labels(run)} labels."
 
 
 def data_sources(run: RunResults) -> str | None:
     """The data set."""
     if run.report.synthetic:
         return f"{_DRAWN} The figures say nothing about real surgery."
+    if (name := _other_data_set(run)) is not None:
+        return f"Frames, questions and answers of {name}; to be described by the authors."
     source = "frames of CholecT45 (laparoscopic cholecystectomy, one centre, Strasbourg), questions of SSG-QA"
     if run.report.synthetic is None:
         return f"Whether the questions are SSG-QA's own is not recorded. If they are: {source}."
@@ -52,8 +54,9 @@ def inclusion(run: RunResults) -> str | None:
     if report.only is not None:
         limit = f", only those that {report.only.file} lists (SHA-256 {report.only.sha256}){limit}"
     left_out = ", ".join(f"{reason} {count:,}" for reason, count in report.skipped.items() if count)
+    summaries = "" if _other_data_set(run) else "The two summary lines of each file are no questions. "
     return (
-        f"{size}{limit}. The two summary lines of each file are no questions. Lines left out: {left_out or 'none'}; "
+        f"{size}{limit}. {summaries}Lines left out: {left_out or 'none'}; "
         f"frames left out: {len(report.skipped_frames)}."
     )
 
@@ -99,18 +102,22 @@ def acquisition(run: RunResults) -> str | None:
 
 def reference_definition(run: RunResults) -> str | None:
     """What the truth is."""
-    return "The answer in the question file, one of 51 labels, compared exactly."
+    return f"The answer in the question file, one of {_num_labels(run)} labels, compared exactly."
 
 
 def label_limits(run: RunResults) -> str | None:
     """The limits of the reference."""
     if run.report.synthetic:
         return "The answers follow from the drawn scenes, so that they are exact."
+    if _other_data_set(run) is not None:
+        return None
     return f"{_if_ssgqa(run)}{DETECTOR_LABELS} A right answer agrees with a detector."
 
 
 def label_source(run: RunResults) -> str | None:
     """Who made the labels."""
+    if not run.report.synthetic and _other_data_set(run) is not None:
+        return None
     return "Made from the drawn scenes." if run.report.synthetic else f"{_if_ssgqa(run)}{DETECTOR_LABELS}"
 
 
@@ -118,6 +125,8 @@ def variability(run: RunResults) -> str | None:
     """Agreement between annotators."""
     if run.report.synthetic:
         return "Does not apply: the answers follow from the drawn scenes."
+    if _other_data_set(run) is not None:
+        return None
     return f"{_if_ssgqa(run)}No agreement between people is known: labels made by detectors, not by people."
 
 
@@ -134,14 +143,17 @@ def partitions(run: RunResults) -> str | None:
         return None
     if run.flags.get("splits_dir"):
         return "Splits of the authors' own (--splits-dir); to be described by the authors."
+    if _other_data_set(run) is not None:
+        return None
     return "SSG-VQA-Net's split: 35 training, 5 validation and 5 test videos."
 
 
 def disjoint(run: RunResults) -> str | None:
     """The level at which partitions are disjoint."""
+    unit = "Videos." if _other_data_set(run) else "Videos, which are patients."
     return (
-        "Videos, which are patients. An evaluation refuses videos that the checkpoint records as trained on, copies "
-        "under other names included."
+        f"{unit} An evaluation refuses videos that the checkpoint records as trained on, copies under other names "
+        f"included."
     )
 
 
@@ -334,7 +346,7 @@ def limitations(run: RunResults) -> str | None:
     found = []
     if run.report.synthetic:
         found.append("drawn scenes say nothing about real surgery")
-    else:
+    elif _other_data_set(run) is None:
         found.append(
             "labels made by detectors, not by people" + (" (if SSG-QA's)" if run.report.synthetic is None else "")
         )
@@ -363,6 +375,8 @@ def availability(run: RunResults) -> str | None:
     """What is available."""
     if run.report.synthetic:
         return "Software: surgvivqa, Apache-2.0; it makes the data. The model: to be filled by the authors."
+    if (name := _other_data_set(run)) is not None:
+        return f"Software: surgvivqa, Apache-2.0. Data: {name}. The model: to be filled by the authors."
     return (
         "Software: surgvivqa, Apache-2.0. Data: SSG-QA and CholecT45, CC BY-NC-SA 4.0, from their authors. The model: "
         "to be filled by the authors."
@@ -387,6 +401,16 @@ def _if_ssgqa(run: RunResults) -> str:
     return (
         "Whether the questions are SSG-QA's own is not recorded; if they are: " if run.report.synthetic is None else ""
     )
+
+
+def _num_labels(run: RunResults) -> int:
+    return len(run.report.label_set)
+
+
+def _other_data_set(run: RunResults) -> str | None:
+    """The name of the data set whose labels the model chose from; None for SSG-QA's."""
+    label_set = run.report.label_set
+    return None if label_set.is_ssg_qa else label_set.name
 
 
 def _names(run: RunResults) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surgvivqa.config import TrainConfig, flags_of
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.splits import base_video
 from surgvivqa.evaluation.metrics import TYPE_GROUPS, Metrics, compute_grouped_metrics, compute_metrics
 from surgvivqa.evaluation.paired import (
@@ -160,6 +160,12 @@ def check_same_questions(reference: RunResults, run: RunResults) -> None:
     Raises:
         InputError: they do not. The sentence has the counts, examples, and the videos that only one has.
     """
+    label_set, other = reference.report.label_set, run.report.label_set
+    if label_set.labels != other.labels:
+        raise InputError(
+            f"{run.name} chose from the {len(other)} labels of {other.name}, but {reference.name} from the "
+            f"{len(label_set)} of {label_set.name}; compare runs on one data set."
+        )
     first = Counter(question_key(p) for p in reference.predictions)
     second = Counter(question_key(p) for p in run.predictions)
     if first == second and first:
@@ -172,7 +178,7 @@ def check_same_questions(reference: RunResults, run: RunResults) -> None:
     facts = [f"{shared:,} questions are in both"]
     for name, only, others in ((reference.name, only_first, second), (run.name, only_second, first)):
         if only:
-            facts.append(f"{only.total():,} only in {name} ({_examples(only)})")
+            facts.append(f"{only.total():,} only in {name} ({_examples(only, label_set)})")
             if missing := sorted({key[0] for key in only} - {key[0] for key in others}):
                 facts.append(f"{_list(missing)} only in {name}")
     if relabelled:
@@ -187,10 +193,10 @@ def _without_label(key: QuestionKey) -> tuple[str, int, str]:
     return key[:3]
 
 
-def _examples(keys: Counter[QuestionKey]) -> str:
+def _examples(keys: Counter[QuestionKey], label_set: LabelSet) -> str:
     """The first questions, such as ``VID02 frame 3: "Are there any tools?" True``."""
     quoted = [
-        f'{video} frame {frame}: "{question}" {LABELS[label]}'
+        f'{video} frame {frame}: "{question}" {label_set.labels[label]}'
         for video, frame, question, label in itertools.islice(keys, _EXAMPLES)
     ]
     return ", ".join(quoted) + (", ..." if len(keys) > _EXAMPLES else "")
@@ -209,7 +215,7 @@ _KEYS: dict[GroupKind, Callable[[Prediction], Sequence[str]]] = {
     "reasoning": lambda p: [p.reasoning or OTHER_LINES],
     "type": lambda p: list(dict.fromkeys([TYPE_GROUPS.get(p.type, p.type), p.type])) if p.type else [OTHER_LINES],
     "video": lambda p: [base_video(p.video)],
-    "label": lambda p: [LABELS[p.answer]],
+    "label": lambda p: [p.answer_label],
 }
 
 
@@ -220,7 +226,7 @@ def _compare_groups(runs: Sequence[RunResults]) -> dict[GroupKind, list[GroupCom
 def _compare_groups_of_kind(runs: Sequence[RunResults], kind: GroupKind) -> list[GroupComparison]:
     by_run = [_split_by(run.predictions, kind) for run in runs]
     groups = []
-    for name in _in_order(by_run[0], kind):
+    for name in _in_order(by_run[0], kind, runs[0].report.label_set):
         reference, others = by_run[0][name], [split[name] for split in by_run[1:]]
         groups.append(
             GroupComparison(
@@ -246,10 +252,10 @@ def _split_by(predictions: Sequence[Prediction], kind: GroupKind) -> dict[str, l
     return dict(groups)
 
 
-def _in_order(groups: Mapping[str, object], kind: GroupKind) -> list[str]:
+def _in_order(groups: Mapping[str, object], kind: GroupKind, label_set: LabelSet) -> list[str]:
     """The groups' names in the order of tables: the data set's, with other lines last."""
     if kind == "label":
-        return sorted(groups, key=LABELS.index)
+        return sorted(groups, key=label_set.labels.index)
     order = {
         "reasoning": ("zero_hop", "one_hop", "single_and"),
         "type": ("existence", "counting", "object", "attribute", "query_color", "query_type", "query_location"),

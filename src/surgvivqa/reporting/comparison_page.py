@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from surgvivqa.data.labels import LABELS
 from surgvivqa.evaluation.paired import PairedDifference, match_predictions
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.comparison import OTHER_LINES, Changes, Comparison
@@ -152,15 +151,15 @@ def build_gallery(comparison: Comparison, image_root: Path | None, count: int) -
     items = []
     for answers in chosen:
         first = answers[0]
-        found = pictures.picture(first.video, first.frame)
+        found = pictures.picture(first.video, first.frame, first.image)
         items.append(
             Item(
                 video=first.video,
                 frame=first.frame,
                 question=first.question,
-                answer=LABELS[first.answer],
+                answer=first.answer_label,
                 answers=[
-                    Answer(name, LABELS[p.prediction], p.probability, p.top5 or ())
+                    Answer(name, p.prediction_label, p.probability, p.top5 or ())
                     for name, p in zip(names, answers, strict=True)
                 ],
                 outcome=name_outcome(answers, names),

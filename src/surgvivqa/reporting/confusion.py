@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.evaluation.confusion import confusion_matrix
-from surgvivqa.evaluation.predictions import Prediction
-from surgvivqa.reporting.label_groups import GROUP_OF, group_order
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
+from surgvivqa.reporting.label_groups import group_of, group_order
 
 Ends = tuple[float, float]
 
@@ -105,9 +105,10 @@ def build_confusion(
         most_pairs: number of pairs to list.
     """
     counts = confusion_matrix([p.answer for p in predictions], [p.prediction for p in predictions])
+    label_set = label_set_of(predictions)
     support, predicted = counts.sum(1), counts.sum(0)
-    shown = sorted((int(i) for i in np.flatnonzero(support + predicted)), key=group_order)
-    rows = [_label_row(i, counts, by_label or {}) for i in shown]
+    shown = sorted((int(i) for i in np.flatnonzero(support + predicted)), key=lambda i: group_order(i, label_set))
+    rows = [_label_row(i, counts, by_label or {}, label_set) for i in shown]
     place = {index: at for at, index in enumerate(shown)}
     cells = [
         Cell(place[i], place[j], n, n / support[i], round(max(0.06, (n / support[i]) ** 0.6), 2))
@@ -132,12 +133,13 @@ def build_confusion(
     )
 
 
-def _label_row(index: int, counts: Any, by_label: Mapping[str, Any]) -> LabelRow:
+def _label_row(index: int, counts: Any, by_label: Mapping[str, Any], label_set: LabelSet) -> LabelRow:
     hits, n, predicted = int(counts[index, index]), int(counts[index].sum()), int(counts[:, index].sum())
-    ends = (by_label.get(LABELS[index]) or {}).get("intervals")
+    label = label_set.labels[index]
+    ends = (by_label.get(label) or {}).get("intervals")
     return LabelRow(
-        LABELS[index],
-        GROUP_OF[LABELS[index]],
+        label,
+        group_of(label, label_set),
         n,
         predicted,
         hits / predicted if predicted else None,

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from surgvivqa import __version__
 from surgvivqa.checkpoints.public_settings import last_name
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.picture_files import is_inside
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.atomic_files import write_file, write_folder, write_text
 
-_LABEL = pa.dictionary(pa.int8(), pa.string())
+_LABEL = pa.dictionary(pa.int16(), pa.string())
 _GROUP = pa.dictionary(pa.int32(), pa.string())
 _TOP5 = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))
 
@@ -38,6 +38,8 @@ class FramePaths:
     def path(self, prediction: Prediction) -> str:
         """The path of a prediction's frame."""
         relative = PurePosixPath(prediction.video) / f"{prediction.frame:06d}.png"
+        if prediction.image is not None and is_inside(prediction.image):  # predictions may be another person's file
+            relative = PurePosixPath(prediction.image)
         return str(relative) if self.root is None else str(self.root / relative)
 
 
@@ -62,8 +64,8 @@ COLUMNS = (
     Column("video", _GROUP, "Name of the video.", lambda p: p.video),
     Column("frame", pa.int64(), "Number of the frame in the video, at one frame per second.", lambda p: p.frame),
     Column("question", pa.string(), "The question.", lambda p: p.question),
-    Column("answer", _LABEL, "The true label, one of the 51.", lambda p: LABELS[p.answer]),
-    Column("prediction", _LABEL, "The label with the highest score.", lambda p: LABELS[p.prediction]),
+    Column("answer", _LABEL, "The true label, one of the metadata's labels.", lambda p: p.answer_label),
+    Column("prediction", _LABEL, "The label with the highest score.", lambda p: p.prediction_label),
     Column("correct", pa.bool_(), "Whether the predicted label is the true one.", lambda p: p.correct),
     Column(
         "probability",
@@ -115,7 +117,7 @@ def build_table(results: RunResults, paths: FramePaths) -> pa.Table:
     """The predictions as an Arrow table with typed columns.
 
     Each field's metadata has its ``definition``; the schema's metadata has, under ``surgvivqa``, JSON with the run, the
-    checkpoint, the split, the 51 labels in order and the version of this package.
+    checkpoint, the split, the labels in order and the version of this package.
     """
     image = Column("image", pa.string(), "Path of the frame's image.", paths.path)
     columns = [*COLUMNS, image]
@@ -126,7 +128,8 @@ def build_table(results: RunResults, paths: FramePaths) -> pa.Table:
         "mask": results.report.mask,
         "score_norm": results.report.score_norm,
         "synthetic": results.report.synthetic,
-        "labels": LABELS,
+        "label_set": results.report.label_set.name,
+        "labels": results.report.label_set.labels,
         "version": __version__,
     }
     schema = pa.schema(
@@ -158,8 +161,8 @@ def build_fiftyone_samples(results: RunResults, paths: FramePaths) -> list[dict[
             "question_type": p.type,
             "reasoning": p.reasoning,
             "correct": p.correct,
-            "ground_truth": {"_cls": "Classification", "label": LABELS[p.answer]},
-            "prediction": {"_cls": "Classification", "label": LABELS[p.prediction], "confidence": p.probability},
+            "ground_truth": {"_cls": "Classification", "label": p.answer_label},
+            "prediction": {"_cls": "Classification", "label": p.prediction_label, "confidence": p.probability},
         }
         for p in results.predictions
     ]
@@ -176,7 +179,7 @@ def write_fiftyone(results: RunResults, paths: FramePaths, output: Path) -> None
             "run": results.name,
             "checkpoint": last_name(report.checkpoint),
             "split": report.split,
-            "labels": LABELS,
+            "labels": report.label_set.labels,
             "version": __version__,
         }
     }
@@ -205,7 +208,7 @@ def build_label_studio_tasks(results: RunResults, root_name: str) -> list[dict[s
             "type": "choices",
             "from_name": "answer",
             "to_name": "image",
-            "value": {"choices": [LABELS[p.prediction]]},
+            "value": {"choices": [p.prediction_label]},
         }
         prediction: dict[str, Any] = {"model_version": results.name, "result": [result]}
         if p.probability is not None:
@@ -215,7 +218,7 @@ def build_label_studio_tasks(results: RunResults, root_name: str) -> list[dict[s
                 "data": {
                     "image": f"/data/local-files/?d={quote(f'{root_name}/{path}')}",
                     "question": p.question,
-                    "recorded_answer": LABELS[p.answer],
+                    "recorded_answer": p.answer_label,
                     "video": p.video,
                     "frame": p.frame,
                     "question_type": p.type or "",
@@ -227,9 +230,9 @@ def build_label_studio_tasks(results: RunResults, root_name: str) -> list[dict[s
     return tasks
 
 
-def label_studio_interface() -> str:
+def label_studio_interface(labels: Sequence[str]) -> str:
     """The labelling interface of the tasks, to be pasted into a Label Studio project's settings."""
-    choices = "\n".join(f"    <Choice value={quoteattr(label)}/>" for label in LABELS)
+    choices = "\n".join(f"    <Choice value={quoteattr(label)}/>" for label in labels)
     return (
         "<View>\n"
         '  <Image name="image" value="$image"/>\n'
@@ -250,7 +253,7 @@ def write_label_studio(results: RunResults, root_name: str, output: Path) -> Pat
     """
     write_text(output, json.dumps(build_label_studio_tasks(results, root_name), indent=1) + "\n", durable=False)
     interface = output.with_suffix(".xml")
-    write_text(interface, label_studio_interface(), durable=False)
+    write_text(interface, label_studio_interface(results.report.label_set.labels), durable=False)
     return interface
 
 
@@ -261,7 +264,7 @@ def format_tsv(results: RunResults, paths: FramePaths) -> str:
     writer.writerow(TSV_COLUMNS)
     for index, p in enumerate(results.predictions):
         groups = (p.type or "", p.reasoning or "", results.report.split)
-        writer.writerow([index, paths.path(p), p.question, LABELS[p.answer], *groups, LABELS[p.prediction]])
+        writer.writerow([index, paths.path(p), p.question, p.answer_label, *groups, p.prediction_label])
     return file.getvalue()
 
 

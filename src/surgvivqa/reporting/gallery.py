@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from surgvivqa.data.frames import FrameStore, open_image
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.picture_files import is_inside
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.explanation.overlay import Overlay, color_map
 from surgvivqa.utils.errors import FrameError
@@ -231,12 +231,12 @@ def _spread(candidates: Sequence[Prediction], count: int, chosen: Sequence[Predi
 
 def item_of(prediction: Prediction, name: str = "Model") -> Item:
     """A gallery's item of one model's prediction, without a picture."""
-    answer = Answer(name, LABELS[prediction.prediction], prediction.probability, prediction.top5 or ())
+    answer = Answer(name, prediction.prediction_label, prediction.probability, prediction.top5 or ())
     return Item(
         prediction.video,
         prediction.frame,
         prediction.question,
-        LABELS[prediction.answer],
+        prediction.answer_label,
         [answer],
         "right" if prediction.correct else "wrong",
         prediction.type or "",
@@ -258,11 +258,17 @@ class Pictures:
         self.missing: dict[tuple[str, int], str] = {}
         self._read: dict[tuple[str, int], tuple[str, int, int] | None] = {}
 
-    def picture(self, video: str, frame: int) -> tuple[str, int, int] | None:
-        """A frame as a data URI with its width and height in pixels; None if it cannot be read."""
+    def picture(self, video: str, frame: int, image: str | None = None) -> tuple[str, int, int] | None:
+        """A frame as a data URI with its width and height in pixels; None if it cannot be read.
+
+        Args:
+            video: name of the video.
+            frame: number of the frame.
+            image: its path below the root; None for CholecT45's layout.
+        """
         name = (video, frame)
         if name not in self._read:
-            self._read[name] = self._load(video, frame)
+            self._read[name] = self._load(video, frame, image)
         return self._read[name]
 
     def note(self, frames: Iterable[tuple[str, int]]) -> str:
@@ -276,14 +282,17 @@ class Pictures:
         why = self.missing[absent[0]]
         return f"{len(absent)} of {len(frames)} frames have no picture: {why} Give their folder with --image-root."
 
-    def _load(self, video: str, frame: int) -> tuple[str, int, int] | None:
+    def _load(self, video: str, frame: int, image_path: str | None) -> tuple[str, int, int] | None:
         if self.root is None:
             return None
         try:
             # Predictions may be another person's file, whose names must not lead out of the folder.
             if not re.fullmatch(r"\w[\w.-]*", video) or not 0 <= frame < 10**9:
                 raise FrameError(f"{video!r} is not the name of a video.")
-            image = open_image(FrameStore(self.root).path(video, frame))
+            if image_path is not None and not is_inside(image_path):
+                raise FrameError(f"{image_path!r} is not a path below the folder of the frames.")
+            store = FrameStore(self.root)
+            image = open_image(store.path(video, frame) if image_path is None else store.root / image_path)
         except FrameError as error:
             self.missing[video, frame] = error.sentence.replace(f"{self.root}{os.sep}", "")
             return None

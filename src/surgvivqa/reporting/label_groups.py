@@ -1,6 +1,6 @@
 """The labels in groups of one kind, so that tables and matrices show like beside like."""
 
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.labels import LabelSet
 
 LABEL_GROUPS: dict[str, tuple[str, ...]] = {
     name: tuple(labels.split())
@@ -15,10 +15,24 @@ LABEL_GROUPS: dict[str, tuple[str, ...]] = {
         "colour": "blue brown red silver white yellow",
     }.items()
 }
+OTHER = "other"
 GROUP_OF = {label: name for name, labels in LABEL_GROUPS.items() for label in labels}
 _PLACE = {label: place for place, label in enumerate(label for labels in LABEL_GROUPS.values() for label in labels)}
 
 
-def group_order(index: int) -> int:
-    """The place of a label, by its index, where the labels are ordered by group."""
-    return _PLACE[LABELS[index]]
+def group_of(label: str, label_set: LabelSet) -> str:
+    """The group of a label: of SSG-QA's, or of yes, no and numbers in another set."""
+    if label_set.is_ssg_qa:
+        return GROUP_OF[label]
+    if label.isdecimal():
+        return "count"
+    return "yes/no" if label.lower() in ("yes", "no", "true", "false") else OTHER
+
+
+def group_order(index: int, label_set: LabelSet) -> tuple[int, int]:
+    """The place of a label, by its index, where the labels are ordered by group; within it in the set's order."""
+    label = label_set.labels[index]
+    if label_set.is_ssg_qa:
+        return 0, _PLACE[label]
+    group = group_of(label, label_set)
+    return ("yes/no", "count", OTHER).index(group), int(label) if group == "count" and len(label) < 10 else index

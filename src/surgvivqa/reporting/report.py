@@ -20,6 +20,7 @@ SECTIONS = {
     "calibration": "Calibration",
     "robustness": "Robustness",
     "contradictions": "Contradictions",
+    "wordings": "Wordings",
     "evidence": "Where it looks",
     "training": "Training",
     "data": "Data",

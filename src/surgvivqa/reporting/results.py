@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from surgvivqa.config import plain_yaml
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.evaluation.report import EvaluationReport, read_report
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def read_results(path: Path, split: str = "test") -> RunResults:
     report = read_report(folder / "metrics.json")
     run_folder = _find_run_folder(folder, report)
     flags, log = ({}, []) if run_folder is None else (_read_flags(run_folder), _read_log(run_folder))
+    predictions = read_predictions(folder / "predictions.jsonl", report.label_set)
     name = path.name if path.name not in ("", ".") else path.resolve().name
-    return RunResults(name, folder, report, read_predictions(folder / "predictions.jsonl"), run_folder, flags, log)
+    return RunResults(name, folder, report, predictions, run_folder, flags, log)
 
 
 def name_apart(runs: Sequence[RunResults]) -> list[RunResults]:
@@ -89,8 +91,8 @@ def _named_folder(run: RunResults) -> Path:
     return folder if folder.name == run.name else folder.parent
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """Reads a ``predictions.jsonl``.
+def read_predictions(path: Path, label_set: LabelSet = SSG_QA) -> list[Prediction]:
+    """Reads a ``predictions.jsonl``, whose answers are labels of ``label_set``.
 
     Raises:
         InputError: it cannot be read, or a line is not what ``eval`` writes.
@@ -99,7 +101,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                predictions.append(Prediction.from_json(json.loads(line)))
+                predictions.append(Prediction.from_json(json.loads(line), label_set))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.checkpoints.public_settings import part_name
+from surgvivqa.data.labels import SSG_QA
 from surgvivqa.evaluation.picture_check import picture_verdicts
 from surgvivqa.explanation.overlay import read_overlays
 from surgvivqa.reporting.charts import Curve
@@ -185,7 +186,7 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
         overlay = overlays.get((item.video, item.frame, item.question))
         if overlay is not None:
             item = with_overlay(item, overlay)
-        found = pictures.picture(prediction.video, prediction.frame)
+        found = pictures.picture(prediction.video, prediction.frame, prediction.image)
         items.append(item if found is None else replace(item, picture=found[0], width=found[1], height=found[2]))
     legend = OVERLAY_LEGEND if any(item.maps for item in items) else ""
     if items:
@@ -196,7 +197,9 @@ def _gallery(results: RunResults, image_root: Path | None, count: int) -> Galler
 
 
 def _data_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    source = {True: "drawn by surgvivqa synth", False: "SSG-QA", None: "not recorded"}[content["synthetic"]]
+    data_set = "SSG-QA" if content["label_set"]["name"] == SSG_QA.name else content["label_set"]["name"]
+    unknown = "not recorded" if data_set == "SSG-QA" else data_set
+    source = {True: "drawn by surgvivqa synth", False: data_set, None: unknown}[content["synthetic"]]
     limit, only = content["max_samples"], content.get("only")
     asked = "all" if only is None else f"those that {only['file']} lists (--only; SHA-256 {only['sha256'][:12]})"
     return [

@@ -17,10 +17,12 @@ MISSING = {
     "robustness": "Not measured in this evaluation. surgvivqa eval --corrupt all measures it; --strata FILE compares "
     "frames with and without a flag, such as smoke.",
     "contradictions": "Not counted in this evaluation. surgvivqa eval counts them.",
+    "wordings": "Each question of this evaluation has one wording. surgvivqa eval compares the wordings of data sets that "
+    "ask in several, such as SurgCheck.",
     "evidence": "Not measured in this evaluation. surgvivqa eval --evidence N --scene-graph-root DIR measures it and "
     "draws maps.",
 }
-_NAMES = ("picture", "calibration", "robustness", "strata", "contradictions", "evidence")
+_NAMES = ("picture", "calibration", "robustness", "strata", "contradictions", "evidence", "wordings")
 _LEAST_PAIRS = 20  # of a kind of contradiction, for a verdict
 _TOLERATED = 0.02  # overconfidence that is not worth a warning
 
@@ -201,10 +203,28 @@ def _judge_evidence(section: Mapping[str, Any]) -> list[Verdict]:
     return [Verdict("pass" if difference["low"] > 0 else "warn", text)]
 
 
+def _judge_wordings(section: Mapping[str, Any]) -> list[Verdict]:
+    verdicts = []
+    for pair in section["pairs"]:
+        figures, found = pair["overall"], pair["difference"]
+        names = pair["reference"].replace("_", " "), pair["other"].replace("_", " ")
+        text = (
+            f"{percent(figures['reference']['value'])}% right in the {names[0]} wording, "
+            f"{percent(figures['other']['value'])}% of the same {figures['n']:,} questions in the {names[1]} one; both "
+            f"{percent(figures['both']['value'])}%"
+        )
+        ends = "" if found["low"] is None else f" (difference {between((found['low'], found['high']))} points)"
+        is_clear = found["low"] is not None and not found["low"] <= 0 <= found["high"]
+        head = "Its accuracy depends on the wording" if is_clear else "Two wordings"
+        verdicts.append(Verdict("warn" if is_clear else "plain", f"{head}: {text}{ends}."))
+    return verdicts
+
+
 _JUDGES = {
     "picture": _judge_picture,
     "evidence": _judge_evidence,
     "calibration": _judge_calibration,
     "contradictions": _judge_contradictions,
+    "wordings": _judge_wordings,
     "robustness": _judge_robustness,
 }

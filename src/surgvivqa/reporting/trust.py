@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from surgvivqa.config import TrainConfig, flags_of
 from surgvivqa.data.dataset_overlaps import summarise_findings
+from surgvivqa.data.labels import SSG_QA
 from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.reporting.page import percent
 from surgvivqa.reporting.results import RunResults
@@ -65,6 +66,8 @@ def _split(content: Mapping[str, Any]) -> Point:
         return Point(title, "warn", "The questions are drawn by surgvivqa synth: they say nothing about real surgery.")
     if content["split"] != "test":
         return Point(title, "warn", f"These are questions of the {content['split']} split, not of the test split.")
+    if (name := _other_data_set(content)) is not None:
+        return Point(title, "unknown", f"Whether the split is the official one of {name} is not recorded.")
     if content.get("crossval"):
         why = "A cross-validation: its videos are tested by models that were not trained on them, but published "
         return Point(title, "warn", f"{why}results are of the five test videos of SSG-VQA-Net's split.")
@@ -105,7 +108,8 @@ def _questions(results: RunResults) -> Point:
         return Point(
             title, "warn", f"Questions about {len(report.skipped_frames)} frames that cannot be used were left out."
         )
-    if report.synthetic is False and report.split == "test" and n < _LEAST_QUESTIONS:
+    is_ssg_qa = report.synthetic is False and report.label_set.is_ssg_qa
+    if is_ssg_qa and report.split == "test" and n < _LEAST_QUESTIONS:
         return Point(title, "warn", f"{n:,} questions are only a part of SSG-QA's test split.")
     return Point(title, "pass", f"All {n:,} usable questions of the split were asked; no frame was left out.")
 
@@ -114,10 +118,18 @@ def _labels(content: Mapping[str, Any]) -> Point:
     title = "Exact labels"
     if content["synthetic"]:
         return Point(title, "pass", "The answers follow from the drawn scenes, so they are exact.")
+    if (name := _other_data_set(content)) is not None:
+        return Point(title, "unknown", f"How the answers of {name} were made is not recorded.")
     source = "SSG-QA's anatomy labels and boxes come from detectors, not people; a right answer agrees with a detector."
     if content["synthetic"] is None:
         return Point(title, "unknown", f"Whose questions these are is not recorded. {source}")
     return Point(title, "warn", source)
+
+
+def _other_data_set(content: Mapping[str, Any]) -> str | None:
+    """The name of the data set whose labels the model chose from; None for SSG-QA's."""
+    name: str = content["label_set"]["name"]
+    return None if content["label_set"]["labels"] == list(SSG_QA.labels) else name
 
 
 def _mask(content: Mapping[str, Any]) -> Point:

@@ -10,7 +10,7 @@ from surgvivqa.data.prompts import build_prompt, build_target
 
 
 def train_tokenizer(questions: Iterable[str], vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE tokenizer on questions and the 51 labels.
+    """Trains a byte-level BPE tokenizer on questions and SSG-QA's labels.
 
     As in GPT-2's, the words of a label are separate tokens, and no text is out of vocabulary.
     """

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import track
@@ -17,20 +17,27 @@ from rich.progress import track
 from surgvivqa.config import check_ranges, flag
 from surgvivqa.data.splits import load_splits
 from surgvivqa.synthetic.domain import Domain, TargetDomain
+from surgvivqa.synthetic.layouts import LAYOUTS, write_layout
 from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import generate_scene, scene_graph
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
 
 MANIFEST = "synthetic.json"
-_FOLDERS = ("ssg-qa", "frames", "scene_graph", "masks")
+SynthLayout = Literal["ssg-qa", "surgcheck", "real-colon-vqa", "endovis18-vqa", "cholect50-generated", "csv"]
+_FOLDERS = ("ssg-qa", "frames", "scene_graph", "masks", "questions", "splits")
 
 
 @dataclass(kw_only=True)
 class SynthConfig:
-    """Writes a synthetic data set: frames, scene graphs, questions in SSG-QA's format, and masks."""
+    """Writes a synthetic data set: frames and questions in the layout of SSG-QA or of another data set."""
 
-    out: Path = flag("Folder for ssg-qa/, frames/, scene_graph/ and masks/.")
+    out: Path = flag("Folder for ssg-qa/, frames/, scene_graph/ and masks/; or for questions/, frames/ and splits/.")
+    layout: SynthLayout = flag(
+        "ssg-qa: SSG-QA's layout, with scene graphs. Another one: a small set in the layout of that data set, or with "
+        "csv a table of one's own with its description.",
+        "ssg-qa",
+    )
     videos: int = flag(
         "Number of videos, of at most 45, divided among the three splits in SSG-VQA-Net's proportions.",
         45,
@@ -42,7 +49,9 @@ class SynthConfig:
     )
     seed: int = flag("Random seed.", 0, least=0)
     workers: int = flag("Number of processes; 0 starts one per core.", 0, least=0)
-    masks: bool = flag("Also write masks/, with the component at each pixel, at half the frame's size.", True)
+    masks: bool = flag(
+        "Also write masks/, with the component at each pixel, at half the frame's size; in SSG-QA's layout only.", True
+    )
 
 
 def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) -> dict[str, Any]:
@@ -62,11 +71,31 @@ def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) ->
     out = config.out
     settings = {"seed": config.seed, "domain": domain.name}
     settings |= {k: getattr(config, k) for k in ("videos", "frames_per_video", "masks")}
+    if config.layout != "ssg-qa":
+        settings["layout"] = config.layout
     counts = _prepare_folder(out, settings)
     if counts is not None:
         print(f"{out}: this set exists already")
         return counts
     started = time.monotonic()
+    if config.layout != "ssg-qa":
+        counts = write_layout(
+            out,
+            config.layout,
+            videos=config.videos,
+            seconds=config.frames_per_video,
+            seed=config.seed,
+            workers=min(config.workers or os.cpu_count() or 1, config.videos),
+            show_progress=os.isatty(2),
+        )
+        _finish(out, settings, counts, started)
+        dataset = LAYOUTS[config.layout].dataset
+        named = out / "questions" / dataset if dataset.endswith(".yaml") else dataset
+        print(
+            f"surgvivqa check --dataset {named} --question-root {out / 'questions'} --image-root {out / 'frames'} "
+            f"--splits-dir {out / 'splits'} --preset tiny"
+        )
+        return counts
     videos = select_videos(config.videos)
     writer = _VideoWriter(config, domain(config.seed))
     workers = min(config.workers or os.cpu_count() or 1, len(videos))
@@ -80,10 +109,15 @@ def write_synthetic(config: SynthConfig, domain: type[Domain] = TargetDomain) ->
         progress = track(line_counts, "synth", len(videos), transient=True, disable=not os.isatty(2))
         num_lines = sum(progress)
     counts = {"videos": len(videos), "frames": len(videos) * config.frames_per_video, "lines": num_lines}
+    _finish(out, settings, counts, started)
+    return counts
+
+
+def _finish(out: Path, settings: dict[str, Any], counts: dict[str, Any], started: float) -> None:
+    """Marks a set complete, and prints its counts."""
     write_text(out / MANIFEST, json.dumps({**settings, "complete": True, **counts}) + "\n")
     seconds = time.monotonic() - started
     print(f"{out}: {counts['videos']} videos, {counts['frames']} frames, {counts['lines']} lines, {seconds:.0f} s")
-    return counts
 
 
 def _prepare_folder(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -95,7 +129,8 @@ def _prepare_folder(out: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
         if present and not manifest.is_file():
             raise InputError(f"--out {out} holds other files ({present[0]}, ...); give an empty or new folder.")
         saved = json.loads(manifest.read_text(encoding="utf-8")) if present else {}
-        if saved.get("complete") and all(saved.get(k) == v for k, v in settings.items()):
+        is_same = all(saved.get(k) == v for k, v in settings.items()) and saved.get("layout") == settings.get("layout")
+        if saved.get("complete") and is_same:
             # Not written again, because caches depend on the files' modification times.
             return {k: saved[k] for k in ("videos", "frames", "lines")}
         write_text(manifest, json.dumps(settings | {"complete": False}))

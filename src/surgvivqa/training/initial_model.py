@@ -10,6 +10,7 @@ from surgvivqa.checkpoints.folders import load_folder
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.checkpoints.packaged import PACKAGED_BASE
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flags_of, option
+from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.model.bundle import ModelBundle, RunRecord
 from surgvivqa.model.freezing import (
     apply_freezing,
@@ -21,11 +22,15 @@ from surgvivqa.model.freezing import (
 from surgvivqa.utils.errors import InputError
 
 
-def build_for_training(config: TrainConfig) -> ModelBundle:
+def build_for_training(config: TrainConfig, label_set: LabelSet = SSG_QA) -> ModelBundle:
     """Builds the model that a training run starts from, with its freezing applied.
 
     It comes from ``--pretrained-ckpt``, from the packaged base (``--preset tiny``), or from the pretrained parts. The
     record of its run has the videos that the checkpoint was trained on, as far as they are recorded.
+
+    Args:
+        config: the run's flags.
+        label_set: the labels of the data that it trains on, whatever a checkpoint learned before.
 
     Raises:
         InputError: a pretrained part is missing or would stay random, or nothing would be trained.
@@ -44,6 +49,7 @@ def build_for_training(config: TrainConfig) -> ModelBundle:
         bundle = _adopt_checkpoint(start, settings, lora_settings(config), "--preset tiny")
     else:
         bundle = assemble(settings, lora_settings(config))
+    bundle.use_labels(label_set)
     check_text_cache(bundle.model, config)
     apply_freezing(bundle.model, config)
     if config.gradient_checkpointing:

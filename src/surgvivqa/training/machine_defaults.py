@@ -6,7 +6,8 @@ from typing import Any
 import torch
 import yaml
 
-from surgvivqa.config import TrainConfig, clip_length, plain_yaml
+from surgvivqa.config import TrainConfig, clip_length
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 _TOKENS_PER_QUESTION = {"simple": 32, "choices": 400}  # upper bounds with GPT-2's tokenizer
 _FRAMES_AHEAD = 64

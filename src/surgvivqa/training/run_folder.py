@@ -29,7 +29,7 @@ import yaml
 from filelock import Timeout, UnixFileLock
 
 from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
-from surgvivqa.config import TrainConfig, changed_flags, option, plain_yaml, save_yaml
+from surgvivqa.config import TrainConfig, changed_flags, option, save_yaml
 from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.training.resume import Progress, find_state, save_state, step_folders
@@ -39,6 +39,7 @@ from surgvivqa.utils.atomic_files import remove_folder, surviving_folder, write_
 from surgvivqa.utils.distributed import raise_on_all_ranks
 from surgvivqa.utils.errors import InputError, RunError, first_line
 from surgvivqa.utils.safe_json import check_regular_file
+from surgvivqa.utils.safe_yaml import plain_yaml
 
 log = logging.getLogger("surgvivqa")
 FINISHED = "finished.json"

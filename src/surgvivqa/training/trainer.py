@@ -20,7 +20,6 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frame_views import show_black
 from surgvivqa.data.frames import BadFrame, FrameStore, check_missing_frames
 from surgvivqa.data.index import frame_names, question_counts, subsample
-from surgvivqa.data.labels import LABELS
 from surgvivqa.data.packing import PackedStream
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.evaluation.ask_again import predict_in_all_processes
@@ -36,7 +35,7 @@ from surgvivqa.features.video_tokens import build_video_token_source
 from surgvivqa.model.freezing import format_trainable_table, set_modes
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.precision import FrozenWeights
-from surgvivqa.training.data import read_training_data, record_run
+from surgvivqa.training.data import open_run_dataset, read_training_data, record_run
 from surgvivqa.training.divergence import advise_after_divergence, describe_last_good_checkpoint, is_finite
 from surgvivqa.training.graphs import CudaRecorder, DecoderGraphs, why_no_graphs
 from surgvivqa.training.initial_model import build_for_training
@@ -68,7 +67,6 @@ from surgvivqa.utils.signals import EXIT_STOPPED, StopSignals
 from surgvivqa.utils.tf32 import set_tf32
 from surgvivqa.utils.threads import map_in_thread
 
-CHANCE_LOSS = math.log(len(LABELS))
 log = logging.getLogger("surgvivqa")
 
 
@@ -123,7 +121,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, accelerator: Accelerator, folder: RunFolder, start: RunStart) -> None:
         self.config, self.accelerator, self.folder = config, accelerator, folder
         with raise_on_all_ranks():
-            self.train_frames, self.val_frames = read_training_data(config)
+            self.dataset = open_run_dataset(config)
+            self.train_frames, self.val_frames = read_training_data(config, self.dataset)
             self._build_model(start.checkpoint)
             bad_frames, missing = self._open_frames(start.progress)
         bad_frames.gather(missing)
@@ -401,7 +400,7 @@ class Trainer:
             step=self.state.step,
             epoch=result.epoch,
             loss=window.mean(),
-            chance=CHANCE_LOSS,
+            chance=math.log(len(self.bundle.label_set)),
             lr=result.lr,
             grad_norm=figures.grad_norm,
             questions_per_second=window.rate(),
@@ -503,11 +502,11 @@ class Trainer:
     def _build_model(self, checkpoint: Path | None) -> None:
         """Sets ``bundle``, ``model`` and ``prompt_tokenizer``; loads the weights of ``checkpoint``, if any."""
         config = self.config
-        self.bundle = build_for_training(config)
+        self.bundle = build_for_training(config, self.dataset.label_set)
         self.model = self.bundle.model
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
-        self.bundle.run = record_run(config, self.bundle.run.train_videos)
+        self.bundle.run = record_run(config, self.dataset, self.bundle.run.train_videos)
         self.prompt_tokenizer = self.bundle.prompt_tokenizer()
         LabelTrie(self.prompt_tokenizer.label_ids)  # raises if the labels could not be scored
         self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
@@ -516,7 +515,7 @@ class Trainer:
         """Sets ``video_source`` and ``features``, the inputs of a step; returns the bad frames and the missing ones."""
         config = self.config
         assert config.image_root is not None
-        store: FrameStore = self.bundle.frame_store(config.image_root)
+        store: FrameStore = self.bundle.frame_store(config.image_root, self.dataset.picture_files)
         total = len(self.train_frames) + len(self.val_frames)
         bad_frames = BadFrames(config.on_bad_frame, config.max_bad_frames, total, progress.bad)
         missing = check_missing_frames(store, self.train_frames, self.val_frames, allowed=bad_frames.limit)

@@ -1,0 +1,34 @@
+"""Reads YAML from untrusted files: of limited size and depth, without aliases and without tags of Python objects."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_MAX_YAML_BYTES = 1_000_000
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+
+def plain_yaml(path: Path) -> Any:
+    """The content of a YAML file of flags or of a data set's description.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large or nested too deeply, or is not text.
+        yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
+    """
+    if path.stat().st_size > _MAX_YAML_BYTES:
+        raise ValueError(f"it is larger than {_MAX_YAML_BYTES:,} bytes, so it is not a file of flags")
+    try:
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be a file of flags") from None
