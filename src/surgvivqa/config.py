@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 import tyro
 import yaml
 
-from surgvivqa.data.prompts import PromptMode
+from surgvivqa.data.prompts import PromptMode, Target
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.safe_yaml import plain_yaml
@@ -421,6 +421,12 @@ class TrainConfig(FeatureCacheConfig, DataConfig, ModelConfig):
     )
     keep_checkpoints: int = flag("Number of checkpoints to keep in checkpoints/.", 2, least=1, on_resume="free")
     val_max_samples: int | None = flag("Maximum number of validation questions, spread over the videos.", 2000, least=0)
+    target: Target = flag(
+        "What is learned after a prompt. short: the label. long: the data set's long answer with an end-of-text token, "
+        "for eval --generate; it needs --best-metric loss.",
+        "short",
+        in_card=True,
+    )
     best_metric: BestMetric = flag("Validation metric that selects best/.", "acc", in_card=True)
     max_train_samples: int | None = flag(
         "Maximum number of training questions, drawn with the seed.", None, least=1, in_card=True

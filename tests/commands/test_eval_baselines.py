@@ -8,8 +8,11 @@ import pytest
 from surgvivqa.cli import main
 from surgvivqa.commands import eval as eval_command
 from surgvivqa.commands.eval_baselines import compute_baselines, read_baseline_runs
+from surgvivqa.data.labels import SSG_QA
 from surgvivqa.data.splits import Splits
 from surgvivqa.data.ssgqa import read_split
+from surgvivqa.datasets.description import load_description
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.evaluation.baselines import TITLES
 from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import read_results
@@ -42,22 +45,26 @@ def test_eval_prints_and_writes_the_baselines(
     assert out.splitlines()[0] == metrics["verdicts"][0]
 
 
+def ssg_qa(root: Path, splits: Splits = SPLITS) -> Dataset:
+    return Dataset(load_description("ssg-qa"), root, splits, SSG_QA)
+
+
 def test_without_training_questions_the_baselines_say_why(root: Path, tmp_path: Path) -> None:
     (tmp_path / "VID02").symlink_to(root / "VID02")
-    rows = compute_baselines(right_answers(root), [], tmp_path, SPLITS, "test")
+    rows = compute_baselines(right_answers(root), [], ssg_qa(tmp_path), "test")
     assert [row.metrics for row in rows] == [None] * len(TITLES)
     assert rows[0].note == "the questions of the training split, on which baselines are fitted, are not there"
 
 
 def test_some_training_videos_are_used_and_counted(root: Path) -> None:
     splits = Splits(("VID04", "VID05", "VID06"), ("VID01",), ("VID02",))
-    rows = compute_baselines(right_answers(root), [], root, splits, "test")
+    rows = compute_baselines(right_answers(root), [], ssg_qa(root, splits), "test")
     assert rows[0].metrics is not None
     assert rows[0].note == "they are fitted on 1 of the 3 training videos, the ones there are"
 
 
 def test_baselines_on_training_videos_say_that_they_are_fitted_on_them(root: Path) -> None:
-    rows = compute_baselines(right_answers(root), [], root, SPLITS, "train")
+    rows = compute_baselines(right_answers(root), [], ssg_qa(root), "train")
     assert rows[-1].note == "they are fitted on the questions that they are asked"
 
 
@@ -67,7 +74,7 @@ def test_another_evaluation_is_a_row(root: Path, tmp_path: Path) -> None:
     write_evaluation(tmp_path / "other", wrong[::-1])
     frames, _ = read_split(root, ["VID02"])
     runs = read_baseline_runs([tmp_path / "other"], "test", frames, [])
-    row = compute_baselines(predictions, runs, root, SPLITS, "test")[-1]
+    row = compute_baselines(predictions, runs, ssg_qa(root), "test")[-1]
     assert (row.title, row.sees_frames) == ("other", True)
     assert row.difference is not None and row.difference.pooled > 0.9
 
@@ -80,7 +87,7 @@ def test_a_run_on_blank_pictures_is_blind_only_where_it_is_asked_on_black_frames
     write_evaluation(tmp_path / "run" / "eval-test", predictions, frames=frames)
     (tmp_path / "run" / "config.yaml").write_text("blank_video: true\n")
     (tmp_path / "run" / "metrics.jsonl").write_text("")
-    row = compute_baselines(predictions, [read_results(tmp_path / "run")], root, SPLITS, "test")[-1]
+    row = compute_baselines(predictions, [read_results(tmp_path / "run")], ssg_qa(root), "test")[-1]
     assert (row.title, row.sees_frames) == ("run, trained on a blank picture", frames == "own")
 
 
@@ -88,7 +95,7 @@ def test_questions_about_frames_that_were_skipped_are_left_out_of_the_row(root: 
     predictions = right_answers(root)
     write_evaluation(tmp_path / "other", predictions)
     scored = [p for p in predictions if p.frame > 0]
-    row = compute_baselines(scored, [read_results(tmp_path / "other")], root, SPLITS, "test")[-1]
+    row = compute_baselines(scored, [read_results(tmp_path / "other")], ssg_qa(root), "test")[-1]
     assert row.metrics is not None and row.metrics.n == len(scored) < len(predictions)
 
 

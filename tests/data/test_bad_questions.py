@@ -18,7 +18,7 @@ from surgvivqa.commands.check import CheckConfig, Result, run_checks
 from surgvivqa.data import ssgqa
 from surgvivqa.data.columns import VideoColumns
 from surgvivqa.data.index import open_questions
-from surgvivqa.data.labels import parse_label
+from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.ssgqa import FORMAT_FAULTS, ReadReport, read_question_file, read_split
 from surgvivqa.utils.errors import InputError
 from tests.conftest import SHARED
@@ -326,8 +326,10 @@ def test_the_fuzz_run_finds_a_fault(
 ) -> None:
     read = ssgqa.read_question_file
 
-    def read_with_fault(path: Path, video: str, frame: int, report: ReadReport, strict: bool = False) -> Any:
-        parsed = read(path, video, frame, report, strict)
+    def read_with_fault(
+        path: Path, video: str, frame: int, report: ReadReport, strict: bool = False, **more: Any
+    ) -> Any:
+        parsed = read(path, video, frame, report, strict, **more)
         if fault == "forgets" and report.skipped.pop("no_pipe", 0):
             report.lines -= 1
         if fault == "shifts" and b"\f" in path.read_bytes() and parsed:
@@ -339,7 +341,8 @@ def test_the_fuzz_run_finds_a_fault(
         return parsed
 
     if fault == "guesses":
-        monkeypatch.setattr(ssgqa, "parse_label", lambda answer: parse_label(answer.split(" ")[-1]))
+        exact = LabelSet.index
+        monkeypatch.setattr(LabelSet, "index", lambda labels, answer: exact(labels, answer.split(" ")[-1]))
     elif fault == "index":
         monkeypatch.setattr(VideoColumns, "build_frame", lambda self, row: None)
     else:

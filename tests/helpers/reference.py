@@ -11,7 +11,16 @@ from surgvivqa.model.modeling import SurgViVQAModel
 def reference_log_prob(
     model: SurgViVQAModel, prompt: Sequence[int], answer: Sequence[int], video_tokens: Tensor, mask: str
 ) -> Tensor:
-    """Log-probability (a scalar) of one answer after one prompt; video tokens ``[1, V, hidden]``.
+    """Log-probability (a scalar) of one answer after one prompt; video tokens ``[1, V, hidden]``."""
+    log_probs = reference_logits(model, prompt, answer, video_tokens, mask).log_softmax(-1)
+    p = len(prompt)
+    return torch.stack([log_probs[p - 1 + i, token] for i, token in enumerate(answer)]).sum()
+
+
+def reference_logits(
+    model: SurgViVQAModel, prompt: Sequence[int], answer: Sequence[int], video_tokens: Tensor, mask: str
+) -> Tensor:
+    """Logits ``[N, vocabulary]`` of one prompt with one answer; video tokens ``[1, V, hidden]``.
 
     The text encoder's mask is written out from its definition, the decoder uses its own causal mask, and every logit is
     computed.
@@ -35,6 +44,5 @@ def reference_log_prob(
     ).last_hidden_state
     if model.text_projection is not None:
         text = model.text_projection(text)
-    logits = model.decoder(inputs_embeds=text, use_cache=False).logits[0]
-    log_probs = logits.log_softmax(-1)
-    return torch.stack([log_probs[p - 1 + i, token] for i, token in enumerate(answer)]).sum()
+    logits: Tensor = model.decoder(inputs_embeds=text, use_cache=False).logits[0]
+    return logits

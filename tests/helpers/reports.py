@@ -8,7 +8,7 @@ from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.evaluation.baseline_rows import Baseline, build_baseline
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.metrics import compute_grouped_metrics, student_intervals
-from surgvivqa.evaluation.predictions import Prediction
+from surgvivqa.evaluation.predictions import Prediction, label_set_of
 from surgvivqa.evaluation.report import EvaluationReport
 
 VIDEOS = sorted(TEST_VIDEOS)
@@ -50,6 +50,7 @@ def report_of(
         "prompt_mode": "simple",
         "score_norm": "sum",
         "baselines": baselines,
+        "label_set": label_set_of(predictions),
     }
     return EvaluationReport(metrics=metrics, **(settings | fields))
 

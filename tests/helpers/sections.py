@@ -86,9 +86,15 @@ def evidence(low: float | None = 0.2) -> dict[str, Any]:
 
 
 def wordings(low: float | None = -0.3) -> dict[str, Any]:
-    figures = {"n": 20, "reference": estimate(0.7, 0.6, 0.8), "other": estimate(0.5, 0.4, 0.6)}
+    figures: dict[str, Any] = {"n": 20, "reference": estimate(0.7, 0.6, 0.8), "other": estimate(0.5, 0.4, 0.6)}
     figures |= {"both": estimate(0.45, 0.4, 0.5), "changed": estimate(0.3, 0.2, 0.4)}
-    found = {"difference": -0.2, "low": low, "high": None if low is None else -0.1, "p_t": 0.01, "p_sign_flip": 0.5}
+    found: dict[str, Any] = {
+        "difference": -0.2,
+        "low": low,
+        "high": None if low is None else -0.1,
+        "p_t": 0.01,
+        "p_sign_flip": 0.5,
+    }
     found |= {"least_p": 0.5, "detectable": 0.1, "videos": 2, "improved": 0, "worsened": 2, "right_to_wrong": 5}
     found |= {"wrong_to_right": 1, "pooled": -0.2, "sd": 0.01, "by_video": {}}
     pair = {"reference": "original", "other": "less_biased", "overall": figures, "by_type": {"Action": figures}}

@@ -86,7 +86,7 @@ def test_unpad_inverts_pad(lengths: list[int]) -> None:
 @settings(max_examples=300, deadline=None)
 def test_the_paths_of_a_trie_are_the_labels(labels: list[list[int]]) -> None:
     label_ids = [list(ids) for ids in labels]
-    terminated = _terminate_prefixes(label_ids, END)
+    terminated = _terminate_prefixes(label_ids, [str(ids) for ids in label_ids], END)
     is_prefix = [any(other != ids and other[: len(ids)] == ids for other in labels) for ids in labels]
     assert terminated == [c for c, is_prefix_of_another in enumerate(is_prefix) if is_prefix_of_another]
     trie = LabelTrie(label_ids)

@@ -123,7 +123,12 @@ def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main
     """
     bundle, video_source, found = evaluation.bundle, evaluation.video_source, list[BadFrame]()
     keep_scores = config.scores or evaluation.calibrator.needs_scores
-    options = dataclasses.replace(inference_options(config), keep_scores=keep_scores, progress=is_main)
+    options = dataclasses.replace(
+        inference_options(config),
+        keep_scores=keep_scores,
+        progress=is_main,
+        max_new_tokens=config.max_new_tokens if config.generate else None,
+    )
 
     def predict(frames: Sequence[FrameQuestions]) -> list[Prediction]:
         return predict_frames(bundle, frames, video_source, options, bad=found, max_bad_frames=bad.limit)

@@ -10,6 +10,7 @@ import tyro
 from surgvivqa.config import DataConfig, FeatureCacheConfig, OptionalModelConfig, ScoreNorm, flag
 from surgvivqa.data.corruptions import CORRUPTIONS
 from surgvivqa.data.frame_views import Shown
+from surgvivqa.model.generation import MAX_NEW_TOKENS
 
 
 @dataclass(kw_only=True)
@@ -40,6 +41,12 @@ class EvalConfig(FeatureCacheConfig, DataConfig):
         0,
         least=0,
     )
+    generate: bool = flag(
+        "Also generate an answer to each question as text, by greedy decoding, and compare it with the data set's long "
+        "answer; for a checkpoint that was trained with --target long.",
+        False,
+    )
+    max_new_tokens: int = flag("Maximum number of tokens of a generated answer.", MAX_NEW_TOKENS, least=1, most=4096)
     answer_only: bool = flag(
         "Skip the scores of labels that cannot win; on a GPU only if that is faster. The answers are the same; "
         "probability and top5 are null.",

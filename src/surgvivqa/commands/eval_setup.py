@@ -27,6 +27,7 @@ from surgvivqa.data.ssgqa import FrameQuestions, warn_of_faults
 from surgvivqa.datasets.description import load_description
 from surgvivqa.datasets.opening import Dataset, open_dataset
 from surgvivqa.evaluation.contradictions import generate_partner_frames
+from surgvivqa.evaluation.generation import check_packages
 from surgvivqa.evaluation.picture_check import SEED
 from surgvivqa.evaluation.strata import FlagTable, check_overlap, read_flag_table
 from surgvivqa.features.video_tokens import VideoTokenSource, build_video_token_source
@@ -102,6 +103,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     corruptions = parse_corruptions(config.corrupt or ())
     if corruptions and not config.check_samples:
         raise InputError("--corrupt asks the questions of --check-samples, which is 0; give a number of questions.")
+    if config.generate:
+        check_packages()
     strata = None if config.strata is None else read_flag_table(config.strata)
     bundle = load_model(config.checkpoint, config.model, verify=config.verify)
     dataset = _open_dataset(config, bundle)
@@ -129,6 +132,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
     if not len(frames):
         raise InputError(f"The {config.split} split has no usable question under {dataset.root}.")
     check_understood(bundle.label_set, config)
+    if config.generate:
+        _warn_of_generation(bundle, frames)
     partners = generate_partner_frames(frames, config.ask_partners)
     bundle.prompt_tokenizer().check_fits(frames, partners)
     if strata is not None:
@@ -212,6 +217,17 @@ def check_understood(label_set: LabelSet, config: EvalConfig) -> None:
         raise InputError(
             f"{given[0]} parses SSG-QA's questions, and the labels are those of {label_set.name}; leave it out."
         )
+
+
+def _warn_of_generation(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> None:
+    """Warns where generated answers cannot be good, or cannot be compared."""
+    if bundle.run.config.target != "long":
+        log.warning(
+            "The checkpoint was not trained with --target long: it has not learned to write sentences and to end them, "
+            "so each answer is as long as --max-new-tokens allows."
+        )
+    if not any(question.long_answer for frame in frames for question in frame.questions):
+        log.warning("No question has a long answer: what is generated is written, but compared with nothing.")
 
 
 def _show(shown: Shown, store: FrameStore, frames: Sequence[FrameQuestions], missing: Sequence[BadFrame]) -> FrameStore:

@@ -6,7 +6,7 @@ from typing import Any
 
 from surgvivqa.data.index import distinct_questions
 from surgvivqa.data.labels import LABELS
-from surgvivqa.data.prompts import PROMPT_END, build_prompt, build_target
+from surgvivqa.data.prompts import PROMPT_END, Target, build_prompt, build_target
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.utils.errors import InputError
 
@@ -27,9 +27,12 @@ class PromptTokenizer:
         max_length: the maximum length of a prompt with its label, in tokens.
         model_limit: the maximum length that the model supports, in tokens; None if it is not known.
         labels: the C labels; SSG-QA's by default.
+        target: what training predicts after a prompt: the label (``short``), or the long answer, which always ends with
+            the end-of-text token (``long``).
 
     Raises:
-        InputError: a label has no token, or a label is a prefix of another and there is no end-of-text token.
+        InputError: a label has no token, or there is no end-of-text token and a label is a prefix of another or targets
+            are long.
 
     Attributes:
         labels: the labels.
@@ -45,9 +48,16 @@ class PromptTokenizer:
         max_length: int,
         model_limit: int | None = None,
         labels: Sequence[str] = LABELS,
+        target: Target = "short",
     ) -> None:
         self.tokenizer = tokenizer
-        self.labels = tuple(labels)
+        self.labels, self.target = tuple(labels), target
+        self.end: int | None = tokenizer.eos_token_id
+        self._long_ids: dict[str, list[int]] = {}
+        if target == "long" and self.end is None:
+            raise InputError(
+                "The tokenizer has no end-of-text token to end a long answer; use another --decoder-model."
+            )
         self.prompt_mode = prompt_mode
         self.max_length = max_length if model_limit is None else min(max_length, model_limit)
         self.model_limit = model_limit
@@ -81,13 +91,53 @@ class PromptTokenizer:
         return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def target_ids(self, question: Question) -> list[int]:
-        """The token ids that training predicts after a question's prompt: those of its label."""
-        return self.label_ids[question.label]
+        """The token ids that training predicts after a question's prompt: those of its label, or of its long answer.
+
+        Raises:
+            InputError: targets are long, and the question has no long answer.
+        """
+        if self.target == "short":
+            return self.label_ids[question.label]
+        return self.long_answer_ids(question)
+
+    def long_answer_ids(self, question: Question) -> list[int]:
+        """The token ids of a question's long answer, with the end-of-text token.
+
+        Raises:
+            InputError: the question has none.
+        """
+        text = question.long_answer
+        if not text:
+            raise InputError(
+                f"The question {question.question!r} about {question.video}, frame {question.frame}, has no long "
+                f"answer; use --target short, or a data set that has them."
+            )
+        if text not in self._long_ids:
+            end = [] if self.end is None else [self.end]
+            self._long_ids[text] = [*self._continuation(build_target(text)), *end]
+        return self._long_ids[text]
+
+    @property
+    def num_targets(self) -> int:
+        """The number of labels, or of the distinct long answers that were met where targets are long."""
+        return len(self.labels) if self.target == "short" else max(1, len(self._long_ids))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated token ids, without white space around it."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def _longest_target(self, *frames: Iterable[FrameQuestions]) -> int:
+        """The number of tokens of the longest label, and of the longest long answer where targets are long."""
+        lengths = [len(ids) for ids in self.label_ids]
+        if self.target == "long":
+            lengths += [len(self.long_answer_ids(q)) for group in frames for frame in group for q in frame.questions]
+        return max(lengths)
 
     def longest_prompt(self, *frames: Iterable[FrameQuestions]) -> tuple[int, str]:
-        """The number of tokens of the longest prompt with the longest label, and the prompt's question."""
+        """The number of tokens of the longest prompt with the longest target, and the prompt's question."""
         questions = sorted({question for group in frames for question in distinct_questions(group)})
-        longest_label = max(len(ids) for ids in self.label_ids)
+        longest_label = self._longest_target(*frames)
         longest = (0, "")
         for start in range(0, len(questions), 4096):
             batch = questions[start : start + 4096]

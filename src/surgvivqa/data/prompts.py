@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from surgvivqa.data.labels import LABELS
 
+Target = Literal["short", "long"]
 PromptMode = Literal["simple", "choices"]
 PROMPT_MODES: tuple[str, ...] = get_args(PromptMode)
 PROMPT_END = "Answer:"  # the end of both prompts

@@ -265,7 +265,9 @@ def _apply_rule(rule: SplitRule, named: Mapping[str, Sequence[str]], videos: Seq
     if rule.train is not None:
         train = tuple(rule.train)
     elif named["train"]:
-        train = tuple(video for video in named["train"] if video not in {*val, *test})
+        # What a rule names is taken out of the rows' training videos. What the rows name twice stays, and is an error.
+        ruled = {*rule.test, *(() if isinstance(rule.val, float) else rule.val)}
+        train = tuple(video for video in named["train"] if video not in ruled)
     else:
         train = tuple(video for video in videos if video not in {*val, *test})
     if isinstance(rule.val, float) and not val:

@@ -6,6 +6,7 @@ from typing import Any
 from surgvivqa.evaluation.bootstrap import bootstrap_intervals
 from surgvivqa.evaluation.calibration import compute_calibration
 from surgvivqa.evaluation.contradictions import compute_contradictions
+from surgvivqa.evaluation.generation import compute_generation
 from surgvivqa.evaluation.metrics import compute_grouped_metrics, mean_label_loss, student_intervals
 from surgvivqa.evaluation.predictions import Prediction, label_set_of
 from surgvivqa.evaluation.report import EvaluationReport
@@ -27,6 +28,8 @@ def build_report(predictions: Sequence[Prediction], **fields: Any) -> Evaluation
     fields.setdefault("label_set", label_set_of(predictions))
     if "wordings" not in fields:
         fields["wordings"] = compute_wordings(predictions)
+    if "generation" not in fields:
+        fields["generation"] = compute_generation(predictions)
     metrics = compute_grouped_metrics(predictions)
     return EvaluationReport(
         metrics=metrics,

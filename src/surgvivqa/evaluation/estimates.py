@@ -39,7 +39,7 @@ class Estimate:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
-def count_by_video(videos: Sequence[str], columns: Sequence[Sequence[bool]]) -> Counts:
+def count_by_video(videos: Sequence[str], columns: Sequence[Sequence[float]]) -> Counts:
     """Sums the columns by video: ``[V, 1 + K]``, the number of questions first; copies of a video count as one video.
 
     Args:

@@ -9,6 +9,7 @@ from surgvivqa.evaluation.contradictions import format_contradictions
 from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.dataset_facts import format_published_rows
 from surgvivqa.evaluation.evidence import format_evidence
+from surgvivqa.evaluation.generation import format_generation
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, Metrics
 from surgvivqa.evaluation.picture_check import format_picture
@@ -38,6 +39,7 @@ def format_report(report: EvaluationReport) -> str:
     parts.append("" if report.calibration is None else format_calibration(report.calibration))
     parts.append("" if report.contradictions is None else format_contradictions(report.contradictions))
     parts.append("" if report.evidence is None else format_evidence(report.evidence))
+    parts.append("" if report.generation is None else format_generation(report.generation))
     return "\n\n".join(part for part in parts if part)
 
 

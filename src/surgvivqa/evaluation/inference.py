@@ -5,6 +5,7 @@
 not wait for Python.
 """
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
+from surgvivqa.data.packing import pack_training
 from surgvivqa.data.ssgqa import FrameQuestions, Question
 from surgvivqa.evaluation.fastest_way import FastestWay
 from surgvivqa.evaluation.pass_size import MAX_FRAMES, ON_CPU, PassMemory, PassSize, choose_pass_size, free_memory
@@ -30,6 +32,7 @@ from surgvivqa.features.source import read_good_frames
 from surgvivqa.features.video_tokens import VideoTokenSource
 from surgvivqa.model.attention import CrossAttentionCache
 from surgvivqa.model.bundle import ModelBundle
+from surgvivqa.model.generation import generate_answers
 from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.pooling import token_count
 from surgvivqa.model.scoring import find_best_labels, normalise_scores, score_labels
@@ -95,6 +98,8 @@ class InferenceOptions:
             Only for ``sum``, and for masks under which labels share a prompt. On a GPU all labels are scored where that
             is faster.
         progress: show a progress bar on a terminal.
+        max_new_tokens: also generate an answer of at most this many tokens to each question; None for none.
+        long_losses: the loss of a prediction is that of the question's long answer, and not of its label.
     """
 
     score_norm: str = "sum"
@@ -103,6 +108,8 @@ class InferenceOptions:
     keep_scores: bool = False
     answer_only: bool = False
     progress: bool = False
+    max_new_tokens: int | None = None
+    long_losses: bool = False
 
 
 @torch.inference_mode()
@@ -155,7 +162,7 @@ def predict_frames(
             continue
         passes = list(_split_into_passes(usable, size.questions))
         tokens = _to_compute_dtype(video_source(inputs))
-        video = CrossAttentionCache(tokens, reuse=options.answer_only or len(passes) > 1)
+        video = CrossAttentionCache(tokens, reuse=scorer.reads_video_again or len(passes) > 1)
         for questions_by_frame in passes:
             started = scorer.start(questions_by_frame, video)
             predictions += scorer.finish(pending) if pending else []
@@ -173,7 +180,9 @@ def _pass_size(scorer: "_Scorer", frames: Sequence[FrameQuestions], options: Inf
         return ON_CPU
     longest, _ = scorer.prompt_tokenizer.longest_prompt(frames)
     value_bytes = 2 if torch.is_autocast_enabled(device.type) else 4
-    memory = PassMemory.of_model(scorer.model.config, longest + len(scorer.trie.tokens), value_bytes)
+    memory = PassMemory.of_model(
+        scorer.model.config, longest + max(len(scorer.trie.tokens), options.max_new_tokens or 0), value_bytes
+    )
     size = choose_pass_size(free_memory(device), memory)
     log.info("A pass scores at most %d questions about %d frames.", size.questions, size.frames)
     return size
@@ -212,11 +221,13 @@ class _PendingPass(NamedTuple):
         values: the scores ``[Q, C]`` float32; or, for the best label only, the labels ``[Q]`` int64 and values ``[Q]``
             float32 that are finite if the model's outputs are. On the CPU once ``copied`` is reached.
         copied: an event of the device; None if the values are there.
+        generated: the generated answers; None if none are.
     """
 
     questions: list[Question]
     values: tuple[Tensor, ...]
     copied: torch.cuda.Event | None
+    generated: list[str] | None = None
 
 
 class _Scorer:
@@ -229,6 +240,12 @@ class _Scorer:
         self.trie = LabelTrie(self.prompt_tokenizer.label_ids)
         self.fastest_way = FastestWay(torch.cuda.synchronize) if self.model.device.type == "cuda" else None
         self._prompt_ids: dict[str, list[int]] = {}  # frames share questions
+
+    @property
+    def reads_video_again(self) -> bool:
+        """Whether several streams of a pass attend to the same video tokens."""
+        options = self.options
+        return options.answer_only or options.max_new_tokens is not None or options.long_losses
 
     def start(self, questions_by_frame: Sequence[Sequence[Question]], video: CrossAttentionCache) -> _PendingPass:
         """Starts to score the questions of some frames; on a GPU it does not wait for the scores.
@@ -244,13 +261,16 @@ class _Scorer:
             values = self._best_labels(prompts, video, len(questions))
         else:
             values = (score_labels(self.model, prompts, video, self.trie, self.mask).float(),)
+            if self.options.long_losses:
+                values = (*values, self._long_losses(questions_by_frame, prompts, video))
+        generated = self._generate(prompts, video)
         if self.model.device.type != "cuda":
-            return _PendingPass(questions, values, None)
+            return _PendingPass(questions, values, None, generated)
         # To pinned memory, since non_blocking; the event is reached when the copies are complete.
         copies = tuple(value.to("cpu", non_blocking=True) for value in values)
         copied = torch.cuda.Event()
         copied.record()
-        return _PendingPass(questions, copies, copied)
+        return _PendingPass(questions, copies, copied, generated)
 
     def finish(self, started: _PendingPass) -> list[Prediction]:
         """Waits for the scores of a pass, and returns its predictions.
@@ -264,13 +284,50 @@ class _Scorer:
         if self.options.answer_only:
             labels, values = started.values
             _check_finite(questions, values)
-            return [
+            predictions = [
                 Prediction.of_question(q, label, label_set=self.label_set)
                 for q, label in zip(questions, labels.tolist(), strict=True)
             ]
-        (scores,) = started.values
-        _check_finite(questions, scores.sum(dim=1))
-        return self._build_predictions(questions, scores)
+        else:
+            scores, *losses = started.values
+            _check_finite(questions, scores.sum(dim=1))
+            predictions = self._build_predictions(questions, scores)
+            if losses:
+                predictions = [
+                    dataclasses.replace(p, loss=loss) for p, loss in zip(predictions, losses[0].tolist(), strict=True)
+                ]
+        if started.generated is None:
+            return predictions
+        return [
+            dataclasses.replace(p, long_answer=q.long_answer, generated=text)
+            for p, q, text in zip(predictions, questions, started.generated, strict=True)
+        ]
+
+    def _long_losses(
+        self,
+        questions_by_frame: Sequence[Sequence[Question]],
+        prompts: list[list[list[int]]],
+        video: CrossAttentionCache,
+    ) -> Tensor:
+        """The negative log-likelihood ``[Q]`` float32 of each question's long answer."""
+        answers = [[self.prompt_tokenizer.long_answer_ids(q) for q in frame] for frame in questions_by_frame]
+        packed = pack_training(prompts, answers, self.mask).to(self.model.device)
+        return self.model.question_losses(packed, video)
+
+    def _generate(self, prompts: list[list[list[int]]], video: CrossAttentionCache) -> list[str] | None:
+        """The generated answers, if any are asked for."""
+        if self.options.max_new_tokens is None:
+            return None
+        ids = generate_answers(
+            self.model,
+            prompts,
+            video,
+            self.mask,
+            end=self.prompt_tokenizer.end,
+            max_new_tokens=self.options.max_new_tokens,
+            max_length=self.prompt_tokenizer.max_length,
+        )
+        return [self.prompt_tokenizer.decode(answer) for answer in ids]
 
     def _tokenize(self, questions_by_frame: Sequence[Sequence[Question]]) -> list[list[list[int]]]:
         """The token ids of each frame's prompts."""

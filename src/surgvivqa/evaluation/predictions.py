@@ -7,7 +7,7 @@ from typing import Any
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import Question
 
-_OPTIONAL = ("pair_id", "wording", "image")  # of data sets other than SSG-QA
+_OPTIONAL = ("pair_id", "wording", "image", "long_answer", "generated")  # of data sets other than SSG-QA
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Prediction:
         label_set: the labels that the indices refer to.
         pair_id: what the question shares with the same question in another wording; None if there is no other wording.
         wording: the name of its wording; None if there is one only.
+        long_answer: the true answer as a sentence; None where the data set has none, or nothing was generated.
+        generated: the answer that the model generated; None where it generated none.
         image: the path of its frame below the root of the frames; None for CholecT45's layout.
     """
 
@@ -52,6 +54,8 @@ class Prediction:
     pair_id: str | None = None
     wording: str | None = None
     image: str | None = None
+    long_answer: str | None = None
+    generated: str | None = None
 
     @property
     def answer_label(self) -> str:

@@ -19,6 +19,7 @@ from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.environment import Environment
 from surgvivqa.evaluation.evidence import Evidence
+from surgvivqa.evaluation.generation import Generation
 from surgvivqa.evaluation.intervals import Ends, Intervals
 from surgvivqa.evaluation.metrics import METRICS, GroupedMetrics, LabelMetrics, Metrics
 from surgvivqa.evaluation.picture_check import PictureCheck
@@ -42,6 +43,7 @@ SECTIONS: dict[str, Any] = {
     "calibration": Calibration,
     "contradictions": Contradictions,
     "evidence": Evidence,
+    "generation": Generation,
     "wordings": Wordings,
     "dataset": DatasetFacts,
 }
@@ -80,6 +82,7 @@ class EvaluationReport:
         strata: the accuracy inside and outside of frame flags.
         calibration: whether the probabilities can be trusted; None with ``--answer-only``.
         contradictions: how often the model's answers contradict each other.
+        generation: how generated answers compare with the long ones; None without --generate.
         evidence: whether answers depend on the asked object, and which maps point at it.
         wordings: the same questions in several wordings; None where each has one.
         dataset: the data set of the questions; None for SSG-QA.
@@ -112,6 +115,7 @@ class EvaluationReport:
     calibration: Calibration | None = None
     contradictions: Contradictions | None = None
     evidence: Evidence | None = None
+    generation: Generation | None = None
     wordings: Wordings | None = None
     dataset: DatasetFacts | None = None
 

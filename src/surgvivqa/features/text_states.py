@@ -134,6 +134,8 @@ def build_text_state_source(
     }
     if not bundle.label_set.is_ssg_qa:  # caches of SSG-QA are older than other labels
         fingerprint_values["labels"] = list(bundle.label_set.labels)
+    if prompt_tokenizer.target != "short":  # so that items of short answers are not dropped as stale
+        fingerprint_values["target"] = prompt_tokenizer.target
     width = bundle.model.config.text_config.hidden_size
     store = FeatureCache(cache, fingerprint_values, width, dtype, must_write=must_write)
     reader = TextReader(video_source.reader, prompt_tokenizer, mask, store)

@@ -10,6 +10,7 @@ from surgvivqa.data.frames import FrameStore
 from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.picture_files import PictureFiles
 from surgvivqa.data.prompt_tokens import PromptTokenizer
+from surgvivqa.data.prompts import Target
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.processing import SurgViVQAProcessor
 from surgvivqa.utils.errors import InputError
@@ -124,8 +125,11 @@ class ModelBundle:
         video = self.model.config.video_config
         return build_frame_store(self.settings, image_root, video.num_frames, video.image_size, files)
 
-    def prompt_tokenizer(self) -> PromptTokenizer:
+    def prompt_tokenizer(self, target: Target = "short") -> PromptTokenizer:
         """Builds the tokenizer of prompts and labels, with this model's prompt mode and maximum length.
+
+        Args:
+            target: what training predicts after a prompt.
 
         Raises:
             InputError: the labels cannot be tokenized (``PromptTokenizer``).
@@ -137,6 +141,7 @@ class ModelBundle:
             self.settings.max_length or limit,
             limit,
             labels=self.label_set.labels,
+            target=target,
         )
 
     def processor(self) -> SurgViVQAProcessor:

@@ -28,7 +28,7 @@ from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.pooling import pool_tokens
 from surgvivqa.model.positions import set_position_embeddings
 from surgvivqa.model.scoring import score_labels
-from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.errors import InputError, RunError, first_line
 
 # Positions per call of the output layer without gradients: so that logits fit in a CPU's cache, or into 0.8 GB.
 LOGIT_ROWS, LOGIT_ROWS_ON_GPU = 64, 4096
@@ -194,6 +194,28 @@ class SurgViVQAModel(PreTrainedModel):
             layer: Any = output_layer(self.decoder)
             logits: Tensor = layer(hidden.to(layer.weight.dtype))
             return logits.float()
+
+    def most_probable_tokens(self, packed: PackedStream, hidden: Tensor) -> Tensor:
+        """Finds the most probable next token at each of the P output positions of a stream.
+
+        Args:
+            packed: the stream of N tokens.
+            hidden: the decoder's last hidden states ``[N, hidden]``.
+
+        Returns:
+            ``[P]`` int64.
+
+        Raises:
+            RunError: a logit is not finite.
+        """
+        outputs = hidden.index_select(0, packed.output_positions)
+        rows_per_call = LOGIT_ROWS if hidden.device.type == "cpu" else LOGIT_ROWS_ON_GPU
+        best = [self._logits(part).max(dim=-1) for part in outputs.split(rows_per_call)]
+        if not all(found.values.isfinite().all() for found in best):
+            raise RunError(
+                "The model's logits are not finite, so no answer can be generated; its weights are unusable."
+            )
+        return torch.cat([found.indices for found in best])
 
     def target_log_probs(self, packed: PackedStream, video: CrossAttentionCache | Tensor) -> Tensor:
         """Computes the log-probability ``[T]`` (float32, nats) of each target token over the vocabulary."""

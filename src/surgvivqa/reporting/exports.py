@@ -1,6 +1,7 @@
 """The predictions of a run in the formats of other tools. Frames are named by their paths, never copied."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from surgvivqa.evaluation.predictions import Prediction
 from surgvivqa.reporting.results import RunResults
 from surgvivqa.utils.atomic_files import write_file, write_folder, write_text
 
-_LABEL = pa.dictionary(pa.int16(), pa.string())
+_LABEL, _WIDE_LABEL = (pa.dictionary(index, pa.string()) for index in (pa.int8(), pa.int16()))
 _GROUP = pa.dictionary(pa.int32(), pa.string())
 _TOP5 = pa.list_(pa.struct([("label", pa.string()), ("probability", pa.float64())]))
 
@@ -121,6 +122,8 @@ def build_table(results: RunResults, paths: FramePaths) -> pa.Table:
     """
     image = Column("image", pa.string(), "Path of the frame's image.", paths.path)
     columns = [*COLUMNS, image]
+    if len(results.report.label_set) > 128:
+        columns = [dataclasses.replace(c, type=_WIDE_LABEL) if c.type == _LABEL else c for c in columns]
     about = {
         "run": results.name,
         "checkpoint": last_name(results.report.checkpoint),
@@ -128,7 +131,6 @@ def build_table(results: RunResults, paths: FramePaths) -> pa.Table:
         "mask": results.report.mask,
         "score_norm": results.report.score_norm,
         "synthetic": results.report.synthetic,
-        "label_set": results.report.label_set.name,
         "labels": results.report.label_set.labels,
         "version": __version__,
     }

@@ -21,6 +21,7 @@ SECTIONS = {
     "robustness": "Robustness",
     "contradictions": "Contradictions",
     "wordings": "Wordings",
+    "generation": "Generated answers",
     "evidence": "Where it looks",
     "training": "Training",
     "data": "Data",

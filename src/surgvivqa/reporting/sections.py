@@ -17,12 +17,14 @@ MISSING = {
     "robustness": "Not measured in this evaluation. surgvivqa eval --corrupt all measures it; --strata FILE compares "
     "frames with and without a flag, such as smoke.",
     "contradictions": "Not counted in this evaluation. surgvivqa eval counts them.",
-    "wordings": "Each question of this evaluation has one wording. surgvivqa eval compares the wordings of data sets that "
-    "ask in several, such as SurgCheck.",
+    "wordings": "Each question of this evaluation has one wording. surgvivqa eval compares the wordings of data sets "
+    "that ask in several, such as SurgCheck.",
+    "generation": "Nothing was generated in this evaluation. surgvivqa eval --generate writes sentences, for "
+    "data sets with long answers.",
     "evidence": "Not measured in this evaluation. surgvivqa eval --evidence N --scene-graph-root DIR measures it and "
     "draws maps.",
 }
-_NAMES = ("picture", "calibration", "robustness", "strata", "contradictions", "evidence", "wordings")
+_NAMES = ("picture", "calibration", "robustness", "strata", "contradictions", "evidence", "wordings", "generation")
 _LEAST_PAIRS = 20  # of a kind of contradiction, for a verdict
 _TOLERATED = 0.02  # overconfidence that is not worth a warning
 
@@ -220,11 +222,26 @@ def _judge_wordings(section: Mapping[str, Any]) -> list[Verdict]:
     return verdicts
 
 
+def _judge_generation(section: Mapping[str, Any]) -> list[Verdict]:
+    figures, distinct = section["figures"], section["distinct"]
+    ends = figures["keyword_accuracy_interval"]
+    interval = "" if ends is None else f" ({between(tuple(ends))})"
+    text = (
+        f"{percent(figures['keyword_accuracy'])}%{interval} of the generated answers hold the short answer, and "
+        f"{percent(figures['acc'])}% of the closed-set answers are right."
+    )
+    verdicts = [Verdict("plain", text)]
+    if distinct == 1 and figures["n"] > 1:
+        verdicts.append(Verdict("warn", f"The same text was generated for all {figures['n']:,} questions."))
+    return verdicts
+
+
 _JUDGES = {
     "picture": _judge_picture,
     "evidence": _judge_evidence,
     "calibration": _judge_calibration,
     "contradictions": _judge_contradictions,
     "wordings": _judge_wordings,
+    "generation": _judge_generation,
     "robustness": _judge_robustness,
 }

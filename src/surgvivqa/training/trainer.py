@@ -84,6 +84,11 @@ def train(config: TrainConfig) -> int:
     """
     config = without_overwrite_if_requeued(limit_for_debug(config) if config.debug else config)
     check_ranges(config)
+    if config.target == "long" and config.best_metric != "loss":
+        raise InputError(
+            f"--target long learns sentences, which --best-metric {config.best_metric}, a figure of labels, does not "
+            f"judge; add --best-metric loss."
+        )
     automatic, config = config.bf16 is None, resolve_machine_defaults(config)
     advice = f"the same command resumes from the newest checkpoint in {config.checkpoint_dir}"
     with explain_lost_processes(advice), explain_lost_workers(advice):
@@ -337,7 +342,7 @@ class Trainer:
         return True
 
     def score_validation(self) -> tuple[dict[str, float], list[BadFrame]]:
-        """The closed-set figures and the mean loss per label (nats), and this process's frames that cannot be used.
+        """The closed-set figures, the mean loss per target (nats), and this process's frames that cannot be used.
 
         The processes share the frames. Scoring ends early on a signal, or with more bad frames than allowed.
         """
@@ -345,7 +350,7 @@ class Trainer:
         bad: list[BadFrame] = []
         predict = functools.partial(
             self._predict,
-            options=InferenceOptions(workers=self.config.workers),
+            options=InferenceOptions(workers=self.config.workers, long_losses=self.config.target == "long"),
             bad=bad,
             max_bad_frames=self.state.bad_frames.limit,
             stopped=lambda: self.stop.signal,
@@ -400,7 +405,7 @@ class Trainer:
             step=self.state.step,
             epoch=result.epoch,
             loss=window.mean(),
-            chance=math.log(len(self.bundle.label_set)),
+            chance=math.log(self.prompt_tokenizer.num_targets),
             lr=result.lr,
             grad_norm=figures.grad_norm,
             questions_per_second=window.rate(),
@@ -507,7 +512,7 @@ class Trainer:
         if checkpoint is not None:
             load_weights(checkpoint, self.model)
         self.bundle.run = record_run(config, self.dataset, self.bundle.run.train_videos)
-        self.prompt_tokenizer = self.bundle.prompt_tokenizer()
+        self.prompt_tokenizer = self.bundle.prompt_tokenizer(config.target)
         LabelTrie(self.prompt_tokenizer.label_ids)  # raises if the labels could not be scored
         self.prompt_tokenizer.check_fits(self.train_frames, self.val_frames)
 
