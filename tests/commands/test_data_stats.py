@@ -106,4 +106,28 @@ def test_wrong_use_is_one_sentence(flags: list[str], tmp_path: Path, capsys: pyt
     assert main(["data", "stats", f"--ssgvqa-root={tmp_path}"]) == 2
     assert "has no question of the 45 videos of the splits" in sentence(capsys)
     assert main(["data", "stats", f"--ssgvqa-root={tmp_path / 'none'}"]) == 2
-    assert "is not a folder" in sentence(capsys)
+    assert "does not exist" in sentence(capsys)
+
+
+def test_another_data_set_is_counted_by_its_own_labels_and_types(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["video,frame,question,answer,kind"]
+    for video in "abc":
+        rows += [
+            f"{video},{number},Which phase is it?,{'late' if number > 1 else 'early'},phase" for number in range(5)
+        ]
+        rows += [f"{video},{number},Is there smoke?,yes,smoke" for number in range(5)]
+    rows.append("c,9,Is there smoke?,perhaps,smoke")
+    (tmp_path / "questions.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "own.yaml").write_text(
+        "name: own\ntitle: Own\nreader: table\nfiles: [questions.csv]\npictures: '{video}/{frame}.png'\n"
+        "fields: {video: video, frames: frame, question: question, answer: answer, type: kind}\n"
+        "splits: {val: [b], test: [c]}\n"
+    )
+    content = stats(capsys, f"--dataset={tmp_path / 'own.yaml'}", f"--question-root={tmp_path}")
+    test = content["splits"][2]
+    assert test["by_label"] == {"early": 2, "late": 3, "yes": 5} and test["by_type"] == {"phase": 5, "smoke": 5}
+    assert test["by_video"] == {"c": 10} and test["skipped"] == {"unknown_answer": 1}
+    majority = next(row for row in content["priors"] if row["split"] == "test" and row["name"] == "majority_by_type")
+    assert majority["metrics"]["acc"] == 0.8 and majority["by_type"]["smoke"]["acc"] == 1.0

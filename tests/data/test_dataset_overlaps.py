@@ -88,6 +88,15 @@ def test_a_model_of_other_videos_is_clean_and_another_model_is_unknown() -> None
     assert finding("Qwen/Qwen3-0.6B").verdict == "clean" and finding("Qwen/Qwen3-VL-2B").verdict == "unknown"
 
 
+@pytest.mark.parametrize("name", ["somebody/videomae-base", "/w/videomae-base-cholec80", "somebody/gpt2", "/w/blip-ft"])
+def test_a_model_made_from_a_clean_one_is_unknown(name: str) -> None:
+    assert finding(name).verdict == "unknown"
+
+
+def test_a_surgical_model_is_recognised_in_any_folder() -> None:
+    assert finding("/weights/my-EndoViT-v2").verdict == finding("somebody/endovit-base").verdict == "seen"
+
+
 def test_a_copy_under_another_name_is_the_same_operation() -> None:
     assert finding("endovit_SPR.pth", ["video02_clean", "vid43"]).videos == ("video02_clean",)
 
@@ -97,6 +106,8 @@ def test_a_checkpoint_of_the_same_set_is_compared_by_name() -> None:
     assert found.videos == ("VID22",) and found.verdict == "seen"
     (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ("VID01",))])
     assert found.verdict == "clean"
+    (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ("VID01", "17"))])
+    assert found.verdict == "possible" and "another data set" in found.why
     (found,) = find_seen_videos(TESTED, runs=[TrainingRun("--pretrained-ckpt", "x.pth", ())])
     assert found.verdict == "possible" and "not recorded" in found.why
 

@@ -5,15 +5,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
 
 from surgvivqa.config import flag, folder_from_environment
-from surgvivqa.data.index import open_questions
-from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
+from surgvivqa.data.splits import SPLIT_NAMES
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
+from surgvivqa.datasets.opening import Dataset, open_dataset
 from surgvivqa.evaluation.baselines import MAX_FITTED, LabelledQuestions
 from surgvivqa.evaluation.question_stats import Prior, QuestionStats, SplitStats, count_questions, measure_priors
 from surgvivqa.reporting.stats_document import build_stats_document
@@ -31,12 +33,18 @@ class DataStatsConfig:
     The last is what baselines reach that never see a frame. A copy with only some of the videos is enough.
     """
 
-    ssgvqa_root: Path | None = flag(
-        "Folder of the questions, <root>/<VIDxx>/<frame>.txt. Default: the environment variable SSGVQA_ROOT.",
+    dataset: str = flag(
+        "Data set: ssg-qa, surgcheck, real-colon-vqa or another name of docs/data-sets.md, or a YAML file that "
+        "describes one.",
+        "ssg-qa",
+    )
+    ssgvqa_root: Annotated[Path | None, tyro.conf.arg(aliases=["--question-root"])] = flag(
+        "Folder of the questions, for SSG-QA <root>/<VIDxx>/<frame>.txt; or their file. Default: the environment "
+        "variable SSGVQA_ROOT.",
         default_factory=folder_from_environment("SSGVQA_ROOT"),
     )
     splits_dir: Path | None = flag(
-        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: SSG-VQA-Net's split.", None
+        "Folder with train_videos.json, val_videos.json and test_videos.json. Default: the data set's splits.", None
     )
     prior: bool = flag("Fit the baselines, which takes most of the time.", True)
     json: bool = flag("Print JSON instead of tables.", False)
@@ -56,7 +64,10 @@ def show_stats(config: DataStatsConfig) -> QuestionStats:
         raise InputError("--json and --markdown are two formats; leave out one of them.")
     if config.output is not None and (config.output.is_dir() or not config.output.parent.is_dir()):
         raise InputError(f"--output {config.output} is not a file in a folder that exists; give another name.")
-    stats = compute_stats(config.ssgvqa_root, load_splits(config.splits_dir), prior=config.prior)
+    if not config.ssgvqa_root.exists():
+        raise InputError(f"--ssgvqa-root {config.ssgvqa_root} does not exist; it must hold the questions.")
+    dataset = open_dataset(config.dataset, config.ssgvqa_root, config.splits_dir)
+    stats = compute_stats(dataset, prior=config.prior)
     if config.json:
         text = f"{TypeAdapter(QuestionStats).dump_json(stats, indent=2).decode()}\n"
     else:
@@ -69,47 +80,52 @@ def show_stats(config: DataStatsConfig) -> QuestionStats:
     return stats
 
 
-def compute_stats(root: Path, splits: Splits, *, prior: bool = True) -> QuestionStats:
+def compute_stats(dataset: Dataset, *, prior: bool = True) -> QuestionStats:
     """Reads the questions of the splits, as far as they are there, and computes their statistics.
 
     Args:
-        root: ``<root>/<VIDxx>/<frame>.txt``.
-        splits: name the videos.
+        dataset: the data set.
         prior: whether to fit the baselines.
 
     Raises:
         InputError: no video of the splits is there, or a file cannot be read.
     """
-    if not root.is_dir():
-        raise InputError(f"--ssgvqa-root {root} is not a folder; it must hold <VIDxx>/<frame>.txt.")
     counted: list[SplitStats] = []
     priors: list[Prior] = []
     train: LabelledQuestions | None = None
     for split in SPLIT_NAMES:
-        named = splits.videos(split)
-        there = [video for video in named if (root / video).is_dir()]
+        named = dataset.splits.videos(split)
+        there = _existing_videos(dataset, named)
         stats = SplitStats(split, len(named), [video for video in named if video not in there])
         counted.append(stats)
         frames: Sequence[FrameQuestions] = []
         report = ReadReport()
         if there:
-            frames, report = open_questions(root, there)
-        passed = count_questions(stats, _show_progress(split, frames), report)
+            frames, report = dataset.questions(there)
+        passed = count_questions(stats, _show_progress(split, frames), report, dataset.label_set.labels)
         if split == "train":
             train = LabelledQuestions.of_frames(passed)
         elif prior and train is not None and len(train.text):
             if len(frames):
                 log.info("The baselines are fitted on the training split and asked on the %s split.", split)
-            priors += measure_priors(train, split, passed)
+            priors += measure_priors(train, split, passed, dataset.label_set)
         else:
             for _ in passed:
                 pass
     if not any(stats.questions for stats in counted):
         raise InputError(
-            f"--ssgvqa-root {root} has no question of the {sum(s.named for s in counted)} videos of the splits; it "
-            f"must hold <VIDxx>/<frame>.txt."
+            f"--ssgvqa-root {dataset.root} has no question of the {sum(s.named for s in counted)} videos of the "
+            f"splits; give the folder of {dataset.description.name}'s questions."
         )
     return QuestionStats(counted, priors, _describe_limits(counted[0], train, priors) if prior else None)
+
+
+def _existing_videos(dataset: Dataset, named: Sequence[str]) -> list[str]:
+    """The videos that have questions; none where SSG-QA's folder has none of them."""
+    try:
+        return dataset.existing_videos(named) if named else []
+    except InputError:
+        return []
 
 
 def _describe_limits(stats: SplitStats, train: LabelledQuestions | None, priors: Sequence[Prior]) -> str | None:

@@ -147,6 +147,7 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         log.info("The model is evaluated on black pictures, as it was trained; --frames own shows it the frames.")
     suffix = "" if wanted is None else f"-only-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(wanted.file).stem)}"
     output = config.output or _default_output(config, f"{suffix}{'' if shown == trained_on else f'-{shown}'}")
+    synthetic = dataset.is_synthetic
     runs: list[RunResults] = []
     if is_main:
         unusable = [(frame.video, frame.frame) for frame in missing]
@@ -164,8 +165,8 @@ def prepare(config: EvalConfig, is_main: bool) -> Evaluation:
         output=output,
         skipped=skipped,
         only=selection,
-        pretraining=_find_pretraining(config, bundle, dataset),
-        synthetic=dataset.is_synthetic,
+        pretraining=None if synthetic or config.split == "train" else _find_pretraining(config, bundle, dataset),
+        synthetic=synthetic,
         dataset=dataset,
         baseline_runs=runs,
         calibrator=calibrator,
@@ -266,12 +267,10 @@ def _read_questions(
     return frames, report.to_dict()["skipped"]
 
 
-def _find_pretraining(config: EvalConfig, bundle: ModelBundle, dataset: Dataset) -> list[Finding] | None:
-    """What the model has seen of the split; None on the training split and on synthetic questions."""
-    if dataset.is_synthetic or config.split == "train":
-        return None
-    checkpoint = ("--checkpoint", config.checkpoint, bundle)
-    return find_pretraining(bundle.settings, dataset.splits.videos(config.split), dataset.description.name, checkpoint)
+def _find_pretraining(config: EvalConfig, bundle: ModelBundle, dataset: Dataset) -> list[Finding]:
+    checkpoint = ("--checkpoint", config.checkpoint, bundle.run)
+    videos = dataset.splits.videos(config.split)
+    return find_pretraining(bundle.settings, videos, dataset.description.name, checkpoint)
 
 
 def _create_output(output: Path, *, is_default: bool) -> None:

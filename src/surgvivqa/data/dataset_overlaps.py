@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 import yaml
@@ -117,12 +117,16 @@ class OverlapTable(_Row):
     def find_model(self, name: str) -> PretrainedModel | None:
         """The model of a hub name, a file or a folder; None if it is not in the table.
 
-        A local folder is recognised by its own name: ``/weights/videomae-base`` is ``MCG-NJU/videomae-base``.
+        A local folder is recognised by its own name: ``/weights/videomae-base`` is ``MCG-NJU/videomae-base``. A model
+        that has seen no surgery must have exactly the published name there, so that ``videomae-base-cholec80`` and
+        ``somebody/videomae-base`` do not pass for it.
         """
-        own = PurePath(name).name
+        own = PurePath(name).name if _is_local(name) else None
         for row in self.models:
+            is_clean = not (row.seen or row.possible or row.sets)
             for pattern in row.matches:
-                if any(_matches(given, wanted) for given, wanted in ((name, pattern), (own, PurePath(pattern).name))):
+                last = PurePath(pattern).name
+                if _matches(name, pattern) or (own and _matches(own, last) and not (is_clean and "*" in last)):
                     return row
         return None
 
@@ -267,6 +271,10 @@ def _judge_run(run: TrainingRun, tested: Mapping[str, int | None], dataset: str)
         return Finding(run.part, run.name, "possible", possible=tuple(tested), why=why)
     why = f"trained on {len(run.videos)} videos of {run.dataset}"
     if run.dataset == dataset:
+        if dataset == SSG_QA and not all(base_video(video).startswith("VID") for video in run.videos):
+            # A run that continued another one records the videos of both, and one data set.
+            why = "trained on videos of another data set too, which is not recorded"
+            return _finding(run.part, run.name, [], list(tested), why)
         trained = {base_video(video) for video in run.videos}
         return _finding(run.part, run.name, [video for video in tested if base_video(video) in trained], [], why)
     numbers = {operation_number(video, run.dataset) for video in run.videos} - {None}
@@ -285,6 +293,11 @@ def _judge_run(run: TrainingRun, tested: Mapping[str, int | None], dataset: str)
 def _finding(part: str, name: str, seen: Sequence[str], possible: Sequence[str], why: str) -> Finding:
     verdict: Verdict = "seen" if seen else "possible" if possible else "clean"
     return Finding(part, name, verdict, tuple(seen), tuple(possible), why)
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name is that of a file or folder; a hub name is ``owner/model``, or one word for a few old models."""
+    return name.count("/") != 1 or name.startswith((".", "~", "/")) or Path(name).exists()
 
 
 def _matches(name: str, pattern: str) -> bool:

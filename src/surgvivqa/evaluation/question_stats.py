@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from surgvivqa.data.labels import LABELS
+from surgvivqa.data.labels import LABELS, SSG_QA, LabelSet
 from surgvivqa.data.ssgqa import FrameQuestions, ReadReport
 from surgvivqa.evaluation.baselines import TITLES, LabelledQuestions, predict_baselines
 from surgvivqa.evaluation.metrics import Metrics, compute_grouped_metrics
@@ -112,18 +112,25 @@ def count_questions(
     stats.lines, stats.skipped, stats.suspect = report.lines, dict(report.skipped), dict(report.suspect)
 
 
-def measure_priors(train: LabelledQuestions, split: str, frames: Iterable[FrameQuestions]) -> list[Prior]:
+def measure_priors(
+    train: LabelledQuestions, split: str, frames: Iterable[FrameQuestions], label_set: LabelSet = SSG_QA
+) -> list[Prior]:
     """What each baseline of ``baselines.TITLES`` reaches on a split.
 
     Args:
         train: the questions of the training split, at least one.
         split: the split that is asked.
         frames: its frames with their questions.
+        label_set: the labels.
 
     Returns:
         A row for each baseline; none if the split has no question.
     """
-    asked = [Prediction.of_question(question, question.label) for frame in frames for question in frame.questions]
+    asked = [
+        Prediction.of_question(question, question.label, label_set=label_set)
+        for frame in frames
+        for question in frame.questions
+    ]
     if not asked:
         return []
     rows = []

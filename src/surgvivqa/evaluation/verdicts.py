@@ -130,7 +130,8 @@ def _judge_pretraining(report: EvaluationReport) -> list[str]:
     found = [f for f in report.pretraining or () if f.verdict in ("seen", "possible")]
     if not found:
         return []
-    return [f"The figures may be too high, because videos of the split were seen before: {summarise_findings(found)}"]
+    seen = "were seen" if any(f.verdict == "seen" for f in found) else "may have been seen"
+    return [f"The figures may be too high, because videos of the split {seen} before: {summarise_findings(found)}"]
 
 
 def _judge_picture(report: EvaluationReport) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from surgvivqa.data.ssgqa import CONTENT_FAULTS, FORMAT_FAULTS
 from surgvivqa.evaluation.intervals import METHOD
-from surgvivqa.evaluation.metrics import METRICS
+from surgvivqa.evaluation.metrics import METRICS, TYPE_GROUPS, Metrics
 from surgvivqa.evaluation.question_stats import Prior, QuestionStats, SplitStats
 from surgvivqa.reporting.tables import MISSING, Document, Section, Table, between, percent
 
@@ -117,6 +117,12 @@ def _types_table(split: str, priors: Sequence[Prior]) -> Table:
     rows = [
         [name, f"{metrics.n:,}", *(percent(prior.by_type[name].acc) for prior in priors)]
         for name, metrics in priors[0].by_type.items()
+        if not _repeats_a_type(name, priors[0].by_type)
     ]
     head = ["type", "questions", *(prior.title for prior in priors)]
     return Table(f"prior-types-{split}", f"Their accuracy by type on the {split} split, in %.", head, rows)
+
+
+def _repeats_a_type(name: str, by_type: Mapping[str, Metrics]) -> bool:
+    """Whether a group of types has a single one, which has a row of its own."""
+    return sum(group == name and kind in by_type for kind, group in TYPE_GROUPS.items()) == 1
