@@ -75,7 +75,7 @@ def test_from_the_web_the_archive_is_removed_or_kept(mirror: Path, tmp_path: Pat
 
 
 def test_two_sets_at_once_and_the_second_time_nothing(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["ssg-qa", "cholect50-challenge", "--to", tmp_path / "to", "--mirror", mirror]
+    arguments: list[str | Path] = ["ssg-qa", "cholect50-challenge", "--to", tmp_path / "to", "--mirror", mirror]
     assert download(*arguments) == 0
     assert sorted(p.name for p in (tmp_path / "to" / "cholect50-challenge").iterdir()) == [
         *("README.md", "SOURCE.json", "labels", "videos")
@@ -94,7 +94,7 @@ def test_the_licence_must_be_accepted(mirror: Path, tmp_path: Path, capsys: Capt
 
 
 def test_a_changed_archive_is_noticed(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["ssg-qa", "--to", tmp_path / "to", "--mirror", mirror]
+    arguments: list[str | Path] = ["ssg-qa", "--to", tmp_path / "to", "--mirror", mirror]
     download(*arguments)
     with zipfile.ZipFile(mirror / "ssg-qa.zip", "a") as archive:
         archive.writestr("ssg-qa/VID04/1.txt", "c?|hook\n")
