@@ -106,6 +106,12 @@ def test_a_changed_archive_is_noticed(mirror: Path, tmp_path: Path, capsys: Capt
     assert (tmp_path / "to" / "ssg-qa" / "VID04").exists()
 
 
+def test_the_checksum_beside_an_archive_goes_with_it(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
+    (mirror / "ssg-qa.zip.sha256").write_text(f"{'0' * 64}  ssg-qa.zip\n")
+    assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", mirror) == 1
+    assert "that of an earlier download, beside it" in capsys.readouterr().err
+
+
 def test_the_published_checksum_is_compared(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
     with zipfile.ZipFile(mirror / "scene_graph_ssgqa.zip", "w") as archive:
         archive.writestr("scene_graph/VID01_0.json", "{}")
