@@ -137,6 +137,13 @@ def test_a_folder_of_someone_else_is_not_touched(mirror: Path, tmp_path: Path, c
     assert "was not made by this command" in capsys.readouterr().err and mine.exists()
 
 
+def test_an_archive_without_a_folder_of_its_own_is_unpacked_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ssg-qa.zip", "w") as archive:
+        archive.writestr("VID01/1.txt", "a?|liver\n")
+    assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", tmp_path) == 0
+    assert (tmp_path / "to" / "ssg-qa" / "VID01" / "1.txt").exists()
+
+
 def test_links_within_an_archive_are_kept_where_the_table_allows_them(tmp_path: Path) -> None:
     archive_path = tmp_path / "endoscapes.zip"
     with zipfile.ZipFile(archive_path, "w") as archive:
