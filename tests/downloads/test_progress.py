@@ -1,6 +1,7 @@
 """What is shown while bytes come: a bar on a terminal, else a line of the log now and then."""
 
 import io
+import logging
 from typing import Any
 
 import pytest
@@ -69,3 +70,16 @@ def test_on_a_terminal_a_bar_shows_bytes_and_speed() -> None:
     with ByteProgress("[a].zip", 2_000_000, console=console) as progress:
         progress.add(1_000_000)
     assert "[a].zip" in screen.getvalue() and "1.0/2.0 MB" in screen.getvalue()
+
+
+def test_lines_of_the_log_go_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    handler, log = logging.StreamHandler(screen), logging.getLogger("surgvivqa")
+    log.addHandler(handler)
+    try:
+        with ByteProgress("a.zip", 100, console=Console(file=screen, force_terminal=True, width=100)):
+            assert handler.stream is not screen  # rich's own, which writes above the bar
+        assert handler.stream is screen
+    finally:
+        log.removeHandler(handler)
