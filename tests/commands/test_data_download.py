@@ -75,7 +75,7 @@ def test_from_the_web_the_archive_is_removed_or_kept(mirror: Path, tmp_path: Pat
 
 
 def test_two_sets_at_once_and_the_second_time_nothing(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["ssg-qa", "cholect50-challenge", "--to", tmp_path / "to", "--mirror", mirror]
+    arguments: list[str | Path] = ["ssg-qa", "cholect50-challenge", "--to", tmp_path / "to", "--mirror", mirror]
     assert download(*arguments) == 0
     assert sorted(p.name for p in (tmp_path / "to" / "cholect50-challenge").iterdir()) == [
         *("README.md", "SOURCE.json", "labels", "videos")
@@ -94,7 +94,7 @@ def test_the_licence_must_be_accepted(mirror: Path, tmp_path: Path, capsys: Capt
 
 
 def test_a_changed_archive_is_noticed(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["ssg-qa", "--to", tmp_path / "to", "--mirror", mirror]
+    arguments: list[str | Path] = ["ssg-qa", "--to", tmp_path / "to", "--mirror", mirror]
     download(*arguments)
     with zipfile.ZipFile(mirror / "ssg-qa.zip", "a") as archive:
         archive.writestr("ssg-qa/VID04/1.txt", "c?|hook\n")
@@ -104,6 +104,12 @@ def test_a_changed_archive_is_noticed(mirror: Path, tmp_path: Path, capsys: Capt
     new = hashlib.sha256((mirror / "ssg-qa.zip").read_bytes()).hexdigest()
     assert download(*arguments, "--overwrite", "--sha256", new) == 0
     assert (tmp_path / "to" / "ssg-qa" / "VID04").exists()
+
+
+def test_the_checksum_beside_an_archive_goes_with_it(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
+    (mirror / "ssg-qa.zip.sha256").write_text(f"{'0' * 64}  ssg-qa.zip\n")
+    assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", mirror) == 1
+    assert "that of an earlier download, beside it" in capsys.readouterr().err
 
 
 def test_the_published_checksum_is_compared(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -129,6 +135,13 @@ def test_a_folder_of_someone_else_is_not_touched(mirror: Path, tmp_path: Path, c
     mine.touch()
     assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", mirror, "--overwrite") == 2
     assert "was not made by this command" in capsys.readouterr().err and mine.exists()
+
+
+def test_an_archive_without_a_folder_of_its_own_is_unpacked_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "ssg-qa.zip", "w") as archive:
+        archive.writestr("VID01/1.txt", "a?|liver\n")
+    assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", tmp_path) == 0
+    assert (tmp_path / "to" / "ssg-qa" / "VID01" / "1.txt").exists()
 
 
 def test_links_within_an_archive_are_kept_where_the_table_allows_them(tmp_path: Path) -> None:

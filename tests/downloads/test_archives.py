@@ -1,13 +1,17 @@
 """Archives of strangers: ordinary ones are unpacked, and each kind of attack is refused before a file is written."""
 
+import contextlib
 import io
 import stat
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from surgvivqa.downloads.archives import Archive, LinkPolicy
 from surgvivqa.downloads.sources import UnpackLimits
@@ -93,6 +97,29 @@ def test_names_that_lead_out_are_refused(name: str, kind: str, tmp_path: Path) -
     with pytest.raises(RunError, match="which leads out of its folder, so it is not unpacked"):
         unpack(path, tmp_path / "out")
     assert not any((tmp_path / "out").iterdir()) and not (tmp_path / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("name", [b"\0.txt", b"a\0txt"])
+def test_a_name_that_ends_at_a_nul_byte_is_refused(name: bytes, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", "#" * len(name))
+    path.write_bytes(path.read_bytes().replace(b"#" * len(name), name))
+    with pytest.raises(RunError, match="cannot be used"):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", "#")
+    raw = path.read_bytes()
+    end = raw.index(b"PK\x05\x06")
+    local, central = raw.index(b"PK\x03\x04"), raw.index(b"PK\x01\x02")
+    changed = bytearray(raw)
+    changed[local + 26], changed[central + 28] = 0, 0  # the lengths of the names
+    del changed[central + 46], changed[local + 30]
+    changed[end - 2 + 12] -= 1  # the size of the directory
+    changed[end - 2 + 16] -= 1  # where it begins
+    path.write_bytes(changed)
+    with pytest.raises(RunError, match="holds a file without a name"):
+        unpack(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["a\nb.txt", "a\x1b[2Jb", "x" * 300])
@@ -245,3 +272,44 @@ def test_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"hello, I am not an archive" * 100)
     with pytest.raises(RunError, match="damaged or of an unsupported kind"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(st.text("./\\aA:~ \u0301", min_size=1, max_size=8), min_size=1, max_size=4),
+    kind=st.sampled_from(["zip", "tar"]),
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_whatever_the_names_nothing_is_written_outside(names: list[str], kind: str, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path, out = Path(folder) / "archive", Path(folder) / "deep" / "er"
+        out.parent.mkdir()
+        if kind == "zip":
+            make_zip(path, *names)
+        else:
+            make_tar(path, *((name, tarfile.REGTYPE, "a") for name in names))
+        with contextlib.suppress(RunError):
+            unpack(path, out)
+        outside = [p for p in Path(folder).rglob("*") if p not in (path, out, out.parent) and out not in p.parents]
+        assert outside == []
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    place=st.floats(0, 1, exclude_max=True),
+    byte=st.integers(0, 255),
+    kind=st.sampled_from(["zip", "tar", "gz", "xz", "bz2"]),
+)
+def test_a_changed_byte_gives_a_sentence_or_the_files(place: float, byte: int, kind: str, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        path = Path(folder) / "archive"
+        if kind == "zip":
+            make_zip(path, "d/a.txt", "d/b.txt", content=b"text" * 100)
+        else:
+            entries = [(name, tarfile.REGTYPE, "text" * 100) for name in ("d/a.txt", "d/b.txt")]
+            make_tar(path, *entries, mode="w" if kind == "tar" else f"w:{kind}")
+        raw = bytearray(path.read_bytes())
+        raw[int(place * len(raw))] = byte
+        path.write_bytes(raw)
+        with contextlib.suppress(RunError):
+            unpack(path, Path(folder) / "out")

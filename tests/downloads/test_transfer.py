@@ -171,6 +171,18 @@ def test_without_etag_date_and_checksum_nothing_is_resumed(target: Path) -> None
         assert "range" not in server.requests[0]
 
 
+def test_with_a_checksum_a_part_is_resumed_without_etag(target: Path) -> None:
+    def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
+        places = f"bytes 70000-{len(CONTENT) - 1}/{len(CONTENT)}"
+        send(handler, 206, CONTENT[70_000:], Content_Range=places)
+
+    with serving(answer) as server:
+        begin_part(target, server.url, CONTENT[:70_000], etag=None)
+        fetch(server, target, Expected(None, SHA256, 10**7))
+        assert len(server.requests) == 1 and "if-range" not in server.requests[0]
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_weak_etag_is_not_compared_but_the_date_is(target: Path) -> None:
     date = "Mon, 20 Feb 2023 13:09:26 GMT"
     with serving(lambda handler, number: send(handler, 200, CONTENT)) as server:

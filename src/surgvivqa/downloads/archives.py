@@ -12,6 +12,7 @@ import lzma
 import os
 import posixpath
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
@@ -29,7 +30,10 @@ _BLOCK = 1 << 20
 _LONGEST_READ = 16 << 20  # tarfile reads the headers of long names at once, however long they claim to be
 _LONGEST_NAME = 240  # bytes of one part of a path
 _LONGEST_TARGET = 4096
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, IndexError, NotImplementedError),
+)
 LinkPolicy = Literal["refuse", "inside"]
 
 
@@ -131,6 +135,8 @@ class Archive:
                 mode = info.external_attr >> 16
                 kind = stat.S_IFMT(mode) if info.create_system == 3 else 0
                 parts = self._split(info.orig_filename if "\0" in info.orig_filename else info.filename)
+                if not info.filename:
+                    raise self._refuse("holds a file without a name")
                 if info.is_dir() or kind == stat.S_IFDIR:
                     continue
                 if info.flag_bits & 1:

@@ -129,6 +129,7 @@ def describe_swap(questions: Tree, frames: Tree) -> Finding | None:
                 f"{_FLAGS[tree.kind]} {tree.given} holds files of the other kind ({tree.of_other_kind}); are the two "
                 f"flags swapped? Then {advice}.",
                 examples=(str(tree.of_other_kind),),
+                by_links=both,
             )
     return None
 

@@ -122,10 +122,10 @@ def _fetch(place: Place, target: Path, file: SourceFile, options: InstallOptions
         )
     with ByteProgress(f"checksum of {place.path.name}", size) as progress:
         sha256 = hash_file(place.path, progress.add)
-    known, kept = expected.sha256, read_checksum(target)
+    known, kept = expected.sha256, read_checksum(target) or read_checksum(place.path)
     wanted = known or kept
     if wanted is not None and sha256 != wanted:
-        whose = "the published one" if known else f"that of an earlier download, in {checksum_file(target)}"
+        whose = "the published one" if known else f"that of an earlier download, beside it or in {target.parent}"
         raise RunError(
             f"{place.path} has the SHA-256 checksum {sha256}, not {wanted} ({whose}); get it again, or give --sha256."
         )

@@ -1,10 +1,12 @@
 """Shows the progress of downloads and unpacking: a bar on a terminal, else a line of the log now and then."""
 
+import contextlib
 import datetime
 import logging
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -30,6 +32,27 @@ def format_bytes(count: int | float) -> str:
     return f"{count:.1f} TB"
 
 
+@contextlib.contextmanager
+def _started(bar: Progress) -> Iterator[None]:
+    """Shows a bar while the body runs; lines of the log go above it.
+
+    Rich puts what is written to ``sys.stderr`` above the bar, so the log must write there and not to the stream that
+    ``sys.stderr`` was before.
+    """
+    before = sys.stderr
+    bar.start()
+    handlers = [h for h in log.handlers if isinstance(h, logging.StreamHandler) and h.stream is before]
+    try:
+        if sys.stderr is not before:
+            for handler in handlers:
+                handler.setStream(sys.stderr)
+        yield
+    finally:
+        bar.stop()
+        for handler in handlers:
+            handler.setStream(sys.stderr)
+
+
 class ByteProgress:
     """The progress of a number of bytes. A context manager.
 
@@ -48,6 +71,7 @@ class ByteProgress:
         console: Console | None = None,
     ) -> None:
         self.name, self.total, self.done, self._clock = name, total, 0, clock
+        self._stack = contextlib.ExitStack()
         self._is_bar = console is not None or os.isatty(2)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bar = Progress(
@@ -90,11 +114,11 @@ class ByteProgress:
         return text
 
     def __enter__(self) -> "ByteProgress":
-        self._bar.start()
+        self._stack.enter_context(_started(self._bar))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._stack.close()
 
 
 class CountProgress:
@@ -108,6 +132,7 @@ class CountProgress:
 
     def __init__(self, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.total, self.done, self._clock = name, total, 0, clock
+        self._stack = contextlib.ExitStack()
         self._is_bar = os.isatty(2)
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         console = Console(stderr=True)
@@ -127,8 +152,8 @@ class CountProgress:
             log.info("%s: %d of %d", self.name, self.done, self.total)
 
     def __enter__(self) -> "CountProgress":
-        self._bar.start()
+        self._stack.enter_context(_started(self._bar))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._stack.close()

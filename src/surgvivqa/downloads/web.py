@@ -135,8 +135,8 @@ def _explain_status(url: str, error: urllib.error.HTTPError, limits: WebLimits) 
         return TemporaryError(f"status {code} ({error.reason})", _retry_after(error.headers.get("Retry-After")))
     if 300 <= code < 400:
         return RunError(
-            f"{url} redirects more than {limits.redirects} times, in a circle, or to another kind of address; look at it "
-            f"in a browser, or give another place with --mirror."
+            f"{url} redirects more than {limits.redirects} times, in a circle, or to another kind of address; look at "
+            f"it in a browser, or give another place with --mirror."
         )
     why = {
         401: "asks for a login",
