@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.slow
 
@@ -28,8 +29,9 @@ sys.exit(main(["predict", "--checkpoint=tiny", "--image", sys.argv[1], "--questi
 """
 
 
-def test_every_module_imports_and_predict_answers(synthetic_set: Path) -> None:
-    frame = next((synthetic_set / "frames").rglob("*.png"))
+def test_every_module_imports_and_predict_answers(tmp_path: Path) -> None:
+    frame = tmp_path / "frame.png"
+    Image.new("RGB", (64, 48), (120, 30, 30)).save(frame)
     done = subprocess.run([sys.executable, "-c", WITHOUT_UNIX, str(frame)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].endswith(" modules") and "%" in done.stdout
