@@ -1,28 +1,22 @@
-# make setup | quickstart | test | fast | lint | bench | bench-gpu. Needs Python 3.11 or later; writes to .venv and runs/.
+# make setup | quickstart | test | fast | lint | lock | wheel | bench | bench-gpu. Needs Python 3.11 or later; writes to .venv,
+# dist/ and runs/. docs/install.md explains TORCH, TORCH_INDEX, LOCKED and PYTHON.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH ?= torch==2.13.0
+export PYTHON TORCH TORCH_INDEX LOCKED
 RUN ?= runs/quickstart
 BENCH ?= runs/bench
 BENCH_GPU ?= runs/bench-gpu
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint bench bench-gpu
+.PHONY: setup quickstart test fast lint lock wheel bench bench-gpu
 
-setup: $(VENV)/.ready
-
-# torch first, so that TORCH chooses its version and build.
-$(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@
+setup:
+	@bash tools/setup_environment.sh $(VENV)
 
 quickstart: setup
-	$(BIN)/python -m surgvivqa.quickstart --run $(RUN)
+	$(BIN)/surgvivqa quickstart --run $(RUN)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -35,6 +29,13 @@ test: lint
 
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+# The versions of .venv, after the tests have passed in it.
+lock: setup
+	$(BIN)/python tools/lock_environment.py
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # About ten minutes on two cores. BENCH_FLAGS="--size small" tests the benchmark itself in a minute.
 bench: setup

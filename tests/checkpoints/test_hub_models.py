@@ -27,7 +27,7 @@ PUBLISHED = {  # as the published repositories are, with every framework's weigh
     **dict.fromkeys(("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "64.tflite"), b"x"),
     **dict.fromkeys(("README.md", ".gitattributes", "preprocessor_config.json", "onnx/model.safetensors"), b"x"),
     **dict.fromkeys(("modeling.py", "model.fp16.safetensors", "consolidated.safetensors"), b"x"),
-    **{"generation_config.json": b"{}", "tokenizer.json": b"{}", "vocab.json": b"{}", "merges.txt": b""},
+    **{"generation_config.json": b"[1]", "tokenizer.json": b"[2]", "vocab.json": b"[3]", "merges.txt": b"[4]"},
 }
 TOKENIZER = {"tokenizer.json", "vocab.json", "merges.txt"}
 
@@ -109,6 +109,11 @@ def test_a_part_without_safetensors_is_fetched_as_bin_and_without_either_refused
     fake_hub.add_files("lab/keras", {**SETTINGS, "tf_model.h5": b"x"})
     with pytest.raises(InputError, match=r"--flag lab/keras has no weights for PyTorch"):
         locate_model(HubName("lab/keras"), "video", "--flag")
+
+
+def test_an_empty_file_arrives_too(fake_hub: FakeHub) -> None:
+    fake_hub.add_files("lab/model", {**MODEL, "merges.txt": b""})
+    assert (locate_model(NAME, "decoder", "--flag") / "merges.txt").read_bytes() == b""
 
 
 def test_names_that_lead_out_of_the_folder_are_not_fetched(fake_hub: FakeHub) -> None:

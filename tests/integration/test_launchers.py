@@ -20,7 +20,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "fine-tune/supervise.sh"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "fine-tune/supervise.sh", "tools/setup_environment.sh", ".ci/run"])
 def test_shellcheck_is_clean(script: str) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:

@@ -47,8 +47,8 @@ class FetchConfig:
         "Decoder and tokenizer: a hub name, with @REVISION for a fixed one.", ModelConfig().decoder_model
     )
     checkpoint: str | None = flag(
-        "A trained checkpoint's hub name, or its folder. The parts that it needs are fetched in place of those above, and "
-        "under a hub name the checkpoint itself.",
+        "A trained checkpoint's hub name, or its folder. The parts that it needs are fetched in place of those above, "
+        "and under a hub name the checkpoint itself.",
         None,
     )
     pretrained_ckpt: str | None = flag("The same for train's --pretrained-ckpt.", None)

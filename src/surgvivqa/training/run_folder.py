@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import Timeout, UnixFileLock
+from filelock import FileLock, Timeout
 
 from surgvivqa.checkpoints.saving import export_pth, save_checkpoint
 from surgvivqa.config import TrainConfig, changed_flags, option, save_yaml
@@ -76,7 +76,7 @@ class RunFolder:
 
     def __init__(self, path: Path, is_main: bool) -> None:
         self.path, self.is_main = path, is_main
-        self._lock = UnixFileLock(path / ".lock", blocking=False, fallback_to_soft=False)
+        self._lock = FileLock(path / ".lock", blocking=False, fallback_to_soft=False)
 
     def __enter__(self) -> "RunFolder":
         return self

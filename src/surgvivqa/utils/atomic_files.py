@@ -137,7 +137,7 @@ def _find_disk_fault(error: Exception) -> str | None:
 
 def _flush(path: Path) -> None:
     """Flushes a file or folder to the disk, so that a rename never survives a crash without its content."""
-    if path.is_symlink():
+    if path.is_symlink() or (os.name == "nt" and path.is_dir()):  # Windows opens no folders
         return
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -6,7 +6,6 @@ import errno
 import logging
 import multiprocessing
 import multiprocessing.util  # registers its exit handler, which must run after end_workers
-import resource
 import shutil
 import signal
 import threading
@@ -21,6 +20,11 @@ from surgvivqa.utils.cores import default_workers, usable_cores
 from surgvivqa.utils.errors import RunError, first_line
 from surgvivqa.utils.signals import STOP_SIGNALS
 from surgvivqa.utils.warn_once import info_once, warn_once
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limits
+    resource = None  # type: ignore[assignment]
 
 log = logging.getLogger("surgvivqa")
 _RESERVED_FILES = 64  # open files of this process itself
@@ -37,6 +41,8 @@ def start_workers(loader: DataLoader[Any]) -> Iterator[Any]:
     Stop signals are blocked while the workers start. Until ``ignore_signals`` runs in a worker, PyTorch's handler would
     end it on a signal to the process group, and the run with it.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which signals no process groups
+        return _warn_while_waiting(iter(loader))
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         batches = iter(loader)
@@ -152,6 +158,8 @@ def _limit_by_open_files(wanted: int) -> int:
 
 def _raise_file_limit() -> int | None:
     """Raises the limit on open files as far as permitted, and returns it; None if there is no limit."""
+    if resource is None:
+        return None
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
@@ -219,7 +227,7 @@ def end_workers() -> None:
     if not workers:
         return
     # PyTorch's SIGCHLD handler raises an error when a worker dies, which could interrupt this loop.
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+    with contextlib.suppress(ValueError, AttributeError):  # only the main thread may set handlers; not on Windows
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:
         worker.kill()

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 EXIT_STOPPED = 75
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_JOB_SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))  # Windows has no SIGUSR1
+STOP_SIGNALS = (*_JOB_SIGNALS, signal.SIGINT)
 
 
 class StopSignals:
@@ -64,7 +65,7 @@ def exit_on_signal() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    old_handlers = {number: signal.signal(number, _exit_stopped) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    old_handlers = {number: signal.signal(number, _exit_stopped) for number in _JOB_SIGNALS}
     try:
         yield
     finally:
