@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from surgvivqa import __version__
-from surgvivqa.cli import COMMANDS, parse
+from surgvivqa.cli import COMMANDS, parse, split_command
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -87,7 +87,8 @@ def test_every_document_is_linked() -> None:
 def listed_flags() -> set[tuple[str, str]]:
     """The pairs of command and flag in tests/flags.txt, which test_flags.py compares with the commands."""
     lines = (ROOT / "tests" / "flags.txt").read_text(encoding="utf-8").splitlines()
-    return {(line.split()[0], line.split()[1]) for line in lines}
+    pairs = (line.split(" --", 1) for line in lines)  # a command may have two words
+    return {(command, f"--{flag.split()[0]}") for command, flag in pairs}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
@@ -113,9 +114,10 @@ def commands_in(text: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
 def test_every_command_parses(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # for configs/
-    for command, *words in commands_in(document.read_text(encoding="utf-8")):
-        if command not in ("--version", "COMMAND"):
-            parse(command, pkgutil.resolve_name(COMMANDS[command].config), words)
+    for words in commands_in(document.read_text(encoding="utf-8")):
+        if words[0] not in ("--version", "COMMAND"):
+            command, flags = split_command(words)
+            parse(command, pkgutil.resolve_name(COMMANDS[command].config), flags)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)

@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -58,7 +57,6 @@ class Flag:
         accepts_fraction: the flag takes an integer, but checkpoints of other tools may hold a fraction.
         in_card: a model card shows it.
         is_path: the value is a local path, which no published file shows. Follows from the type.
-        repeats: the flag is given once for each value (``UseAppendAction``); those of a file come first.
     """
 
     least: float | None = None
@@ -70,7 +68,6 @@ class Flag:
     accepts_fraction: bool = False
     in_card: bool = False
     is_path: bool = False
-    repeats: bool = False
 
 
 def flag(
@@ -502,11 +499,8 @@ def yaml_arguments(path: Path, cls: type) -> list[str]:
     """
     arguments: list[str] = []
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    flags = flags_of(cls)
     for name, value in read_yaml(path, cls).items():
-        if flags[name].repeats and value is not None:
-            arguments += [f"{option(name)}={item}" for item in (value if isinstance(value, list) else [value])]
-        elif value is not None:
+        if value is not None:
             arguments += _arguments(name, value)
         elif defaults.get(name) is not None and defaults[name] is not MISSING:
             arguments += _arguments(name, value)  # an explicit None replaces the default
@@ -520,23 +514,10 @@ def _arguments(name: str, value: Any) -> list[str]:
 
 
 _MAX_YAML_BYTES = 1_000_000
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _FlagsLoader(yaml.SafeLoader):
-    """YAML for flags.
-
-    It has no aliases, because a few lines of nested aliases can expand to more text than fits in memory. It has no
-    numbers to base 60, because 12:00:00 would be 43200.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
-        first: [
-            (tag, re.compile(rf"(?![-+]?\d[\d_]*:)(?:{pattern.pattern})", re.VERBOSE) if tag in _NUMBERS else pattern)
-            for tag, pattern in resolvers
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
