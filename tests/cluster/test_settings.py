@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from surgvivqa.cli import parse
-from surgvivqa.cluster.settings import ClusterConfig, JobSettings, resolve_settings
+from surgvivqa.cluster.settings import JobSettings, resolve_settings
 from surgvivqa.commands.slurm_config import SlurmTrainConfig
 from surgvivqa.utils.errors import InputError
 
@@ -119,6 +119,6 @@ def test_a_run_file_may_hold_values_of_the_job(tmp_path: Path) -> None:
     text = "max_steps: 5\ntime: '12:00:00'\nsetup: [source a, source b]\nsbatch: mail-type=END\n"
     (tmp_path / "run.yaml").write_text(text)
     config: Any = parse("slurm train", SlurmTrainConfig, ["--config", str(tmp_path / "run.yaml"), "--setup=c"])
-    assert isinstance(config, ClusterConfig) and (config.time, config.max_steps) == ("12:00:00", 5)
+    assert (config.time, config.max_steps) == ("12:00:00", 5)
     settings = resolve_settings(config)
     assert settings.setup == ("source a", "source b", "c") and settings.sbatch == ("mail-type=END",)
