@@ -7,6 +7,7 @@ import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -224,3 +225,12 @@ def test_a_plan_cannot_name_folders_elsewhere(tmp_path: Path) -> None:
 def test_a_folder_without_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["slurm", "sweep", f"--table={tmp_path}"]) == 2
     assert "give the --checkpoint-dir that surgvivqa slurm sweep was given" in capsys.readouterr().err
+
+
+def test_a_cluster_that_refuses_the_job_of_the_table_still_runs_the_sweep(
+    slurm: Callable[..., int], fake: FakeSlurm, captured_log: Any
+) -> None:
+    fake.monkeypatch.setenv("FAKE_REFUSES", "table")
+    assert slurm("sweep", *TINY, "--vary=seed=1", f"--python={fake.python}", "--submit", "--mem=64G") == 0
+    assert "table.sh (sbatch: error: Batch job submission failed: Invalid account); run it by hand" in captured_log()
+    assert len(fake.read("runs")) == 1

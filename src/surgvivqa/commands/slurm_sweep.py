@@ -88,11 +88,15 @@ def slurm_sweep(config: SlurmSweepConfig) -> int:
     sweep = Job("sweep", name, settings, folder, steps, folders, array=array)
     table = _table_job(config, settings, sweep)
     # afterany: the table also names the runs that failed.
-    return write_and_submit([Link(sweep), Link(table, after="afterany")], files, "slurm sweep", config)
+    chain = [Link(sweep), Link(table, after="afterany", optional=True)]
+    return write_and_submit(chain, files, "slurm sweep", config)
 
 
 def _table_job(config: SlurmSweepConfig, settings: JobSettings, sweep: Job) -> Job:
-    single = dataclasses.replace(settings, nodes=1, gpus=0, processes=1, cpus=1, gpu_type=None, constraint=None)
+    memory = "4G" if settings.mem else None
+    single = dataclasses.replace(
+        settings, nodes=1, gpus=0, processes=1, cpus=1, mem=memory, gpu_type=None, constraint=None
+    )
     arguments = f"slurm sweep --table {words(config.checkpoint_dir)}"
     python = python_command(single, sweep.folders)
     steps = [f"run_step {launch_command(single, python, arguments)}"]
