@@ -23,6 +23,7 @@ FLAGS_OF_OTHER_TOOLS = {
     "torchrun": "--standalone --nproc-per-node --nnodes --rdzv-id --rdzv-backend --rdzv-endpoint --shutdown-timeout "
     "--signals-to-handle",
     "sbatch": "--gres --nodes --ntasks-per-node --parsable --dependency --array",
+    "apptainer": "--nv",
     "tensorboard, wandb": "--logdir --append",
     "pip": "--no-deps --wheel-dir --strict --skip-editable --progress-spinner --path",
     "git": "--sign --message",

@@ -59,7 +59,6 @@ class Flag:
         accepts_fraction: the flag takes an integer, but checkpoints of other tools may hold a fraction.
         in_card: a model card shows it.
         is_path: the value is a local path, which no published file shows. Follows from the type.
-        repeats: the flag is given once for each value (``UseAppendAction``); those of a file come first.
     """
 
     least: float | None = None
@@ -71,7 +70,6 @@ class Flag:
     accepts_fraction: bool = False
     in_card: bool = False
     is_path: bool = False
-    repeats: bool = False
 
 
 def flag(
@@ -525,13 +523,10 @@ def yaml_arguments(path: Path, cls: type) -> list[str]:
     arguments: list[str] = []
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     wider = getattr(cls, "reads_flags_of", None)
-    flags = flags_of(cls)
     for name, value in read_yaml(path, wider or cls).items():
         if wider is not None and name not in defaults:
             continue
-        if flags[name].repeats and value is not None:
-            arguments += [f"{option(name)}={item}" for item in (value if isinstance(value, list) else [value])]
-        elif value is not None:
+        if value is not None:
             arguments += _arguments(name, value)
         elif defaults.get(name) is not None and defaults[name] is not MISSING:
             arguments += _arguments(name, value)  # an explicit None replaces the default

@@ -61,6 +61,10 @@ def test_every_script_is_clean_bash(job: str, slurm: Callable[..., int], tmp_pat
         assert options["output"].startswith(str(tmp_path / AWKWARD).replace("%", "%%"))
 
 
+def test_the_script_of_the_trial_slurm_is_clean_bash() -> None:
+    check_bash(Path(__file__).resolve().parents[2] / "tools" / "try_slurm.sh")
+
+
 def test_a_dry_run_prints_and_writes_and_submits_nothing(
     slurm: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], captured_log: Any
 ) -> None:

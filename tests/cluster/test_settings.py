@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from surgvivqa.cli import parse
-from surgvivqa.cluster.settings import ClusterConfig, JobSettings, resolve_settings
+from surgvivqa.cluster.settings import JobSettings, resolve_settings
 from surgvivqa.commands.slurm_config import SlurmTrainConfig
 from surgvivqa.utils.errors import InputError
 
@@ -90,6 +90,7 @@ def test_a_site_file_that_is_named_must_exist(tmp_path: Path) -> None:
         (["--partition=gpu\n#SBATCH --exclusive"], "--partition 'gpu\\n#SBATCH --exclusive' must be one line"),
         (["--partition=gpu --exclusive"], "--partition 'gpu --exclusive' must be a name"),
         (["--account=a;b"], "--account 'a;b' must be a name"),
+        (["--time=43200"], "--time '43200' must be a time such as 12:00:00 or 2-00:00:00, quoted in YAML"),
         (["--time=soon"], "--time 'soon' must be a time"),
         (["--time=1:2:3"], "--time '1:2:3' must be a time"),
         (["--mem=64 G"], "--mem '64 G' must be a size"),
@@ -109,14 +110,15 @@ def test_values_that_cannot_stand_in_a_script(flags: list[str], sentence: str) -
     assert sentence in refuse(*flags)
 
 
-@pytest.mark.parametrize("time", ["30", "30:00", "12:00:00", "2-00", "2-00:00:00"])
+@pytest.mark.parametrize("time", ["30:00", "12:00:00", "2-00", "2-00:00:00"])
 def test_times_as_sbatch_takes_them(time: str) -> None:
     assert settle(f"--time={time}").time == time
 
 
 def test_a_run_file_may_hold_values_of_the_job(tmp_path: Path) -> None:
-    text = "max_steps: 5\ntime: 12:00:00\nsetup: [source a, source b]\nsbatch: mail-type=END\n"
+    text = "max_steps: 5\ntime: '12:00:00'\nsetup: [source a, source b]\nsbatch: mail-type=END\n"
     (tmp_path / "run.yaml").write_text(text)
     config: Any = parse("slurm train", SlurmTrainConfig, ["--config", str(tmp_path / "run.yaml"), "--setup=c"])
-    assert isinstance(config, ClusterConfig) and (config.time, config.max_steps) == ("12:00:00", 5)
-    assert config.setup == ["source a", "source b", "c"] and config.sbatch == ["mail-type=END"]
+    assert (config.time, config.max_steps) == ("12:00:00", 5)
+    settings = resolve_settings(config)
+    assert settings.setup == ("source a", "source b", "c") and settings.sbatch == ("mail-type=END",)

@@ -102,7 +102,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def check_several(settings: JobSettings, config: Any) -> None:
-    """Raises InputError for flags that a job of several processes cannot have, or no job."""
+    """Raises InputError for flags of a run with which its job could not be requeued."""
     if getattr(config, "resume", "auto") == "never":
         raise InputError("--resume never would stop a requeued job; leave it out.")
     if settings.is_distributed and getattr(config, "max_hours", None) is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from surgvivqa.config import check_ranges, flag, flags_of, option, read_yaml
@@ -20,6 +21,9 @@ SITE_VARIABLE = "SURGVIVQA_SITE"
 MAX_GPUS = 8
 _CORES_PER_GPU = 8
 
+# Of a flag that may be given several times, with one text or several; a list in a YAML file gives all at once.
+Texts = Annotated[list[list[str]], tyro.conf.UseAppendAction]
+
 _PATTERNS = {
     "partition": (r"[\w.,+-]+", "a name, or several separated by commas"),
     "account": (r"[\w.@:+-]+", "a name"),
@@ -27,7 +31,8 @@ _PATTERNS = {
     "gpu_type": (r"[\w.-]+", "a name such as a100"),
     "constraint": (r"[\w.,+&|*()\[\]:-]+", "features such as a100|h100"),
     "mem": (r"\d+[KMGTkmgt]?", "a size such as 64G"),
-    "time": (r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}", "a time such as 12:00:00 or 2-00:00:00, or minutes"),
+    # Minutes alone are not accepted, because YAML reads 12:00:00 without quotation marks as the number 43200.
+    "time": (r"\d+(:\d\d){1,2}|\d+-\d+(:\d\d){0,2}", "a time such as 12:00:00 or 2-00:00:00, quoted in YAML"),
     "job_name": (r"[\w.,=+-]+", "letters, digits and . , = + - _"),
 }
 _OPTION = re.compile(r"(?P<name>[a-z][a-z-]*)(=(?P<value>.+))?")
@@ -67,18 +72,14 @@ class SiteConfig:
     max_requeues: int | None = flag(
         "How often a job that was warned may requeue itself; 0 turns that off. Default: 20.", None, least=0
     )
-    module: Annotated[list[str], tyro.conf.UseAppendAction] = flag(
-        "Environment module to load; may be given several times.", default_factory=list, repeats=True
-    )
-    setup: Annotated[list[str], tyro.conf.UseAppendAction] = flag(
+    module: Texts = flag("Environment module to load; may be given several times.", default_factory=list)
+    setup: Texts = flag(
         "Line of bash that prepares the job, such as `source env/bin/activate`; may be given several times.",
         default_factory=list,
-        repeats=True,
     )
-    sbatch: Annotated[list[str], tyro.conf.UseAppendAction] = flag(
+    sbatch: Texts = flag(
         "Another option of sbatch as NAME=VALUE, such as exclude=node7; may be given several times.",
         default_factory=list,
-        repeats=True,
     )
     python: str | None = flag(
         "Python that has surgvivqa installed. Default: the one that writes the script, or python where --module, "
@@ -91,11 +92,10 @@ class SiteConfig:
     container_tool: Literal["apptainer", "singularity"] | None = flag(
         "Command that runs the container. Default: apptainer.", None
     )
-    bind: Annotated[list[str], tyro.conf.UseAppendAction] = flag(
+    bind: Texts = flag(
         "Folder that the container sees too, as SOURCE or SOURCE:TARGET; may be given several times. The folders that "
         "the run's flags name are always seen.",
         default_factory=list,
-        repeats=True,
     )
     offline: bool | None = flag(
         "Use only model weights that were downloaded before (HF_HUB_OFFLINE=1), for machines without a network. "
@@ -173,8 +173,8 @@ def resolve_settings(config: ClusterConfig) -> JobSettings:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(SiteConfig):
         given, usual = getattr(config, field.name), site.get(field.name)
-        if flags_of(SiteConfig)[field.name].repeats:
-            values[field.name] = (*(usual or ()), *given)
+        if isinstance(given, list):
+            values[field.name] = (*(usual or ()), *flatten(given))
         else:
             values[field.name] = usual if given is None else given
     for name, value in {**values, "job_name": config.job_name}.items():
@@ -219,26 +219,35 @@ def read_site_file(config: ClusterConfig) -> dict[str, Any]:
     if named is None and not path.is_file():
         return {}
     values = {name: value for name, value in read_yaml(path, SiteConfig).items() if value is not None}
+    # The same file with all values as texts: YAML reads an unquoted 12:00:00, or an account of digits, as a number.
+    texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
+    texts = {str(key).replace("-", "_"): text for key, text in texts.items()}
     hints = get_type_hints(SiteConfig)
     for name, value in values.items():
-        if flags_of(SiteConfig)[name].repeats and not isinstance(value, list):
-            value = [value]
-        if isinstance(value, int | float) and not isinstance(value, bool) and name in _PATTERNS:
-            value = str(value)  # a time in minutes, or an account that is a number
+        kind = hints[name]
+        if kind == list[list[str]]:
+            kind, value = list[str], value if isinstance(value, list) else [value]
+        elif name in _PATTERNS and isinstance(value, int | float) and not isinstance(value, bool):
+            value = texts[name]
         try:
-            values[name] = TypeAdapter(hints[name]).validate_python(value)
+            values[name] = TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise InputError(f"Site file {path}: {name} cannot be {value!r} ({reason}).") from None
         if holds_secret(str(value)):
             raise InputError(f"Site file {path}: {name} holds what looks like a token, which scripts would show.")
     try:
-        check_ranges(SiteConfig(**values))
+        check_ranges(SiteConfig(**{name: value for name, value in values.items() if not isinstance(value, list)}))
     except InputError as error:
         raise InputError(f"Site file {path}: {error}") from None
     if isinstance(values.get("container"), Path):
         values["container"] = values["container"].expanduser()
     return values
+
+
+def flatten(texts: list[list[str]]) -> list[str]:
+    """The texts of a flag that may be given several times."""
+    return [text for group in texts for text in group]
 
 
 def _check_text(name: str, value: Any) -> None:

@@ -23,10 +23,12 @@ class Link:
     Attributes:
         job: the job.
         after: ``afterok``: once the job before it has succeeded; ``afterany``: once it has ended; None: at once.
+        optional: whether the others make sense without it, so that a refusal is only a warning.
     """
 
     job: Job
     after: str | None = None
+    optional: bool = False
 
 
 def check_folder(folder: Path) -> None:
@@ -88,6 +90,9 @@ def submit(chain: Sequence[Link]) -> list[str]:
         job_id = result.stdout.strip().partition(";")[0]  # after a semicolon: the name of the cluster
         if result.returncode or not re.fullmatch(r"\d+", job_id):
             reason = one_line((result.stderr or result.stdout).strip())[:300] or f"exit code {result.returncode}"
+            if link.optional:
+                log.warning("sbatch refused %s (%s); run it by hand at the end.", link.job.path, reason)
+                continue
             before = f" Submitted before: {', '.join(ids)}; scancel {' '.join(ids)} takes it back." if ids else ""
             raise RunError(f"sbatch refused {link.job.path} ({reason}).{before}")
         ids.append(job_id)

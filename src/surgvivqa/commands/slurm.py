@@ -13,6 +13,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from surgvivqa.cluster.batch_script import Job
 from surgvivqa.cluster.run_command import check_several, launch_command, named_folders, python_command, words
 from surgvivqa.cluster.settings import ClusterConfig, JobSettings, resolve_settings
@@ -39,7 +41,7 @@ from surgvivqa.config import (
 )
 from surgvivqa.data.splits import SPLIT_NAMES, load_splits
 from surgvivqa.model.freezing import check_cache_flags
-from surgvivqa.training.machine_defaults import resolve_machine_defaults
+from surgvivqa.training.machine_defaults import limit_for_debug, resolve_machine_defaults
 from surgvivqa.training.run_folder import FINISHED, OVERWRITE
 from surgvivqa.training.trackers import parse_trackers
 from surgvivqa.utils.errors import InputError
@@ -180,7 +182,11 @@ def _check_older_run(run: TrainConfig) -> None:
         return
     if (run.checkpoint_dir / FINISHED).is_file():
         log.warning("The run in %s is finished; the job would find that and end.", run.checkpoint_dir)
-    changed = changed_flags(TrainConfig, plain_yaml(saved), resolve_machine_defaults(run))
+    run = limit_for_debug(run) if run.debug else run
+    try:
+        changed = changed_flags(TrainConfig, plain_yaml(saved), resolve_machine_defaults(run))
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise InputError(f"{saved} cannot be read; give another --checkpoint-dir, or --overwrite.") from None
     if changed:
         shown = ", ".join(f"{option(name)} was {was}, is {now}" for name, (was, now) in changed.items())
         raise InputError(
@@ -219,7 +225,7 @@ def training_steps(python: str, settings: JobSettings, saved: str, run_folder: s
 
 
 def evaluation_of(run: TrainConfig, checkpoint: Path) -> EvalConfig:
-    """The flags of the evaluation of a run: its data and cache, and the precision of a GPU run."""
+    """The flags of the evaluation of a run: its data and its feature cache."""
     shared = {name: getattr(run, name) for cls in (DataConfig, FeatureCacheConfig) for name in flags_of(cls)}
     return EvalConfig(checkpoint=checkpoint, **shared)
 

@@ -3,12 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import tyro
 import yaml
 
-from surgvivqa.cluster.settings import ClusterConfig
+from surgvivqa.cluster.settings import ClusterConfig, Texts
 from surgvivqa.commands.cache import CacheConfig
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.config import OptionalModelConfig, TrainConfig, flag, given_flags
@@ -44,11 +43,10 @@ class SlurmSweepConfig(TrainConfig, ClusterConfig):
     Each run is a task of an array, and has a folder of its own in --checkpoint-dir.
     """
 
-    vary: Annotated[list[str], tyro.conf.UseAppendAction] = flag(
+    vary: Texts = flag(
         "Flag of train and its values, such as seed=1,2,3 or lora-r=8,16; may be given several times, for every "
         "combination.",
         default_factory=list,
-        repeats=True,
     )
     eval_splits: str = flag(
         "Splits that each run is evaluated on, separated by commas. The best configuration is chosen on val.",

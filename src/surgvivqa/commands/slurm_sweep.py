@@ -16,7 +16,7 @@ import json
 
 from surgvivqa.cluster.batch_script import Job
 from surgvivqa.cluster.run_command import launch_command, python_command, words
-from surgvivqa.cluster.settings import JobSettings, resolve_settings
+from surgvivqa.cluster.settings import JobSettings, flatten, resolve_settings
 from surgvivqa.cluster.submission import Link
 from surgvivqa.cluster.sweep_plan import PLAN_FILE, SweepPlan, plan_runs, read_plan
 from surgvivqa.cluster.sweep_table import collect_results, format_csv, format_markdown
@@ -55,7 +55,7 @@ def slurm_sweep(config: SlurmSweepConfig) -> int:
         return write_table(config)
     if not config.vary:
         raise InputError("--vary is missing; give a flag and its values, such as --vary seed=1,2,3, or --table DIR.")
-    base, settings, planned = narrow(config, TrainConfig), resolve_settings(config), plan_runs(config.vary)
+    base, settings, planned = narrow(config, TrainConfig), resolve_settings(config), plan_runs(flatten(config.vary))
     folder, splits = (config.scripts or base.checkpoint_dir / "slurm").absolute(), parse_splits(config.eval_splits)
     metric = base.best_metric if base.best_metric in METRICS else METRICS[0]
     plan = SweepPlan(list(planned[0].values), planned, splits, metric, str(folder / "sweep.sh"))
@@ -88,11 +88,15 @@ def slurm_sweep(config: SlurmSweepConfig) -> int:
     sweep = Job("sweep", name, settings, folder, steps, folders, array=array)
     table = _table_job(config, settings, sweep)
     # afterany: the table also names the runs that failed.
-    return write_and_submit([Link(sweep), Link(table, after="afterany")], files, "slurm sweep", config)
+    chain = [Link(sweep), Link(table, after="afterany", optional=True)]
+    return write_and_submit(chain, files, "slurm sweep", config)
 
 
 def _table_job(config: SlurmSweepConfig, settings: JobSettings, sweep: Job) -> Job:
-    single = dataclasses.replace(settings, nodes=1, gpus=0, processes=1, cpus=1, gpu_type=None, constraint=None)
+    memory = "4G" if settings.mem else None
+    single = dataclasses.replace(
+        settings, nodes=1, gpus=0, processes=1, cpus=1, mem=memory, gpu_type=None, constraint=None
+    )
     arguments = f"slurm sweep --table {words(config.checkpoint_dir)}"
     python = python_command(single, sweep.folders)
     steps = [f"run_step {launch_command(single, python, arguments)}"]
