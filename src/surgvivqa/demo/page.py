@@ -172,13 +172,20 @@ class Page:
         """The page's own style sheet."""
         return (_HERE / "page.css").read_text(encoding="utf-8")
 
+    def script(self) -> str:
+        """The page's own script, for the document's head."""
+        return f"<script>{(_HERE / 'upload_size.js').read_text(encoding='utf-8')}</script>"
+
     def _head(self) -> str:
         warnings = "".join(f'<p class="sv-warning" role="note">{escape(text)}</p>' for text in self.facts.warnings)
+        most = self.desk.limits.upload_mb * 1_000_000
         return (
             '<header><div class="sv-head"><h1>Ask a surgical video</h1>'
             "<p>Choose a moment, ask, see the answer. For research, not for clinical use.</p></div>"
             f'<p class="sv-model">Model: <b>{escape(self.facts.name)}</b> (SurgViVQA, {self.labels} answers). '
-            f"Trained on: <b>{escape(self.facts.trained_on)}</b>.</p>{warnings}</header>"
+            f"Trained on: <b>{escape(self.facts.trained_on)}</b>.</p>{warnings}"
+            f'<p id="sv-size" class="sv-notice sv-error" role="alert" data-most="{most}" '
+            "hidden></p></header>"
         )
 
     # Handlers. Each returns or yields new values by part.
