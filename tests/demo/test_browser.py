@@ -212,8 +212,8 @@ def test_where_the_model_looks_is_shown_on_request(visitor: Visitor, files: Path
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("text.png", "Frame text.png is not a PNG, JPEG, BMP, TIFF or WEBP file, or is damaged."),
-        ("cut.mp4", "cut.mp4 cannot be read as a video"),
+        ("text.png", "Frame text.png is not a PNG, JPEG, BMP, TIFF or WEBP file, or is damaged; drop another file."),
+        ("cut.mp4", "cut.mp4 holds no frame that can be decoded"),
         ("long.mp4", "long.mp4 is 0:40 long, but at most 0:30 are taken here; drop a shorter part of it."),
     ],
 )

@@ -149,6 +149,15 @@ def test_a_timeline_stops_at_the_time_limit_with_what_it_has(visit: Visit, arriv
     assert (len(moments), asked, note) == (0, 5, "Stopped after 0 s, the limit; 0 of 5 moments.")
 
 
+def test_a_timeline_of_a_damaged_video_keeps_what_came_before(visit: Visit, arriving: Path) -> None:
+    whole = make_video(arriving / "a.mp4", 40).read_bytes()
+    (arriving / "a.mp4").write_bytes(whole[: len(whole) * 3 // 4])
+    desk = Desk(SurgViVQA.from_pretrained("tiny"), Limits(), arriving)
+    desk.take_upload(visit, arriving / "a.mp4", "a.mp4")
+    *_, (moments, asked, note) = desk.ask_along(visit, "What?", 1.0)
+    assert 0 < len(moments) < asked == 40 and note.startswith("a.mp4 shows no picture at")
+
+
 def test_occlusion_reports_progress_and_stops_at_the_time_limit(
     visit: Visit, arriving: Path, synthetic_set: Path
 ) -> None:
