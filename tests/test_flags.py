@@ -16,7 +16,7 @@ from surgvivqa.commands.check import CheckConfig
 from surgvivqa.commands.convert import ConvertConfig
 from surgvivqa.commands.eval_config import EvalConfig
 from surgvivqa.commands.load_model import load_model
-from surgvivqa.commands.predict import PredictConfig
+from surgvivqa.commands.predict_config import PredictConfig
 from surgvivqa.config import (
     BestMetric,
     OptionalModelConfig,

@@ -36,6 +36,8 @@ from surgvivqa.checkpoints.pretrained import SurgViVQAModel
 from surgvivqa.checkpoints.stored_temperature import read_temperature
 from surgvivqa.config import ModelConfig
 from surgvivqa.data.frames import open_image
+from surgvivqa.data.labels import LABELS
+from surgvivqa.data.question_examples import example_questions
 from surgvivqa.explanation.explain import Explanation, explain_answer
 from surgvivqa.model.bundle import ModelBundle
 from surgvivqa.model.configuration import SurgViVQAConfig
@@ -229,6 +231,11 @@ class SurgViVQA:
             explanation = explain_answer(self.model, self.processor, clip, question, answer.answer)
         return dataclasses.replace(explanation, probability=answer.probability)
 
+    def suggest_questions(self) -> dict[str, tuple[str, ...]]:
+        """A few questions by kind (``action``, ``counting``, ...) for a model with SSG-QA's labels, or else none."""
+        labels = getattr(self.model.config, "labels", None)
+        return example_questions() if labels is None or tuple(labels) == LABELS else {}
+
     def _open(self, source: Source, fps: float | None) -> tuple[ClipSource, bool]:
         """The source of clips, and whether it was opened here."""
         if isinstance(source, str | os.PathLike):
@@ -294,7 +301,7 @@ def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     chosen = known.get(dtype) if isinstance(dtype, str) else dtype or torch.float32
-    if chosen not in known.values():
+    if chosen is None or chosen not in known.values():
         raise InputError(f"The dtype {dtype!r} is not one of {', '.join(known)}.")
     return chosen
 

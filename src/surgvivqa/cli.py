@@ -96,9 +96,9 @@ COMMANDS = {
         "convert a checkpoint to Hugging Face's, PEFT's or the published format",
     ),
     "predict": Command(
-        "surgvivqa.commands.predict:PredictConfig",
+        "surgvivqa.commands.predict_config:PredictConfig",
         "surgvivqa.commands.predict:predict",
-        "answer a question about a frame",
+        "answer questions about a frame or a video",
     ),
     "demo": Command(
         "surgvivqa.commands.demo:DemoConfig",

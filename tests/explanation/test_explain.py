@@ -86,7 +86,7 @@ def test_predict_explains_the_answer_that_it_prints(
         explained.append(answer)
         return explain_answer(model, processor, images, question, answer)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("surgvivqa.commands.predict.explain_answer", note_answer)
+    monkeypatch.setattr("surgvivqa.auto.explain_answer", note_answer)
     flags = [f"--image={frame}", f"--question={QUESTION}", f"--explain={tmp_path / 'why.png'}"]
     assert main(["predict", "--checkpoint=tiny", *flags]) == 0
     assert explained == [capsys.readouterr().out.split()[0]]

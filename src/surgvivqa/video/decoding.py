@@ -6,8 +6,8 @@ keyframe in the file but precede it in time need frames that were not decoded (t
 late if the moment is among them), and timestamps are rounded to the container's ticks.
 """
 
-import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,26 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,h264,hevc,asf,flv,mxf,ogg,dv,"
     "yuv4mpegpipe,ivf,gif,apng,nut,wtv,rm,av1,obu"
 )
+# Formats in which frames have the same times after a seek as without it. In others, such as MPEG program streams, where
+# few frames have a time, everything before a moment is decoded.
+_SEEKABLE = ("mov", "matroska", "mpegts", "avi", "asf", "flv")
 _MAX_THREADS = 4  # each holds a frame
 _STEPS_BACK = (0, 1, 4, 16, 64)  # seconds
 _JUMP = 10.0  # seconds ahead from which a seek is tried
 _MAX_GAP = 1.0  # seconds without a frame at a damaged place
+
+
+@dataclass(frozen=True)
+class TimedFrame:
+    """A decoded frame.
+
+    Attributes:
+        time: when it begins, in seconds from the first frame.
+        frame: a PyAV ``VideoFrame``.
+    """
+
+    time: float
+    frame: Any
 
 
 class FrameDecoder:
@@ -52,29 +68,41 @@ class FrameDecoder:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from None
         self._container: Any = None
+        self._current: TimedFrame | None = None
+        self._next: TimedFrame | None = None
         self._jump = _JUMP
-        self._open()
-        self._origin: Fraction | None = self._stream_start()
-        self._show_first()
-        self.pixel_aspect = self._find_pixel_aspect()
-        self.duration = self._find_duration()
+        try:
+            self._origin: Fraction | None = None
+            self._open()
+            self._origin = self._stream_start()
+            self._next = next(self._frames, None)
+            if self._next is None:
+                raise InputError(f"{path} holds no frame that can be decoded; it is damaged, or is not a video.")
+            self.pixel_aspect = self._find_pixel_aspect()
+            self.duration = self._find_duration()
+        except BaseException:
+            self.close()
+            raise
 
     def frame_at(self, at: float) -> Any:
         """The frame that is shown at ``at`` seconds: the last one that begins at or before it, or else the first one.
+
+        Returns:
+            A PyAV ``VideoFrame``.
 
         Raises:
             FrameError: the file is damaged at this place, or ends before it.
         """
         if self._container is None:
             raise ValueError("the video is closed")
-        if self._current is None or at < self._time(self._current) or at > self._time(self._current) + self._jump:
+        if self._current is None or at < self._current.time or at > self._current.time + self._jump:
             self._seek(at)
         self._advance(at)
         shown = self._current or self._next
         if shown is None:
             raise FrameError(f"{self._path} shows no picture at {format_time(at)}; the file is damaged or cut off.")
         self._check_gap(shown, at)
-        return shown
+        return shown.frame
 
     def close(self) -> None:
         """Closes the file."""
@@ -95,7 +123,8 @@ class FrameDecoder:
             )
             stream = self._choose_stream()
         except av.error.FFmpegError as error:
-            raise InputError(f"{path} cannot be read as a video ({first_line(error, 100)}).") from None
+            why = first_line(ValueError(error.strerror or error), 100)
+            raise InputError(f"{path} cannot be read as a video ({why}).") from None
         context = stream.codec_context
         if context is None:
             raise InputError(f"{path} holds a video of a format that PyAV cannot decode; convert it to H.264.")
@@ -108,9 +137,9 @@ class FrameDecoder:
         context.options = {"max_pixels": str(MAX_PIXELS)}
         self._stream = stream
         self._frames = self._decode()
-        self._current: Any = None
-        self._next: Any = None
+        self._current = self._next = None
         self._is_broken = False
+        self._can_seek = self._container.format.name.split(",")[0] in _SEEKABLE
 
     def _choose_stream(self) -> Any:
         """The main video stream; pictures of a cover are none.
@@ -124,10 +153,14 @@ class FrameDecoder:
         best = self._container.streams.best("video")
         return best if best in videos else videos[0]
 
-    def _decode(self) -> Iterator[Any]:
-        """The frames from the current place on, in the order in which they are shown; damaged packets are left out."""
+    def _decode(self) -> Iterator[TimedFrame]:
+        """The frames from the current place on, in the order in which they are shown; damaged packets are left out.
+
+        Frames of a raw stream have no times, and follow each other at the stream's rate.
+        """
         error = self._av.error.FFmpegError
         packets = iter(self._container.demux(self._stream))
+        count = 0
         while True:
             try:
                 packet = next(packets, None)
@@ -141,72 +174,72 @@ class FrameDecoder:
             except error:
                 self._is_broken = True
                 continue
-            yield from (frame for frame in frames if frame.pts is not None)
-
-    def _show_first(self) -> None:
-        """Decodes the first frame, so that a file without one is refused when it is opened."""
-        self._next = next(self._frames, None)
-        if self._next is None:
-            raise InputError(f"{self._path} holds no frame that can be decoded; it is damaged, or is not a video.")
-        if self._origin is None:
-            self._origin = self._next.pts * self._next.time_base
-
-    def _time(self, frame: Any) -> float:
-        """Seconds from the beginning to a frame."""
-        return float(frame.pts * frame.time_base - (self._origin or 0))
-
-    def _begins_by(self, frame: Any, at: float) -> bool:
-        """Whether a frame begins at or before a moment, which timestamps in ticks of a millisecond round."""
-        return self._time(frame) <= at + min(float(frame.time_base) / 2, 5e-4) + 1e-6
+            for frame in frames:
+                if frame.pts is None:
+                    self._can_seek = False
+                    yield TimedFrame(float(count / self._rate()), frame)
+                else:
+                    start = frame.pts * frame.time_base
+                    self._origin = start if self._origin is None else self._origin
+                    yield TimedFrame(float(start - self._origin), frame)
+                count += 1
 
     def _advance(self, at: float) -> None:
         """Decodes until ``_current`` is the last frame that begins at or before a moment."""
-        while self._next is not None and self._begins_by(self._next, at):
+        while self._next is not None and _begins_by(self._next, at):
             self._current, self._is_broken = self._next, False
             self._next = next(self._frames, None)
 
     def _seek(self, at: float) -> None:
-        """Goes to a frame that begins at or before a moment."""
-        was = None if self._current is None else self._time(self._current)
-        for back in _STEPS_BACK:
-            if at - back <= 0 or not self._seek_keyframe(at - back, at):
+        """Goes to a frame that begins at or before a moment, or to the beginning of the file."""
+        was = None if self._current is None else self._current.time
+        if not self._can_seek:
+            if was is not None and was <= at:
+                return  # decoding on is as good
+        else:
+            for back in _STEPS_BACK:
                 if at - back <= 0:
                     break
-                continue
-            if was is not None and was < at and self._time(self._current) <= was:
-                self._jump *= 4  # no keyframe between: decoding on would have been faster
-            return
+                found = self._seek_keyframe(at - back, at)
+                if found is not None:
+                    if was is not None and was < at and found <= was:
+                        self._jump *= 4  # no keyframe between: decoding on would have been faster
+                    return
         self._open()
         self._next = next(self._frames, None)
 
-    def _seek_keyframe(self, target: float, at: float) -> bool:
-        """Seeks to a keyframe near ``target``; False if it does not begin at or before ``at``."""
+    def _seek_keyframe(self, target: float, at: float) -> float | None:
+        """Seeks to a keyframe near ``target`` and returns its time; None if it does not begin at or before ``at``."""
         ticks = int((Fraction(target) + (self._origin or 0)) / self._stream.time_base)
         self._current = self._next = None
         try:
             self._container.seek(ticks, stream=self._stream, backward=True)
         except self._av.error.FFmpegError:
-            return False
+            return None
         self._frames = self._decode()
         self._is_broken = False
-        for frame in self._frames:
-            if not self._begins_by(frame, at):
-                return False
-            if frame.key_frame:
-                self._current, self._next = frame, next(self._frames, None)
-                return True
-        return False
+        for shown in self._frames:
+            if not _begins_by(shown, at):
+                return None
+            if shown.frame.key_frame:
+                self._current, self._next = shown, next(self._frames, None)
+                return shown.time
+        return None
 
-    def _check_gap(self, shown: Any, at: float) -> None:
+    def _check_gap(self, shown: TimedFrame, at: float) -> None:
         """Raises FrameError if the file is damaged or ends between a frame and the moment that should show it."""
-        frame_seconds = float((shown.duration or 0) * shown.time_base)
-        gap = at - self._time(shown) - max(frame_seconds, _MAX_GAP)
-        if gap > 0 and (self._is_broken or self._next is None):
+        seconds = float((shown.frame.duration or 0) * shown.frame.time_base)
+        is_late = at > shown.time + max(seconds, _MAX_GAP)
+        if is_late and (self._is_broken or self._next is None):
             where = "ends after" if self._next is None else "is damaged after"
             raise FrameError(
-                f"{self._path} shows no picture at {format_time(at)}: it {where} {format_time(self._time(shown))}, so "
-                f"the file is damaged or cut off."
+                f"{self._path} shows no picture at {format_time(at)}: it {where} {format_time(shown.time)}, so the "
+                f"file is damaged or cut off."
             )
+
+    def _rate(self) -> Fraction:
+        """Frames per second, as far as the file says."""
+        return Fraction(self._stream.average_rate or self._stream.guessed_rate or 25)
 
     def _stream_start(self) -> Fraction | None:
         start = self._stream.start_time
@@ -218,22 +251,42 @@ class FrameDecoder:
         return Fraction(aspect) if Fraction(1, 4) <= aspect <= 4 else Fraction(1)
 
     def _find_duration(self) -> float:
-        """Seconds of the video stream: as its header says, or else by a look at all packets."""
-        if self._stream.duration and self._stream.duration > 0:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration and self._container.duration > 0:
-            start = Fraction(self._container.start_time or 0, 1_000_000)
-            return max(0.0, float(start + Fraction(self._container.duration, 1_000_000) - (self._origin or 0)))
+        """Seconds of the video stream: as the header of an MP4 says, or else by its last packets.
+
+        Other headers have the duration of all streams, or an estimate.
+        """
+        stream, total = self._stream, self._container.duration
+        if self._container.format.name.startswith("mov") and stream.duration and stream.duration > 0:
+            return float(stream.duration * stream.time_base)
         end = 0.0
-        rate = float(self._stream.average_rate or 25)
-        self._open()
-        with contextlib.suppress(self._av.error.FFmpegError):
-            for packet in self._container.demux(self._stream):
-                if packet.pts is not None:
-                    seconds = float(packet.pts * packet.time_base - (self._origin or 0))
-                    end = max(
-                        end, seconds + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate)
-                    )
+        if self._can_seek and total:
+            start = Fraction(self._container.start_time or 0, 1_000_000)
+            end = self._last_packet_ends(start + Fraction(total, 1_000_000))
+        if end <= 0:
+            self._open()
+            end = self._last_packet_ends(None)
         self._open()
         self._next = next(self._frames, None)
         return end
+
+    def _last_packet_ends(self, after: Fraction | None) -> float:
+        """The end of the last packet after a seek to a place in the file's time, or of all packets; 0 without any."""
+        stream, count, end = self._stream, 0, Fraction(0)
+        step = 1 / self._rate()
+        try:
+            if after is not None:
+                self._container.seek(int(after / stream.time_base), stream=stream, backward=True)
+            for packet in self._container.demux(stream):
+                if packet.size:
+                    count += 1
+                    if packet.pts is not None:
+                        length = packet.duration * packet.time_base if packet.duration else step
+                        end = max(end, packet.pts * packet.time_base - (self._origin or 0) + length)
+        except self._av.error.FFmpegError:  # damaged: what is before can be asked about
+            pass
+        return float(end if end or after is not None else count * step)
+
+
+def _begins_by(shown: TimedFrame, at: float) -> bool:
+    """Whether a frame begins at or before a moment, which timestamps in ticks of a millisecond round."""
+    return shown.time <= at + min(float(shown.frame.time_base) / 2, 5e-4) + 1e-6

@@ -1,6 +1,7 @@
 """A folder of frames as a source of clips."""
 
 import bisect
+import itertools
 import re
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class FrameFolder(TimedSource):
                     f"the frames per second (--fps), so that the frames are taken in the order of their names."
                 )
             self._times = [float(path.stem) for path in paths]
-            twice = next((a.name for a, b in zip(paths, paths[1:], strict=False) if a.stem == b.stem), None)
+            twice = next((a.name for a, b in itertools.pairwise(paths) if a.stem == b.stem), None)
             if twice is not None:
                 raise InputError(f"{folder} has two pictures of second {Path(twice).stem}; keep one of them.")
         self._paths = paths

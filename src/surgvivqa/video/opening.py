@@ -8,6 +8,22 @@ from surgvivqa.video.clip_source import ClipSource, PictureSource
 from surgvivqa.video.frame_folder import PICTURE_SUFFIXES, FrameFolder
 from surgvivqa.video.video_file import VideoFile
 
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".wmv",
+    ".flv",
+    ".mxf",
+)
+
 
 def open_clip_source(path: Path, fps: float | None = None) -> ClipSource:
     """Opens a video file, a folder of frames or an image.

@@ -1,0 +1,49 @@
+"""A file of questions for ``predict``."""
+
+from pathlib import Path
+from typing import Any
+
+from surgvivqa.utils.errors import InputError, first_line
+from surgvivqa.utils.safe_json import check_regular_file, parse_json
+
+_MAX_BYTES = 10_000_000
+
+
+def read_questions(path: Path) -> list[str]:
+    """The questions in a file: one on each line, or JSON lines with the key ``question``.
+
+    Empty lines are left out.
+
+    Raises:
+        InputError: the file cannot be read, is too large, holds no question, or a line is damaged.
+    """
+    try:
+        check_regular_file(path)
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"--questions {path} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise InputError(f"--questions {path} cannot be read ({first_line(error)}).") from None
+    questions = [_read_line(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not questions:
+        raise InputError(f"--questions {path} holds no question; write one on each line.")
+    return questions
+
+
+def _read_line(path: Path, number: int, line: str) -> str:
+    """The question on a line.
+
+    Raises:
+        InputError: it is a JSON object without a question, or has no letters.
+    """
+    question: Any = line
+    if line.startswith("{"):
+        try:
+            question = parse_json(line).get("question")
+        except ValueError as error:
+            raise InputError(f"{path}:{number} is not JSON ({first_line(error, 80)}).") from None
+    if not isinstance(question, str) or not any(character.isalpha() for character in question):
+        raise InputError(f"{path}:{number} holds no question; write a text, or an object with the key question.")
+    return question
