@@ -1,4 +1,4 @@
-"""The page in a browser: upload, scrub, ask, explain, timeline, bad files; nothing leaves the machine or stays on it."""
+"""The page in a browser: upload, scrub, ask, explain, timeline, bad files; no file stays, no other host is asked."""
 
 import base64
 import csv
@@ -71,11 +71,15 @@ class Visitor:
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("console", lambda message: self._hear(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(running.url)
         self.see("#frame figcaption", "Drawn clip")
+
+    def _hear(self, line: str) -> None:
+        if line != "warning: Method not implemented.":  # what Gradio's own client says at each upload
+            self.said.append(line)
 
     def see(self, selector: str, text: str | re.Pattern[str]) -> str:
         """Waits until a part of the page has a text, and returns all of its text."""
@@ -100,11 +104,23 @@ class Visitor:
         return [(name, float(percent.rstrip("%"))) for name, percent in zip(names, percents, strict=True)]
 
 
-@pytest.fixture
-def visitor(browser: Any, running: Running) -> Iterator[Visitor]:
+@pytest.fixture(scope="module")
+def shared(browser: Any, running: Running) -> Iterator[Visitor]:
+    """A page that most tests use one after another, since loading it takes seconds."""
     visitor = Visitor(browser, running)
     yield visitor
     visitor.context.close()
+
+
+@pytest.fixture
+def visitor(shared: Visitor) -> Visitor:
+    """The shared page as it is after loading: the drawn clip is shown, and nothing was asked."""
+    shared.page.locator("#examples button").first.click()
+    shared.see("#answer", "The answer appears here.")
+    shared.see("#frame figcaption", "Drawn clip")
+    shared.said.clear()
+    shared.asked.clear()
+    return shared
 
 
 def expected(running: Running, source: Any, question: str, at: float | None = None) -> list[tuple[str, float]]:
@@ -196,8 +212,8 @@ def test_where_the_model_looks_is_shown_on_request(visitor: Visitor, files: Path
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("text.png", "Frame text.png is not a PNG, JPEG, BMP, TIFF or WEBP file, or is damaged."),
-        ("cut.mp4", "cut.mp4"),
+        ("text.png", "Frame text.png is not a PNG, JPEG, BMP, TIFF or WEBP file, or is damaged; drop another file."),
+        ("cut.mp4", "cut.mp4 holds no frame that can be decoded"),
         ("long.mp4", "long.mp4 is 0:40 long, but at most 0:30 are taken here; drop a shorter part of it."),
     ],
 )
@@ -212,18 +228,21 @@ def test_a_bad_file_is_refused_in_one_sentence_and_the_page_goes_on(
     visitor.see("#frame figcaption", "frame1.png")
     assert visitor.page.locator("#notice [role=alert]").count() == 0
     assert visitor.ask(QUESTION) == expected(running, files / "frame1.png", QUESTION)
-    assert not [line for line in visitor.said if line.startswith("error")]
+    assert visitor.said == []
 
 
-def test_a_file_that_is_too_large_is_refused_and_the_page_goes_on(
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent_and_the_page_goes_on(
     visitor: Visitor, running: Running, files: Path
 ) -> None:
     visitor.drop(files / "large.mp4")
-    visitor.page.get_by_text(re.compile("exceeds the maximum|larger than")).first.wait_for(timeout=30_000)
-    assert running.uploads() == []
+    sentence = "large.mp4 has 3 MB, but at most 2 MB are taken here; drop a shorter or smaller file."
+    assert visitor.see("#sv-size", "large.mp4") == sentence
+    assert running.uploads() == [] and not [url for url in visitor.asked if "/upload" in url]
     visitor.drop(files / "frame1.png")
     visitor.see("#frame figcaption", "frame1.png")
+    assert not visitor.page.locator("#sv-size").is_visible()
     assert visitor.ask(QUESTION) == expected(running, files / "frame1.png", QUESTION)
+    assert visitor.said == []
 
 
 def test_too_many_moments_and_an_empty_question_are_refused(visitor: Visitor) -> None:

@@ -79,7 +79,7 @@ def open_media(path: Path, name: str, most_seconds: float) -> Media:
     """
     try:
         if path.is_file() and _looks_like_picture(path):
-            return Media(name, path, picture=open_image(path))
+            return Media(name, path, picture=_open_picture(path))
         source = open_clip_source(path)
         duration = source.duration
         assert duration is not None  # only pictures have none
@@ -97,6 +97,13 @@ def open_media(path: Path, name: str, most_seconds: float) -> Media:
     except InputError as error:
         raise InputError(str(error).replace(str(path), name)) from None
     return media
+
+
+def _open_picture(path: Path) -> Image.Image:
+    try:
+        return open_image(path)
+    except InputError as error:
+        raise InputError(f"{str(error).removesuffix('.')}; drop another file.") from None
 
 
 def _looks_like_picture(path: Path) -> bool:

@@ -87,7 +87,7 @@ class Page:
                     with gr.Column(visible=False, elem_id="along") as along:
                         with gr.Row(equal_height=False, elem_classes="sv-line"):
                             every = gr.Number(
-                                1, label="Every (seconds)", minimum=0.1, step=0.5, min_width=120, elem_id="every"
+                                1, label="Every (s)", minimum=0.1, step=0.5, min_width=120, elem_id="every"
                             )
                             start = gr.Button("Ask along the video", scale=2, min_width=160, elem_id="start")
                             stop = gr.Button("Stop", min_width=70, elem_id="stop")
@@ -116,9 +116,9 @@ class Page:
                 "answer": answer, "explain": explain, "looks": looks, "along": along, "timeline": timeline,
                 "every": every,
             }  # fmt: skip
-            model = {"concurrency_id": "model", "concurrency_limit": 1}
-            quick = {"concurrency_id": "decode", "concurrency_limit": 4}
-            quiet = {"show_progress": "hidden"}
+            model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+            quick: dict[str, Any] = {"concurrency_id": "decode", "concurrency_limit": 4}
+            quiet: dict[str, Any] = {"show_progress": "hidden"}
             media = ["notice", "frame", "moment", "upload", "answer", "explain", "looks", "along", "timeline", "every"]
             reply = ["notice", "question", "answer", "explain", "looks"]
             # Without preprocessing, the handler gets what the browser says about the upload, and checks it itself.
@@ -172,13 +172,20 @@ class Page:
         """The page's own style sheet."""
         return (_HERE / "page.css").read_text(encoding="utf-8")
 
+    def script(self) -> str:
+        """The page's own script, for the document's head."""
+        return f"<script>{(_HERE / 'upload_size.js').read_text(encoding='utf-8')}</script>"
+
     def _head(self) -> str:
         warnings = "".join(f'<p class="sv-warning" role="note">{escape(text)}</p>' for text in self.facts.warnings)
+        most = self.desk.limits.upload_mb * 1_000_000
         return (
             '<header><div class="sv-head"><h1>Ask a surgical video</h1>'
             "<p>Choose a moment, ask, see the answer. For research, not for clinical use.</p></div>"
             f'<p class="sv-model">Model: <b>{escape(self.facts.name)}</b> (SurgViVQA, {self.labels} answers). '
-            f"Trained on: <b>{escape(self.facts.trained_on)}</b>.</p>{warnings}</header>"
+            f"Trained on: <b>{escape(self.facts.trained_on)}</b>.</p>{warnings}"
+            f'<p id="sv-size" class="sv-notice sv-error" role="alert" data-most="{most}" '
+            "hidden></p></header>"
         )
 
     # Handlers. Each returns or yields new values by part.

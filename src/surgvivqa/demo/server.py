@@ -183,6 +183,7 @@ def open_page(
                 auth=list(address.logins) or None,
                 theme=page.theme(),
                 css=page.style(),
+                head=page.script(),
                 footer_links=[],
                 run_history=False,
                 enable_monitoring=False,

@@ -178,7 +178,11 @@ class Desk:
                 yield moments, len(times), f"Stopped after {limit}, the limit; {len(moments)} of {len(times)} moments."
                 return
             part = times[start : start + _MOMENTS_PER_PASS]
-            answers = self.answerer.answer(_source(media), question, at=part, top=2)
+            try:
+                answers = self.answerer.answer(_source(media), question, at=part, top=2)
+            except InputError as error:  # a damaged place of the video
+                yield moments, len(times), str(error)
+                return
             moments += [_moment(at, asked) for at, asked in zip(part, answers, strict=True)]
             yield moments, len(times), ""
 

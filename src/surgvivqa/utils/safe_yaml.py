@@ -1,28 +1,15 @@
 """Reads YAML from untrusted files: of limited size and depth, without aliases and without tags of Python objects."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 _MAX_YAML_BYTES = 1_000_000
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases and without numbers to base 60.
-
-    A few lines of nested aliases can expand to more text than fits in memory, and 12:00:00 would be 43200.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
-        first: [
-            (tag, re.compile(rf"(?![-+]?\d[\d_]*:)(?:{pattern.pattern})", re.VERBOSE) if tag in _NUMBERS else pattern)
-            for tag, pattern in resolvers
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """YAML without aliases, because a few lines of nested aliases can expand to more text than fits in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Composes a node as ``yaml.SafeLoader`` does, but raises an error for an alias."""
