@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from surgvivqa.cli import COMMANDS
-from tests.test_docs import ROOT
 from tools import docs_pages
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_every_flag_of_every_command_has_a_row() -> None:
