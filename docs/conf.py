@@ -11,7 +11,7 @@ from surgvivqa import __version__  # noqa: E402
 
 project = "surgvivqa"
 author = "The surgvivqa authors"
-copyright = "the surgvivqa authors, Apache-2.0"  # noqa: A001
+copyright = "the surgvivqa authors, Apache-2.0"
 release = version = __version__
 
 extensions = [

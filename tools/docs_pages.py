@@ -1,8 +1,8 @@
 """Sphinx extension: pages made from the package's flags, and links that also work on the code's host.
 
-The pages under ``docs`` are read in two places, as files of the repository and as the site. Links from them to files
-outside ``docs`` are right in the repository. On the site, a link to a document leads to its page, and one to another file
-downloads it.
+The pages under ``docs`` are read in two places, as files of the repository and as the site. Links from them to
+files outside ``docs`` are right in the repository. On the site, a link to a document leads to its page, and one to
+another file downloads it.
 """
 
 import dataclasses
