@@ -1,10 +1,16 @@
 """Verdicts: the most important one first, true to the figures."""
 
 import dataclasses
+import json
 
+from surgvivqa.data.dataset_overlaps import find_seen_videos
+from surgvivqa.data.question_lists import Selection
 from surgvivqa.evaluation.baseline_rows import missing_baselines
+from surgvivqa.evaluation.format import format_report
+from surgvivqa.evaluation.published import why_not_comparable
+from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.verdicts import points, strongest_blind, with_verdicts
-from tests.helpers.reports import answers, report_of, row, with_all_questions
+from tests.helpers.reports import VIDEOS, answers, report_of, row, with_all_questions
 
 GOOD = answers({"exist": [9, 8, 7, 9, 9], "count": [6, 7, 6, 5, 6]})
 MIDDLE = answers({"exist": [5, 5, 6, 4, 5], "count": [3, 4, 4, 3, 3]})
@@ -99,3 +105,30 @@ def test_an_interval_without_width_is_no_precision() -> None:
 def test_points_have_a_sign_and_no_negative_zero() -> None:
     assert [points(x, signed=True) for x in (0.0123, -0.0592, -0.0001)] == ["+1.2", "-5.9", "+0.0"]
     assert points(-0.0001) == "0.0"
+
+
+def test_videos_that_were_seen_before_are_a_verdict() -> None:
+    def said(*models: str) -> tuple[list[str], str]:
+        found = find_seen_videos(VIDEOS, {f"--part-{n}": model for n, model in enumerate(models)})
+        report = with_verdicts(report_of(GOOD, [row(GOOD, MIDDLE)], pretraining=found))
+        return [v for v in report.verdicts if "before" in v], format_report(report)
+
+    verdict, text = said("endovit_SPR.pth", "gpt2")
+    assert verdict[0].startswith(
+        "The figures may be too high, because videos of the split were seen before: --part-0 end"
+    )
+    assert "Pretraining: gpt2 has seen none of the videos, by docs/overlaps.md." in text
+    assert "may have been seen before" in said("TimJaspersTue/SurgeNetModels")[0][0]
+    verdict, text = said("gpt2", "me/mine")
+    assert not verdict and "Pretraining: --part-1 me/mine is not in the table" in text
+
+
+def test_a_list_of_questions_is_named() -> None:
+    only = Selection("confirmed.jsonl", "0" * 64, listed=90, missing=2, selected=88, of=1000)
+    report = with_verdicts(report_of(GOOD, [row(GOOD, MIDDLE)], only=only))
+    assert (
+        "All figures are about the questions that confirmed.jsonl lists: 88 of the 1,000 questions of the test split; "
+        "2 of the 90 listed ones are not in it." in report.verdicts
+    )
+    assert why_not_comparable(report) == "only the questions that confirmed.jsonl lists were scored"
+    assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json()))).only == only

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from surgvivqa.data.dataset_overlaps import find_seen_videos
+from surgvivqa.data.question_lists import Selection
 from surgvivqa.data.splits import TEST_VIDEOS
 from surgvivqa.evaluation.crossval import CrossValidation
 from surgvivqa.evaluation.predictions import Prediction
@@ -122,3 +124,21 @@ def test_the_checkpoint_is_picked_on_validation_questions(results: RunResults) -
     assert marks(trained)[title] == "pass"
     assert marks(dataclasses.replace(trained, log=[{"step": 5, "loss": 1.0}]))[title] == "unknown"
     assert marks(results)[title] == "unknown"
+
+
+def test_what_was_seen_in_pretraining_is_a_point(results: RunResults) -> None:
+    def mark(*models: str) -> str:
+        found = find_seen_videos(TEST_VIDEOS, {f"--part-{n}": model for n, model in enumerate(models)})
+        return marks(results, synthetic=False, pretraining=found)["Not seen in pretraining"]
+
+    assert mark("gpt2") == "pass" and mark("gpt2", "me/mine") == "unknown"
+    assert mark("gpt2", "me/mine", "egeozsoy/EndoViT") == mark("TimJaspersTue/SurgeNetModels") == "warn"
+    assert marks(results, synthetic=False, pretraining=None)["Not seen in pretraining"] == "unknown"
+    assert marks(results, synthetic=True)["Not seen in pretraining"] == "pass"
+
+
+def test_a_list_of_questions_is_not_all_of_them(results: RunResults) -> None:
+    only = Selection("confirmed.jsonl", "0" * 64, listed=5, missing=0, selected=5, of=20)
+    assert why(results, "All questions", only=only) == (
+        "Only a part: 5 of 20 questions, those that confirmed.jsonl lists (--only)."
+    )
