@@ -104,6 +104,8 @@ def test_a_changed_archive_is_noticed(mirror: Path, tmp_path: Path, capsys: Capt
     new = hashlib.sha256((mirror / "ssg-qa.zip").read_bytes()).hexdigest()
     assert download(*arguments, "--overwrite", "--sha256", new) == 0
     assert (tmp_path / "to" / "ssg-qa" / "VID04").exists()
+    record = json.loads((tmp_path / "to" / "ssg-qa" / "SOURCE.json").read_text())
+    assert record["files"][0]["compared_with"] == "--sha256"
 
 
 def test_the_checksum_beside_an_archive_goes_with_it(mirror: Path, tmp_path: Path, capsys: Capture) -> None:

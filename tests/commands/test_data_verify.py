@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_links_show_the_right_pictures(tree: Path, capsys: Capture) -> None:
         assert (Path(result["flags"]["--image-root"]) / "VID05" / f"{number:06d}.png").read_bytes() == (
             tree / "wanted.png"
         ).read_bytes()
+
+
+def test_a_folder_beside_the_videos_that_cannot_be_read_does_not_matter(
+    tree: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "frames" / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if Path(folder).name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr("surgvivqa.downloads.tree.os.scandir", scandir)
+    assert verify(tree, capsys)[0] == 0
 
 
 def test_another_root_needs_no_links(tree: Path, capsys: Capture) -> None:

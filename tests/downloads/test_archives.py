@@ -268,6 +268,13 @@ def test_flipped_bits_are_found(tmp_path: Path) -> None:
         unpack(path, tmp_path / "out")
 
 
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
+    inner = make_zip(tmp_path / "inner.zip", "evil.txt")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(inner, "data/inner.zip")
+    assert unpack(tmp_path / "a.tar", tmp_path / "out") == ["data/inner.zip"]
+
+
 def test_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"hello, I am not an archive" * 100)
     with pytest.raises(RunError, match="damaged or of an unsupported kind"):

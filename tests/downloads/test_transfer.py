@@ -86,6 +86,13 @@ def test_a_later_download_is_compared_with_the_checksum_of_the_first(target: Pat
     assert files_beside(target) == {"data.bin.sha256"}
 
 
+def test_a_checksum_that_was_given_is_kept_too(target: Path) -> None:
+    with serving(serve_file(CONTENT)) as server:
+        result = fetch(server, target, Expected(None, SHA256, 10**7))
+    assert result.compared_with == "the published checksum"
+    assert target.with_name("data.bin.sha256").read_text().startswith(SHA256)
+
+
 def test_a_wrong_checksum_is_an_error_that_leaves_no_file(target: Path) -> None:
     with (
         serving(serve_file(CONTENT)) as server,
@@ -408,7 +415,7 @@ def test_a_web_page_is_no_archive(tmp_path: Path) -> None:
     target = tmp_path / "data.zip"
     with (
         serving(lambda handler, number: send(handler, 200, b"<!DOCTYPE html><html>Confirm</html>")) as server,
-        pytest.raises(RunError, match=r"sent a web page instead of data\.zip.*--mirror NAME=FILE"),
+        pytest.raises(RunError, match=r"is a web page, not data\.zip.*--mirror NAME=FILE"),
     ):
         fetch(server, target)
     assert files_beside(target) == set()
@@ -418,7 +425,7 @@ def test_a_pointer_of_git_lfs_is_no_archive(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
     with (
         serving(lambda handler, number: send(handler, 200, pointer)) as server,
-        pytest.raises(RunError, match="sent a Git LFS pointer"),
+        pytest.raises(RunError, match="is a Git LFS pointer"),
     ):
         fetch(server, tmp_path / "data.zip")
 

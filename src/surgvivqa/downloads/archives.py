@@ -74,7 +74,7 @@ class Archive:
         self._tar: tarfile.TarFile | None = None
         try:
             with self._faults():
-                if zipfile.is_zipfile(path):
+                if self._head().startswith((b"PK\x03\x04", b"PK\x05\x06")):  # a tar may end with a zip file
                     self._zip = self._stack.enter_context(zipfile.ZipFile(path))
                 else:
                     self._tar = self._stack.enter_context(self._open_tar())
@@ -88,10 +88,13 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _head(self) -> bytes:
+        with self.path.open("rb") as stream:
+            return stream.read(6)
+
     def _open_tar(self) -> tarfile.TarFile:
+        head = self._head()
         stream: Any = self._stack.enter_context(self.path.open("rb"))
-        head = stream.read(6)
-        stream.seek(0)
         if head.startswith(b"\x1f\x8b"):
             stream = self._stack.enter_context(gzip.GzipFile(fileobj=stream))
         elif head.startswith(b"BZh"):

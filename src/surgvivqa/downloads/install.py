@@ -19,14 +19,14 @@ from surgvivqa.downloads.transfer import (
     Expected,
     check_content,
     check_space,
-    checksum_file,
     download,
     hash_file,
     lock_file,
     read_checksum,
+    record_checksum,
 )
 from surgvivqa.downloads.web import WebLimits
-from surgvivqa.utils.atomic_files import remove_folder, write_text
+from surgvivqa.utils.atomic_files import remove_folder
 from surgvivqa.utils.errors import InputError, RunError, first_line
 from surgvivqa.utils.safe_json import read_json
 
@@ -109,7 +109,7 @@ def _fetch(place: Place, target: Path, file: SourceFile, options: InstallOptions
     """The file, downloaded or where it lies."""
     expected = Expected(file.bytes, options.sha256 or file.sha256, file.at_most)
     if options.sha256:
-        expected = replace(expected, bytes=None)
+        expected = replace(expected, bytes=None, whose="--sha256")
     if place.path is None:
         assert place.url is not None
         is_http = place.is_mirror and urllib.parse.urlsplit(place.url).scheme == "http"
@@ -125,14 +125,13 @@ def _fetch(place: Place, target: Path, file: SourceFile, options: InstallOptions
     known, kept = expected.sha256, read_checksum(target) or read_checksum(place.path)
     wanted = known or kept
     if wanted is not None and sha256 != wanted:
-        whose = "the published one" if known else f"that of an earlier download, beside it or in {target.parent}"
+        whose = expected.whose if known else f"that of an earlier download, beside it or in {target.parent}"
         raise RunError(
             f"{place.path} has the SHA-256 checksum {sha256}, not {wanted} ({whose}); get it again, or give --sha256."
         )
     check_content(place.path, place.path.name, str(place.path))
-    if wanted is None:
-        write_text(checksum_file(target), f"{sha256}  {target.name}\n")
-    compared = "the published checksum" if known else "the checksum of an earlier download" if kept else None
+    record_checksum(target, sha256)
+    compared = expected.whose if known else "the checksum of an earlier download" if kept else None
     return Downloaded(place.path, size, sha256, compared)
 
 

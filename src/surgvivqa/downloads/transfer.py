@@ -41,11 +41,13 @@ class Expected:
         bytes: its size; None if unknown.
         sha256: its checksum; None if unknown.
         at_most: size that it must not exceed.
+        whose: where the checksum is from, for messages.
     """
 
     bytes: int | None
     sha256: str | None
     at_most: int
+    whose: str = "the published checksum"
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,7 @@ def download(
     with _disk_faults(target):
         part.path.replace(target)
     part.remove()
-    if known is None:
-        write_text(checksum_file(target), f"{result.sha256}  {target.name}\n")
+    record_checksum(target, result.sha256)
     return Downloaded(target, result.bytes, result.sha256, result.compared_with)
 
 
@@ -165,6 +166,11 @@ def read_checksum(target: Path) -> str | None:
     return found[1].lower()
 
 
+def record_checksum(target: Path, sha256: str) -> None:
+    """Keeps a file's checksum for later downloads."""
+    write_text(checksum_file(target), f"{sha256}  {target.name}\n")
+
+
 def hash_file(path: Path, show: Callable[[int], object] = lambda count: None) -> str:
     """The SHA-256 checksum of a file; ``show`` gets the number of bytes after each block."""
     digest = hashlib.sha256()
@@ -175,7 +181,7 @@ def hash_file(path: Path, show: Callable[[int], object] = lambda count: None) ->
     return digest.hexdigest()
 
 
-def check_content(path: Path, name: str, url: str, remove: Callable[[], object] = lambda: None) -> None:
+def check_content(path: Path, name: str, place: str, remove: Callable[[], object] = lambda: None) -> None:
     """Checks that an archive begins like one; ``remove`` is called before the error.
 
     Raises:
@@ -196,7 +202,8 @@ def check_content(path: Path, name: str, url: str, remove: Callable[[], object] 
         else "no archive"
     )
     raise RunError(
-        f"{url} sent {what} instead of {name}; look at it in a browser, and give the file with --mirror NAME=FILE."
+        f"What came from {place} is {what}, not {name}; look at it in a browser, and give the file with --mirror "
+        f"NAME=FILE."
     )
 
 
@@ -423,7 +430,7 @@ def _check_range(response: Any, start: int, part: _Part) -> int:
 def _known_checksum(target: Path, expected: Expected) -> tuple[str, str] | None:
     """The checksum that the file must have, and where it is from; None if none is known."""
     if expected.sha256 is not None:
-        return expected.sha256, "the published checksum"
+        return expected.sha256, expected.whose
     kept = read_checksum(target)
     return None if kept is None else (kept, f"the checksum of an earlier download, in {checksum_file(target)}")
 

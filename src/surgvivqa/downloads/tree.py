@@ -159,7 +159,7 @@ def _find_folders(root: Path, videos: set[str], depth: int = _DEPTH) -> Iterator
     for _ in range(depth):
         deeper = []
         for parent in level:
-            for folder in _folders(parent):
+            for folder in _folders(parent, must_read=parent == root):
                 seen += 1
                 video = folder.name if folder.name in videos else by_base.get(base_video(folder.name))
                 if video is not None:
@@ -217,9 +217,15 @@ def _find_other_kind(videos: dict[str, FoundVideo], kind: Kind) -> Path | None:
     return next((path for video in videos.values() for path in video.others if parse(path.name) is not None), None)
 
 
-def _folders(parent: Path) -> list[Path]:
-    with _scan(parent) as entries:
-        return sorted(parent / entry.name for entry in entries if entry.is_dir() and not is_system_file(entry.name))
+def _folders(parent: Path, must_read: bool = True) -> list[Path]:
+    """The folders in a folder; none if it cannot be read and need not be, such as ``lost+found``."""
+    try:
+        with _scan(parent) as entries:
+            return sorted(parent / entry.name for entry in entries if entry.is_dir() and not is_system_file(entry.name))
+    except InputError:
+        if must_read:
+            raise
+        return []
 
 
 def _scan(folder: Path) -> "os.ScandirIterator[str]":  # type: ignore[name-defined]
