@@ -28,7 +28,7 @@ FLAGS_OF_OTHER_TOOLS = {
     "pip": "--no-deps --wheel-dir --strict --skip-editable --progress-spinner --path",
     "git": "--sign --message",
     "hf": "--local-dir",
-    "docker": "--shm-size --ipc",
+    "docker": "--shm-size --ipc --tag --file --build-arg --rm --volume --userns --gpus --device",
     "scripts of this repository": "--kills --files --table --size --out --seed --data --count --fill --vocabulary",
 }
 NAMES_OF_OTHERS = {"video_02"}  # libraries, and examples
@@ -107,7 +107,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
     lines += re.findall(r"`(surgvivqa [^`]* --[^`]*)`", _without_blocks(text))
     for line in lines:
         words = shlex.split(line, comments=True)
-        if "surgvivqa" in words:
+        if "surgvivqa" in words[:-1]:  # not the package's name at the end of pip's command
             command = words[words.index("surgvivqa") + 1 :]
             yield command[: command.index("&&")] if "&&" in command else command
 

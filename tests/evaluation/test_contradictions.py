@@ -15,6 +15,7 @@ from surgvivqa.evaluation.contradictions import (
     KINDS,
     Answer,
     ContradictionRow,
+    Contradictions,
     choose_frames,
     compute_contradictions,
     contradicts,
@@ -33,8 +34,14 @@ def predictions_of(*rows: tuple[str, str], video: str = "VID02", frame: int = 1,
     return [Prediction(video, frame, q, LABEL_INDEX[truth], LABEL_INDEX[label]) for q, label in rows]
 
 
+def contradictions_of(predictions: list[Prediction], asked: list[Prediction] | None = None) -> Contradictions:
+    found = compute_contradictions(predictions, asked or [])
+    assert found is not None
+    return found
+
+
 def row_of(kind: str, predictions: list[Prediction], asked: list[Prediction] | None = None) -> ContradictionRow:
-    return next(row for row in compute_contradictions(predictions, asked or []).rows if row.kind == kind)
+    return next(row for row in contradictions_of(predictions, asked).rows if row.kind == kind)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,7 @@ def test_the_converse_of_a_phrase_that_may_describe_several_objects_is_no_pair()
         ("Are there any red things left of the liver thing?", "True"),
         ("Are there any liver things right of the blue thing?", "False"),
     )
-    assert all(row.pairs == 0 for row in compute_contradictions(found).rows)
+    assert all(row.pairs == 0 for row in contradictions_of(found).rows)
 
 
 def test_one_object_is_not_on_both_sides() -> None:
@@ -156,7 +163,7 @@ def test_examples_are_at_most_twenty_and_of_all_videos() -> None:
 
 
 def test_the_section_is_read_back_and_printed() -> None:
-    found = compute_contradictions(
+    found = contradictions_of(
         predictions_of(("Are there any red things?", "True"), ("How many red things are there?", "0"))
     )
     assert _parse_section(SECTIONS["contradictions"], json.loads(json.dumps(dataclasses.asdict(found)))) == found
@@ -165,7 +172,7 @@ def test_the_section_is_read_back_and_printed() -> None:
 
 
 def test_no_predictions_have_a_row_of_each_kind() -> None:
-    assert [(row.kind, row.pairs, row.rate) for row in compute_contradictions([]).rows] == [(k, 0, None) for k in KINDS]
+    assert [(row.kind, row.pairs, row.rate) for row in contradictions_of([]).rows] == [(k, 0, None) for k in KINDS]
 
 
 def test_partners_are_not_asked_twice() -> None:

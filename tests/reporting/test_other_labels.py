@@ -114,7 +114,8 @@ def test_hostile_labels_in_metrics_json_are_refused(
 ) -> None:
     file = runs[0] / "metrics.json"
     hostile: object
-    for hostile in ([], {"name": "x"}, {"name": "x", "labels": ["a", "a"]}, {"name": 5, "labels": ["a"]}):
+    cases: list[object] = [[], {"name": "x"}, {"name": "x", "labels": ["a", "a"]}, {"name": 5, "labels": ["a"]}]
+    for hostile in cases:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"label_set": hostile}))
         assert main(["report", str(runs[0]), "--output", str(tmp_path / "r.html")]) == 2
         assert "is not a metrics.json of eval" in capsys.readouterr().err
