@@ -47,9 +47,13 @@ def answer_plainly(model: SurgViVQA, path: Path, questions: list[str], seconds: 
 
 
 def read_plainly(path: Path, second: int) -> Image.Image:
-    """The frame of one second by a seek in a newly opened file."""
-    with VideoFile(path) as video:
-        return video.clip(float(second))[0]
+    """The frame of one second by a seek in a newly opened file, as a short program with PyAV does it."""
+    with load_av().open(str(path)) as file:
+        stream = file.streams.video[0]
+        stream.thread_type = "AUTO"
+        file.seek(int(second / stream.time_base), stream=stream)
+        picture: Image.Image = next(f for f in file.decode(stream) if f.time >= second).to_image()
+        return picture
 
 
 def read_in_one_pass(path: Path, seconds: int) -> None:
