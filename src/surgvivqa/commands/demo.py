@@ -41,7 +41,7 @@ class DemoConfig:
     port: int = flag("The port to listen on.", 7860, least=1, most=65535)
     auth: Path | None = flag("A file with lines name:password, which visitors must give; needs mode 600.", None)
     questions: Path | None = flag(
-        "A text file with the suggested questions, one per line, perhaps as Type: question. Default: SSG-QA's, for a model "
+        "A text file of suggested questions, one per line, perhaps as Type: question. Default: SSG-QA's, for a model "
         "with its labels.",
         None,
     )
