@@ -12,11 +12,11 @@ from unittest import mock
 from surgvivqa.auto import SurgViVQA
 from surgvivqa.checkpoints.loading import load_checkpoint
 from surgvivqa.config import ModelConfig
-from surgvivqa.demo.facts import ModelFacts, describe_model
+from surgvivqa.demo.facts import describe_model
 from surgvivqa.demo.limits import Limits
 from surgvivqa.demo.questions import SSG_QA_QUESTIONS
 from surgvivqa.demo.server import Address, open_page
-from surgvivqa.demo.visits import Answerer
+from surgvivqa.demo.visits import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def run_page(
     bundle = load_checkpoint(Path("tiny"), ModelConfig())
     model = SurgViVQA(bundle)
 
-    def load() -> tuple[Answerer, ModelFacts, int, float]:
-        return model, describe_model(Path("tiny"), bundle), 51, 1.0
+    def load() -> LoadedModel:
+        return LoadedModel(model, describe_model(Path("tiny"), bundle), 51, 1.0, questions)
 
     address = Address("127.0.0.1", free_port(), logins)
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(tempfile, "tempdir", str(temporary)),
-        open_page(load, address, limits, questions) as url,
+        open_page(load, address, limits) as url,
     ):
         yield Running(url, temporary, model)

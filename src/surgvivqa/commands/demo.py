@@ -12,11 +12,11 @@ import tyro
 from surgvivqa.auto import SurgViVQA
 from surgvivqa.commands.load_model import load_model
 from surgvivqa.config import OptionalModelConfig, check_ranges, flag
-from surgvivqa.demo.facts import ModelFacts, describe_model
+from surgvivqa.demo.facts import describe_model
 from surgvivqa.demo.limits import Limits
 from surgvivqa.demo.questions import SSG_QA_QUESTIONS, read_questions
 from surgvivqa.demo.server import Address, open_page, read_logins, stop_on_signals, wait_for_stop
-from surgvivqa.demo.visits import Answerer
+from surgvivqa.demo.visits import LoadedModel
 from surgvivqa.utils.errors import InputError
 
 log = logging.getLogger("surgvivqa")
@@ -41,7 +41,9 @@ class DemoConfig:
     port: int = flag("The port to listen on.", 7860, least=1, most=65535)
     auth: Path | None = flag("A file with lines name:password, which visitors must give; needs mode 600.", None)
     questions: Path | None = flag(
-        "A text file with the suggested questions, one per line, perhaps as Type: question. Default: SSG-QA's.", None
+        "A text file of suggested questions, one per line, perhaps as Type: question. Default: SSG-QA's, for a model "
+        "with its labels.",
+        None,
     )
     max_upload_mb: int = flag("Size of an upload in megabytes.", 500, least=1)
     max_seconds: float = flag("Length of a video in seconds.", 3600.0, least=1)
@@ -75,7 +77,7 @@ def demo(config: DemoConfig) -> int:
             "tunnel, or --host with --auth."
         )
     address = Address(config.host, config.port, read_logins(config.auth) if config.auth else ())
-    questions = read_questions(config.questions) if config.questions else SSG_QA_QUESTIONS
+    given = read_questions(config.questions) if config.questions else None
     limits = Limits(
         upload_mb=config.max_upload_mb,
         seconds=config.max_seconds,
@@ -92,13 +94,14 @@ def demo(config: DemoConfig) -> int:
             "" if address.logins else " There is no login; --auth FILE adds one.",
         )
 
-    def load() -> tuple[Answerer, ModelFacts, int, float]:
+    def load() -> LoadedModel:
         bundle = load_model(config.checkpoint, config.model, verify=config.verify)
-        answerer = SurgViVQA(bundle)
-        labels = len(answerer.processor.prompt_tokenizer.label_ids)
-        return answerer, describe_model(config.checkpoint, bundle), labels, answerer.temperature
+        model = SurgViVQA(bundle)
+        questions = given or (SSG_QA_QUESTIONS if model.suggest_questions() else {})  # none for other labels
+        labels = len(model.processor.prompt_tokenizer.label_ids)
+        return LoadedModel(model, describe_model(config.checkpoint, bundle), labels, model.temperature, questions)
 
-    with stop_on_signals(), open_page(load, address, limits, questions) as url:
+    with stop_on_signals(), open_page(load, address, limits) as url:
         log.info("The page is at %s (ready after %.1f s). Ctrl-C stops it.", url, time.monotonic() - started)
         wait_for_stop()
         log.info("Stopped; uploads are removed.")

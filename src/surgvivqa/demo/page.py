@@ -20,12 +20,11 @@ from surgvivqa.demo.answers import (
     write_questions,
 )
 from surgvivqa.demo.examples import Example
-from surgvivqa.demo.facts import ModelFacts
 from surgvivqa.demo.look import Look, Step
 from surgvivqa.demo.media import Media
 from surgvivqa.demo.timeline import draw_timeline
 from surgvivqa.demo.uploads import Sessions
-from surgvivqa.demo.visits import Desk, Visit
+from surgvivqa.demo.visits import Desk, LoadedModel, Visit
 from surgvivqa.utils.errors import SurgViVQAError, one_line
 
 log = logging.getLogger("surgvivqa")
@@ -42,11 +41,8 @@ class Page:
         gr: the module ``gradio``.
         desk: answers.
         sessions: the visitors.
-        facts: what the page says about the model.
-        labels: number of labels that the model chooses from.
-        temperature: at which probabilities are shown.
+        loaded: the model and what the page says about it.
         examples: the examples.
-        questions: the suggested questions by type.
     """
 
     def __init__(
@@ -54,14 +50,12 @@ class Page:
         gr: Any,
         desk: Desk,
         sessions: Sessions[Visit],
-        facts: ModelFacts,
-        labels: int,
-        temperature: float,
+        loaded: LoadedModel,
         examples: Sequence[Example],
-        questions: Mapping[str, Sequence[str]],
     ) -> None:
-        self.gr, self.desk, self.sessions, self.facts = gr, desk, sessions, facts
-        self.labels, self.temperature, self.examples, self.questions = labels, temperature, examples, questions
+        self.gr, self.desk, self.sessions, self.examples = gr, desk, sessions, examples
+        self.facts, self.questions = loaded.facts, loaded.questions
+        self.labels, self.temperature = loaded.labels, loaded.temperature
         self.parts: dict[str, Any] = {}
 
     def build(self) -> Any:

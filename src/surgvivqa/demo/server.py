@@ -9,19 +9,18 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from surgvivqa.demo.examples import write_examples
-from surgvivqa.demo.facts import ModelFacts
 from surgvivqa.demo.gradio_library import import_gradio
 from surgvivqa.demo.limits import Limits
 from surgvivqa.demo.page import Page
 from surgvivqa.demo.uploads import PrivateFolder, Sessions
-from surgvivqa.demo.visits import Answerer, Desk, Visit
+from surgvivqa.demo.visits import Desk, LoadedModel, Visit
 from surgvivqa.utils.errors import InputError, RunError, first_line
 
 log = logging.getLogger("surgvivqa")
@@ -139,18 +138,16 @@ def _raise_stopped(number: int, _: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def open_page(
-    load: Callable[[], tuple[Answerer, ModelFacts, int, float]],
+    load: Callable[[], LoadedModel],
     address: Address,
     limits: Limits,
-    questions: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
     """Runs the server while the body runs; afterwards its folder is gone.
 
     Args:
-        load: loads the model: what answers, the facts about it, its number of labels, and its temperature.
+        load: loads the model.
         address: where to listen.
         limits: what a visitor may ask for.
-        questions: suggested questions by type.
 
     Yields:
         The address of the page.
@@ -166,10 +163,10 @@ def open_page(
     try:
         arriving = folder.path / "arriving"
         gr = import_gradio(str(arriving))
-        answerer, facts, labels, temperature = load()
+        loaded = load()
         examples = write_examples(folder.path / "examples")
         sessions = Sessions(folder.path / "visits", arriving, Visit, Visit.close, 60 * limits.keep_minutes)
-        page = Page(gr, Desk(answerer, limits, arriving), sessions, facts, labels, temperature, examples, questions)
+        page = Page(gr, Desk(loaded.answerer, limits, arriving), sessions, loaded, examples)
         blocks = page.build()
         try:
             blocks.launch(

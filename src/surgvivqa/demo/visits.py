@@ -2,13 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from surgvivqa.demo.facts import ModelFacts
 from surgvivqa.demo.limits import Limits
 from surgvivqa.demo.look import Look, Step, look_by_attention, look_by_occlusion
 from surgvivqa.demo.media import Media, open_media
@@ -37,6 +38,25 @@ class Answerer(Protocol):
     ) -> Sequence[Any]:
         """The answers to each question at each moment."""
         ...
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what the page says about it.
+
+    Attributes:
+        answerer: what answers.
+        facts: its name, what it was trained on, and warnings.
+        labels: number of labels that it chooses from.
+        temperature: at which probabilities are shown.
+        questions: suggested questions by type; empty for none.
+    """
+
+    answerer: Answerer
+    facts: ModelFacts
+    labels: int
+    temperature: float
+    questions: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
