@@ -1,5 +1,5 @@
-# make setup | quickstart | test | fast | lint | lock | wheel | bench | bench-gpu. Needs Python 3.11 or later; writes to .venv,
-# dist/ and runs/. docs/install.md explains TORCH, TORCH_INDEX, LOCKED and PYTHON.
+# make setup | quickstart | test | fast | lint | docs | lock | wheel | bench | bench-gpu. Needs Python 3.11 or later; writes to
+# .venv, build/, dist/ and runs/. docs/install.md explains TORCH, TORCH_INDEX, LOCKED and PYTHON.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ BENCH_GPU ?= runs/bench-gpu
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint lock wheel bench bench-gpu
+.PHONY: setup quickstart test fast lint docs docs-links lock wheel bench bench-gpu
 
 setup:
 	@bash tools/setup_environment.sh $(VENV)
@@ -29,6 +29,13 @@ test: lint
 
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+# The documentation site, in build/docs; a broken link between its pages is an error. docs-links looks up the others.
+docs: setup
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs build/docs
+
+docs-links: setup
+	$(BIN)/python -m sphinx -b linkcheck -q docs build/docs-links
 
 # The versions of .venv, after the tests have passed in it.
 lock: setup
