@@ -122,7 +122,7 @@ def test_a_sweep_makes_a_table_that_names_a_cancelled_task(
 ) -> None:
     sweep = tmp_path / "sweep"
     flags = [*data_flags, f"--checkpoint-dir={sweep}", "--max-steps=5", "--vary=lora-r=8,4", "--vary=seed=1,2"]
-    array, table = submit(capsys, "sweep", *flags, "--no-preflight", "--max-parallel=2")
+    array, table = submit(capsys, "sweep", *flags, "--no-preflight", "--max-parallel=2", "--eval-splits=val")
     subprocess.run(["scancel", f"{array}_3"], check=True)
     wait_for_jobs([array, table])
     assert state_of(table) == "FAILED"  # exit code 1: a run is missing

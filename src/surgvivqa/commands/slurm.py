@@ -39,7 +39,7 @@ from surgvivqa.config import (
     flags_of,
     option,
 )
-from surgvivqa.data.splits import SPLIT_NAMES, load_splits
+from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
 from surgvivqa.model.freezing import check_cache_flags
 from surgvivqa.training.machine_defaults import limit_for_debug, resolve_machine_defaults
 from surgvivqa.training.run_folder import FINISHED, OVERWRITE
@@ -125,7 +125,7 @@ def slurm_cache(config: SlurmCacheConfig) -> int:
         raise InputError("--checkpoint and --pretrained-ckpt exclude each other; give one of them.")
     if not config.paths_on_nodes:
         data_roots(run)
-    splits = load_splits(run.splits_dir)
+    splits = read_splits(run)
     videos = [video for name in parse_splits(run.splits) for video in splits.videos(name)]
     tasks = min(config.tasks, len(videos))
     if tasks == 0:
@@ -155,7 +155,7 @@ def check_training(run: TrainConfig, settings: JobSettings, config: ClusterConfi
     clip_length(run)
     check_cache_flags(run)
     parse_trackers(run.report_to)
-    load_splits(run.splits_dir)
+    read_splits(run)
     if run.fp16 and run.bf16:
         raise InputError("--fp16 and --bf16 cannot be combined; give one of them.")
     if run.fp16 and not settings.gpus:
@@ -234,6 +234,15 @@ def run_evaluation(python: str, settings: JobSettings, saved: str, run_folder: s
     """The line of bash that evaluates a run on a split."""
     arguments = f"eval --config {saved} --checkpoint {run_folder} --split {split}"
     return f"run_step {launch_command(settings, python, arguments)}"
+
+
+def read_splits(run: DataConfig) -> Splits:
+    """The splits of a run's data set.
+
+    Raises:
+        InputError: they cannot be read, or share a video.
+    """
+    return load_splits(run.splits_dir)
 
 
 def parse_splits(text: str) -> list[str]:
