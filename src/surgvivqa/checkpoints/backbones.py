@@ -205,7 +205,10 @@ def locate_part(name: str, kind: Kind) -> Path:
     else:
         on_hub = parse_hub_name(name)
         if on_hub is None:
-            raise InputError(f"{flag} {name} is not a folder, and has not the form of a model's name on the hub.")
+            raise InputError(
+                f"{flag} {name} is not a folder here, and has not the form of a model's name on the hub; give another "
+                f"with {flag}."
+            )
         folder = locate_model(on_hub, kind, flag)
     _check_folder(folder)
     return folder
