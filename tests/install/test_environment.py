@@ -87,8 +87,8 @@ def test_the_lock_names_versions_and_neither_places_nor_pytorch(lines: list[str]
 
 def test_the_lock_holds_every_requirement(lines: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    given = project["dependencies"] + project["optional-dependencies"]["dev"]
-    wanted = {re.split(r"[>=<\[]", text)[0] for text in given}
+    texts = project["dependencies"] + project["optional-dependencies"]["dev"]
+    wanted = {re.split(r"[>=<\[]", text)[0] for text in texts}
     locked = {line.partition("==")[0] for line in lines}
     assert {name.lower() for name in wanted} - locked == {"torch"}
 

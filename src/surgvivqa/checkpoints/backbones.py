@@ -205,7 +205,10 @@ def locate_part(name: str, kind: Kind) -> Path:
     else:
         on_hub = parse_hub_name(name)
         if on_hub is None:
-            raise InputError(f"{flag} {name} is not a folder, and has not the form of a model's name on the hub.")
+            raise InputError(
+                f"{flag} {name} is not a folder here, and has not the form of a model's name on the hub; give its "
+                f"folder with {flag}, or fetch the part with `surgvivqa fetch --to DIR`."
+            )
         folder = locate_model(on_hub, kind, flag)
     _check_folder(folder)
     return folder
