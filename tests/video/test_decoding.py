@@ -27,6 +27,7 @@ RECIPES = {
     ),
     "one keyframe": Recipe(options={"g": "1000"}),
     "no keyframe but the first": Recipe(options={"x264-params": "intra-refresh=1:keyint=25:bframes=0"}),
+    "hevc": Recipe(codec="libx265", options={"x265-params": "keyint=25:min-keyint=25:log-level=none"}),
     "only keyframes": Recipe(suffix=".avi", codec="mjpeg", pix_fmt="yuvj420p"),
     "mpeg4 in avi": Recipe(suffix=".avi", codec="mpeg4", options={"g": "12", "bf": "2"}),
     "mpeg4 in mp4": Recipe(codec="mpeg4", options={"g": "12", "bf": "2"}),

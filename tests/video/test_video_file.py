@@ -118,7 +118,7 @@ def test_ascending_moments_are_decoded_once(plain: Path, monkeypatch: pytest.Mon
     with VideoFile(plain) as video:
         for number in range(40):
             video.clip(number / 10, frames=4, stride=0.1)
-    assert len(seeks) == 1
+    assert not seeks
 
 
 def test_a_far_moment_is_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

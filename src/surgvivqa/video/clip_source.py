@@ -1,5 +1,6 @@
 """What all sources of clips have in common: pictures by time, and the pictures of a clip."""
 
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -44,13 +45,15 @@ class ClipSource(Protocol):
 class TimedSource:
     """The clips of a source that shows one picture at a time.
 
-    It keeps the pictures of its last clip, so that the next one reads only what is new, and never holds more.
+    It keeps the pictures of its last clip, so that the next one reads only what is new, and never holds more. Several
+    threads may use one object; they take turns.
     """
 
     name: str
 
     def __init__(self) -> None:
         self._kept: dict[float, Image.Image] = {}
+        self._lock = threading.Lock()
 
     @property
     def duration(self) -> float | None:
@@ -66,19 +69,25 @@ class TimedSource:
         assert self.duration is not None
         check_moment(at, self.duration, self.name)
         wanted = [round(at - back * stride, 6) for back in range(frames - 1, 0, -1)] + [round(at, 6)]
-        self._kept = {moment: self._kept[moment] for moment in wanted if moment in self._kept}
-        shown: list[Image.Image | None] = []
-        for number, moment in enumerate(wanted):
-            if moment >= 0 and moment not in self._kept:
-                picture = self._picture(moment, is_asked=number == frames - 1)
-                if picture is not None:
-                    self._kept[moment] = picture
-            shown.append(self._kept.get(moment))
+        with self._lock:
+            self._kept = {moment: self._kept[moment] for moment in wanted if moment in self._kept}
+            shown: list[Image.Image | None] = []
+            for number, moment in enumerate(wanted):
+                if moment >= 0 and moment not in self._kept:
+                    picture = self._picture(moment, is_asked=number == frames - 1)
+                    if picture is not None:
+                        self._kept[moment] = picture
+                shown.append(self._kept.get(moment))
         return fill_gaps(shown)
 
     def close(self) -> None:
-        """Lets go of the pictures."""
-        self._kept = {}
+        """Closes what is open."""
+        with self._lock:
+            self._kept = {}
+            self._release()
+
+    def _release(self) -> None:
+        """Closes the file, if one is open."""
 
     def __enter__(self) -> Self:
         return self

@@ -95,7 +95,8 @@ class FrameDecoder:
         """
         if self._container is None:
             raise ValueError("the video is closed")
-        if self._current is None or at < self._current.time or at > self._current.time + self._jump:
+        place = self._current or self._next  # without a current frame, the next one is the first of the file
+        if place is None or (place is self._current and at < place.time) or at > place.time + self._jump:
             self._seek(at)
         self._advance(at)
         shown = self._current or self._next
@@ -147,7 +148,8 @@ class FrameDecoder:
         Raises:
             InputError: there is none.
         """
-        videos = [s for s in self._container.streams.video if not s.disposition & s.disposition.attached_pic]
+        cover = self._av.stream.Disposition.attached_pic
+        videos = [s for s in self._container.streams.video if not s.disposition & cover]
         if not videos:
             raise InputError(f"{self._path} has no video stream; give a file with one.")
         best = self._container.streams.best("video")
@@ -192,7 +194,8 @@ class FrameDecoder:
 
     def _seek(self, at: float) -> None:
         """Goes to a frame that begins at or before a moment, or to the beginning of the file."""
-        was = None if self._current is None else self._current.time
+        place = self._current or self._next
+        was = None if place is None else place.time
         if not self._can_seek:
             if was is not None and was <= at:
                 return  # decoding on is as good

@@ -67,7 +67,7 @@ def plan_moments(
     if at is not None:
         if len(given) > 1:
             raise InputError(f"at cannot be combined with {' and '.join(given[1:])}; give moments, or a step.")
-        moments = [read_time(value) for value in ([at] if isinstance(at, str | int | float) else at)]
+        moments = [read_time(value) for value in (at if isinstance(at, Sequence) and not isinstance(at, str) else [at])]
         for moment in moments:
             check_moment(moment, duration, source.name)
         if not moments:

@@ -1,6 +1,5 @@
 """A video file as a source of clips."""
 
-import threading
 from pathlib import Path
 
 from PIL import Image
@@ -15,8 +14,7 @@ from surgvivqa.video.times import format_time
 class VideoFile(TimedSource):
     """A video file, read with PyAV.
 
-    Time 0 is the first frame of the video stream. Ascending moments are decoded in one pass. Several threads may use
-    one object; they take turns.
+    Time 0 is the first frame of the video stream. Ascending moments are decoded in one pass.
 
     Args:
         path: the file.
@@ -29,17 +27,11 @@ class VideoFile(TimedSource):
         super().__init__()
         self.name = str(path)
         self._decoder = FrameDecoder(path)
-        self._lock = threading.Lock()
 
     @property
     def duration(self) -> float:
         """Seconds from the first frame to the end of the last one."""
         return self._decoder.duration
-
-    def clip(self, at: float, frames: int = 1, stride: float = 1.0) -> list[Image.Image]:
-        """The pictures of a clip: see ``ClipSource.clip``."""
-        with self._lock:
-            return super().clip(at, frames, stride)
 
     def _picture(self, at: float, *, is_asked: bool) -> Image.Image:
         frame = self._decoder.frame_at(at)
@@ -50,8 +42,5 @@ class VideoFile(TimedSource):
                 f"The frame of {self.name} at {format_time(at)} cannot be used: {first_line(error)}."
             ) from None
 
-    def close(self) -> None:
-        """Closes the file."""
-        with self._lock:
-            super().close()
-            self._decoder.close()
+    def _release(self) -> None:
+        self._decoder.close()
