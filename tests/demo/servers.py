@@ -36,12 +36,8 @@ class Running:
     def uploads(self) -> list[Path]:
         """The files of visitors that are on the disk."""
         (folder,) = self.temporary.glob("surgvivqa-demo-*")
-        return [path for path in folder.rglob("*") if path.is_file() and not _is_of_server(path, folder)]
-
-
-def _is_of_server(path: Path, folder: Path) -> bool:
-    first = path.relative_to(folder).parts[0]
-    return first in ("examples", ".lock") or path.suffix == ".css"
+        own = ("examples", ".lock")
+        return [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] not in own]
 
 
 def free_port() -> int:

@@ -167,6 +167,16 @@ def test_wrong_flags_are_refused_in_one_sentence(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_page_for_the_network_warns_about_patients(host: str, warned: bool, captured_log: Any) -> None:
+    with socket.socket() as taken:  # so that the command ends after its warning
+        taken.bind((host, 0))
+        taken.listen()
+        assert main(["demo", f"--host={host}", f"--port={taken.getsockname()[1]}"]) == 2
+    lines = captured_log()
+    assert ("no pictures of patients" in lines and "--auth FILE adds one" in lines) == warned
+
+
 def test_a_port_that_is_taken_is_named_before_anything_is_loaded() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
