@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from surgvivqa.video.frame_picture import to_picture
+from surgvivqa.video.frame_picture import read_orientation, to_picture
 
 RATE = 25
 
@@ -93,7 +93,7 @@ def decode_all(path: Path, stream: int = 0) -> list[tuple[float, np.ndarray]]:
             for frame in frames:
                 at = Fraction(len(found), RATE) if frame.pts is None else frame.pts * video.time_base
                 start = at if start is None else start
-                found.append((float(at - start), np.asarray(to_picture(frame))))
+                found.append((float(at - start), np.asarray(to_picture(frame, turn=read_orientation(frame)))))
     return found
 
 

@@ -1,5 +1,6 @@
 """A video file shows what a player shows, and a file that is not whole is refused in one sentence."""
 
+import gc
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -143,6 +144,20 @@ def test_no_more_pictures_are_kept_than_a_clip_has(plain: Path) -> None:
         for number in range(20):
             video.clip(number * 0.2, frames=5, stride=0.07)
             assert len(video._kept) <= 5
+
+
+def test_a_frame_is_freed_without_the_garbage_collector(plain: Path) -> None:
+    """PyAV's list of side data keeps its frame; of a long video, hundreds of frames would be in memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        with VideoFile(plain) as video:
+            for number in range(40):
+                video.clip(number / 10)
+            held = sum(type(item) is av.VideoFrame for item in gc.get_objects())
+    finally:
+        gc.enable()
+    assert held <= 12  # of 40
 
 
 def test_a_clip_is_the_past_of_its_moment(plain: Path) -> None:

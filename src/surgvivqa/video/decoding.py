@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.utils.errors import FrameError, InputError, first_line
-from surgvivqa.video.frame_picture import MAX_PIXELS
+from surgvivqa.video.frame_picture import MAX_PIXELS, read_orientation
 from surgvivqa.video.pyav import load_av
 from surgvivqa.video.times import format_time
 
@@ -53,6 +53,7 @@ class FrameDecoder:
     Attributes:
         duration: seconds from the first frame to the end of the last one.
         pixel_aspect: width by height of a pixel.
+        turn: what makes the pictures upright.
 
     Raises:
         InputError: PyAV is not installed, or the file is not a video that can be read.
@@ -78,7 +79,7 @@ class FrameDecoder:
             self._next = next(self._frames, None)
             if self._next is None:
                 raise InputError(f"{path} holds no frame that can be decoded; it is damaged, or is not a video.")
-            self.pixel_aspect = self._find_pixel_aspect()
+            self.pixel_aspect, self.turn = self._find_pixel_aspect(), read_orientation(self._next.frame)
             self.duration = self._find_duration()
         except BaseException:
             self.close()

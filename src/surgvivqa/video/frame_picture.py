@@ -19,7 +19,7 @@ _QUARTERS = {
 }
 
 
-def to_picture(frame: Any, pixel_aspect: Fraction = Fraction(1)) -> Image.Image:
+def to_picture(frame: Any, pixel_aspect: Fraction = Fraction(1), turn: Image.Transpose | None = None) -> Image.Image:
     """Converts a PyAV ``VideoFrame`` to an RGB picture.
 
     The matrix and the range of the colours are those that the file names; a file that names none is read as BT.601, as
@@ -28,6 +28,7 @@ def to_picture(frame: Any, pixel_aspect: Fraction = Fraction(1)) -> Image.Image:
     Args:
         frame: the decoded frame.
         pixel_aspect: width by height of a pixel; the picture is stretched to square pixels.
+        turn: what makes the picture upright (``read_orientation``).
 
     Raises:
         ValueError: the frame is damaged or too large.
@@ -43,12 +44,15 @@ def to_picture(frame: Any, pixel_aspect: Fraction = Fraction(1)) -> Image.Image:
         raise ValueError(f"it has {width} x {height} pixels, more than {MAX_PIXELS:,}")
     converted = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
     picture = Image.fromarray(converted.to_ndarray())
-    turn = _orientation(frame)
     return picture if turn is None else picture.transpose(turn)
 
 
-def _orientation(frame: Any) -> Image.Transpose | None:
-    """How the display matrix of a frame turns or mirrors it; other angles than quarters are not applied."""
+def read_orientation(frame: Any) -> Image.Transpose | None:
+    """How the display matrix of a frame turns or mirrors it; other angles than quarters are not applied.
+
+    It is for one frame of a video: PyAV's list of side data and its frame refer to each other, so that a frame whose
+    list was read stays in memory until the garbage collector finds the two.
+    """
     try:
         data = bytes(frame.side_data["DISPLAYMATRIX"])
     except KeyError:

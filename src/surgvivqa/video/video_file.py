@@ -36,7 +36,7 @@ class VideoFile(TimedSource):
     def _picture(self, at: float, *, is_asked: bool) -> Image.Image:
         frame = self._decoder.frame_at(at)
         try:
-            return to_picture(frame, self._decoder.pixel_aspect)
+            return to_picture(frame, self._decoder.pixel_aspect, self._decoder.turn)
         except ValueError as error:
             raise FrameError(
                 f"The frame of {self.name} at {format_time(at)} cannot be used: {first_line(error)}."
