@@ -208,11 +208,13 @@ def _what(card: Card) -> str:
     data_set = _data_set(card.label_set)
     learned = {True: f"drawn scenes in {data_set}'s format", False: data_set, None: f"questions in {data_set}'s format"}
     frame = "a frame of laparoscopic cholecystectomy" if card.label_set.is_ssg_qa else "a frame of surgery"
+    long = card.run.flags.get("target") == "long"
+    wrote = " It was trained to write its answers as sentences (`surgvivqa eval --generate`)." if long else ""
     return f"""# {card.repo.split("/")[-1]}
 
 SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
 {learned[card.synthetic]}. It answers a question about {frame} with one of {len(card.label_set)} labels,
-and is made of {parts}."""
+and is made of {parts}.{wrote}"""
 
 
 def _loading(card: Card) -> str:
