@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
 from surgvivqa.evaluation import generation
 from surgvivqa.evaluation.build_report import build_report
@@ -92,7 +93,13 @@ def test_nothing_generated_or_nothing_to_compare_with_is_no_section() -> None:
 
 
 def test_the_section_is_written_read_and_shown() -> None:
-    fields = {"skipped": {}, "skipped_frames": [], "checkpoint": "run", "split": "test", "max_samples": None}
+    fields: dict[str, Any] = {
+        "skipped": {},
+        "skipped_frames": [],
+        "checkpoint": "run",
+        "split": "test",
+        "max_samples": None,
+    }
     settings = {"synthetic": True, "mask": "prefix", "prompt_mode": "simple", "score_norm": "sum"}
     report = build_report(predictions(), **fields, **settings)
     content = json.loads(json.dumps(report.to_json()))

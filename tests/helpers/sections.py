@@ -101,6 +101,18 @@ def wordings(low: float | None = -0.3) -> dict[str, Any]:
     return {"pairs": [pair | {"difference": found, "unpaired": 2}]}
 
 
+def generation(distinct: int = 9) -> dict[str, Any]:
+    row = {"n": 40, "bleu4": 0.31, "rouge_l": 0.52, "rouge_l_interval": (0.4, 0.6), "keyword_accuracy": 0.7}
+    row |= {
+        "keyword_accuracy_interval": (0.6, 0.8),
+        "exact_match": 0.2,
+        "exact_match_interval": (0.1, 0.3),
+        "acc": 0.65,
+    }
+    found = {"figures": row, "by_type": {"blue_dye_presence": row}, "without_long_answer": 3, "distinct": distinct}
+    return found | {"signature": "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.5.1", "rouge_version": "0.1.2"}
+
+
 ALL = {
     "picture": picture(),
     "robustness": robustness(),
@@ -109,4 +121,5 @@ ALL = {
     "contradictions": contradictions(),
     "evidence": evidence(),
     "wordings": wordings(),
+    "generation": generation(),
 }

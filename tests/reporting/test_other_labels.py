@@ -113,6 +113,7 @@ def test_hostile_labels_in_metrics_json_are_refused(
     runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = runs[0] / "metrics.json"
+    hostile: object
     for hostile in ([], {"name": "x"}, {"name": "x", "labels": ["a", "a"]}, {"name": 5, "labels": ["a"]}):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"label_set": hostile}))
         assert main(["report", str(runs[0]), "--output", str(tmp_path / "r.html")]) == 2

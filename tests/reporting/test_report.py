@@ -131,6 +131,8 @@ def test_every_section_is_shown_where_the_evaluation_has_it(run: Path) -> None:
     assert not any(missing in text for missing in MISSING.values())
     for words in (
         "a frame of another video",
+        "70.0% (60.0 to 80.0) of the generated answers hold the short answer",
+        "9 distinct texts. 3 questions have no long answer.",
         "55.0% (50.0 to 60.0) against black frames",
         "At temperature 1.40",
         "motion blur",

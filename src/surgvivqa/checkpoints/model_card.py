@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from surgvivqa.checkpoints.card_figures import cell, figures_section
-from surgvivqa.checkpoints.public_settings import hub_name, part_name
+from surgvivqa.checkpoints.public_settings import hub_name, part_name, public_run
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
@@ -208,11 +208,13 @@ def _what(card: Card) -> str:
     data_set = _data_set(card.label_set)
     learned = {True: f"drawn scenes in {data_set}'s format", False: data_set, None: f"questions in {data_set}'s format"}
     frame = "a frame of laparoscopic cholecystectomy" if card.label_set.is_ssg_qa else "a frame of surgery"
+    long = card.run.flags.get("target") == "long"
+    wrote = " It was trained to write its answers as sentences (`surgvivqa eval --generate`)." if long else ""
     return f"""# {card.repo.split("/")[-1]}
 
 SurgViVQA ([arXiv 2511.03325](https://arxiv.org/abs/2511.03325)), fine-tuned by surgvivqa on
 {learned[card.synthetic]}. It answers a question about {frame} with one of {len(card.label_set)} labels,
-and is made of {parts}."""
+and is made of {parts}.{wrote}"""
 
 
 def _loading(card: Card) -> str:
@@ -278,7 +280,7 @@ def _training(card: Card) -> str:
     lines = ["## How it was trained", ""]
     run = card.run.flags
     if run:
-        flags = {k: run[k] for k in _RUN_FLAGS if run.get(k) is not None and run[k] is not False}
+        flags = public_run({k: run[k] for k in _RUN_FLAGS if run.get(k) is not None and run[k] is not False})
         if "max_steps" in flags:
             flags.pop("epochs", None)
         if run.get("cache"):

@@ -19,6 +19,7 @@ from surgvivqa.data.index import IndexedFrames, concatenate_frames, frame_names
 from surgvivqa.data.labels import LabelSet
 from surgvivqa.data.overlaps import find_copies, find_links
 from surgvivqa.data.packing import pack_training
+from surgvivqa.data.prompts import Target
 from surgvivqa.data.splits import SPLIT_NAMES, Splits
 from surgvivqa.data.ssgqa import FrameQuestions
 from surgvivqa.datasets.opening import Dataset
@@ -308,7 +309,7 @@ def _check_model(config: CheckConfig, dataset: Dataset, frames: dict[str, Frames
         yield Result("pretraining", *check_pretraining(config, dataset, bundle))
     all_frames = concatenate_frames(list(frames.values()))
     yield _fail_on_error("tokens", _check_label_tokens, bundle)
-    yield _fail_on_error("prompts", _check_prompts, bundle, all_frames)
+    yield _fail_on_error("prompts", _check_prompts, bundle, all_frames, config.target)
     yield _check_leak(bundle, train)
     if config.cache is not None:
         yield _fail_on_error("cache", _check_cache, bundle, dataset, all_frames, config)
@@ -328,8 +329,8 @@ def _check_label_tokens(bundle: ModelBundle) -> Result:
     return Result("tokens", "PASS", f"labels have 1 to {longest} tokens, {ending}; {len(trie.tokens)} inner nodes.")
 
 
-def _check_prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions]) -> Result:
-    tokenizer = bundle.prompt_tokenizer()
+def _check_prompts(bundle: ModelBundle, frames: Sequence[FrameQuestions], target: Target) -> Result:
+    tokenizer = bundle.prompt_tokenizer(target)
     tokenizer.check_fits(frames)
     longest = tokenizer.longest_prompt(frames)[0]
     return Result("prompts", "PASS", f"longest prompt with answer: {longest} of {tokenizer.max_length} tokens.")
@@ -366,7 +367,9 @@ def _check_cache(
     video = build_video_token_source(bundle, _shown_frames(bundle, dataset, config), config.cache, config.cache_dtype)
     readers: list[FrameReader | TextReader] = [video.reader]
     if config.cache_text:
-        text = build_text_state_source(bundle, video, bundle.prompt_tokenizer(), config.cache, config.cache_dtype)
+        text = build_text_state_source(
+            bundle, video, bundle.prompt_tokenizer(config.target), config.cache, config.cache_dtype
+        )
         readers.append(text.reader)
     step = max(1, len(frames) // config.frames_to_open) if config.frames_to_open else 1
     items, bad, sample = 0, [], frames[::step]
@@ -403,7 +406,8 @@ def _check_loss(
     model, frames = bundle.model, train[:4]
     plan = plan_micro_batches([len(f.questions) for f in frames], 8, 8, config.seed, 0)
     source = build_video_token_source(bundle, _shown_frames(bundle, dataset, config))
-    windows = TrainingWindows(frames, source.reader, bundle.prompt_tokenizer(), bundle.settings.mask, plan)
+    tokenizer = bundle.prompt_tokenizer(config.target)
+    windows = TrainingWindows(frames, source.reader, tokenizer, bundle.settings.mask, plan)
     for index in range(len(plan)):
         window = windows[index]
         (batch,) = window.batches
