@@ -1,5 +1,6 @@
 """Which sets show the same operations, which models have seen a test video, and docs/overlaps.md."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_every_row_names_its_sources_and_a_set_is_named_once() -> None:
     assert all(table.find_set(name) for row in table.models for name in row.sets)
     # What has no address is from memory, so it cannot make a row verified by itself.
     assert not [row for row in rows if row.evidence == "verified" and row.sources == ("papers",)]
+
+
+def test_every_packaged_data_set_has_a_row() -> None:
+    table = load_overlaps()
+    packaged = [path.name.removesuffix(".yaml") for path in (files("surgvivqa.datasets") / "packaged").iterdir()]
+    assert "surgcheck" in packaged
+    assert [name for name in packaged if table.find_set(name) is None] == []
 
 
 def test_the_default_parts_are_clean() -> None:
