@@ -92,7 +92,7 @@ def listed_flags() -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
 def test_every_flag_exists(document: Path) -> None:
-    known = {flag for _, flag in listed_flags()} | {"--help", "--config", "--version"}
+    known = {flag for _, flag in listed_flags()} | {"--help", "--config", "--version", "--question-root"}
     known |= {flag for flags in FLAGS_OF_OTHER_TOOLS.values() for flag in flags.split()}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", document.read_text(encoding="utf-8")))
     assert {flag for flag in named - known if flag.replace("--no-", "--") not in known} == set()

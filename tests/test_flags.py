@@ -102,6 +102,19 @@ def test_the_card_and_published_files_follow_from_the_field() -> None:
     assert not {"ssgvqa_root", "checkpoint_dir", "log_file", "cache"} & published.keys() and published["lr"] == 5e-4
 
 
+def test_a_described_data_set_is_published_by_the_name_of_its_file() -> None:
+    published = public_run(plain_values(TrainConfig(dataset="/home/me/sets/mine.yaml")))
+    assert published["dataset"] == "mine.yaml"
+    assert public_run(plain_values(TrainConfig(dataset="sets/mine.yaml")))["dataset"] == "mine.yaml"
+    assert public_run(plain_values(TrainConfig(dataset="surgcheck")))["dataset"] == "surgcheck"
+
+
+def test_the_root_of_questions_has_two_names() -> None:
+    for name in ("--ssgvqa-root", "--question-root"):
+        assert parse("train", TrainConfig, [name, "/q"]).ssgvqa_root == Path("/q")
+        assert parse("eval", EvalConfig, ["--checkpoint=x", f"{name}=/q"]).ssgvqa_root == Path("/q")
+
+
 def test_every_metric_can_select_the_best_and_has_its_names_in_the_card() -> None:
     assert get_args(BestMetric) == (*METRICS, "loss")
     assert set(METRIC_NAMES) == set(METRICS)

@@ -78,8 +78,7 @@ def test_real_colons_clips_keep_their_frames_and_long_answers(tmp_path: Path) ->
     for split, video in (("train", "002-001"), ("val", "002-005"), ("test", "002-006")):
         write(splits / f"{split}_videos.json", json.dumps([video]))
     dataset = open_dataset("real-colon-vqa", tmp_path, splits)
-    frames, _ = read(dataset)
-    (frame,) = frames
+    (frame,), _ = read(dataset)
     question = frame.questions[0]
     assert (frame.frame, question.answer, question.long_answer) == (1028, "no", "No, it is not.")
     assert question.pair_id == frame.questions[1].pair_id

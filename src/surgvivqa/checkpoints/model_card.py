@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCardData
 
 from surgvivqa.checkpoints.card_figures import cell, figures_section
-from surgvivqa.checkpoints.public_settings import hub_name, part_name
+from surgvivqa.checkpoints.public_settings import hub_name, part_name, public_run
 from surgvivqa.config import MODEL_FLAGS, ModelConfig, TrainConfig, clip_length, flag_names
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.splits import TEST_VIDEOS, load_splits, shared_videos
@@ -280,7 +280,7 @@ def _training(card: Card) -> str:
     lines = ["## How it was trained", ""]
     run = card.run.flags
     if run:
-        flags = {k: run[k] for k in _RUN_FLAGS if run.get(k) is not None and run[k] is not False}
+        flags = public_run({k: run[k] for k in _RUN_FLAGS if run.get(k) is not None and run[k] is not False})
         if "max_steps" in flags:
             flags.pop("epochs", None)
         if run.get("cache"):
