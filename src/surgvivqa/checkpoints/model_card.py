@@ -328,13 +328,13 @@ def _limits(card: Card) -> str:
         if card.label_set.is_ssg_qa
         else "Questions and answers carry the\nerrors of their data set."
     )
-    labels = len(card.label_set)
+    n = len(card.label_set)
     return f"""## Intended use and limits
 
 For research on surgical visual question answering. **Never for clinical use**: not for diagnosis, not for guidance in
-surgery, not for judging surgeons. It gives one of {labels} labels to every question, also to one that it cannot answer,
-and its probabilities are not calibrated for any decision. It knows one procedure from one set of videos; other
-hospitals, instruments, cameras and wordings were not tested. {origin}"""
+surgery, not for judging surgeons. It gives one of {n} labels to every question, also to one that it cannot answer, and
+its probabilities are not calibrated for any decision. It knows one procedure from one set of videos; other hospitals,
+instruments, cameras and wordings were not tested. {origin}"""
 
 
 def _licence(card: Card) -> str:
