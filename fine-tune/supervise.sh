@@ -35,8 +35,11 @@ supervise() {
   if (( warned && (code == 138 || code == 143) )); then code=75; fi
   if (( warned && code != 0 && ${NPROC:-1} > 1 )); then code=75; fi
   if (( code == 75 && ! cancelled )) && [[ -n "${SLURM_JOB_ID:-}" && "${REQUEUE:-1}" != 0 ]]; then
-    echo "$script: saved; requeueing job $SLURM_JOB_ID." >&2
-    scontrol requeue "$SLURM_JOB_ID"
+    # By its number alone, the last task of an array would requeue all of them.
+    local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+    job=${job:-$SLURM_JOB_ID}
+    echo "$script: saved; requeueing job $job." >&2
+    scontrol requeue "$job"
   fi
   exit "$code"
 }

@@ -159,9 +159,14 @@ def test_a_cancelled_job_is_not_requeued(
         (tmp_path / name).chmod(0o755)
     env = os.environ | {"SSGVQA_ROOT": "/q", "IMAGE_ROOT": "/i", "PYTHON": str(tmp_path / "python"), "REQUEUE": "1"}
     env |= {"SLURM_JOB_ID": "42", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    is_array = script == SCRIPTS[2]
+    if is_array:  # SLURM gives the last task of an array the array's own number
+        env |= {"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "5"}
     with running(["bash", script], cwd=ROOT, env=env) as job:
         wait_until(started.exists, job)
         job.send_signal(signal_number)
         code, errors, _ = wait_for_exit(job)
     assert code == 75, errors
     assert requeue_log.exists() == is_requeued
+    if is_requeued:
+        assert requeue_log.read_text() == ("requeue 42_5\n" if is_array else "requeue 42\n")

@@ -89,7 +89,9 @@ def named_folders(config: Any) -> Iterator[Path]:
             yield from named_folders(value)
             continue
         for path in value if isinstance(value, list) else [value]:
-            if name in PART_FLAGS and isinstance(path, str) and Path(path).is_dir():
+            if isinstance(path, str) and (
+                (name in PART_FLAGS and Path(path).is_dir()) or (name == "dataset" and Path(path).is_file())
+            ):
                 path = Path(path)
             if isinstance(path, Path):
                 yield _folder_of(path.absolute())

@@ -36,11 +36,13 @@ from surgvivqa.config import (
     check_ranges,
     clip_length,
     data_roots,
+    dataset_name,
     flags_of,
     option,
 )
 from surgvivqa.data.splits import SPLIT_NAMES, Splits, load_splits
 from surgvivqa.model.freezing import check_cache_flags
+from surgvivqa.training.data import open_run_dataset
 from surgvivqa.training.machine_defaults import limit_for_debug, resolve_machine_defaults
 from surgvivqa.training.run_folder import FINISHED, OVERWRITE
 from surgvivqa.training.trackers import parse_trackers
@@ -242,7 +244,9 @@ def read_splits(run: DataConfig) -> Splits:
     Raises:
         InputError: they cannot be read, or share a video.
     """
-    return load_splits(run.splits_dir)
+    if dataset_name(run) == "ssg-qa":  # its splits are not in the data, which may be on the nodes only
+        return load_splits(run.splits_dir)
+    return open_run_dataset(run).splits
 
 
 def parse_splits(text: str) -> list[str]:
