@@ -127,7 +127,12 @@ def test_text_has_a_line_for_each_answer(video: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("to_file", [False, True])
 def test_what_is_answered_before_an_interrupt_is_kept(
-    to_file: bool, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    to_file: bool,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    captured_log: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     score = SurgViVQA._score
     calls = []
@@ -146,7 +151,7 @@ def test_what_is_answered_before_an_interrupt_is_kept(
     text = output.read_text() if to_file else captured.out
     assert len([json.loads(line) for line in text.splitlines()]) == 8 and text.endswith("\n")
     if to_file:
-        assert f"{output} has the 8 answers until then." in captured.err
+        assert f"{output} has the 8 answers until then." in captured_log()
     assert not list(tmp_path.glob(".*"))
 
 
