@@ -105,6 +105,14 @@ COLUMNS = (
         lambda p: p.reasoning,
     ),
     Column("type", _GROUP, "Type of the question's template; null for lines without one.", lambda p: p.type),
+    Column("generated", pa.string(), "The answer that eval --generate wrote; null without it.", lambda p: p.generated),
+    Column(
+        "pair_id",
+        pa.string(),
+        "What it shares with the same question in another wording; null if it has none.",
+        lambda p: p.pair_id,
+    ),
+    Column("wording", _GROUP, "Name of its wording; null where there is one only.", lambda p: p.wording),
     Column(
         "scores",
         pa.list_(pa.float64()),
