@@ -105,6 +105,9 @@ COLUMNS = (
         lambda p: p.reasoning,
     ),
     Column("type", _GROUP, "Type of the question's template; null for lines without one.", lambda p: p.type),
+    Column(
+        "long_answer", pa.string(), "The true answer as a sentence; null without --generate.", lambda p: p.long_answer
+    ),
     Column("generated", pa.string(), "The answer that eval --generate wrote; null without it.", lambda p: p.generated),
     Column(
         "pair_id",
