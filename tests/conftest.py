@@ -5,9 +5,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
+
+from tests.helpers import chromium
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -74,3 +77,13 @@ def captured_log() -> Iterator[CapturedLog]:
     yield handler
     logger.removeHandler(handler)
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for tests with the marks ``chromium.NEEDS_CHROMIUM``."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium.PATH, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +17,11 @@ from surgvivqa.synthetic.render import render
 from surgvivqa.synthetic.scene import generate_scene
 from surgvivqa.video.writing import write_video
 from tests.demo.servers import Running, run_page
+from tests.helpers.chromium import NEEDS_CHROMIUM
 
 pytest.importorskip("gradio", reason="Gradio is not installed")
 pytest.importorskip("av", reason="PyAV is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")]
+pytestmark = NEEDS_CHROMIUM
 QUESTION = "What is the grasper doing?"
 SECONDS = 6
 
@@ -53,14 +49,6 @@ def draw(video: int, second: int) -> Image.Image:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with run_page(tmp_path_factory.mktemp("server"), Limits(upload_mb=2, seconds=30, moments=8)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Visitor:

@@ -1,6 +1,5 @@
 """The report in a browser: nothing is loaded, nothing fails, and filters, orders and keys work."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,10 @@ from surgvivqa.explanation.overlay import Overlay, OverlayMap, write_overlays
 from surgvivqa.explanation.scene_graphs import Box
 from surgvivqa.reporting.report import render_report
 from surgvivqa.reporting.results import read_results
+from tests.helpers.chromium import NEEDS_CHROMIUM
 from tests.helpers.runs_on_disk import make_predictions, write_frames, write_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")]
+pytestmark = NEEDS_CHROMIUM
 PREDICTIONS = make_predictions(240)
 
 
@@ -33,14 +29,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_overlays(root / "lora" / "eval-test", [overlay])
     (root / "r.html").write_text(render_report([read_results(root / "lora")], pictures=60))
     return root / "r.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 class Opened:

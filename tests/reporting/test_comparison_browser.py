@@ -1,7 +1,5 @@
 """The page of a comparison in a browser: nothing is loaded, nothing fails, the gallery's filters work."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +8,10 @@ import pytest
 from surgvivqa.reporting.comparison import compare_runs
 from surgvivqa.reporting.comparison_page import render_comparison
 from surgvivqa.reporting.results import read_results
+from tests.helpers.chromium import NEEDS_CHROMIUM
 from tests.helpers.evaluations import answer_questions, write_evaluation
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")]
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +22,6 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     comparison = compare_runs([read_results(root / name) for name in "ab"])
     (root / "c.html").write_text(render_comparison(comparison, None, 60))
     return root / "c.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
