@@ -52,6 +52,7 @@ class Dataset:
         splits: the videos of its splits.
         label_set: the answers that count as labels.
         table: its rows; None for SSG-QA, whose questions come from the index (``data.index``).
+        own_splits: whether the splits are its own, and not those of another folder (``--splits-dir``).
     """
 
     description: DatasetDescription
@@ -59,6 +60,7 @@ class Dataset:
     splits: Splits
     label_set: LabelSet
     table: Table | None = None
+    own_splits: bool = True
 
     @property
     def is_ssgqa(self) -> bool:
@@ -198,7 +200,9 @@ def open_dataset(
     """
     description = load_description(name)
     if description.reader == "ssg-qa":
-        return Dataset(description, root, load_splits(splits_dir), description.label_set())
+        return Dataset(
+            description, root, load_splits(splits_dir), description.label_set(), own_splits=splits_dir is None
+        )
     table = _read_table(description, root, strict)
     splits = _find_splits(description, table, root, splits_dir)
     if label_set is None:
@@ -208,7 +212,7 @@ def open_dataset(
             raise InputError(
                 f"The labels of {description.name} cannot be used: {error}; list labels in its description."
             ) from None
-    return Dataset(description, root, splits, label_set, table)
+    return Dataset(description, root, splits, label_set, table, own_splits=splits_dir is None)
 
 
 def _read_table(description: DatasetDescription, root: Path, strict: bool) -> Table:
