@@ -141,6 +141,12 @@ def test_a_table_of_ones_own_needs_two_lines_of_yaml(tmp_path: Path) -> None:
     assert alone == frames, "the root may be the file"
 
 
+def test_a_video_that_the_rows_test_is_not_trained_on(tmp_path: Path) -> None:
+    lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,test", "c,c/1.jpg,Red?,no,,test", "d,d/1.jpg,Red?,no,,val")
+    splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {test: [b]}")).splits
+    assert (splits.train, splits.val, splits.test) == (("a",), ("d",), ("b",))
+
+
 def test_a_json_list_reads_like_the_table(tmp_path: Path) -> None:
     names = ("video", "frames", "question", "answer", "type", "split")
     rows = [dict(zip(names, line.split(","), strict=True)) for line in GOOD]

@@ -273,7 +273,8 @@ def _apply_rule(rule: SplitRule, named: Mapping[str, Sequence[str]], videos: Seq
         ruled = {*rule.test, *(() if isinstance(rule.val, float) else rule.val)}
         train = tuple(video for video in named["train"] if video not in ruled)
     else:
-        train = tuple(video for video in videos if video not in {*val, *test})
+        # What the rows name for validation or testing is not trained on, even if the rule names other videos for that.
+        train = tuple(video for video in videos if video not in {*val, *test, *named["val"], *named["test"]})
     if isinstance(rule.val, float) and not val:
         count = round(rule.val * len(train)) if len(train) > 1 else 0
         count = max(1, count) if rule.val and len(train) > 1 else 0
