@@ -141,6 +141,24 @@ def test_a_table_of_ones_own_needs_two_lines_of_yaml(tmp_path: Path) -> None:
     assert alone == frames, "the root may be the file"
 
 
+def test_a_field_of_several_lines_keeps_its_words_apart(tmp_path: Path) -> None:
+    frames, _ = read(open_dataset(*csv_set(tmp_path, *GOOD, 'b,b/2.jpg,"Is it', 'red?",no,,test')))
+    assert frames[1].questions[0].question == "Is it red?"
+
+
+def test_all_lines_of_a_quote_that_is_not_closed_are_counted(tmp_path: Path) -> None:
+    lost = ('b,b/2.jpg,"Red?,no,,test', "b,b/3.jpg,Red?,no,,test", "b,b/4.jpg,Red?,no,,test")
+    _, report = read(open_dataset(*csv_set(tmp_path, *GOOD, *lost)))
+    assert report.skipped["malformed"] == 3 and "questions.csv:5 is not CSV" in report.examples["malformed"][0]
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    name, root = csv_set(tmp_path)
+    write(root / "questions.csv", "video,frames,question,answer,answer,split", "a,a/1.jpg,Red?,yes,no,train")
+    with pytest.raises(InputError, match="has the column 'answer' more than once; rename or remove one of them"):
+        open_dataset(name, root)
+
+
 def test_a_video_that_the_rows_test_is_not_trained_on(tmp_path: Path) -> None:
     lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,test", "c,c/1.jpg,Red?,no,,test", "d,d/1.jpg,Red?,no,,val")
     splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {test: [b]}")).splits
