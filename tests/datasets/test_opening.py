@@ -286,3 +286,31 @@ def test_boxes_become_questions(tmp_path: Path) -> None:
         "How many tools are visible?": "0",
     }
     assert frame.questions[0].image == "test/170_25.jpg"
+
+
+def test_labels_of_broken_pictures_are_counted_or_kept_inside(tmp_path: Path) -> None:
+    boxes = [{"image_id": 1, "category_id": 1, "bbox": [-500, 0, 10, 10]}]
+    boxes.append({"image_id": 2, "category_id": 1, "bbox": [1e308, 0, 1e308, 10]})
+    images = [{"id": number, "file_name": f"1_{number}.jpg", "width": 100, "height": 100} for number in (1, 2)]
+    content = {"categories": [{"id": 1, "name": "tool"}], "annotations": boxes, "images": images}
+    write(tmp_path / "a.json", json.dumps(content))
+    path = write(tmp_path / "mine.yaml", "name: mine", "reader: coco", "files: {path: a.json, split: train}")
+    frames, report = read(open_dataset(str(path), tmp_path), "train")
+    assert [q.answer for q in frames[0].questions if q.type == "location"] == ["top-left"]
+    assert report.skipped["malformed"] == 1
+
+
+def test_a_triplet_of_no_number_is_counted(tmp_path: Path) -> None:
+    names = {kind: {"0": "name"} for kind in ("instrument", "verb", "target", "phase")}
+    good = [0] * 15
+    frames = {"1": [good], "\u00b2": [good], "3": [[*good[:14], "HUGE"]]}
+    write(tmp_path / "VID01.json", json.dumps({"categories": names, "annotations": frames}).replace('"HUGE"', "1e400"))
+    path = write(tmp_path / "mine.yaml", "name: mine", "reader: cholect50", "files: {path: '*.json', split: train}")
+    _, report = read(open_dataset(str(path), tmp_path), "train")
+    assert report.skipped["malformed"] >= 1
+
+
+def test_a_share_for_validation_leaves_a_video_to_train_on(tmp_path: Path) -> None:
+    lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,")
+    splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {val: 0.9}")).splits
+    assert len(splits.train) == len(splits.val) == 1

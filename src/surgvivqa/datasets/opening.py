@@ -277,7 +277,7 @@ def _apply_rule(rule: SplitRule, named: Mapping[str, Sequence[str]], videos: Seq
         train = tuple(video for video in videos if video not in {*val, *test, *named["val"], *named["test"]})
     if isinstance(rule.val, float) and not val:
         count = round(rule.val * len(train)) if len(train) > 1 else 0
-        count = max(1, count) if rule.val and len(train) > 1 else 0
+        count = min(max(1, count), len(train) - 1) if rule.val and len(train) > 1 else 0
         ordered = sorted(train)
         chosen = {ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)}
         val, train = tuple(v for v in train if v in chosen), tuple(v for v in train if v not in chosen)
