@@ -165,6 +165,13 @@ def test_a_video_that_the_rows_test_is_not_trained_on(tmp_path: Path) -> None:
     assert (splits.train, splits.val, splits.test) == (("a",), ("d",), ("b",))
 
 
+def test_a_synthetic_set_is_known_by_its_file_too(tmp_path: Path) -> None:
+    name, root = csv_set(tmp_path / "questions", *GOOD)
+    assert not open_dataset(name, root).is_synthetic
+    write(tmp_path / "synthetic.json", "{}")
+    assert open_dataset(name, root).is_synthetic and open_dataset(name, root / "questions.csv").is_synthetic
+
+
 def test_a_json_list_reads_like_the_table(tmp_path: Path) -> None:
     names = ("video", "frames", "question", "answer", "type", "split")
     rows = [dict(zip(names, line.split(","), strict=True)) for line in GOOD]

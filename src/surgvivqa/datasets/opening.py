@@ -75,7 +75,7 @@ class Dataset:
     @property
     def is_synthetic(self) -> bool:
         """Whether its questions are those of ``surgvivqa synth``."""
-        return is_synthetic(self.root)
+        return is_synthetic(self.root.parent if self.root.is_file() else self.root)
 
     def with_labels(self, label_set: LabelSet) -> "Dataset":
         """The data set with the labels of a checkpoint."""
