@@ -100,6 +100,22 @@ def test_a_table_has_a_row_for_each_answer(video: Path, tmp_path: Path, capsys: 
     assert all(1 >= float(row["probability"]) >= float(row["probability_2"]) for row in rows)
 
 
+def test_a_table_has_no_columns_for_more_answers_than_there_are(
+    frame: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = predicted(capsys, f"--image={frame}", COUNT, "--format=csv", "--top=100")
+    header, row = csv.reader(text.splitlines())
+    assert len(header) == len(row)
+
+
+def test_a_json_line_may_hold_the_end_of_a_line_of_unicode(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.txt").write_text('{"question": "What\u2028is it?"}\n', encoding="utf-8")
+    text = predicted(capsys, f"--image={frame}", f"--questions={tmp_path / 'q.txt'}", "--format=jsonl")
+    assert json.loads(text)["question"] == "What\u2028is it?"
+
+
 def test_a_folder_of_frames_is_answered_as_its_pictures(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of_folder = answers(capsys, f"--video={frame.parent}", "--at=3", QUESTION)
     assert of_folder == answers(capsys, f"--image={frame}", QUESTION)
@@ -107,7 +123,7 @@ def test_a_folder_of_frames_is_answered_as_its_pictures(frame: Path, capsys: pyt
 
 @pytest.mark.parametrize(
     "text",
-    ["How many hooks?\n\n  What is it?\n", '{"question": "How many hooks?", "id": 1}\n{"question": "What is it?"}'],
+    ["How many hooks?\r\n\n  What is it?\n", '{"question": "How many hooks?", "id": 1}\n{"question": "What is it?"}'],
 )
 def test_questions_are_read_from_a_file(
     text: str, frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

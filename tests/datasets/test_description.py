@@ -1,5 +1,6 @@
 """Descriptions: those of the package load, and a mistake is one sentence with file, key and nearest known key."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_listed_splits_do_not_overlap(name: str) -> None:
         ("name: x\nfiles: a.csv\nsplits: {val: 1.5}\n", "must be at least 0 and below 1"),
         ("name: x\nreader: pipe\nfiles: a.txt\ncolumns: [question, answer]\n", "do not name video, frames"),
         ("name: x\nfiles: a.csv\nlabels_file: none.txt\n", "labels_file"),
+        ("name: x\nfiles: a.csv\nlabels_file: ../a.txt\n", "labels_file is not a path below"),
+        ("name: x\nfiles: a.csv\nlabels: [a]\nlabels_file: a.txt\n", "has labels and labels_file; leave out one"),
         ("- a\n", "must map keys"),
         ("a: *b\n", "it has an alias"),
     ],
@@ -58,6 +61,12 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
         load_description(str(path))
     assert sentence in str(raised.value) and str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_pipe_is_no_description(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match="it is not a regular file"):
+        load_description(str(tmp_path / "mine.yaml"))
 
 
 def test_an_unknown_name_names_the_nearest() -> None:

@@ -141,6 +141,37 @@ def test_a_table_of_ones_own_needs_two_lines_of_yaml(tmp_path: Path) -> None:
     assert alone == frames, "the root may be the file"
 
 
+def test_a_field_of_several_lines_keeps_its_words_apart(tmp_path: Path) -> None:
+    frames, _ = read(open_dataset(*csv_set(tmp_path, *GOOD, 'b,b/2.jpg,"Is it', 'red?",no,,test')))
+    assert frames[1].questions[0].question == "Is it red?"
+
+
+def test_all_lines_of_a_quote_that_is_not_closed_are_counted(tmp_path: Path) -> None:
+    lost = ('b,b/2.jpg,"Red?,no,,test', "b,b/3.jpg,Red?,no,,test", "b,b/4.jpg,Red?,no,,test")
+    _, report = read(open_dataset(*csv_set(tmp_path, *GOOD, *lost)))
+    assert report.skipped["malformed"] == 3 and "questions.csv:5 is not CSV" in report.examples["malformed"][0]
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    name, root = csv_set(tmp_path)
+    write(root / "questions.csv", "video,frames,question,answer,answer,split", "a,a/1.jpg,Red?,yes,no,train")
+    with pytest.raises(InputError, match="has the column 'answer' more than once; rename or remove one of them"):
+        open_dataset(name, root)
+
+
+def test_a_video_that_the_rows_test_is_not_trained_on(tmp_path: Path) -> None:
+    lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,test", "c,c/1.jpg,Red?,no,,test", "d,d/1.jpg,Red?,no,,val")
+    splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {test: [b]}")).splits
+    assert (splits.train, splits.val, splits.test) == (("a",), ("d",), ("b",))
+
+
+def test_a_synthetic_set_is_known_by_its_file_too(tmp_path: Path) -> None:
+    name, root = csv_set(tmp_path / "questions", *GOOD)
+    assert not open_dataset(name, root).is_synthetic
+    write(tmp_path / "synthetic.json", "{}")
+    assert open_dataset(name, root).is_synthetic and open_dataset(name, root / "questions.csv").is_synthetic
+
+
 def test_a_json_list_reads_like_the_table(tmp_path: Path) -> None:
     names = ("video", "frames", "question", "answer", "type", "split")
     rows = [dict(zip(names, line.split(","), strict=True)) for line in GOOD]
@@ -262,3 +293,31 @@ def test_boxes_become_questions(tmp_path: Path) -> None:
         "How many tools are visible?": "0",
     }
     assert frame.questions[0].image == "test/170_25.jpg"
+
+
+def test_labels_of_broken_pictures_are_counted_or_kept_inside(tmp_path: Path) -> None:
+    boxes = [{"image_id": 1, "category_id": 1, "bbox": [-500, 0, 10, 10]}]
+    boxes.append({"image_id": 2, "category_id": 1, "bbox": [1e308, 0, 1e308, 10]})
+    images = [{"id": number, "file_name": f"1_{number}.jpg", "width": 100, "height": 100} for number in (1, 2)]
+    content = {"categories": [{"id": 1, "name": "tool"}], "annotations": boxes, "images": images}
+    write(tmp_path / "a.json", json.dumps(content))
+    path = write(tmp_path / "mine.yaml", "name: mine", "reader: coco", "files: {path: a.json, split: train}")
+    frames, report = read(open_dataset(str(path), tmp_path), "train")
+    assert [q.answer for q in frames[0].questions if q.type == "location"] == ["top-left"]
+    assert report.skipped["malformed"] == 1
+
+
+def test_a_triplet_of_no_number_is_counted(tmp_path: Path) -> None:
+    names = {kind: {"0": "name"} for kind in ("instrument", "verb", "target", "phase")}
+    good = [0] * 15
+    frames = {"1": [good], "\u00b2": [good], "3": [[*good[:14], "HUGE"]]}
+    write(tmp_path / "VID01.json", json.dumps({"categories": names, "annotations": frames}).replace('"HUGE"', "1e400"))
+    path = write(tmp_path / "mine.yaml", "name: mine", "reader: cholect50", "files: {path: '*.json', split: train}")
+    _, report = read(open_dataset(str(path), tmp_path), "train")
+    assert report.skipped["malformed"] >= 1
+
+
+def test_a_share_for_validation_leaves_a_video_to_train_on(tmp_path: Path) -> None:
+    lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,")
+    splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {val: 0.9}")).splits
+    assert len(splits.train) == len(splits.val) == 1

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+from typing import Any
 
 from surgvivqa.data.dataset_overlaps import find_seen_videos
 from surgvivqa.data.question_lists import Selection
+from surgvivqa.datasets.description import load_description
 from surgvivqa.evaluation.baseline_rows import missing_baselines
+from surgvivqa.evaluation.dataset_facts import DatasetFacts
 from surgvivqa.evaluation.format import format_report
 from surgvivqa.evaluation.published import why_not_comparable
 from surgvivqa.evaluation.report import EvaluationReport
@@ -132,3 +135,17 @@ def test_a_list_of_questions_is_named() -> None:
     )
     assert why_not_comparable(report) == "only the questions that confirmed.jsonl lists were scored"
     assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json()))).only == only
+
+
+def test_published_results_on_another_data_set_need_all_of_its_test_questions() -> None:
+    own = DatasetFacts.of_description(load_description("surgcheck"))
+    only = Selection("confirmed.jsonl", "0" * 64, listed=90, missing=2, selected=88, of=1000)
+
+    def said(**fields: Any) -> str:
+        return with_verdicts(report_of(GOOD, [row(GOOD, MIDDLE)], **{"dataset": own} | fields)).verdicts[-1]
+
+    assert "so published results may be set beside these" in said(skipped={"dropped": 3})
+    assert "only some of the questions were scored (--only)" in said(only=only)
+    assert "lines that cannot be used were left out" in said(skipped={"malformed": 1})
+    other = dataclasses.replace(own, own_splits=False)
+    assert "not those of the data set's own test split" in said(dataset=other)

@@ -1,5 +1,7 @@
 """Two wordings of the same questions: figures by hand, and what has no partner."""
 
+import dataclasses
+
 import pytest
 
 from surgvivqa.data.labels import LabelSet
@@ -49,6 +51,13 @@ def test_questions_without_a_partner_are_counted() -> None:
     found = compute_wordings([*PREDICTIONS, *extra])
     assert found is not None and found.pairs[0].overall.n == 4 and found.pairs[0].unpaired == 3
     assert "3 questions without a partner" in format_wordings(found)
+
+
+def test_a_pair_that_several_questions_might_be_is_left_out() -> None:
+    extra = [answer("p5", wording, 0, 0) for wording in ("original", "less_biased")]
+    twin = dataclasses.replace(extra[1], question="another question of the same type?")
+    found = compute_wordings([*PREDICTIONS, *extra, twin])
+    assert found is not None and found.pairs[0].overall.n == 4 and found.pairs[0].unpaired == 3
 
 
 def test_one_wording_gives_no_section() -> None:

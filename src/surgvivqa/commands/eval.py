@@ -18,6 +18,7 @@ from surgvivqa.data.bad_frames import BadFrames
 from surgvivqa.data.frames import BadFrame
 from surgvivqa.data.index import question_counts
 from surgvivqa.data.ssgqa import FrameQuestions
+from surgvivqa.datasets.opening import Dataset
 from surgvivqa.evaluation.ask_again import predict_in_all_processes
 from surgvivqa.evaluation.baseline_rows import Baseline
 from surgvivqa.evaluation.build_report import build_report
@@ -97,7 +98,7 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
         contradictions=compute_contradictions(predictions, asked),
         evidence=evidence,
         wordings=compute_wordings(predictions, evaluation.dataset.description.wordings),
-        dataset=None if evaluation.dataset.is_ssgqa else DatasetFacts.of_description(evaluation.dataset.description),
+        dataset=_describe(evaluation.dataset),
         crossval=CrossValidation.of_fold(evaluation.dataset.splits.fold),
     )
     if state.is_main_process:
@@ -110,6 +111,13 @@ def evaluate(config: EvalConfig) -> EvaluationReport:
             print(f"LEFT OUT: {left_out} questions on {len(bad)} frames that cannot be used (metrics.json lists them)")
         print(f"written: {evaluation.output / 'metrics.json'}, {evaluation.output / 'predictions.jsonl'}")
     return report
+
+
+def _describe(dataset: Dataset) -> DatasetFacts | None:
+    """The facts of a data set; None for SSG-QA."""
+    if dataset.is_ssgqa:
+        return None
+    return DatasetFacts.of_description(dataset.description, own_splits=dataset.own_splits)
 
 
 def _predict(config: EvalConfig, evaluation: Evaluation, bad: BadFrames, is_main: bool) -> list[Prediction]:

@@ -166,7 +166,7 @@ def _choose_lines(config: PredictConfig, source: ClipSource, model: SurgViVQA, t
     if config.format == "jsonl":
         return JsonLines(source.name, None if model.stored_temperature is None else model.temperature)
     if config.format == "csv":
-        return CsvLines(source.name, config.top)
+        return CsvLines(source.name, min(config.top, len(model.processor.label_set)))
     return TopLines() if total == 1 else TextLines()
 
 

@@ -21,7 +21,7 @@ def read_questions(path: Path) -> list[str]:
         check_regular_file(path)
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold the other ends of lines
     except OSError as error:
         raise InputError(f"--questions {path} cannot be read ({error.strerror}).") from None
     except ValueError as error:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from surgvivqa.data.labels import SSG_QA, LabelSet
 from surgvivqa.data.picture_files import is_inside
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_json import check_regular_file
 from surgvivqa.utils.safe_yaml import plain_yaml
 
 DEFAULT = "ssg-qa"
@@ -294,7 +295,11 @@ def _read_description(path: Path) -> DatasetDescription:
         raise InputError(f"Description {path} cannot be read ({str(error).splitlines()[0]}).") from None
     if not isinstance(content, dict):
         raise InputError(f"Description {path} must map keys, such as name and files, to values.")
-    if content.get("labels_file") is not None and "labels" not in content:
+    if content.get("labels_file") is not None:
+        if "labels" in content:
+            raise InputError(f"Description {path} has labels and labels_file; leave out one of them.")
+        if not is_inside(str(content["labels_file"])):
+            raise InputError(f"Description {path}: labels_file is not a path below the description's folder.")
         content = content | {"labels": _read_labels(path.parent / str(content["labels_file"]), path)}
     try:
         return DatasetDescription.model_validate(content)
@@ -304,8 +309,9 @@ def _read_description(path: Path) -> DatasetDescription:
 
 def _read_labels(path: Path, description: Path) -> list[str]:
     try:
+        check_regular_file(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"Description {description}: labels_file {path} cannot be read ({reason}).") from None
     return [line.strip() for line in lines if line.strip()]

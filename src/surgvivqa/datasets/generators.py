@@ -44,7 +44,7 @@ def generate_from_triplets(file: FoundFile, content: Any, faults: Faults) -> Ite
                 }
                 for instance in instances
             ]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             faults.add("malformed", where, f"is not a list of triplets ({error})", file.entry.split)
             continue
         for kind, question, answer in _ask_about_triplets(found, tools):
@@ -105,7 +105,7 @@ def generate_from_boxes(file: FoundFile, content: Any, faults: Faults) -> Iterat
             video = str(image.get("video_id") or _video_of(name))
             here = boxes.get(int(image["id"]), [])
             questions = list(_ask_about_boxes(here, list(categories.values()), width, height))
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
             faults.add("malformed", where, f"is not a COCO image ({error})", file.entry.split)
             continue
         for kind, question, answer, box in questions:
@@ -123,8 +123,8 @@ def _ask_about_boxes(
         yield "exist", f"Is the {words} visible?", "yes" if here else "no", ""
         if len(here) == 1:
             x, y, box_width, box_height = here[0]
-            column = ("left", "middle", "right")[min(2, int(3 * (x + box_width / 2) / width))]
-            row = ("top", "bottom")[min(1, int(2 * (y + box_height / 2) / height))]
+            column = ("left", "middle", "right")[max(0, min(2, int(3 * (x + box_width / 2) / width)))]
+            row = ("top", "bottom")[max(0, min(1, int(2 * (y + box_height / 2) / height)))]
             corners = ", ".join(f"{value:g}" for value in (x, y, x + box_width, y + box_height))
             yield "location", f"Where is the {words}?", f"{row}-{column}", corners
     tools = [name for name, _ in boxes if name.startswith("tool")]
@@ -150,4 +150,4 @@ def _checked(instance: Sequence[float]) -> Sequence[float]:
 
 
 def _as_number(frame: str) -> tuple[int, str]:
-    return (int(frame), "") if str(frame).isdigit() else (0, str(frame))
+    return (int(frame), "") if str(frame).isdecimal() else (0, str(frame))

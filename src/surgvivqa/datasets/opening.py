@@ -52,6 +52,7 @@ class Dataset:
         splits: the videos of its splits.
         label_set: the answers that count as labels.
         table: its rows; None for SSG-QA, whose questions come from the index (``data.index``).
+        own_splits: whether the splits are its own, and not those of another folder (``--splits-dir``).
     """
 
     description: DatasetDescription
@@ -59,6 +60,7 @@ class Dataset:
     splits: Splits
     label_set: LabelSet
     table: Table | None = None
+    own_splits: bool = True
 
     @property
     def is_ssgqa(self) -> bool:
@@ -73,7 +75,7 @@ class Dataset:
     @property
     def is_synthetic(self) -> bool:
         """Whether its questions are those of ``surgvivqa synth``."""
-        return is_synthetic(self.root)
+        return is_synthetic(self.root.parent if self.root.is_file() else self.root)
 
     def with_labels(self, label_set: LabelSet) -> "Dataset":
         """The data set with the labels of a checkpoint."""
@@ -198,7 +200,9 @@ def open_dataset(
     """
     description = load_description(name)
     if description.reader == "ssg-qa":
-        return Dataset(description, root, load_splits(splits_dir), description.label_set())
+        return Dataset(
+            description, root, load_splits(splits_dir), description.label_set(), own_splits=splits_dir is None
+        )
     table = _read_table(description, root, strict)
     splits = _find_splits(description, table, root, splits_dir)
     if label_set is None:
@@ -208,7 +212,7 @@ def open_dataset(
             raise InputError(
                 f"The labels of {description.name} cannot be used: {error}; list labels in its description."
             ) from None
-    return Dataset(description, root, splits, label_set, table)
+    return Dataset(description, root, splits, label_set, table, own_splits=splits_dir is None)
 
 
 def _read_table(description: DatasetDescription, root: Path, strict: bool) -> Table:
@@ -269,10 +273,11 @@ def _apply_rule(rule: SplitRule, named: Mapping[str, Sequence[str]], videos: Seq
         ruled = {*rule.test, *(() if isinstance(rule.val, float) else rule.val)}
         train = tuple(video for video in named["train"] if video not in ruled)
     else:
-        train = tuple(video for video in videos if video not in {*val, *test})
+        # What the rows name for validation or testing is not trained on, even if the rule names other videos for that.
+        train = tuple(video for video in videos if video not in {*val, *test, *named["val"], *named["test"]})
     if isinstance(rule.val, float) and not val:
         count = round(rule.val * len(train)) if len(train) > 1 else 0
-        count = max(1, count) if rule.val and len(train) > 1 else 0
+        count = min(max(1, count), len(train) - 1) if rule.val and len(train) > 1 else 0
         ordered = sorted(train)
         chosen = {ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)}
         val, train = tuple(v for v in train if v in chosen), tuple(v for v in train if v not in chosen)

@@ -1,6 +1,7 @@
 """Reads the files of questions: lines with bars between their fields, JSON lines, JSON, CSV."""
 
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -99,21 +100,28 @@ def _read_table(description: DatasetDescription, file: FoundFile, text: str, fau
 def _read_csv(
     description: DatasetDescription, file: FoundFile, text: str, faults: Faults, delimiter: str
 ) -> Iterator[Record]:
-    reader = csv.reader(text.split("\n"), delimiter=delimiter, strict=True)
+    # With the ends of the lines, because a quoted field may have several lines.
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     skipped = 0
     while True:
+        first = reader.line_num + 1
         try:
             values = next(reader, None)
         except csv.Error as error:
-            faults.add("malformed", f"{file.path}:{reader.line_num}", f"is not CSV ({error})", file.entry.split)
+            # A quote that is not closed takes in all lines to the end of the file; each of them counts.
+            for number in range(first, reader.line_num + 1):
+                faults.add("malformed", f"{file.path}:{number}", f"is not CSV ({error})", file.entry.split)
             continue
         if values is None:
             return
+        values = [" ".join(value.split("\n")) for value in values]
         if not any(value.strip() for value in values):
             continue
         if header is None:
             header = [name.strip() for name in values]
+            if twice := next((name for name in header if name and header.count(name) > 1), None):
+                raise InputError(f"{file.path} has the column {twice!r} more than once; rename or remove one of them.")
             continue
         if skipped < description.skip_lines:
             skipped += 1

@@ -165,7 +165,7 @@ def _match_pattern(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, s
 
 def _natural_key(path: Path) -> list[Any]:
     """Sorts ``frame9`` before ``frame10``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.as_posix())]
 
 
 def _expected(description: DatasetDescription) -> str:

@@ -221,7 +221,7 @@ def number_clips(description: DatasetDescription, rows: Iterable[QuestionRow]) -
         by_video.setdefault(row.video, {})[row.frames] = None
     rule = description.pictures
     if rule is None:
-        all_numbers = all(name.isdigit() for clips in by_video.values() for frames in clips for name in frames)
+        all_numbers = all(name.isdecimal() for clips in by_video.values() for frames in clips for name in frames)
         rule = "{video}/{frame:06}.png" if all_numbers else "{frame}"
     own = {(v, f): frame_number(f[-1]) for v, clips in by_video.items() for f in clips}
     is_own = None not in own.values() and len({(v, number) for (v, _), number in own.items()}) == len(own)

@@ -27,7 +27,10 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a reader of figures has to know about a data set; see ``DatasetDescription``."""
+    """What a reader of figures has to know about a data set; see ``DatasetDescription``.
+
+    ``own_splits`` is False where ``--splits-dir`` named other videos than the description.
+    """
 
     name: str
     title: str
@@ -36,9 +39,10 @@ class DatasetFacts:
     homepage: str
     protocol: str
     published: list[PublishedRow]
+    own_splits: bool = True
 
     @classmethod
-    def of_description(cls, description: DatasetDescription) -> "DatasetFacts":
+    def of_description(cls, description: DatasetDescription, *, own_splits: bool = True) -> "DatasetFacts":
         """The facts of a description."""
         rows = [
             PublishedRow(row.title, row.source, dict(row.figures), dict(row.wordings), row.note)
@@ -52,6 +56,7 @@ class DatasetFacts:
             description.homepage,
             description.protocol,
             rows,
+            own_splits,
         )
 
 

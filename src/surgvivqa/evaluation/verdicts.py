@@ -169,7 +169,11 @@ def _judge_published(report: EvaluationReport, facts: DatasetFacts) -> list[str]
         "the questions are not those of the test split": report.split != "test",
         "the model was not shown the questions' own frames": report.frames != "own",
         "not all questions were scored": report.max_samples is not None or bool(report.skipped_frames),
+        "only some of the questions were scored (--only)": report.only is not None,
+        "the videos are not those of the data set's own test split": not facts.own_splits
+        or report.crossval is not None,
         "questions whose answers are no labels were left out": report.skipped.get("unknown_answer"),
+        "lines that cannot be used were left out": any(n for why, n in report.skipped.items() if why != "dropped"),
     }
     reason = next((text for text, holds in reasons.items() if holds), None)
     if reason is not None:

@@ -44,7 +44,8 @@ class WordingPair:
         difference: accuracy on the other wording minus that on the reference, paired by question, over videos.
             ``right_to_wrong`` counts the questions that are right in the reference wording only.
         by_type: the figures of the pairs of each type.
-        unpaired: number of questions of the two wordings that have no partner, or one with another true answer.
+        unpaired: number of questions of the two wordings that have no partner, one with another true answer, or
+            several that might be it.
     """
 
     reference: str
@@ -78,16 +79,19 @@ def compute_wordings(predictions: Sequence[Prediction], order: Sequence[str] = (
     """
     by_wording: dict[str, dict[tuple[str, str], Prediction]] = {name: {} for name in order}
     counts: dict[str, int] = {}
+    unclear = set[tuple[str, str]]()  # pairs with several questions of a wording, of which none is known to be meant
     for prediction in predictions:
         if prediction.wording is not None and prediction.pair_id is not None:
             found = by_wording.setdefault(prediction.wording, {})
-            found.setdefault((prediction.video, prediction.pair_id), prediction)
+            key = prediction.video, prediction.pair_id
+            if found.setdefault(key, prediction).question != prediction.question:
+                unclear.add(key)
             counts[prediction.wording] = counts.get(prediction.wording, 0) + 1
     names = [name for name, found in by_wording.items() if found]
     rows = []
     for other in names[1:]:
         first, second = by_wording[names[0]], by_wording[other]
-        matched = [(first[key], second[key]) for key in first if key in second]
+        matched = [(first[key], second[key]) for key in first if key in second and key not in unclear]
         matched = [(old, new) for old, new in matched if old.answer == new.answer]
         if matched:
             unpaired = counts[names[0]] + counts[other] - 2 * len(matched)

@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from surgvivqa.utils.safe_json import check_regular_file
+
 _MAX_YAML_BYTES = 1_000_000
 
 
@@ -23,9 +25,10 @@ def plain_yaml(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is too large or nested too deeply, or is not text.
+        ValueError: it is not a regular file, is too large or nested too deeply, or is not text.
         yaml.YAMLError: the file is not YAML, holds several documents, or has an alias.
     """
+    check_regular_file(path)
     if path.stat().st_size > _MAX_YAML_BYTES:
         raise ValueError(f"it is larger than {_MAX_YAML_BYTES:,} bytes, so it is not a file of flags")
     try:
