@@ -22,6 +22,10 @@ def test_different_videos_have_different_names(name: str) -> None:
     assert base_video(name) != "VID02"
 
 
+def test_a_date_in_a_name_is_no_number_of_a_video() -> None:
+    assert len({base_video(name) for name in ("vid2024-1", "vid2024-2", "video_20240102_3", "video_20240103_3")}) == 4
+
+
 @pytest.mark.parametrize("name", ["vid02", "VID2", "video_22"])
 def test_a_test_video_in_train_is_refused_in_any_spelling(name: str, tmp_path: Path) -> None:
     write_splits(tmp_path, train=[name], val=[], test=[])
