@@ -12,9 +12,10 @@ import huggingface_hub
 import pytest
 
 from surgvivqa.checkpoints import hub_models, hub_stores, transfer
-from surgvivqa.checkpoints.hub_files import Kind
-from surgvivqa.checkpoints.hub_models import locate_model, resolve_commit
+from surgvivqa.checkpoints.hub_files import Kind, read_repository
+from surgvivqa.checkpoints.hub_models import locate_model, plan_download, resolve_commit
 from surgvivqa.checkpoints.hub_names import HubName, is_pinned_form, parse_hub_name, without_revision
+from surgvivqa.checkpoints.hub_stores import CacheStore
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.fake_hub import GOOD_TOKEN, FakeHub, etag, serve_hub
 
@@ -119,6 +120,28 @@ def test_an_empty_file_arrives_too(fake_hub: FakeHub) -> None:
 def test_names_that_lead_out_of_the_folder_are_not_fetched(fake_hub: FakeHub) -> None:
     fake_hub.add_files("lab/model", {**MODEL, "../config.json": b"x", "/tmp/tokenizer.json": b"x"})
     assert names(locate_model(NAME, "decoder", "--flag")) == set(MODEL)
+
+
+def test_a_hub_that_names_files_outside_the_cache_is_refused(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("of the user")
+    monkeypatch.setattr("tests.helpers.fake_hub.etag", lambda content, name: str(victim))
+    fake_hub.add_files("lab/model", MODEL)
+    for knows_metadata in (True, False):
+        fake_hub.knows_metadata = knows_metadata
+        with pytest.raises(RunError, match="neither a commit nor a checksum"):
+            found = read_repository(NAME)
+            plan_download(found, "decoder", CacheStore(found), "--flag", verify=True)
+    assert victim.read_text() == "of the user"
+
+
+def test_a_commit_that_leads_out_of_the_cache_is_refused(fake_hub: FakeHub) -> None:
+    fake_hub.add_files("lab/model", MODEL)
+    fake_hub.repositories["lab/model"].commits = {"../../../../outside": MODEL}
+    with pytest.raises(RunError, match="neither a commit nor a checksum"):
+        locate_model(NAME, "decoder", "--flag")
 
 
 # -------------------------------------------------------------------------------------------------------- the download
