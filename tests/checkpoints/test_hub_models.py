@@ -12,9 +12,10 @@ import huggingface_hub
 import pytest
 
 from surgvivqa.checkpoints import hub_models, hub_stores, transfer
-from surgvivqa.checkpoints.hub_files import Kind
-from surgvivqa.checkpoints.hub_models import locate_model, resolve_commit
+from surgvivqa.checkpoints.hub_files import Kind, RemoteFile, read_repository
+from surgvivqa.checkpoints.hub_models import locate_model, plan_download, resolve_commit
 from surgvivqa.checkpoints.hub_names import HubName, is_pinned_form, parse_hub_name, without_revision
+from surgvivqa.checkpoints.hub_stores import CacheStore
 from surgvivqa.utils.errors import InputError, RunError
 from tests.helpers.fake_hub import GOOD_TOKEN, FakeHub, etag, serve_hub
 
@@ -121,6 +122,28 @@ def test_names_that_lead_out_of_the_folder_are_not_fetched(fake_hub: FakeHub) ->
     assert names(locate_model(NAME, "decoder", "--flag")) == set(MODEL)
 
 
+def test_a_hub_that_names_files_outside_the_cache_is_refused(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("of the user")
+    monkeypatch.setattr("tests.helpers.fake_hub.etag", lambda content, name: str(victim))
+    fake_hub.add_files("lab/model", MODEL)
+    for knows_metadata in (True, False):
+        fake_hub.knows_metadata = knows_metadata
+        with pytest.raises(RunError, match="neither a commit nor a checksum"):
+            found = read_repository(NAME)
+            plan_download(found, "decoder", CacheStore(found), "--flag", verify=True)
+    assert victim.read_text() == "of the user"
+
+
+def test_a_commit_that_leads_out_of_the_cache_is_refused(fake_hub: FakeHub) -> None:
+    fake_hub.add_files("lab/model", MODEL)
+    fake_hub.repositories["lab/model"].commits = {"../../../../outside": MODEL}
+    with pytest.raises(RunError, match="neither a commit nor a checksum"):
+        locate_model(NAME, "decoder", "--flag")
+
+
 # -------------------------------------------------------------------------------------------------------- the download
 
 
@@ -175,6 +198,16 @@ def test_a_killed_download_is_resumed_by_another_process(fake_hub: FakeHub, tmp_
     assert (locate_model(NAME, "video", "--flag") / "model.safetensors").read_bytes() == WEIGHTS
     assert any(f"model.safetensors bytes={left}-" in path for path in fake_hub.asked)
     assert names(blobs) == {etag(content, name) for name, content in MODEL.items()}
+
+
+def test_a_server_that_sends_too_much_is_an_error(fake_hub: FakeHub, tmp_path: Path) -> None:
+    commit = fake_hub.add_files("lab/model", MODEL)
+    file = RemoteFile("model.safetensors", 10_000, "")
+    url = f"{fake_hub.address}/lab/model/resolve/{commit}/model.safetensors"
+    sizes: list[int] = []
+    with pytest.raises(RunError, match="sends more than the 10,000 bytes"):
+        transfer.download(url, file, tmp_path / "file", sizes.append)
+    assert len(fake_hub.files_asked()) == 2 and sum(sizes) == 0 and names(tmp_path) <= {"file.lock", "home"}
 
 
 def test_two_at_once_fetch_a_file_once(fake_hub: FakeHub) -> None:

@@ -3,9 +3,12 @@
 import csv
 import json
 import math
+import os
 import shutil
 import statistics
+import subprocess
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +65,15 @@ def test_wrong_values_are_one_sentence(vary: list[str], sentence: str) -> None:
 
 def test_each_run_has_its_flags_and_its_folder(slurm: Callable[..., int], tmp_path: Path) -> None:
     assert slurm("sweep", *TINY, "--vary", "seed=1,2", "lora-r=8,16", "--lr=0.1", "--scripts=s") == 0
-    saved = [yaml.safe_load((tmp_path / "s" / "runs" / f"{task}.yaml").read_text()) for task in range(4)]
+    names = [run.name for run in read_plan(tmp_path / "sweep").runs]
+    saved = [yaml.safe_load((tmp_path / "s" / "runs" / f"{name}.yaml").read_text()) for name in names]
     assert [(run["seed"], run["lora_r"], run["lr"]) for run in saved] == [
         (1, 8, 0.1),
         (1, 16, 0.1),
         (2, 8, 0.1),
         (2, 16, 0.1),
     ]
-    assert [run["checkpoint_dir"] for run in saved] == [
-        f"sweep/{run.name}" for run in read_plan(tmp_path / "sweep").runs
-    ]
+    assert [run["checkpoint_dir"] for run in saved] == [f"sweep/{name}" for name in names]
     assert "#SBATCH --array=0-3\n" in (tmp_path / "s" / "sweep.sh").read_text()
 
 
@@ -95,7 +97,15 @@ def test_a_sweep_trains_evaluates_and_makes_its_table(
     said = [words[2:] for words in fake.read("python")]
     assert [words[0] for words in said] == ["train", "eval", "eval", "train", "train", "eval", "eval", "train", "slurm"]
     folder = tmp_path / "sweep" / "slurm"
-    assert said[1] == ["eval", "--config", f"{folder}/eval.yaml", "--checkpoint", "sweep/seed-1", "--split", "val"]
+    assert said[1] == [
+        "eval",
+        "--config",
+        f"{folder}/evals/seed-1.yaml",
+        "--checkpoint",
+        "sweep/seed-1",
+        "--split",
+        "val",
+    ]
     assert said[-1] == ["slurm", "sweep", "--table", "sweep"]
     assert fake.read("sbatch")[1][1:3] == ["--dependency=afterany:101", "--kill-on-invalid-dep=yes"]
 
@@ -105,7 +115,32 @@ def test_an_evaluation_that_is_there_is_not_repeated(
 ) -> None:
     write_evaluation(tmp_path / "sweep" / "seed-1" / "eval-val")
     assert slurm("sweep", *TINY, "--vary=seed=1", f"--python={fake.python}", "--submit") == 0
-    assert [words[-1] for words in fake.read("python")[:2]] == [str(tmp_path / "sweep/slurm/runs/0.yaml"), "test"]
+    assert [words[-1] for words in fake.read("python")[:2]] == [str(tmp_path / "sweep/slurm/runs/seed-1.yaml"), "test"]
+
+
+def test_a_run_is_evaluated_with_its_own_data_flags(slurm: Callable[..., int], tmp_path: Path) -> None:
+    folds = ("fold-1", "fold-2")
+    for fold in folds:
+        shutil.copytree(str(files("surgvivqa") / "splits"), tmp_path / fold)
+    assert slurm("sweep", *TINY, f"--vary=splits-dir={','.join(folds)}", "--scripts=s") == 0
+    for fold in folds:
+        for kind in ("runs", "evals"):
+            saved = yaml.safe_load((tmp_path / "s" / kind / f"splits-dir-{fold}.yaml").read_text())
+            assert saved["splits_dir"] == fold
+
+
+def test_more_values_do_not_change_the_runs_of_tasks_that_wait(
+    slurm: Callable[..., int], fake: FakeSlurm, tmp_path: Path
+) -> None:
+    """A script is copied when it is submitted, but its job reads the files of flags when it starts."""
+    assert slurm("sweep", *TINY, "--vary=seed=1", f"--python={fake.python}") == 0
+    waiting = tmp_path / "waiting.sh"
+    shutil.copy(tmp_path / "sweep" / "slurm" / "sweep.sh", waiting)
+    assert slurm("sweep", *TINY, "--vary=seed=0,1", f"--python={fake.python}") == 0
+    subprocess.run(["bash", waiting], env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, check=True)
+    train, evaluation, _ = (words[2:] for words in fake.read("python"))
+    assert yaml.safe_load(Path(train[2]).read_text())["seed"] == 1
+    assert train[0] == "train" and evaluation[3:5] == ["--checkpoint", "sweep/seed-1"]
 
 
 def make_sweep(folder: Path, hits: dict[str, dict[str, str]], vary: list[str]) -> SweepPlan:

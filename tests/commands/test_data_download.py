@@ -87,6 +87,20 @@ def test_two_sets_at_once_and_the_second_time_nothing(mirror: Path, tmp_path: Pa
     assert "cholect50-challenge: in " in capsys.readouterr().out
 
 
+def test_a_download_that_ended_unnoticed_is_not_kept(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
+    content = (mirror / "ssg-qa.zip").read_bytes()
+
+    def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
+        handler.send_response(200)  # without a length: the end of the connection is the end of the file
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) // 2] if number == 1 else content)
+
+    with serving(answer) as server:
+        assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", server.url) == 1
+        assert "downloads it anew" in capsys.readouterr().err
+        assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", server.url) == 0
+
+
 def test_the_licence_must_be_accepted(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
     assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", mirror, accept=False) == 2
     assert "licences of ssg-qa are not accepted" in capsys.readouterr().err

@@ -220,6 +220,16 @@ def test_links_are_made_anew_but_replace_nothing_else(tree: Path, capsys: Captur
     assert (tree / "mine" / "file").exists()
 
 
+def test_copies_of_an_earlier_call_are_not_replaced_by_links_to_themselves(tree: Path, capsys: Capture) -> None:
+    to = tree / "links"
+    assert verify(tree, capsys, f"--link-to={to}", "--link-kind=copy")[0] == 0
+    kept = sorted(path for path in to.rglob("*") if path.is_file())
+    flags = [f"--ssgvqa-root={to / 'ssg-qa'}", f"--image-root={to / 'frames'}", f"--link-to={to}"]
+    assert main(["data", "verify", *flags, f"--splits-dir={tree / 'splits'}"]) == 2
+    assert "holds" in capsys.readouterr().err
+    assert sorted(path for path in to.rglob("*") if path.is_file()) == kept
+
+
 def test_swapped_roots_are_recognised(tree: Path, capsys: Capture) -> None:
     code, result = verify(tree, capsys, f"--ssgvqa-root={tree / 'frames'}", f"--image-root={tree / 'ssg-qa'}")
     assert code == 1

@@ -10,6 +10,7 @@ from PIL import Image
 from surgvivqa.auto import Answer, SurgViVQA
 from surgvivqa.demo.limits import Limits
 from surgvivqa.demo.look import Look, Step
+from surgvivqa.demo.media import Media
 from surgvivqa.demo.visits import Desk, Visit
 from surgvivqa.utils.errors import InputError
 from surgvivqa.video.writing import write_video
@@ -147,6 +148,29 @@ def test_a_timeline_stops_at_the_time_limit_with_what_it_has(visit: Visit, arriv
     desk.take_upload(visit, make_video(arriving / "a.mp4"), "a.mp4")
     *_, (moments, asked, note) = desk.ask_along(visit, "What?", 1.0)
     assert (len(moments), asked, note) == (0, 5, "Stopped after 0 s, the limit; 0 of 5 moments.")
+
+
+class Dropper(Echo):
+    """Answers after the visitor has dropped another file."""
+
+    def __init__(self, visit: Visit) -> None:
+        super().__init__()
+        self.visit = visit
+
+    def answer(self, source: Any, questions: Any, **options: Any) -> list[Answer]:
+        self.visit.media = Media("other", Path("other"), picture=Image.new("RGB", (8, 8)))
+        return super().answer(source, questions, **options)
+
+
+def test_an_answer_about_a_file_that_was_replaced_meanwhile_is_not_shown(visit: Visit, arriving: Path) -> None:
+    desk = Desk(Dropper(visit), Limits(), arriving)
+    desk.take_upload(visit, make_video(arriving / "a.mp4"), "a.mp4")
+    with pytest.raises(InputError, match="Another frame or video"):
+        desk.ask(visit, "What?", 0.0)
+    assert visit.reply is None
+    desk.take_upload(visit, make_video(arriving / "a.mp4"), "a.mp4")
+    with pytest.raises(InputError, match="Another frame or video"):
+        list(desk.ask_along(visit, "What?", 1.0))
 
 
 def test_a_timeline_of_a_damaged_video_keeps_what_came_before(visit: Visit, arriving: Path) -> None:

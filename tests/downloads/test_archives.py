@@ -320,3 +320,13 @@ def test_a_changed_byte_gives_a_sentence_or_the_files(place: float, byte: int, k
         path.write_bytes(raw)
         with contextlib.suppress(RunError):
             unpack(path, Path(folder) / "out")
+
+
+def test_a_size_below_zero_does_not_lead_back(tmp_path: Path) -> None:
+    """On Python without the correction of CVE-2025-8194, tarfile would read the same entries for ever."""
+    first, second = tarfile.TarInfo("a.txt"), tarfile.TarInfo("__MACOSX/b.txt")
+    first.size, second.size = 600, -512
+    path = tmp_path / "a.tar"
+    path.write_bytes(first.tobuf(tarfile.GNU_FORMAT) + bytes(1024) + second.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(RunError, match=r"below zero|cannot be read|is damaged"):
+        unpack(path, tmp_path / "out")

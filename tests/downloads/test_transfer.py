@@ -274,6 +274,21 @@ def test_a_slow_server_is_waited_for(target: Path) -> None:
     assert target.read_bytes() == b"slowfile"
 
 
+@pytest.mark.parametrize("name", ["Content_Length", "Content_Range"])
+def test_a_number_that_is_too_long_counts_as_none(name: str, target: Path) -> None:
+    def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
+        digits = "9" * 5000
+        if name == "Content_Length":
+            send(handler, 200, CONTENT, Content_Length=digits)
+        elif number == 1:
+            send(handler, 206, CONTENT, Content_Range=f"bytes 0-{digits}/{digits}")
+        else:
+            send(handler, 200, CONTENT)
+
+    with serving(answer) as server:
+        assert fetch(server, target).bytes == len(CONTENT)
+
+
 def test_an_endless_answer_is_cut_off(target: Path) -> None:
     def answer(handler: BaseHTTPRequestHandler, number: int) -> None:
         handler.send_response(200)

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
 from surgvivqa.checkpoints.hub_names import HubName
 from surgvivqa.checkpoints.validation import is_plain_name
-from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.errors import InputError, RunError
 
 TIMEOUT = 5.0  # seconds for the hub's first answer; by default its library waits without a limit
 
@@ -69,6 +69,7 @@ def read_repository(name: HubName) -> Repository:
     """Asks the hub for a model's commit and files.
 
     Raises:
+        RunError: it tells a commit or an etag that could name a file outside the cache.
         Exception: those of the hub's library; ``hub_errors`` explains them.
     """
     info: Any = HfApi().model_info(name.repo, revision=name.revision, timeout=TIMEOUT, files_metadata=True)
@@ -77,8 +78,8 @@ def read_repository(name: HubName) -> Repository:
         if is_plain_name(file.rfilename):
             etag = file.lfs.sha256 if file.lfs else file.blob_id
             size = file.lfs.size if file.lfs else file.size
-            files.append(RemoteFile(file.rfilename, -1 if size is None else size, etag or ""))
-    return Repository(name, str(info.sha), tuple(files))
+            files.append(RemoteFile(file.rfilename, -1 if size is None else size, _plain(etag or "", name)))
+    return Repository(name, _plain(str(info.sha), name), tuple(files))
 
 
 def needed_files(repository: Repository, kind: Kind, flag: str) -> tuple[RemoteFile, ...]:
@@ -138,4 +139,15 @@ def _with_metadata(repository: Repository, file: RemoteFile) -> RemoteFile:
         return file
     url = hf_hub_url(repository.name.repo, file.name, revision=repository.commit, endpoint=HfApi().endpoint)
     found = get_hf_file_metadata(url, timeout=TIMEOUT)
-    return RemoteFile(file.name, -1 if found.size is None else found.size, found.etag or "")
+    etag = _plain(found.etag or "", repository.name)
+    return RemoteFile(file.name, -1 if found.size is None else found.size, etag)
+
+
+def _plain(value: str, name: HubName) -> str:
+    """A commit or an etag, which becomes the name of a file or folder in the cache."""
+    if value and not is_plain_name(value):
+        raise RunError(
+            f"The hub describes {name} by {value[:80]!r}, which is neither a commit nor a checksum; nothing of it is "
+            f"fetched. Try without the mirror in HF_ENDPOINT."
+        )
+    return value

@@ -79,8 +79,13 @@ def matches(path: Path, file: RemoteFile) -> bool:
     return True
 
 
-def _receive(url: str, file: RemoteFile, part: Path, report: Callable[[int], None]) -> None:
-    """Appends to ``part`` until it has the file's size; breaks of the connection are waited for."""
+def _receive(url: str, file: RemoteFile, part: Path, report: Callable[[int], None], *, again: bool = False) -> None:
+    """Appends to ``part`` until it has the file's size; breaks of the connection are waited for.
+
+    Raises:
+        RunError: the server sends too much, also the second time (``again``), or ends too early each time.
+        Exception: those of the hub's library and of its HTTP client.
+    """
     failures = 0
     if file.size == 0:
         part.touch()
@@ -100,10 +105,12 @@ def _receive(url: str, file: RemoteFile, part: Path, report: Callable[[int], Non
             failures = 0 if _size(part) > start else failures + 1
             if failures > RETRIES:
                 raise RunError(f"The hub ends {file.name} after {start:,} of {file.size:,} bytes; try again later.")
-    if _size(part) > file.size:  # of another version of the file, or of a server that repeats bytes
+    if _size(part) > file.size >= 0:  # of another version of the file, or of a server that repeats bytes
         report(-_size(part))
         part.unlink()
-        _receive(url, file, part, report)
+        if again:
+            raise RunError(f"The hub sends more than the {file.size:,} bytes that {file.name} has; try again later.")
+        _receive(url, file, part, report, again=True)
 
 
 def _request(url: str, file: RemoteFile, part: Path, start: int, report: Callable[[int], None]) -> None:
@@ -124,6 +131,8 @@ def _request(url: str, file: RemoteFile, part: Path, start: int, report: Callabl
             for piece in response.iter_bytes():  # as they arrive: a buffer would be lost in a break
                 out.write(piece)
                 report(len(piece))
+                if 0 <= file.size < out.tell():  # without this, a server could fill the disk
+                    return
 
 
 def _range_start(headers: object) -> int | None:

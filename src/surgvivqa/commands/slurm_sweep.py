@@ -8,7 +8,8 @@
       sweep.md  sweep.csv         the table
       slurm/                      or --scripts
         sweep.sh  table.sh        the scripts of the array, and of the job that makes the table once it has ended
-        runs/0.yaml  eval.yaml    the flags of the runs and of their evaluations
+        runs/seed-1_lora-r-8.yaml   the flags of a run, and in evals/ those of its evaluation. They have the names of
+                                    runs and not of tasks, which a sweep with more values gives to other runs
 """
 
 import dataclasses
@@ -38,8 +39,6 @@ from surgvivqa.training.run_folder import OVERWRITE
 from surgvivqa.utils.atomic_files import write_text
 from surgvivqa.utils.errors import InputError
 
-_TASK = '"$SLURM_ARRAY_TASK_ID"'
-
 
 def slurm_sweep(config: SlurmSweepConfig) -> int:
     """Writes the scripts of a sweep and submits on request, or with ``--table`` makes the table of one.
@@ -66,22 +65,24 @@ def slurm_sweep(config: SlurmSweepConfig) -> int:
         for name, value in planned_run.values.items():
             setattr(run, name, value)
         check_training(run, settings, config)
-        files[folder / "runs" / f"{planned_run.task}.yaml"] = format_flags(dataclasses.replace(run, overwrite=False))
+        flags_file = f"{planned_run.name}.yaml"
+        files[folder / "runs" / flags_file] = format_flags(dataclasses.replace(run, overwrite=False))
+        files[folder / "evals" / flags_file] = format_flags(evaluation_of(run, run.checkpoint_dir))
         if replaces_run(run):
             files[run.checkpoint_dir / OVERWRITE] = ""
         runs.append(run)
-    files[folder / "eval.yaml"] = format_flags(evaluation_of(base, base.checkpoint_dir))
     folders = list(dict.fromkeys(place for run in runs for place in list_folders(run, folder, base.checkpoint_dir)))
     folders = [place for place in folders if base.checkpoint_dir.absolute() not in place.parents]
     python = python_command(settings, folders)
-    saved, run_folder = f"{words(folder / 'runs')}/{_TASK}.yaml", '"$run"'
+    of_run, run_folder = '"${run##*/}".yaml', '"$run"'
+    saved, saved_eval = (f"{words(folder / kind)}/{of_run}" for kind in ("runs", "evals"))
     steps = [
         f"runs=({words(*(run.checkpoint_dir for run in runs))})",
-        f"run=${{runs[{_TASK}]}}".replace('"', ""),
+        "run=${runs[$SLURM_ARRAY_TASK_ID]}",
         *training_steps(python, settings, saved, run_folder, any(map(replaces_run, runs))),
     ]
     for split in splits:
-        line = run_evaluation(python, settings, words(folder / "eval.yaml"), run_folder, split)
+        line = run_evaluation(python, settings, saved_eval, run_folder, split)
         steps += [f'if [[ ! -e "$run/eval-{split}/metrics.json" ]]; then', f"  {line}", "fi"]
     array = f"0-{len(runs) - 1}{'' if config.max_parallel is None else f'%{config.max_parallel}'}"
     name = name_job(config, base.checkpoint_dir)

@@ -104,6 +104,15 @@ class Visit:
             raise InputError("There is no frame or video here any more; drop it again.")
         return self.media
 
+    def require_still(self, media: Media) -> None:
+        """Checks that a picture or video is still the visitor's, so that no answer is shown beside another one.
+
+        Raises:
+            InputError: it was replaced or removed meanwhile.
+        """
+        if self.media is not media:
+            raise InputError("Another frame or video came meanwhile, so this is not shown; ask again.")
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -148,12 +157,13 @@ class Desk:
         """Answers a question about the picture or about a moment of the video.
 
         Raises:
-            InputError: there is no picture, or the question cannot be used.
+            InputError: there is no picture, or another one was dropped meanwhile; or the question cannot be used.
         """
         media, question = visit.require_media(), self._check(question)
         visit.reply = None
         source, moment = _source(media), at if media.is_video else None
         (asked,) = self.answerer.answer(source, question, at=moment, top=top)
+        visit.require_still(media)
         visit.reply = Reply(question, moment, tuple(asked.top))
         return visit.reply
 
@@ -170,11 +180,14 @@ class Desk:
         """The occlusion map of the last answer with its progress (``look_by_occlusion``).
 
         Raises:
-            InputError: nothing was asked.
+            InputError: nothing was asked, or another frame or video was dropped meanwhile.
         """
         reply, clip = self._explained(visit)
-        deadline = time.monotonic() + self.limits.request_seconds
-        return look_by_occlusion(self.answerer.model, self.answerer.processor, clip, reply.question, deadline)
+        deadline, media = time.monotonic() + self.limits.request_seconds, visit.require_media()
+        model, processor = self.answerer.model, self.answerer.processor
+        for step in look_by_occlusion(model, processor, clip, reply.question, deadline):
+            visit.require_still(media)
+            yield step
 
     def ask_along(self, visit: Visit, question: str, every: float) -> Iterator[tuple[list[Moment], int, str]]:
         """Asks a question every few seconds of the video.
@@ -183,7 +196,8 @@ class Desk:
             the moments so far, the number that will be asked, and why it stopped early, if it did.
 
         Raises:
-            InputError: there is no video, there would be too many moments, or the question cannot be used.
+            InputError: there is no video, or another one was dropped meanwhile; there would be too many moments, or the
+                question cannot be used.
         """
         media, question = visit.require_media(), self._check(question)
         if not media.is_video:
@@ -198,11 +212,14 @@ class Desk:
                 yield moments, len(times), f"Stopped after {limit}, the limit; {len(moments)} of {len(times)} moments."
                 return
             part = times[start : start + _MOMENTS_PER_PASS]
+            visit.require_still(media)
             try:
                 answers = self.answerer.answer(_source(media), question, at=part, top=2)
             except InputError as error:  # a damaged place of the video
+                visit.require_still(media)
                 yield moments, len(times), str(error)
                 return
+            visit.require_still(media)
             moments += [_moment(at, asked) for at, asked in zip(part, answers, strict=True)]
             yield moments, len(times), ""
 

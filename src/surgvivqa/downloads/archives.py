@@ -34,6 +34,12 @@ _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, IndexError, NotImplementedError),
 )
+
+
+class ArchiveError(RunError):
+    """An archive is damaged, or not what may be unpacked."""
+
+
 LinkPolicy = Literal["refuse", "inside"]
 
 
@@ -155,6 +161,8 @@ class Archive:
             return
         assert self._tar is not None
         for entry in self._tar:
+            if entry.size < 0:  # some versions of tarfile go back by it, and read the same entries for ever
+                raise self._refuse(f"holds {entry.name!r} with a size below zero")
             if entry.isdir():
                 self._split(entry.name)
             elif entry.issym():
@@ -276,8 +284,8 @@ class Archive:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._refuse(f"cannot be read ({first_line(error)})") from None
 
-    def _refuse(self, what: str) -> RunError:
-        return RunError(
+    def _refuse(self, what: str) -> ArchiveError:
+        return ArchiveError(
             f"{self.path} {what}, so it is not unpacked; compare it with the data set's page, or download it again."
         )
 

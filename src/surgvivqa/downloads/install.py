@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from surgvivqa.downloads.archives import Archive, LinkPolicy
+from surgvivqa.downloads.archives import Archive, ArchiveError, LinkPolicy
 from surgvivqa.downloads.licence import RECORD, Consent, write_record
 from surgvivqa.downloads.places import Mirrors, Place
 from surgvivqa.downloads.progress import ByteProgress, format_bytes
@@ -19,6 +19,7 @@ from surgvivqa.downloads.transfer import (
     Expected,
     check_content,
     check_space,
+    checksum_file,
     download,
     hash_file,
     lock_file,
@@ -99,7 +100,15 @@ def install(source: Source, consent: Consent, options: InstallOptions) -> Path:
         if is_installed(source, options):  # another process may have done it meanwhile
             return folder
         found = _fetch(place, target, file, options)
-        unpack(found.path, folder, source, consent, file, found, place)
+        try:
+            unpack(found.path, folder, source, consent, file, found, place)
+        except ArchiveError as error:
+            if place.path is not None or found.compared_with is not None:
+                raise
+            # Such as one whose connection ended early, which the server did not let us notice.
+            target.unlink()
+            checksum_file(target).unlink(missing_ok=True)
+            raise RunError(f"{error} What came is removed, so that the same command downloads it anew.") from None
         if place.path is None and not options.keep_archives:
             target.unlink()
     return folder

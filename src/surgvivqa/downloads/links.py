@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,7 @@ def check_target(to: Path, found: Verification) -> None:
     """Checks that a folder may be written.
 
     Raises:
-        InputError: it holds something else than links of an earlier call, or lies within a root.
+        InputError: it holds something else than links of an earlier call, lies within a root, or holds the data.
     """
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         raise InputError(f"--link-to {to} is a file or a link; give a new folder.")
@@ -43,6 +43,17 @@ def check_target(to: Path, found: Verification) -> None:
     for tree in (found.questions, found.frames):
         if to.resolve().is_relative_to(tree.given.resolve()):
             raise InputError(f"--link-to {to} is within {tree.given}; give a folder beside it.")
+    for place in _places(found):
+        if place.resolve().is_relative_to(to.resolve()):  # it would be removed: links of an earlier call may be copies
+            raise InputError(f"--link-to {to} holds {place}, which the links would lead to; give another folder.")
+
+
+def _places(found: Verification) -> Iterator[Path]:
+    """The folders that the links lead to, or to whose files they lead."""
+    for tree in (found.questions, found.frames):
+        yield from (tree.given, tree.root, *(video.folder for video in tree.videos.values()))
+    if found.graphs is not None:
+        yield from (found.graphs.given, found.graphs.root)
 
 
 def write_links(to: Path, found: Verification, kind: LinkKind) -> dict[str, Path]:

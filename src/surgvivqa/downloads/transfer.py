@@ -387,7 +387,7 @@ def _length(response: Any) -> int | None:
     if response.headers.get("Transfer-Encoding") is not None:  # then the other header does not count (RFC 9112, 6.3)
         return None
     value = response.headers.get("Content-Length")
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,19}", value) else None
 
 
 def _check_length(url: str, length: int | None, expected: Expected) -> None:
@@ -416,7 +416,7 @@ def _check_range(response: Any, start: int, part: _Part) -> int:
     Raises:
         _ChangedError: it begins elsewhere, or is about another version of the file.
     """
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+    found = re.fullmatch(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", response.headers.get("Content-Range", ""))
     if found is None or int(found[1]) != start or int(found[2]) != int(found[3]) - 1:
         raise _ChangedError("the server sends another range than was asked for")
     etag, total = response.headers.get("ETag"), int(found[3])
