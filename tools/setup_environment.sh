@@ -13,7 +13,7 @@ PYTHON=${PYTHON:-python3}
 extras=${EXTRAS:-dev}
 version=2.13.0 # of PyTorch, in which the tests ran
 
-request="${TORCH:-} ${TORCH_INDEX:-} ${LOCKED:-} $extras $(cat pyproject.toml requirements.lock | cksum)"
+request="$("$PYTHON" --version) ${TORCH:-} ${TORCH_INDEX:-} ${LOCKED:-} $extras $(cat pyproject.toml requirements.lock | cksum)"
 if [ -f "$folder/.ready" ] && [ "$(cat "$folder/.ready")" = "$request" ]; then
   exit 0
 fi
@@ -22,6 +22,11 @@ fi
   exit 2
 }
 
+made=$(grep -o '^Python [0-9.]*' "$folder/.ready" 2> /dev/null || true)
+if [ -n "$made" ] && [ "$made" != "$("$PYTHON" --version)" ]; then
+  echo "$folder has $made, and $PYTHON is $("$PYTHON" --version); remove $folder to make it anew." >&2
+  exit 2
+fi
 [ -x "$folder/bin/python" ] || "$PYTHON" -m venv "$folder"
 if command -v uv > /dev/null; then
   install() { uv pip install --quiet --python "$folder/bin/python" "$@"; }
@@ -51,7 +56,13 @@ elif [ -n "${TORCH:-}" ]; then
 elif [ -n "$(build $kind)" ] && install "$(build $kind)" "torch==$version" 2> /dev/null; then
   :
 else
-  install "${plain[0]}" 2> /dev/null || install "${plain[1]}"
+  # Only where the index has no such build: after a time-out the other build would be wrong.
+  if ! message=$(install "${plain[0]}" 2>&1); then
+    case $message in
+      *"No matching distribution"* | *"No solution found"*) install "${plain[1]}" ;;
+      *) echo "$message" >&2 && exit 1 ;;
+    esac
+  fi
 fi
 install ${locked[@]+"${locked[@]}"} --editable ".[$extras]"
 "$folder/bin/python" - "$found" << 'PY'

@@ -52,6 +52,26 @@ def fetch(url: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"Host": "localhost:7860"}, 200),
+        ({"Host": "[::1]:7860"}, 200),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example:7860"}, 421),
+        ({"Origin": "http://evil.example"}, 421),
+        ({"Origin": "null"}, 421),
+    ],
+)
+def test_a_page_of_another_host_gets_no_answer(headers: dict[str, str], status: int, running: Running) -> None:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(running.url, headers=headers)) as answer:
+            assert answer.status == status
+    except urllib.error.HTTPError as error:
+        assert error.code == status
+
+
 def test_the_page_asks_no_other_host_and_cannot_be_framed(running: Running) -> None:
     with urllib.request.urlopen(running.url) as answer:
         policy = answer.headers["Content-Security-Policy"]

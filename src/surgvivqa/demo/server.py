@@ -188,7 +188,7 @@ def open_page(
                 mcp_server=False,
                 pwa=False,
                 inbrowser=False,
-                app_kwargs={"middleware": [(_AddHeaders, (), {})]},
+                app_kwargs={"middleware": [(_CheckHost, (address,), {}), (_AddHeaders, (), {})]},
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise RunError(f"The page's server did not start ({first_line(error)}).") from error
@@ -212,6 +212,35 @@ def _for_browser(host: str) -> str:
     if host in ("0.0.0.0", "::", "[::]"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+class _CheckHost:
+    """ASGI middleware that answers this machine's browsers only, where the page listens on this machine only.
+
+    A page of another host can have its own name lead to 127.0.0.1 (DNS rebinding), or post to it. Its name is then the
+    request's Host or Origin.
+    """
+
+    def __init__(self, app: Any, address: Address) -> None:
+        self.app, self.address = app, address
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and self.address.is_local:
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            origin = headers.get(b"origin", "").partition("://")[2]
+            if not all(_is_local_name(name) for name in (headers.get(b"host", ""), origin) if name):
+                await send(
+                    {"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]}
+                )
+                await send({"type": "http.response.body", "body": b"This page answers on this machine only."})
+                return
+        await self.app(scope, receive, send)
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host, with or without its port, is a name or an address of this machine's loopback."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    return name.casefold() == "localhost" or Address(name, 0).is_local
 
 
 class _AddHeaders:
