@@ -13,11 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
-  *"pip install"*) echo "$*" >> {log}; case "$*" in *{refused}*) exit 1;; esac;;
+  *"pip install"*) echo "$*" >> {log}; case "$*" in *{refused}*) echo "{reason}"; exit 1;; esac;;
   "-") exec {python} -c 'print("PyTorch")';;
 esac
 exit 0
 """
+
+
+MISSING = "ERROR: No matching distribution found for torch==2.13.0+cpu"
 
 
 @pytest.fixture
@@ -25,13 +28,15 @@ def lines() -> list[str]:
     return [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 
 
-def setup(folder: Path, *, gpu: bool = False, refused: str = "nothing", **variables: str) -> list[str]:
+def setup(
+    folder: Path, *, gpu: bool = False, refused: str = "nothing", reason: str = MISSING, code: int = 0, **variables: str
+) -> list[str]:
     """What ``tools/setup_environment.sh`` installs into a folder whose Python only writes down what it is asked."""
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     log = folder / "log"
     log.write_text("")
     python = folder / "bin" / "python"
-    python.write_text(FAKE_PYTHON.format(log=log, refused=refused, python=sys.executable))
+    python.write_text(FAKE_PYTHON.format(log=log, refused=refused, reason=reason, python=sys.executable))
     smi = folder / "bin" / "nvidia-smi"
     smi.write_text(f"#!/bin/sh\nexit {0 if gpu else 9}\n")
     for script in (python, smi):
@@ -44,7 +49,7 @@ def setup(folder: Path, *, gpu: bool = False, refused: str = "nothing", **variab
     }
     command = ["bash", str(ROOT / "tools" / "setup_environment.sh"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return [line.partition("--disable-pip-version-check ")[2] for line in log.read_text().splitlines()]
 
 
@@ -52,6 +57,10 @@ def test_without_a_gpu_the_build_for_the_cpu_is_asked_for_first(tmp_path: Path) 
     assert setup(tmp_path)[0] == "torch==2.13.0+cpu"
     (tmp_path / ".ready").unlink()
     assert setup(tmp_path, refused="+cpu")[:2] == ["torch==2.13.0+cpu", "torch==2.13.0"]
+
+
+def test_another_build_is_not_installed_because_of_a_slow_network(tmp_path: Path) -> None:
+    assert setup(tmp_path, refused="+cpu", reason="ReadTimeoutError", code=1) == ["torch==2.13.0+cpu"]
 
 
 def test_with_a_gpu_the_indexs_own_build_is_asked_for(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def _package_folder() -> Path:
 def base_video(video: str) -> str:
     """The name of the original video: ``VID02`` for ``VID02_clean``, ``vid2``, ``VID002`` and ``video02``.
 
-    A longer number is another set's, such as the date in ``vid2024-1``, and its videos are told apart by the whole name.
+    A longer number is another set's, such as the date in ``vid2024-1``; its videos are told apart by the whole name.
     """
     found = re.match(r"vid(?:eo)?[_-]?0*(\d{1,3})(?!\d)", video, re.IGNORECASE)
     return f"VID{int(found[1]):02d}" if found else video.casefold()

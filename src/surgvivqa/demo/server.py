@@ -227,11 +227,11 @@ class _CheckHost:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and self.address.is_local:
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-            origin = headers.get(b"origin", "").partition("://")[2]
-            if not all(_is_local_name(name) for name in (headers.get(b"host", ""), origin) if name):
-                await send(
-                    {"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]}
-                )
+            asked = [headers[b"host"]] if b"host" in headers else []
+            asked += [headers[b"origin"].partition("://")[2]] if b"origin" in headers else []
+            if not all(map(_is_local_name, asked)):
+                plain = [(b"content-type", b"text/plain")]
+                await send({"type": "http.response.start", "status": 421, "headers": plain})
                 await send({"type": "http.response.body", "body": b"This page answers on this machine only."})
                 return
         await self.app(scope, receive, send)
