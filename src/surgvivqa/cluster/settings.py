@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from surgvivqa.config import check_ranges, flag, flags_of, option, read_yaml
 from surgvivqa.utils.errors import InputError
+from surgvivqa.utils.safe_yaml import plain_yaml
 from surgvivqa.utils.secrets import holds_secret
 
 SITE_VARIABLE = "SURGVIVQA_SITE"
@@ -216,11 +216,11 @@ def read_site_file(config: ClusterConfig) -> dict[str, Any]:
     """
     named = config.site or (Path(os.environ[SITE_VARIABLE]).expanduser() if os.environ.get(SITE_VARIABLE) else None)
     path = named or Path("~/.config/surgvivqa/site.yaml").expanduser()
-    if named is None and not path.is_file():
+    if path == Path(os.devnull) or (named is None and not path.is_file()):
         return {}
     values = {name: value for name, value in read_yaml(path, SiteConfig).items() if value is not None}
     # The same file with all values as texts: YAML reads an unquoted 12:00:00, or an account of digits, as a number.
-    texts = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
+    texts = plain_yaml(path, as_texts=True) or {}
     texts = {str(key).replace("-", "_"): text for key, text in texts.items()}
     hints = get_type_hints(SiteConfig)
     for name, value in values.items():
