@@ -1,4 +1,4 @@
-# make setup | quickstart | test | fast | lint | docs | lock | wheel | bench | bench-gpu. Needs Python 3.11 or later; writes to
+# make setup | quickstart | test | test-all | fast | lint | docs | lock | wheel | bench | bench-gpu. Needs Python 3.11 or later; writes to
 # .venv, build/, dist/ and runs/. docs/install.md explains TORCH, TORCH_INDEX, LOCKED and PYTHON.
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ BENCH_GPU ?= runs/bench-gpu
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup quickstart test fast lint docs docs-links lock wheel bench bench-gpu
+.PHONY: setup quickstart test test-all fast lint docs docs-links lock wheel bench bench-gpu
 
 setup:
 	@bash tools/setup_environment.sh $(VENV)
@@ -25,10 +25,14 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not long" tests
+
+# With the benchmarks' own tests, the builder of the base, cross-validation, random kills and the tutorial.
+test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not long" tests
 
 # The documentation site, in build/docs; a broken link between its pages is an error. docs-links looks up the others.
 docs: setup

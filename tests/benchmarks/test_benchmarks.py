@@ -30,6 +30,8 @@ from surgvivqa.model.label_trie import LabelTrie
 from surgvivqa.model.modeling import SurgViVQAModel
 from surgvivqa.model.scoring import score_labels
 
+pytestmark = pytest.mark.long
+
 KEYS = {
     "train_ratio",
     "train_ratio_cached",

@@ -13,6 +13,8 @@ from benchmarks.gpu_accuracy import compare_outputs
 from benchmarks.gpu_commands import START, add_evaluation_rates, error_line, read_rates
 from benchmarks.gpu_rows import Case, Deadline, measure_row, summarize_trace
 
+pytestmark = pytest.mark.long
+
 RATES = {"bf16": 1e12}
 
 

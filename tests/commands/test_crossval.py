@@ -25,6 +25,8 @@ from surgvivqa.training.step_records import StepBatches, StepResult
 from tests.conftest import CapturedLog
 from tests.helpers.runs import assert_equal_runs, sentence
 
+pytestmark = pytest.mark.long
+
 VIDEOS = ["VID01", "VID02", "VID04"]  # VID02 is a test video of the standard split
 TINY = [
     *("--preset=tiny", "--batch-size=12", "--questions-per-frame=6", "--max-steps=4", "--lr=2e-3", "--warmup-steps=1"),

@@ -16,6 +16,8 @@ from experiments.build_base.stages import PatchStage, QuestionStage, Stage
 from surgvivqa.utils.errors import InputError
 from surgvivqa.utils.signals import StopSignals
 
+pytestmark = pytest.mark.long
+
 
 def config(out: Path, **more: Any) -> BuildConfig:
     small: dict[str, Any] = {"frames_per_video": 2, "patch_steps": 4, "question_steps": 5, "save_every": 2}

@@ -12,7 +12,7 @@ from surgvivqa.evaluation.evidence import Evidence, PointingResult
 from surgvivqa.explanation.map_checks import randomise_weights
 from surgvivqa.synthetic.write import SynthConfig, select_videos, write_synthetic
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 QUESTIONS, VIDEOS = 48, 6
 
 

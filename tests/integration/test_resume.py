@@ -278,6 +278,7 @@ def test_a_kill_while_the_old_run_is_removed_does_not_block_the_new_one(
     assert not (stopped / ".removed").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """A short run of ``tools/kill_test.py``; docs/reliability.md reports a long one."""

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--preset=tiny", "--batch-size=6", "--workers=0", "--val-max-samples=10", "--gpus=0", "--cpus=1", "--submit")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.slow,
     pytest.mark.skipif(
         shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None or os.geteuid() != 0,

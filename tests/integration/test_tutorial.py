@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.md"
 SMALLER = {"--frames-per-video 12": "--frames-per-video 1", "--max-steps 300": "--max-steps 6"}
 BLOCK = re.compile(r"```(bash|python)\n(.*?)```", re.DOTALL)
