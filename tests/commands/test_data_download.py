@@ -45,13 +45,13 @@ def download(*arguments: str | Path, accept: bool = True) -> int:
 
 
 def test_a_set_is_unpacked_where_its_flags_say(mirror: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert download("ssg-qa", "--to", tmp_path / "to", "--mirror", mirror) == 0
-    folder = tmp_path / "to" / "ssg-qa"
+    assert download("ssg-qa", "--to", tmp_path / "to here", "--mirror", mirror) == 0
+    folder = tmp_path / "to here" / "ssg-qa"
     assert sorted(p.name for p in folder.iterdir()) == ["SOURCE.json", "VID01", "VID02"]
     assert (folder / "VID01" / "1.txt").read_text() == "a?|liver\n"
     out = capsys.readouterr().out
     assert "licence: CC BY-NC-SA 4.0" in out and "not verified: no size and checksum" in out
-    assert f"use it with --ssgvqa-root {folder}" in out
+    assert f"use it with --ssgvqa-root '{folder}'" in out
 
 
 def test_origin_licence_and_checksum_are_recorded(mirror: Path, tmp_path: Path) -> None:

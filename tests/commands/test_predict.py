@@ -189,6 +189,7 @@ def test_a_cut_video_leaves_the_answers_before_the_cut(tmp_path: Path, capsys: p
         (["--image={folder}", QUESTION], "is not a picture; give a video or a folder of frames with --video"),
         (["--image={frame}", QUESTION, "--at=5"], "--at is about a video; give one with --video"),
         (["--image={frame}", QUESTION, "--every=5"], "--every is about a video"),
+        (["--image={frame}", QUESTION, "--fps=0"], "--fps is about a video"),
         (["--image={frame}", "--video={video}", QUESTION], "--image and --video cannot be combined"),
         (["--video={video}", QUESTION], "lasts 0:04; say which moments to ask about with --at TIME or --every STEP"),
         (["--video={video}", QUESTION, "--at=5"], "0:05 is beyond the end of {video}, which lasts 0:04"),

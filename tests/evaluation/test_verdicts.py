@@ -149,3 +149,10 @@ def test_published_results_on_another_data_set_need_all_of_its_test_questions() 
     assert "lines that cannot be used were left out" in said(skipped={"malformed": 1})
     other = dataclasses.replace(own, own_splits=False)
     assert "not those of the data set's own test split" in said(dataset=other)
+
+
+def test_published_results_are_printed_where_they_may_be_compared_only() -> None:
+    own = DatasetFacts.of_description(load_description("surgcheck"))
+    title = own.published[0].title
+    assert title in format_report(report_of(GOOD, dataset=own))
+    assert title not in format_report(report_of(GOOD, dataset=own, split="val"))

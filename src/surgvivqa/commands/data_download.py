@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -138,7 +139,7 @@ def _report(source: Source, options: InstallOptions) -> None:
     folder = options.to / source.folder
     print(f"{source.name}: in {folder}; origin, licence and checksum in {folder / RECORD}")
     for flags in source.flags:
-        print(f"  use it with {flags.format(folder=folder)}")
+        print(f"  use it with {flags.format(folder=shlex.quote(str(folder)))}")
 
 
 @contextlib.contextmanager

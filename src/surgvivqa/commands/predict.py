@@ -114,7 +114,7 @@ def _check_images(config: PredictConfig) -> None:
         if image.is_dir() or image.suffix.lower() in VIDEO_SUFFIXES:
             raise InputError(f"--image {image} is not a picture; give a video or a folder of frames with --video.")
     for flag, value in (("--at", config.at), ("--every", config.every), ("--fps", config.fps)):
-        if value:
+        if value not in (None, []):
             raise InputError(f"{flag} is about a video; give one with --video, or leave {flag} out.")
 
 

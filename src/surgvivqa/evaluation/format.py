@@ -17,7 +17,7 @@ from surgvivqa.evaluation.published import find_published, load_published, why_n
 from surgvivqa.evaluation.report import EvaluationReport
 from surgvivqa.evaluation.robustness import format_robustness
 from surgvivqa.evaluation.strata import format_strata
-from surgvivqa.evaluation.verdicts import points
+from surgvivqa.evaluation.verdicts import points, why_not_beside_published
 from surgvivqa.evaluation.wordings import format_wordings
 
 _WIDTH = 36  # of the first column
@@ -30,7 +30,7 @@ def format_report(report: EvaluationReport) -> str:
     parts = ["\n".join([*report.verdicts, *_pretraining(report)])]
     parts.append(format_metrics(report.metrics, report.intervals, report.bootstrap, name))
     parts += [format_folds(report.crossval), format_baselines(report.baselines or ()), format_published(report)]
-    if report.dataset is not None:
+    if report.dataset is not None and why_not_beside_published(report, report.dataset) is None:
         parts.append(format_published_rows(report.dataset))
     parts.append("" if report.wordings is None else format_wordings(report.wordings))
     parts.append("" if report.picture is None else format_picture(report.picture))

@@ -164,6 +164,14 @@ def _judge_published(report: EvaluationReport, facts: DatasetFacts) -> list[str]
     """Whether published results on another data set than SSG-QA may be set beside the figures."""
     if not facts.published:
         return [f"No published result on {facts.title} is known to surgvivqa."]
+    reason = why_not_beside_published(report, facts)
+    if reason is not None:
+        return [f"The published results may not be set beside these figures: {reason}."]
+    return [f"All questions of {facts.title}'s test split were scored, so published results may be set beside these."]
+
+
+def why_not_beside_published(report: EvaluationReport, facts: DatasetFacts) -> str | None:
+    """Why published results on another data set than SSG-QA may not be set beside the figures; None if they may."""
     reasons = {
         "the questions are those of the synthetic set": report.synthetic,
         "the questions are not those of the test split": report.split != "test",
@@ -175,10 +183,7 @@ def _judge_published(report: EvaluationReport, facts: DatasetFacts) -> list[str]
         "questions whose answers are no labels were left out": report.skipped.get("unknown_answer"),
         "lines that cannot be used were left out": any(n for why, n in report.skipped.items() if why != "dropped"),
     }
-    reason = next((text for text, holds in reasons.items() if holds), None)
-    if reason is not None:
-        return [f"The published results may not be set beside these figures: {reason}."]
-    return [f"All questions of {facts.title}'s test split were scored, so published results may be set beside these."]
+    return next((text for text, holds in reasons.items() if holds), None)
 
 
 _VERDICTS: tuple[Callable[[EvaluationReport], list[str]], ...] = (
