@@ -159,6 +159,15 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         open_dataset(name, root)
 
 
+@pytest.mark.parametrize("delimiter, advice", [(";", "write them separated by ','"), ("\t", "rename it to .tsv")])
+def test_fields_separated_otherwise_are_refused(delimiter: str, advice: str, tmp_path: Path) -> None:
+    name, root = csv_set(tmp_path)
+    lines = ("video,frames,question,answer,type,split", "a,a/1.jpg,Red?,yes,,train")
+    write(root / "questions.csv", *(line.replace(",", delimiter) for line in lines))
+    with pytest.raises(InputError, match=f"has one column, .*{advice}"):
+        open_dataset(name, root)
+
+
 def test_a_video_that_the_rows_test_is_not_trained_on(tmp_path: Path) -> None:
     lines = ("a,a/1.jpg,Red?,yes,,", "b,b/1.jpg,Red?,no,,test", "c,c/1.jpg,Red?,no,,test", "d,d/1.jpg,Red?,no,,val")
     splits = open_dataset(*csv_set(tmp_path, *lines, extra="splits: {test: [b]}")).splits

@@ -122,6 +122,11 @@ def _read_csv(
             header = [name.strip() for name in values]
             if twice := next((name for name in header if name and header.count(name) > 1), None):
                 raise InputError(f"{file.path} has the column {twice!r} more than once; rename or remove one of them.")
+            if len(header) == 1 and (found := next((c for c in ";\t," if c in header[0]), None)):
+                raise InputError(
+                    f"{file.path} has one column, {header[0][:60]!r}; its fields are separated by {found!r}, so "
+                    f"{'rename it to .tsv' if found == chr(9) else f'write them separated by {delimiter!r}'}."
+                )
             continue
         if skipped < description.skip_lines:
             skipped += 1
