@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from surgvivqa.utils.errors import InputError, first_line
-from surgvivqa.utils.safe_json import check_regular_file, parse_json
+from surgvivqa.utils.safe_json import parse_json
+from surgvivqa.utils.text_lines import read_lines
 
 _MAX_BYTES = 10_000_000
 
@@ -17,16 +18,8 @@ def read_questions(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, is too large, holds no question, or a line is damaged.
     """
-    try:
-        check_regular_file(path)
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold the other ends of lines
-    except OSError as error:
-        raise InputError(f"--questions {path} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise InputError(f"--questions {path} cannot be read ({first_line(error)}).") from None
-    questions = [_read_line(path, number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = read_lines(path, "--questions", _MAX_BYTES)
+    questions = [_read_line(path, number, line) for number, line in enumerate(lines, 1) if line]
     if not questions:
         raise InputError(f"--questions {path} holds no question; write one on each line.")
     return questions

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from surgvivqa.utils.errors import InputError
-from surgvivqa.utils.safe_json import check_regular_file
+from surgvivqa.utils.text_lines import read_lines
 
 _MOST_BYTES = 100_000
 _MOST_QUESTIONS = 60
@@ -29,17 +29,8 @@ def read_questions(path: Path) -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: the file cannot be read, or holds no question or too many.
     """
-    try:
-        check_regular_file(path)
-        if path.stat().st_size > _MOST_BYTES:
-            raise InputError(f"--questions {path} is larger than {_MOST_BYTES:,} bytes; keep the best questions.")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise InputError(f"--questions {path} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise InputError(f"--questions {path} is not a text file in UTF-8 ({str(error)[:80]}).") from None
     found: dict[str, tuple[str, ...]] = {}
-    for line in map(str.strip, lines):
+    for line in read_lines(path, "--questions", _MOST_BYTES):
         if line and not line.startswith("#"):
             kind, colon, question = line.partition(":")
             if not colon or not question.strip():
